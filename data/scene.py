@@ -1,0 +1,188 @@
+"""``Scene``: one recorded traffic scene as tensors, the value that travels through every stage.
+
+Shape legend: A agents, T steps (91, or 11 in the test split), P map points, F map features, L links between
+features, S signalled lanes. A batch of scenes is the same dataclass with a leading dimension B (see
+``data.batch``). Positions are metres in the frame of the source (x east, y north, z up), stored as the float32
+rounding of the proto's doubles, because the official metric rounds in the same place. Headings are radians,
+counter-clockwise from +x. Steps are 0.1 s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "CURRENT_INDEX",
+    "FUTURE_STEPS",
+    "NUM_STEPS",
+    "STEP_SECONDS",
+    "AgentType",
+    "Agents",
+    "LightState",
+    "Lights",
+    "LinkKind",
+    "MapKind",
+    "RoadMap",
+    "Scene",
+    "map_tensors",
+]
+
+STEP_SECONDS = 0.1
+CURRENT_INDEX = 10
+FUTURE_STEPS = 80
+NUM_STEPS = CURRENT_INDEX + 1 + FUTURE_STEPS
+
+DataclassT = TypeVar("DataclassT")
+
+
+class AgentType(IntEnum):
+    """``Track.ObjectType`` of scenario.proto."""
+
+    UNSET = 0
+    VEHICLE = 1
+    PEDESTRIAN = 2
+    CYCLIST = 3
+    OTHER = 4
+
+
+class MapKind(IntEnum):
+    """Which member of ``MapFeature.feature_data`` (map.proto) a feature is; 0 is padding."""
+
+    PADDING = 0
+    LANE = 1
+    ROAD_LINE = 2
+    ROAD_EDGE = 3
+    STOP_SIGN = 4
+    CROSSWALK = 5
+    SPEED_BUMP = 6
+    DRIVEWAY = 7
+
+
+class LinkKind(IntEnum):
+    """What a link says of its source feature; the target is named by feature id, which may be absent."""
+
+    ENTRY = 1
+    EXIT = 2
+    LEFT = 3
+    RIGHT = 4
+    STOP_CONTROLS = 5
+
+
+class LightState(IntEnum):
+    """``TrafficSignalLaneState.State`` of map.proto."""
+
+    UNKNOWN = 0
+    ARROW_STOP = 1
+    ARROW_CAUTION = 2
+    ARROW_GO = 3
+    STOP = 4
+    CAUTION = 5
+    GO = 6
+    FLASHING_STOP = 7
+    FLASHING_CAUTION = 8
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Tracks in the order of the proto. Values at invalid steps are kept as recorded (zeros in WOMD)."""
+
+    id: Tensor  # [A] int64, -1 where padded (batches only)
+    type: Tensor  # [A] int64, AgentType
+    position: Tensor  # [A, T, 3] float32, metres, box centre
+    heading: Tensor  # [A, T] float32, radians
+    velocity: Tensor  # [A, T, 2] float32, m/s
+    size: Tensor  # [A, T, 3] float32, metres: length, width, height
+    valid: Tensor  # [A, T] bool
+    is_sdc: Tensor  # [A] bool, the autonomous vehicle
+    to_predict: Tensor  # [A] bool, in tracks_to_predict
+    of_interest: Tensor  # [A] bool, in objects_of_interest
+
+
+@dataclass(frozen=True)
+class RoadMap:
+    """Static map features; points of one feature are consecutive and in the proto's order."""
+
+    point: Tensor  # [P, 3] float32, metres
+    point_feature: Tensor  # [P] int64, index into the features, -1 where padded (batches only)
+    feature_id: Tensor  # [F] int64
+    kind: Tensor  # [F] int64, MapKind
+    subtype: Tensor  # [F] int64, the proto's type enum of lanes, road lines and road edges; 0 undefined
+    speed_limit: Tensor  # [F] float32, mph, 0 where none
+    interpolating: Tensor  # [F] bool, lanes that only interpolate between two others
+    link_source: Tensor  # [L] int64, index into the features, -1 where padded (batches only)
+    link_kind: Tensor  # [L] int64, LinkKind
+    link_target: Tensor  # [L] int64, a feature id
+
+
+@dataclass(frozen=True)
+class Lights:
+    """Traffic signals, one row for each lane that has a state at any step."""
+
+    lane_id: Tensor  # [S] int64, feature id of the lane, -1 where padded (batches only)
+    state: Tensor  # [S, T] int64, LightState, 0 where not observed
+    stop_point: Tensor  # [S, T, 3] float32, metres, 0 where not observed
+    observed: Tensor  # [S, T] bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scenario (or a batch of them: then the ids are a tuple and every tensor has a leading B)."""
+
+    scenario_id: str | tuple[str, ...]
+    timestamp: Tensor  # [T] float64, seconds
+    agents: Agents
+    map: RoadMap
+    lights: Lights
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.agents.valid.shape[-1])
+
+    @property
+    def has_future(self) -> bool:
+        """Whether the steps after the current one are recorded (false in the test split)."""
+        return self.num_steps >= NUM_STEPS
+
+    @property
+    def simulated(self) -> Tensor:
+        """[A] bool: agents that an entry must simulate, all those valid at the current step."""
+        return self.agents.valid[..., CURRENT_INDEX] & (self.agents.id >= 0)
+
+    @property
+    def evaluated(self) -> Tensor:
+        """[A] bool: agents that the Sim Agents metric scores, the AV and tracks_to_predict."""
+        return self.agents.is_sdc | self.agents.to_predict
+
+    @property
+    def unscorable_reason(self) -> str | None:
+        """Why Waymo's metric cannot score this scene, or None if it can (single scenes only)."""
+        if not self.has_future:
+            return f"only {self.num_steps} of {NUM_STEPS} steps"
+        counts = torch.bincount(self.map.point_feature, minlength=len(self.map.kind))
+        if not bool(((self.map.kind == MapKind.ROAD_EDGE) & (counts >= 2)).any()):
+            return "no road edge"
+        if not bool((self.map.kind == MapKind.LANE).any()):
+            return "no lane"
+        return None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Scene:
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def map_tensors(value: DataclassT, function: Callable[[Tensor], Tensor]) -> DataclassT:
+    """Apply ``function`` to every tensor of a dataclass, nested dataclasses included."""
+    changes: dict[str, object] = {}
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            changes[field.name] = function(item)
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            changes[field.name] = map_tensors(item, function)
+    return dataclasses.replace(value, **changes)  # type: ignore[type-var]

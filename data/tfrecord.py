@@ -1,0 +1,89 @@
+"""TFRecord files without TensorFlow: framing and CRC32C checks, local or through fsspec.
+
+Format (tensorflow/core/lib/io/record_writer.h): uint64 length, masked CRC32C of the length, data, masked
+CRC32C of the data, all little endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import fsspec
+import google_crc32c
+
+from data.files import atomic_write
+
+__all__ = ["BrokenRecord", "read_records", "write_records"]
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+# Longer than any scenario by a factor of a hundred; a broken length field must not make us allocate memory.
+_MAX_RECORD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class BrokenRecord:
+    """A record that cannot be used; ``reason`` is one line."""
+
+    index: int
+    reason: str
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | None, bool]:
+    """Read one frame. Returns its data (None at the end) and whether reading can go on behind it."""
+    header = file.read(_HEADER.size)
+    if not header:
+        return None, False
+    if len(header) < _HEADER.size:
+        return BrokenRecord(index, f"truncated: {len(header)} of {_HEADER.size} header bytes"), False
+    length, length_crc = _HEADER.unpack(header)
+    if _masked_crc(header[:8]) != length_crc:
+        return BrokenRecord(index, "CRC of the record length does not match (not a TFRecord, or damaged)"), False
+    if length > _MAX_RECORD_BYTES:
+        return BrokenRecord(index, f"record of {length} bytes is longer than {_MAX_RECORD_BYTES}"), False
+    data = file.read(length)
+    footer = file.read(_FOOTER.size)
+    if len(data) < length or len(footer) < _FOOTER.size:
+        missing = length + _FOOTER.size - len(data) - len(footer)
+        return BrokenRecord(index, f"truncated: the file ends {missing} bytes early"), False
+    if _masked_crc(data) != _FOOTER.unpack(footer)[0]:
+        return BrokenRecord(index, "CRC of the record data does not match"), True
+    return data, True
+
+
+def read_records(path: str | Path) -> Iterator[bytes | BrokenRecord]:
+    """Yield the records of a file in order; broken ones come as ``BrokenRecord``.
+
+    After a data CRC error reading goes on with the next record; after a broken length or a truncated end the
+    rest cannot be found and the iteration stops. Raises OSError where the file cannot be opened.
+    """
+    with fsspec.open(str(path), "rb") as file:
+        index = 0
+        while True:
+            item, can_continue = _read_frame(file, index)
+            if item is None:
+                return
+            yield item
+            if not can_continue:
+                return
+            index += 1
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Write a local TFRecord file atomically."""
+
+    def write(file: IO[bytes]) -> None:
+        for data in records:
+            length = struct.pack("<Q", len(data))
+            file.write(length + _FOOTER.pack(_masked_crc(length)) + data + _FOOTER.pack(_masked_crc(data)))
+
+    atomic_write(path, write)

@@ -1,0 +1,214 @@
+"""Waymo Open Motion Dataset records to ``Scene`` (scenario.proto and map.proto of the 1.6.7 wheel)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from data.scene import CURRENT_INDEX, NUM_STEPS, Agents, Lights, LinkKind, MapKind, RoadMap, Scene
+from data.wire import decode_points, decode_states, scenario_class
+
+__all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
+
+HISTORY_STEPS = CURRENT_INDEX + 1
+
+_KINDS = {
+    "lane": MapKind.LANE,
+    "road_line": MapKind.ROAD_LINE,
+    "road_edge": MapKind.ROAD_EDGE,
+    "stop_sign": MapKind.STOP_SIGN,
+    "crosswalk": MapKind.CROSSWALK,
+    "speed_bump": MapKind.SPEED_BUMP,
+    "driveway": MapKind.DRIVEWAY,
+}
+_POLYLINES = frozenset({"lane", "road_line", "road_edge"})
+
+
+class RecordError(ValueError):
+    """A record that cannot become a Scene; ``code`` is short and stable, the message is one line."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse_scenario(record: bytes, need_future: bool = False) -> Scene:
+    """Parse one serialized ``Scenario``.
+
+    Args:
+        record: the bytes of a TFRecord.
+        need_future: refuse records of 11 steps.
+
+    Raises:
+        RecordError: unparsable, inconsistent, not finite, or without a valid agent at the current step.
+    """
+    try:
+        proto = scenario_class().FromString(record)
+        if not proto.scenario_id:
+            raise RecordError("scenario_id", "scenario_id is empty")
+        _check_header(proto, need_future)
+        agents = _parse_agents(proto)
+        lights = _parse_lights(proto)
+        road = _parse_map(proto.map_features)
+    except DecodeError as error:
+        raise RecordError("proto", f"not a Scenario proto: {str(error).splitlines()[0]}") from error
+    scene = Scene(
+        scenario_id=proto.scenario_id,
+        timestamp=torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64),
+        agents=agents,
+        map=road,
+        lights=lights,
+    )
+    _check_finite(scene)
+    if not bool(scene.simulated.any()):
+        raise RecordError("no_agent", f"no track is valid at the current step {CURRENT_INDEX}")
+    return scene
+
+
+def _check_header(proto: Any, need_future: bool) -> None:
+    steps = len(proto.timestamps_seconds)
+    if steps not in (HISTORY_STEPS, NUM_STEPS):
+        raise RecordError("steps", f"timestamps_seconds: {steps} steps, expected {NUM_STEPS} or {HISTORY_STEPS}")
+    if need_future and steps != NUM_STEPS:
+        raise RecordError("no_future", f"timestamps_seconds: {steps} steps, but a future of {NUM_STEPS} is needed")
+    if proto.current_time_index != CURRENT_INDEX:
+        raise RecordError("current_index", f"current_time_index is {proto.current_time_index}, not {CURRENT_INDEX}")
+    if not proto.tracks:
+        raise RecordError("no_agent", "no tracks")
+    if len(proto.dynamic_map_states) not in (0, steps):
+        raise RecordError("steps", f"dynamic_map_states: {len(proto.dynamic_map_states)} steps, expected {steps}")
+    if not 0 <= proto.sdc_track_index < len(proto.tracks):
+        raise RecordError("sdc", f"sdc_track_index {proto.sdc_track_index} of {len(proto.tracks)} tracks")
+
+
+def _parse_agents(proto: Any) -> Agents:
+    tracks, steps = proto.tracks, len(proto.timestamps_seconds)
+    count = len(tracks)
+    ids = [track.id for track in tracks]
+    if len(set(ids)) != count:
+        repeated = next(value for value in ids if ids.count(value) > 1)
+        raise RecordError("duplicate_id", f"tracks.id {repeated} appears more than once")
+    if min(ids) < 0:
+        raise RecordError("track_id", f"tracks.id {min(ids)} is negative")
+    for track in tracks:
+        if len(track.states) != steps:
+            raise RecordError("steps", f"track {track.id}: {len(track.states)} states, expected {steps}")
+    values, valid = decode_states([state for track in tracks for state in track.states])
+    values32 = values.astype(np.float32).reshape(count, steps, -1)
+    position = torch.from_numpy(np.ascontiguousarray(values32[..., 0:3]))
+    to_predict = torch.zeros(count, dtype=torch.bool)
+    for required in proto.tracks_to_predict:
+        if not 0 <= required.track_index < count:
+            raise RecordError("tracks_to_predict", f"track_index {required.track_index} of {count} tracks")
+        to_predict[required.track_index] = True
+    interest = set(proto.objects_of_interest)
+    is_sdc = torch.zeros(count, dtype=torch.bool)
+    is_sdc[proto.sdc_track_index] = True
+    return Agents(
+        id=torch.tensor(ids),
+        type=torch.tensor([track.object_type for track in tracks]),
+        position=position,
+        heading=torch.from_numpy(np.ascontiguousarray(values32[..., 6])),
+        velocity=torch.from_numpy(np.ascontiguousarray(values32[..., 7:9])),
+        size=torch.from_numpy(np.ascontiguousarray(values32[..., 3:6])),
+        valid=torch.from_numpy(valid.reshape(count, steps)),
+        is_sdc=is_sdc,
+        to_predict=to_predict,
+        of_interest=torch.tensor([value in interest for value in ids]),
+    )
+
+
+def _parse_map(features: Any) -> RoadMap:
+    messages: list[bytes] = []
+    point_feature: list[int] = []
+    ids: list[int] = []
+    kinds: list[int] = []
+    subtypes: list[int] = []
+    limits: list[float] = []
+    interpolating: list[bool] = []
+    links: list[tuple[int, int, int]] = []
+    for feature in features:
+        name = feature.WhichOneof("feature_data")
+        if name is None:
+            # A feature type newer than the schema: nothing here can use it.
+            continue
+        data = getattr(feature, name)
+        index = len(ids)
+        if name in _POLYLINES:
+            points = list(data.polyline)
+        elif name == "stop_sign":
+            points = [data.position]
+            links.extend((index, LinkKind.STOP_CONTROLS, lane) for lane in data.lane)
+        else:
+            points = list(data.polygon)
+        if name == "lane":
+            links.extend((index, LinkKind.ENTRY, lane) for lane in data.entry_lanes)
+            links.extend((index, LinkKind.EXIT, lane) for lane in data.exit_lanes)
+            links.extend((index, LinkKind.LEFT, lane.feature_id) for lane in data.left_neighbors)
+            links.extend((index, LinkKind.RIGHT, lane.feature_id) for lane in data.right_neighbors)
+        messages.extend(points)
+        point_feature.extend([index] * len(points))
+        ids.append(feature.id)
+        kinds.append(int(_KINDS[name]))
+        subtypes.append(data.type if name in _POLYLINES else 0)
+        limits.append(data.speed_limit_mph if name == "lane" else 0.0)
+        interpolating.append(data.interpolating if name == "lane" else False)
+    columns: list[Sequence[int]] = list(zip(*links)) or [(), (), ()]
+    return RoadMap(
+        point=torch.from_numpy(decode_points(messages).astype(np.float32)),
+        point_feature=torch.tensor(point_feature, dtype=torch.int64),
+        feature_id=torch.tensor(ids, dtype=torch.int64),
+        kind=torch.tensor(kinds, dtype=torch.int64),
+        subtype=torch.tensor(subtypes, dtype=torch.int64),
+        speed_limit=torch.tensor(limits, dtype=torch.float32),
+        interpolating=torch.tensor(interpolating, dtype=torch.bool),
+        link_source=torch.tensor(columns[0], dtype=torch.int64),
+        link_kind=torch.tensor(columns[1], dtype=torch.int64),
+        link_target=torch.tensor(columns[2], dtype=torch.int64),
+    )
+
+
+def _parse_lights(proto: Any) -> Lights:
+    steps = len(proto.timestamps_seconds)
+    rows: dict[int, int] = {}
+    entries: list[tuple[int, int, int]] = []
+    stop_points: list[bytes] = []
+    for step, dynamic in enumerate(proto.dynamic_map_states):
+        for lane_state in dynamic.lane_states:
+            row = rows.setdefault(lane_state.lane, len(rows))
+            entries.append((row, step, lane_state.state))
+            stop_points.append(lane_state.stop_point)
+    state = torch.zeros(len(rows), steps, dtype=torch.int64)
+    stop_point = torch.zeros(len(rows), steps, 3)
+    observed = torch.zeros(len(rows), steps, dtype=torch.bool)
+    if entries:
+        points: Tensor = torch.from_numpy(decode_points(stop_points).astype(np.float32))
+        for (row, step, value), point in zip(entries, points, strict=True):
+            state[row, step] = value
+            stop_point[row, step] = point
+            observed[row, step] = True
+    return Lights(torch.tensor(list(rows), dtype=torch.int64), state, stop_point, observed)
+
+
+def _check_finite(scene: Scene) -> None:
+    checks = {
+        "timestamps_seconds": scene.timestamp,
+        "tracks.states.center": scene.agents.position,
+        "tracks.states.heading": scene.agents.heading,
+        "tracks.states.velocity": scene.agents.velocity,
+        "tracks.states.size": scene.agents.size,
+        "map_features points": scene.map.point,
+        "dynamic_map_states.stop_point": scene.lights.stop_point,
+    }
+    for name, tensor in checks.items():
+        if not bool(torch.isfinite(tensor).all()):
+            where = ""
+            if name.startswith("tracks"):
+                bad = (~torch.isfinite(tensor)).flatten(1).any(1).nonzero()[0]
+                where = f" of track {int(scene.agents.id[bad])}"
+            raise RecordError("not_finite", f"{name}{where} holds NaN or infinity")
