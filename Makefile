@@ -1,0 +1,65 @@
+# Every command a user needs; `make help` lists them.
+PYTHON ?= python3.11
+VENV ?= .venv
+PRESET ?= demo
+RUN ?= $(PRESET)
+DATA ?=
+ARGS ?=
+ONLY ?=
+
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+PIPELINE = $(PY) -m pipeline stages --preset $(PRESET) --run $(RUN) $(if $(DATA),--data "$(DATA)")
+STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate
+
+.PHONY: help setup setup-dev stages $(STAGES) test lint bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo "one stage (and what it needs): make $(STAGES)"
+	@echo "variables: PRESET=smoke|demo|womd|paper  RUN=name  DATA=folder, glob or URL  ARGS=\"--pretrain.steps 100\""
+
+setup: $(RUNTIME) ## virtual environment with everything pinned
+
+setup-dev: $(DEV) ## the same with the tools of tests and checks
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11, which TensorFlow and the pins need: give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): $(VENV)/bin/python requirements.txt requirements-waymo.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps -r requirements-waymo.txt
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements-dev.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+stages: $(RUNTIME) ## the whole pipeline, from data (generated unless DATA is given) to a validated submission.tar.gz
+	$(PIPELINE) $(ARGS)
+
+$(STAGES): $(RUNTIME)
+	$(PIPELINE) --target $@ $(ARGS)
+
+test: $(DEV) ## all tests
+	$(PY) -m pytest -n 2 $(ARGS)
+
+lint: $(DEV) ## formatting, style, types, import directions
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for one of them
+	$(PY) -m pipeline.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+lock: $(VENV)/bin/python ## resolve requirements*.in into the pinned requirements*.txt
+	$(PY) scripts/lock_requirements.py
+
+clean: ## remove the virtual environment and caches; runs/ is kept
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""Scenes from wherever a user points: an ingested store, or WOMD TFRecords read on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from data.errors import UserError
+from data.scene import Scene
+from data.sources import Shard, find_shards
+from data.store import SceneStore, is_store
+from data.tfrecord import BrokenRecord, read_records
+from data.womd import RecordError, parse_scenario
+
+__all__ = ["RecordFiles", "SceneSource", "open_scenes"]
+
+
+class SceneSource(Protocol):
+    """Scenes in a fixed order, with access by scenario id; can be sent to worker processes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Scene: ...
+
+    def __iter__(self) -> Iterator[Scene]: ...
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    def get(self, scenario_id: str) -> Scene:
+        """The scene with this id; KeyError if there is none."""
+        ...
+
+
+class RecordFiles:
+    """TFRecord files as a ``SceneSource``. Opening reads every record once to learn the ids.
+
+    Keeps the records' bytes (some 0.7 MB each for WOMD): meant for up to a few thousand scenarios; ingest more
+    with ``tokenize`` and use the store.
+
+    Raises:
+        UserError: a broken record, naming file and record, or a scenario id that occurs twice.
+    """
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self._records: list[tuple[str, int, bytes]] = []
+        self.ids: list[str] = []
+        for shard in shards:
+            for index, record in enumerate(read_records(shard.url)):
+                if isinstance(record, BrokenRecord):
+                    raise UserError(f"{shard.url}: record {index}: {record.reason}")
+                self._records.append((shard.url, index, record))
+                self.ids.append(str(self[len(self.ids)].scenario_id))
+        if not self.ids:
+            raise UserError(f"{shards[0].url}: no records")
+        self._by_id = {scenario_id: index for index, scenario_id in enumerate(self.ids)}
+        if len(self._by_id) != len(self.ids):
+            twice = next(value for value in self.ids if self.ids.count(value) > 1)
+            raise UserError(f"{shards[0].url}: scenario {twice} occurs more than once")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Scene:
+        url, number, record = self._records[index]
+        try:
+            return parse_scenario(record)
+        except RecordError as error:
+            raise UserError(f"{url}: record {number}: {error}") from error
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(len(self)))
+
+    def get(self, scenario_id: str) -> Scene:
+        return self[self._by_id[scenario_id]]
+
+
+def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
+    """Open a store folder, or TFRecords by file, glob, folder or URL (see ``data.sources.find_shards``).
+
+    Raises:
+        UserError: nothing there, or a broken record.
+    """
+    local = Path(path)
+    for folder in [local, *([local / split] if split else [])]:
+        if is_store(folder):
+            return SceneStore(folder)
+    return RecordFiles(find_shards(str(path), split))

@@ -1,0 +1,190 @@
+"""The scene store: Parquet shards with one row group per scene, and random access by number or scenario id.
+
+A shard's footer carries an index (ids, sizes, why a scene cannot be scored), so that opening a store reads no
+scene. Bytes depend on the scenes alone: no times, no host names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+from data.files import atomic_path
+from data.scene import Scene
+from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
+
+__all__ = ["SceneInfo", "SceneStore", "is_store", "read_notes", "shard_name", "write_shard"]
+
+_FORMAT_KEY, _INDEX_KEY, _NOTES_KEY = b"spacer.format", b"spacer.index", b"spacer.notes"
+_FORMAT = b"1"
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.scenes\.parquet")
+_COMPRESSION_LEVEL = 9
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """What the index knows of a scene without reading it."""
+
+    scenario_id: str
+    steps: int
+    agents: int
+    simulated: int
+    points: int
+    unscorable_reason: str | None
+
+
+def _info(scene: Scene) -> SceneInfo:
+    return SceneInfo(
+        scenario_id=str(scene.scenario_id),
+        steps=scene.num_steps,
+        agents=len(scene.agents.id),
+        simulated=int(scene.simulated.sum()),
+        points=len(scene.map.point),
+        unscorable_reason=scene.unscorable_reason,
+    )
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    return f"{split}-{index:05d}-of-{count:05d}.scenes.parquet"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds shards of a scene store."""
+    return path.is_dir() and any(_SHARD.fullmatch(file.name) for file in path.iterdir())
+
+
+def write_shard(path: Path, scenes: Iterable[Scene], notes: Callable[[], dict[str, Any]] = dict) -> list[SceneInfo]:
+    """Write one shard atomically, streaming.
+
+    Args:
+        path: the shard. scenes: consumed once.
+        notes: called when all scenes are written; its JSON value is kept in the footer (see ``read_notes``).
+
+    Returns:
+        The shard's index.
+    """
+    infos: list[SceneInfo] = []
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
+            temporary,
+            SCHEMA,
+            compression="zstd",
+            compression_level=_COMPRESSION_LEVEL,
+            use_dictionary=False,
+            column_encoding=COLUMN_ENCODING,
+            write_statistics=False,
+        ) as writer,
+    ):
+        for scene in scenes:
+            writer.write_batch(encode_row(scene), row_group_size=1)
+            infos.append(_info(scene))
+        index = json.dumps([asdict(info) for info in infos], separators=(",", ":"))
+        writer.add_key_value_metadata(
+            {
+                _FORMAT_KEY.decode(): _FORMAT.decode(),
+                _INDEX_KEY.decode(): index,
+                _NOTES_KEY.decode(): json.dumps(notes(), separators=(",", ":")),
+            }
+        )
+    return infos
+
+
+class SceneStore:
+    """Read access to a folder of shards, in the order of shard names; safe to send to worker processes.
+
+    Raises:
+        UserError: no shards, or a shard that is damaged or of another format.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        names = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
+        self._shards = [self.folder / name for name in names if _SHARD.fullmatch(name)]
+        if not self._shards:
+            raise UserError(f"{folder}: no scene store here (expected *.scenes.parquet shards); run tokenize first")
+        self.infos: list[SceneInfo] = []
+        self._places: list[tuple[int, int]] = []
+        for number, shard in enumerate(self._shards):
+            infos, _ = _read_footer(shard)
+            self.infos.extend(infos)
+            self._places.extend((number, row) for row in range(len(infos)))
+        self._files: dict[int, pq.ParquetFile] = {}
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, index: int) -> Scene:
+        shard, row = self._places[index]
+        try:
+            if shard not in self._files:
+                self._files[shard] = pq.ParquetFile(self._shards[shard], memory_map=True)
+            table = self._files[shard].read_row_group(row, use_threads=False)
+            return decode_row({name: table.column(name).chunk(0) for name in table.column_names})
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{self._shards[shard]}: scene {row} is damaged ({_first_line(error)}); delete the folder "
+                f"{self.folder} and run tokenize again"
+            ) from error
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, object]:
+        # Open files do not travel to another process; they are opened there again.
+        return {**self.__dict__, "_files": {}}
+
+    @property
+    def ids(self) -> list[str]:
+        return [info.scenario_id for info in self.infos]
+
+    @cached_property
+    def _by_id(self) -> dict[str, int]:
+        return {info.scenario_id: index for index, info in enumerate(self.infos)}
+
+    def get(self, scenario_id: str) -> Scene:
+        """The scene with this id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self[self._by_id[scenario_id]]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _read_footer(shard: Path) -> tuple[list[SceneInfo], dict[str, Any]]:
+    """Index and notes of a shard."""
+    try:
+        metadata = pq.read_metadata(shard)
+        values = metadata.metadata or {}
+        if values.get(_FORMAT_KEY) != _FORMAT:
+            raise UserError(f"{shard}: not a scene store shard of format {_FORMAT.decode()}; run tokenize again")
+        infos = [SceneInfo(**item) for item in json.loads(values[_INDEX_KEY])]
+        if len(infos) != metadata.num_row_groups:
+            raise ValueError(f"{metadata.num_row_groups} row groups for {len(infos)} index entries")
+        return infos, json.loads(values[_NOTES_KEY])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{shard}: damaged shard ({_first_line(error)}); delete the folder and run tokenize again"
+        ) from error
+
+
+def read_notes(shard: Path) -> dict[str, Any]:
+    """What the writer of a shard noted in its footer.
+
+    Raises:
+        UserError: damaged, or of another format.
+    """
+    return _read_footer(shard)[1]

@@ -1,0 +1,197 @@
+"""The command line: finds a command's function and configuration, parses its options, and turns errors that a
+user can mend into one line on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import importlib
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.errors import UserError
+from pipeline.options import PRESETS, command_parser, expand_flags, load_preset, normalise, pop_option, split_config
+
+__all__ = ["COMMANDS", "main"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's code is; imported only when it is called."""
+
+    module: str
+    function: str
+    config: str
+    section: str | None
+    example: str
+    summary: str
+    positional: str | None = None
+
+
+COMMANDS: dict[str, Command] = {
+    "stages": Command(
+        "pipeline.runner",
+        "run_stages",
+        "pipeline.run_config:RunConfig",
+        None,
+        "--preset demo --run demo",
+        "all stages, from data to a validated archive",
+    ),
+    "traffic": Command(
+        "pipeline.stages.traffic",
+        "run_traffic",
+        "TrafficConfig",
+        "traffic",
+        "--out runs/traffic --seed 0",
+        "generate traffic scenarios with SUMO",
+    ),
+    "tokenize": Command(
+        "pipeline.stages.tokenization",
+        "run_tokenize",
+        "TokenizeConfig",
+        "tokenize",
+        "--data womd --split training --out runs/store/training",
+        "ingest TFRecords into a store, learn the vocabulary",
+    ),
+    "pretrain": Command(
+        "pipeline.stages.pretraining",
+        "run_pretrain",
+        "PretrainConfig",
+        "pretrain",
+        "--scenes runs/store/training --vocabulary runs/store/training/vocabulary.pt --out runs/pretrain",
+        "train the reference with teacher forcing",
+    ),
+    "finetune": Command(
+        "pipeline.stages.finetuning",
+        "run_finetune",
+        "FinetuneConfig",
+        "finetune",
+        "--scenes runs/store/training --checkpoint runs/pretrain/reference.ckpt --out runs/finetune",
+        "fine-tune the reference in closed loop",
+    ),
+    "selfplay": Command(
+        "pipeline.stages.selfplay",
+        "run_selfplay",
+        "SelfPlayConfig",
+        "selfplay",
+        "--scenes runs/store/training --reference runs/finetune/reference.ckpt --out runs/selfplay",
+        "train the policy by anchored self-play",
+    ),
+    "sample": Command(
+        "pipeline.stages.sampling",
+        "run_sample",
+        "SampleConfig",
+        "sample",
+        "--agent policy --checkpoint runs/demo/selfplay/policy.ckpt --scenarios womd/testing --out runs/out",
+        "simulate joint futures of scenarios",
+    ),
+    "evaluate": Command(
+        "pipeline.stages.evaluation",
+        "run_evaluate",
+        "EvaluateConfig",
+        "evaluate",
+        "--scenarios womd/validation --rollouts runs/out --metric 2025 --out runs/score",
+        "score rollouts with the realism meta-metric",
+    ),
+    "package": Command(
+        "pipeline.stages.packaging_stage",
+        "run_package",
+        "PackageConfig",
+        "package",
+        "--rollouts runs/out --scenarios womd/testing --metadata metadata.yaml --out submission.tar.gz",
+        "pack rollouts into a submission archive",
+    ),
+    "validate": Command(
+        "pipeline.stages.validation",
+        "run_validate",
+        "ValidateConfig",
+        "validate",
+        "submission.tar.gz --scenarios womd/testing",
+        "check a submission archive as the server would",
+        positional="archive",
+    ),
+}
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m pipeline COMMAND [--preset NAME] [options]",
+            "",
+            *lines,
+            "",
+            f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
+        ]
+    )
+
+
+def _load(command: Command) -> tuple[Any, type[Any]]:
+    module = importlib.import_module(command.module)
+    place, _, name = command.config.rpartition(":")
+    owner = importlib.import_module(place) if place else module
+    return getattr(module, command.function), getattr(owner, name)
+
+
+def _call(name: str, arguments: list[str]) -> None:
+    command = COMMANDS[name]
+    arguments = normalise(arguments)
+    if command.positional and arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, f"--{command.positional}")
+    preset_name = pop_option(arguments, "preset", "demo")
+    preset = load_preset(preset_name)
+    section = preset if command.section is None else preset.get(command.section, {})
+    function, config_class = _load(command)
+    epilog = f"example: python -m pipeline {name} {command.example}"
+    parser = command_parser(name, function, config_class, section, epilog)
+    parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))
+    own, fields = split_config(parsed, [*inspect.signature(function).parameters])
+    config = config_class(**{field.name: fields[field.name] for field in dataclasses.fields(config_class)})
+    figures = function(config, **own)
+    if command.section is not None:
+        print(json.dumps(figures, indent=2, default=str))
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space and run the same command again to go on"
+    return f"{where}{error.strerror or error}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit status: 0 all of it worked, 1 an error named on stderr, 130 interrupted."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"error: {name}: no such command, expected one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        return 2
+    try:
+        _call(name, list(arguments[1:]))
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``); nothing of ours is lost.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"error: {_describe(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0

@@ -1,0 +1,229 @@
+"""Which stages a run has, what each needs, and how the run's folders become their arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.sources import SPLITS, find_shards
+from data.store import SceneStore
+from pipeline.run_config import RunConfig
+from pipeline.stages.evaluation import run_evaluate
+from pipeline.stages.finetuning import run_finetune
+from pipeline.stages.packaging_stage import run_package
+from pipeline.stages.pretraining import run_pretrain
+from pipeline.stages.sampling import run_sample
+from pipeline.stages.selfplay import run_selfplay
+from pipeline.stages.tokenization import VOCABULARY_FILE, ingest, learn_vocabulary
+from pipeline.stages.traffic import run_traffic
+from pipeline.stages.validation import run_validate
+
+__all__ = ["ARCHIVE", "Run", "Stage", "stages_of"]
+
+ARCHIVE = "submission.tar.gz"
+REFERENCE, POLICY = "reference.ckpt", "policy.ckpt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, its configuration and the data a user gave (None: generated traffic)."""
+
+    folder: Path
+    config: RunConfig
+    data: str | None
+
+    def path(self, stage: str) -> Path:
+        return self.folder / stage
+
+    def store(self, split: str) -> Path:
+        return self.path("tokenize") / split
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the graph.
+
+    Attributes:
+        name: also that of its folder. needs: stages whose outputs it reads.
+        module: whose code, with all that it imports, decides whether outputs are stale.
+        config: the part of the configuration that decides the outputs, as a plain value.
+        run: does the work in the folder it is given, and returns figures.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    module: str
+    config: Callable[[RunConfig], Any]
+    run: Callable[[Run, Path], dict[str, Any]]
+
+
+def _traffic(run: Run, out: Path) -> dict[str, Any]:
+    return run_traffic(run.config.traffic, out=out, seed=run.config.seed)
+
+
+def _tokenize(run: Run, out: Path) -> dict[str, Any]:
+    data = run.data or str(run.path("traffic"))
+    config, figures = run.config.tokenize, dict[str, Any]()
+    for split in SPLITS:
+        (out / split).mkdir(exist_ok=True)
+        found = ingest(config, data=data, split=split, out=out / split)
+        figures |= {f"{split}_{name}": value for name, value in found.items()}
+    learnt = learn_vocabulary(config, store=out / "training", out=out / VOCABULARY_FILE, seed=run.config.seed)
+    return figures | learnt
+
+
+def _pretrain(run: Run, out: Path) -> dict[str, Any]:
+    return run_pretrain(
+        run.config.pretrain,
+        scenes=run.store("training"),
+        validation=run.store("validation"),
+        vocabulary=run.path("tokenize") / VOCABULARY_FILE,
+        out=out,
+        seed=run.config.seed,
+    )
+
+
+def _finetune(run: Run, out: Path) -> dict[str, Any]:
+    return run_finetune(
+        run.config.finetune,
+        scenes=run.store("training"),
+        validation=run.store("validation"),
+        checkpoint=run.path("pretrain") / REFERENCE,
+        out=out,
+        seed=run.config.seed,
+    )
+
+
+def _selfplay(run: Run, out: Path) -> dict[str, Any]:
+    return run_selfplay(
+        run.config.selfplay,
+        scenes=run.store("training"),
+        reference=run.path("finetune") / REFERENCE,
+        out=out,
+        seed=run.config.seed,
+    )
+
+
+def _checkpoint(run: Run, agent: str) -> Path | None:
+    return {
+        "reference": run.path("finetune") / REFERENCE,
+        "policy": run.path("selfplay") / POLICY,
+    }.get(agent)
+
+
+def _sample(run: Run, out: Path) -> dict[str, Any]:
+    tasks = [(agent, "validation", out / "validation" / agent) for agent in run.config.agents]
+    tasks.append((run.config.submission_agent, "testing", out / "testing"))
+    figures: dict[str, Any] = {}
+    for agent, split, folder in tasks:
+        found = run_sample(
+            dataclasses.replace(run.config.sample, agent=agent),
+            scenarios=run.store(split),
+            checkpoint=_checkpoint(run, agent),
+            out=folder,
+            seed=run.config.seed,
+        )
+        figures |= {f"{split}_{agent}_{name}": value for name, value in found.items()}
+    return figures
+
+
+def _evaluate(run: Run, out: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for agent in run.config.agents:
+        found = run_evaluate(
+            run.config.evaluate,
+            scenarios=run.store("validation"),
+            rollouts=run.path("sample") / "validation" / agent,
+            out=out / agent,
+            seed=run.config.seed,
+        )
+        figures |= {f"{agent}_{name}": value for name, value in found.items()}
+    return figures
+
+
+def _package(run: Run, out: Path) -> dict[str, Any]:
+    return run_package(
+        run.config.package,
+        rollouts=run.path("sample") / "testing",
+        scenarios=run.store("testing"),
+        metadata=run.config.metadata,
+        out=out / ARCHIVE,
+    )
+
+
+def _validate(run: Run, out: Path) -> dict[str, Any]:
+    return run_validate(
+        run.config.validate,
+        archive=run.path("package") / ARCHIVE,
+        scenarios=run.store("testing"),
+        report=out / "report.json",
+    )
+
+
+def _fields(value: Any) -> Any:
+    return dataclasses.asdict(value)
+
+
+_STAGES = (
+    Stage("traffic", (), "pipeline.stages.traffic", lambda c: _fields(c.traffic), _traffic),
+    Stage("tokenize", ("traffic",), "pipeline.stages.tokenization", lambda c: _fields(c.tokenize), _tokenize),
+    Stage("pretrain", ("tokenize",), "pipeline.stages.pretraining", lambda c: _fields(c.pretrain), _pretrain),
+    Stage(
+        "finetune", ("tokenize", "pretrain"), "pipeline.stages.finetuning", lambda c: _fields(c.finetune), _finetune
+    ),
+    Stage(
+        "selfplay", ("tokenize", "finetune"), "pipeline.stages.selfplay", lambda c: _fields(c.selfplay), _selfplay
+    ),
+    Stage(
+        "sample",
+        ("tokenize", "finetune", "selfplay"),
+        "pipeline.stages.sampling",
+        lambda c: {"agents": c.agents, "submission_agent": c.submission_agent, **_fields(c.sample)},
+        _sample,
+    ),
+    Stage(
+        "evaluate",
+        ("tokenize", "sample"),
+        "pipeline.stages.evaluation",
+        lambda c: {"agents": c.agents, **_fields(c.evaluate)},
+        _evaluate,
+    ),
+    Stage(
+        "package",
+        ("tokenize", "sample"),
+        "pipeline.stages.packaging_stage",
+        lambda c: {
+            "metadata": hashlib.sha256(c.metadata.read_bytes()).hexdigest() if c.metadata.is_file() else "",
+            **_fields(c.package),
+        },
+        _package,
+    ),
+    Stage(
+        "validate", ("tokenize", "package"), "pipeline.stages.validation", lambda c: _fields(c.validate), _validate
+    ),
+)
+
+
+def stages_of(data: str | None) -> tuple[Stage, ...]:
+    """The stages of a run in order; with data of the user's own there is no traffic to generate."""
+    if data is None:
+        return _STAGES
+    return tuple(
+        dataclasses.replace(stage, needs=tuple(need for need in stage.needs if need != "traffic"))
+        for stage in _STAGES
+        if stage.name != "traffic"
+    )
+
+
+def data_fingerprint(data: str) -> str:
+    """Digest of names, sizes and versions of all shards of all splits."""
+    text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def scene_count(run: Run, split: str) -> int:
+    return len(SceneStore(run.store(split)))

@@ -1,0 +1,114 @@
+"""Run a function in a child process of its own, so that memory, threads and random states of one stage never
+reach the next, and a crash of native code ends as an error message."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from data.errors import UserError
+
+__all__ = ["Outcome", "die_with_parent", "run_isolated"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a child returned, its wall time, and the peak memory of the largest process it was or started."""
+
+    value: Any
+    seconds: float
+    peak_memory_mb: float
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, even by ``kill -9`` (Linux; elsewhere no effect).
+
+    Orphans would go on writing into folders that the next run is using.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _child(function: Callable[[], Any], write_end: int) -> NoReturn:
+    """Run ``function`` and send ("ok", value), ("error", message) or ("crash", traceback); never returns."""
+    status = 1
+    try:
+        try:
+            message = ("ok", function())
+            status = 0
+        except KeyboardInterrupt:
+            message = ("interrupt", None)
+        except UserError as error:
+            message = ("error", str(error))
+        except OSError as error:
+            message = ("oserror", (error.errno, error.strerror, error.filename))
+        except BaseException:  # the parent reports it, whatever it is
+            message = ("crash", traceback.format_exc())
+        peak_kb = max(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        )
+        with os.fdopen(write_end, "wb") as pipe:
+            pipe.write(pickle.dumps((*message, peak_kb / 1024)))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Skips the parent's exit handlers, which a fork inherits.
+        os._exit(status)
+
+
+def run_isolated(function: Callable[[], Any]) -> Outcome:
+    """Fork, run ``function`` there and return its (picklable) value.
+
+    Raises:
+        UserError, OSError: raised by the function.
+        KeyboardInterrupt: the child was interrupted.
+        RuntimeError: another exception in the child, with its traceback, or death by a signal.
+    """
+    started = time.perf_counter()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read_end, write_end = os.pipe()
+    # Ctrl-C goes to the whole process group: the child ends by it, the parent waits for the child.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        die_with_parent()
+        _child(function, write_end)
+    try:
+        os.close(write_end)
+        with os.fdopen(read_end, "rb") as pipe:
+            data = pipe.read()
+        _, status = os.waitpid(child, 0)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if not data:
+        number = os.waitstatus_to_exitcode(status)
+        if number == -signal.SIGINT:
+            raise KeyboardInterrupt
+        reason = signal.Signals(-number).name if number < 0 else f"status {number}"
+        hint = "; SIGKILL often means too little memory" if number == -signal.SIGKILL else ""
+        raise UserError(f"the stage's process ended with {reason}{hint}; run the same command again to go on")
+    kind, value, peak = pickle.loads(data)
+    if kind == "interrupt":
+        raise KeyboardInterrupt
+    if kind == "error":
+        raise UserError(value)
+    if kind == "oserror":
+        raise OSError(*value)
+    if kind == "crash":
+        raise RuntimeError(value)
+    return Outcome(value, time.perf_counter() - started, peak)

@@ -1,0 +1,160 @@
+"""Options of a command from its function's signature and its configuration dataclass, with presets below them.
+
+Order of precedence: dataclass default, preset, ``--config FILE``, command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from data.errors import UserError
+
+__all__ = [
+    "PRESETS",
+    "CommandParser",
+    "command_parser",
+    "expand_flags",
+    "load_preset",
+    "normalise",
+    "pop_option",
+    "split_config",
+]
+
+_CONFIGS = Path(__file__).with_name("configs")
+PRESETS = ("smoke", "demo", "womd", "paper")
+_UNKNOWN = re.compile(r"(?:Unrecognized arguments:|Key|Option|Group key|Keys?) ['\"]?(?:--)?([\w.\-]+)")
+
+
+class CommandParser(ArgumentParser):
+    """A parser whose errors are one line and name the option that was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(message.split())
+        known = [action.dest for action in self._actions if action.dest not in ("help", "config")]
+        hint = next(filter(None, (_suggest(word, known) for word in _candidates(line))), "")
+        sys.stderr.write(f"error: {line}{hint}\n")
+        sys.exit(2)
+
+
+def _candidates(message: str) -> list[str]:
+    return [match.strip("-.").replace("-", "_") for match in _UNKNOWN.findall(message)]
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    """`` (did you mean --x?)`` for a word that is not a known option."""
+    if word in known:
+        return ""
+    full = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    last = {name.rsplit(".", 1)[-1]: name for name in known}
+    tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)
+    best = full[0] if full else (last[tail[0]] if tail else None)
+    return f" (did you mean --{best}?)" if best else ""
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """A preset's overrides, by section.
+
+    Raises:
+        UserError: no such preset.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"--preset {name}: no such preset, expected one of {', '.join(PRESETS)}{hint}")
+    values: dict[str, Any] = yaml.safe_load((_CONFIGS / f"{name}.yaml").read_text()) or {}
+    return values
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """``--allow-rejected`` to ``--allow_rejected``: options may be written either way."""
+    result = []
+    for argument in arguments:
+        if argument.startswith("--") and len(argument) > 2:
+            name, separator, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + separator + value
+        result.append(argument)
+    return result
+
+
+def pop_option(arguments: list[str], name: str, default: str) -> str:
+    """Remove ``--name VALUE`` or ``--name=VALUE`` from a list of arguments and return the last value."""
+    value, index = default, 0
+    while index < len(arguments):
+        argument = arguments[index]
+        if argument == f"--{name}":
+            if index + 1 >= len(arguments):
+                raise UserError(f"--{name}: expected a value behind it")
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+        elif argument.startswith(f"--{name}="):
+            value = argument.partition("=")[2]
+            del arguments[index]
+        else:
+            index += 1
+    return value
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(_leaves(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def command_parser(
+    name: str, function: Callable[..., Any], config_class: type[Any], preset: Mapping[str, Any], epilog: str
+) -> CommandParser:
+    """Parser of one command.
+
+    Args:
+        name: of the command. function: its entry; parameters other than ``config`` become options.
+        config_class: dataclass whose fields become options; nested dataclasses become ``--part.field``.
+        preset: overrides of the configuration. epilog: shown below the help, an example.
+    """
+    summary = (function.__doc__ or "").strip().split("\n\n")[0]
+    parser = CommandParser(
+        prog=f"python -m pipeline {name}", description=summary, epilog=epilog, allow_abbrev=False
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    parser.add_function_arguments(function, nested_key=None, skip={"config"}, fail_untyped=True)
+    parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
+    set_defaults(parser, preset)
+    return parser
+
+
+def set_defaults(parser: ArgumentParser, preset: Mapping[str, Any], prefix: str = "") -> None:
+    """Lay a preset's values below the command line; an unknown key is an error of the preset."""
+    known = {action.dest for action in parser._actions}
+    for key, value in _leaves(preset, prefix).items():
+        if key not in known:
+            raise UserError(f"preset key {key} is unknown{_suggest(key, sorted(known))}")
+        parser.set_defaults({key: value})
+
+
+def expand_flags(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """``--official`` to ``--official=true``: a yes-or-no option may be given without its value."""
+    switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
+    result = []
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        bare = argument in switches and following.startswith("--")
+        result.append(f"{argument}=true" if bare else argument)
+    return result
+
+
+def split_config(parsed: Namespace, function_parameters: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide parsed options into the function's own and those of the configuration."""
+    values = {key: value for key, value in parsed.items(branches=False) if key != "config"}
+    own = {key: value for key, value in values.items() if key in function_parameters}
+    return own, {key: value for key, value in values.items() if key not in own}

@@ -1,0 +1,71 @@
+"""Independent tasks over local processes: results as they come, errors as they were, Ctrl-C without remains."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import torch
+
+from data.errors import UserError
+from pipeline.isolation import die_with_parent
+
+__all__ = ["run_tasks", "worker_count"]
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+
+def worker_count(wanted: int) -> int:
+    """``wanted`` processes, or one for each core this process may use where it is 0."""
+    return wanted or len(os.sched_getaffinity(0))
+
+
+def _prepare_worker() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what follows.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    torch.set_num_threads(1)
+
+
+def run_tasks(
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int
+) -> Iterator[tuple[int, ResultT]]:
+    """Yield ``(index, function(task))`` in order of completion.
+
+    Args:
+        function: importable by name, so that a fresh process can find it.
+        tasks: its arguments, picklable.
+        workers: processes; with 1, or for a single task, everything runs in this process.
+
+    Raises:
+        UserError: a worker was killed, for want of memory for instance.
+        Exception: whatever ``function`` raised first; tasks not yet started are dropped.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        yield from ((index, function(task)) for index, task in enumerate(tasks))
+        return
+    # Fresh processes: forking one with threads of torch or Arrow may deadlock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_prepare_worker)
+    try:
+        futures: dict[Future[ResultT], int] = {
+            pool.submit(function, task): index for index, task in enumerate(tasks)
+        }
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=futures.__getitem__):
+                yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed (often for want of memory): run the same command again to go on, "
+            "with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

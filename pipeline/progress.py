@@ -1,0 +1,45 @@
+"""One line of progress on stderr for every stage; silent where stderr is no terminal unless asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+__all__ = ["bar", "track"]
+
+ItemT = TypeVar("ItemT")
+
+# A pipe or log file gets a line every half minute instead of ten a second.
+_LOG_INTERVAL_SECONDS = 30.0
+
+
+def bar(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
+    """A progress bar with rate and remaining time; to be used as a context manager.
+
+    Args:
+        description: name of the stage. total: units in all. unit: what is counted, with a leading space.
+        initial: units done by an earlier, interrupted run; they do not enter the rate.
+    """
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        unit=unit,
+        dynamic_ncols=interactive,
+        mininterval=0.1 if interactive else _LOG_INTERVAL_SECONDS,
+        file=sys.stderr,
+        leave=True,
+        smoothing=0.05,
+    )
+
+
+def track(items: Iterable[ItemT], description: str, total: int, unit: str) -> Iterator[ItemT]:
+    """Yield the items and advance a bar by one for each."""
+    with bar(description, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.update()

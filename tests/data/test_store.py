@@ -1,0 +1,185 @@
+"""The store gives back every bit, by number and by id, and names damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from data.batch import collate, uncollate
+from data.datamodule import SceneDataModule, SizeBatchSampler
+from data.errors import UserError
+from data.scene import Agents, Lights, RoadMap, Scene
+from data.scene_codec import decode_row, encode_row
+from data.scenes_source import open_scenes
+from data.store import SceneStore, shard_name, write_shard
+from data.tfrecord import read_records, write_records
+from data.womd import parse_scenario
+from tests.builders import scenario_proto
+
+
+def assert_same(a: object, b: object) -> None:
+    """Equal to the bit, NaN included."""
+    assert type(a) is type(b)
+    for field in dataclasses.fields(a):  # type: ignore[arg-type]
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, Tensor):
+            assert x.dtype == y.dtype, field.name
+            assert x.shape == y.shape, field.name
+            assert x.numpy().tobytes() == y.contiguous().numpy().tobytes(), field.name
+        elif dataclasses.is_dataclass(x):
+            assert_same(x, y)
+        else:
+            assert x == y, field.name
+
+
+def make_scene(index: int, agents: int = 3, steps: int = 91) -> Scene:
+    proto = scenario_proto(f"{index:016x}", steps=steps, agents=agents)
+    return parse_scenario(proto.SerializeToString())
+
+
+def random_scene(rng: np.random.Generator, counts: list[int], steps: int) -> Scene:
+    """A scene of arbitrary bits: every float pattern, also NaN and infinity."""
+    a, p, f, k, s = counts
+
+    def floats(*shape: int) -> Tensor:
+        bits = rng.integers(-(2**31), 2**31, size=shape, dtype=np.int64).astype(np.int32)
+        return torch.from_numpy(bits.view(np.float32))
+
+    def integers(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.integers(-(2**62), 2**62, size=shape))
+
+    def flags(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.random(shape) < 0.5)
+
+    return Scene(
+        "x",
+        torch.from_numpy(rng.normal(size=steps)),
+        Agents(
+            integers(a), integers(a), floats(a, steps, 3), floats(a, steps), floats(a, steps, 2),
+            floats(a, steps, 3), flags(a, steps), flags(a), flags(a), flags(a),
+        ),
+        RoadMap(
+            floats(p, 3), integers(p), integers(f), integers(f), integers(f), floats(f), flags(f),
+            integers(k), integers(k), integers(k),
+        ),
+        Lights(integers(s), integers(s, steps), floats(s, steps, 3), flags(s, steps)),
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 5), min_size=5, max_size=5), st.sampled_from([11, 91]))
+def test_codec_keeps_every_bit(seed: int, counts: list[int], steps: int) -> None:
+    scene = random_scene(np.random.default_rng(seed), counts, steps)
+    row = encode_row(scene)
+    assert_same(decode_row({name: row.column(name) for name in row.schema.names}), scene)
+
+
+@pytest.mark.womd
+def test_real_scenes_survive_and_are_small(womd: Path, tmp_path: Path) -> None:
+    files = sorted((womd / "validation").iterdir())[:1]
+    scenes = [
+        parse_scenario(record) for file in files for record in read_records(file) if isinstance(record, bytes)
+    ]
+    path = tmp_path / shard_name("validation", 0, 1)
+    write_shard(path, scenes)
+    for stored, scene in zip(SceneStore(tmp_path), scenes, strict=True):
+        assert_same(stored, scene)
+    assert path.stat().st_size / len(scenes) < 100_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SceneStore:
+    write_shard(tmp_path / shard_name("training", 1, 2), [make_scene(3, agents=9)])
+    write_shard(tmp_path / shard_name("training", 0, 2), [make_scene(1), make_scene(2, agents=5)])
+    return SceneStore(tmp_path)
+
+
+def test_access_by_number_and_id(store: SceneStore) -> None:
+    assert store.ids == [f"{index:016x}" for index in (1, 2, 3)]
+    assert_same(store.get(f"{2:016x}"), make_scene(2, agents=5))
+    assert [info.agents for info in store.infos] == [3, 5, 9]
+    assert_same(pickle.loads(pickle.dumps(store))[0], make_scene(1))
+    with pytest.raises(KeyError):
+        store.get("nobody")
+
+
+def test_bytes_depend_on_scenes_alone(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shard(tmp_path / name, [make_scene(1), make_scene(2)], notes=lambda: {"x": [1]})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
+    def scenes():
+        yield make_scene(1)
+        raise ValueError("broken source")
+
+    with pytest.raises(ValueError, match="broken source"):
+        write_shard(tmp_path / "shard", scenes())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_named(store: SceneStore, tmp_path: Path) -> None:
+    shard = tmp_path / shard_name("training", 0, 2)
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged shard"):
+        SceneStore(tmp_path)
+    table = pq.read_table(tmp_path / shard_name("training", 1, 2))
+    pq.write_table(table, shard)
+    with pytest.raises(UserError, match="not a scene store shard"):
+        SceneStore(tmp_path)
+    with pytest.raises(UserError, match="no scene store here"):
+        SceneStore(tmp_path / "nowhere")
+
+
+def test_open_scenes_takes_store_and_records(store: SceneStore, tmp_path: Path) -> None:
+    records = tmp_path / "training.tfrecord-00000-of-00001"
+    write_records(records, [scenario_proto(f"{index:016x}").SerializeToString() for index in (5, 6)])
+    assert open_scenes(tmp_path).ids == store.ids
+    source = open_scenes(records)
+    assert source.ids == [f"{index:016x}" for index in (5, 6)]
+    assert_same(source.get(f"{6:016x}"), make_scene(6))
+    write_records(records, [scenario_proto("same").SerializeToString()] * 2)
+    with pytest.raises(UserError, match="scenario same occurs more than once"):
+        open_scenes(records)
+
+
+def test_collate_pads_and_uncollate_crops() -> None:
+    scenes = [make_scene(1), make_scene(2, agents=6), make_scene(3, agents=1)]
+    batch = collate(scenes, multiple=8)
+    assert batch.agents.position.shape == (3, 8, 91, 3)
+    assert not batch.agents.valid[0, 3:].any()
+    assert (batch.agents.id[2, 1:] == -1).all()
+    assert batch.simulated.sum(-1).tolist() == [int(scene.simulated.sum()) for scene in scenes]
+    for scene, again in zip(scenes, uncollate(batch), strict=True):
+        assert_same(again, scene)
+    with pytest.raises(ValueError, match="different lengths"):
+        collate([make_scene(1), make_scene(2, steps=11)])
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5))
+def test_sampler_covers_each_epoch_and_resumes(sizes: list[int], batch_size: int, seed: int) -> None:
+    epoch = -(-len(sizes) // batch_size)
+    whole = list(SizeBatchSampler(sizes, batch_size, seed, stop=2 * epoch))
+    for start in (0, epoch):
+        indices = sorted(i for batch in whole[start : start + epoch] for i in batch)
+        assert indices == list(range(len(sizes)))
+    assert list(SizeBatchSampler(sizes, batch_size, seed, start=epoch // 2, stop=2 * epoch)) == whole[epoch // 2 :]
+
+
+def test_datamodule_gives_padded_batches(store: SceneStore) -> None:
+    module = SceneDataModule(store.folder, store.folder, batch_size=2, seed=0, stop=4)
+    batches = list(module.train_dataloader())
+    assert len(batches) == 4
+    assert all(batch.agents.id.shape[1] % 8 == 0 for batch in batches)
+    assert sum(len(batch.scenario_id) for batch in module.val_dataloader()) == 3

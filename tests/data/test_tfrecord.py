@@ -1,0 +1,71 @@
+"""TFRecord framing against TensorFlow's writer format, and every way in which a file can be broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.tfrecord import BrokenRecord, read_records, write_records
+
+
+def test_bytes_equal_tensorflows(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    path, other = tmp_path / "ours", tmp_path / "theirs"
+    records = [b"abc", b"", bytes(range(256)) * 40]
+    write_records(path, records)
+    with tf.io.TFRecordWriter(str(other)) as writer:
+        for record in records:
+            writer.write(record)
+    assert path.read_bytes() == other.read_bytes()
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
+    path = tmp_path_factory.mktemp("records") / "file"
+    write_records(path, records)
+    assert list(read_records(path)) == records
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4), st.data())
+def test_any_flipped_byte_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, records: list[bytes], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("records") / "file"
+    write_records(path, records)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    found = list(read_records(path))
+    broken = [item for item in found if isinstance(item, BrokenRecord)]
+    assert len(broken) == 1
+    assert [item for item in found if isinstance(item, bytes)] == [
+        item for index, item in enumerate(records) if index < broken[0].index
+    ] + (records[broken[0].index + 1 :] if "data does not match" in broken[0].reason else [])
+
+
+@given(st.data())
+def test_any_truncation_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("records") / "file"
+    write_records(path, [b"first", b"second record"])
+    content = path.read_bytes()
+    kept = data.draw(st.integers(1, len(content) - 1))
+    path.write_bytes(content[:kept])
+    found = list(read_records(path))
+    whole = 16 + len(b"first")
+    if kept == whole:
+        assert found == [b"first"]
+    else:
+        assert isinstance(found[-1], BrokenRecord)
+        assert "truncated" in found[-1].reason
+
+
+def test_not_a_record_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("this is a text file and no records at all\n")
+    (broken,) = read_records(path)
+    assert isinstance(broken, BrokenRecord)
+    assert "not a TFRecord" in broken.reason

@@ -1,0 +1,184 @@
+"""Parsing of Scenario protos against the generated classes, attribute by attribute, and every named refusal."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from waymo_open_dataset.protos import map_pb2, scenario_pb2
+
+from data.scene import LinkKind, MapKind, Scene
+from data.tfrecord import read_records
+from data.wire import STATE_FIELDS, decode_points, decode_states
+from data.womd import RecordError, parse_scenario
+from tests.builders import scenario_proto
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def assert_equals_proto(scene: Scene, proto: scenario_pb2.Scenario) -> None:
+    """Compare with a slow reading of the official message."""
+    assert scene.scenario_id == proto.scenario_id
+    assert scene.timestamp.tolist() == list(proto.timestamps_seconds)
+    agents = scene.agents
+    assert agents.id.tolist() == [track.id for track in proto.tracks]
+    assert agents.type.tolist() == [track.object_type for track in proto.tracks]
+    for row, track in enumerate(proto.tracks):
+        for name, tensor in {
+            "center_x": agents.position[row, :, 0],
+            "center_y": agents.position[row, :, 1],
+            "center_z": agents.position[row, :, 2],
+            "length": agents.size[row, :, 0],
+            "width": agents.size[row, :, 1],
+            "height": agents.size[row, :, 2],
+            "heading": agents.heading[row],
+            "velocity_x": agents.velocity[row, :, 0],
+            "velocity_y": agents.velocity[row, :, 1],
+        }.items():
+            expected = np.array([getattr(state, name) for state in track.states]).astype(np.float32)
+            assert np.array_equal(tensor.numpy(), expected), (track.id, name)
+        assert agents.valid[row].tolist() == [state.valid for state in track.states]
+    assert agents.is_sdc.nonzero().flatten().tolist() == [proto.sdc_track_index]
+    assert set(agents.to_predict.nonzero().flatten().tolist()) == {
+        required.track_index for required in proto.tracks_to_predict
+    }
+    road = scene.map
+    assert road.feature_id.tolist() == [feature.id for feature in proto.map_features]
+    for index, feature in enumerate(proto.map_features):
+        name = feature.WhichOneof("feature_data")
+        data = getattr(feature, name)
+        points = (
+            data.polyline
+            if hasattr(data, "polyline")
+            else data.polygon
+            if hasattr(data, "polygon")
+            else [data.position]
+        )
+        expected = np.array([[p.x, p.y, p.z] for p in points], dtype=np.float64).astype(np.float32)
+        assert np.array_equal(road.point[road.point_feature == index].numpy(), expected.reshape(-1, 3))
+        assert MapKind(int(road.kind[index])).name.lower() == name
+    for step, dynamic in enumerate(proto.dynamic_map_states):
+        for lane_state in dynamic.lane_states:
+            row = scene.lights.lane_id.tolist().index(lane_state.lane)
+            assert int(scene.lights.state[row, step]) == lane_state.state
+            assert bool(scene.lights.observed[row, step])
+    assert int(scene.lights.observed.sum()) == sum(len(d.lane_states) for d in proto.dynamic_map_states)
+
+
+def test_hand_made_scenario() -> None:
+    proto = scenario_proto()
+    scene = parse_scenario(proto.SerializeToString())
+    assert_equals_proto(scene, proto)
+    assert scene.unscorable_reason is None
+    links = list(zip(scene.map.link_source.tolist(), scene.map.link_kind.tolist(), scene.map.link_target.tolist()))
+    assert (0, LinkKind.EXIT, 9) in links
+    assert (4, LinkKind.STOP_CONTROLS, 1) in links
+    assert scene.map.speed_limit[0] == 25.0
+
+
+@pytest.mark.womd
+def test_real_scenarios(womd: Path) -> None:
+    for split in ("training", "validation", "testing"):
+        path = sorted((womd / split).iterdir())[0]
+        for _, record in zip(range(3), read_records(path)):
+            assert isinstance(record, bytes)
+            assert_equals_proto(parse_scenario(record), scenario_pb2.Scenario.FromString(record))
+
+
+@given(st.lists(st.tuples(FINITE, FINITE, FINITE, st.booleans()), max_size=6))
+def test_points_of_any_layout(values: list[tuple[float, float, float, bool]]) -> None:
+    messages = []
+    for x, y, z, complete in values:
+        point = map_pb2.MapPoint(x=x, y=y)
+        if complete:
+            point.z = z
+        messages.append(point.SerializeToString())
+    expected = [(x, y, z if complete else 0.0) for x, y, z, complete in values]
+    assert decode_points(messages).tolist() == [list(point) for point in expected]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(STATE_FIELDS), FINITE), max_size=6), st.booleans())
+def test_states_of_any_layout(states: list[dict[str, float]], valid: bool) -> None:
+    messages = [scenario_pb2.ObjectState(valid=valid, **state).SerializeToString() for state in states]
+    # The same fields in reverse order are the same message.
+    messages += [
+        b"".join(
+            scenario_pb2.ObjectState(**{name: state[name]}).SerializeToString()
+            for name in reversed(STATE_FIELDS)
+            if name in state
+        )
+        for state in states
+    ]
+    values, flags = decode_states(messages)
+    expected = [[state.get(name, 0.0) for name in STATE_FIELDS] for state in states]
+    assert values.tolist() == expected * 2
+    assert flags.tolist() == [valid] * len(states) + [False] * len(states)
+
+
+def _no_agent_now(proto: scenario_pb2.Scenario) -> None:
+    for track in proto.tracks:
+        track.states[10].valid = False
+
+
+def _nan_position(proto: scenario_pb2.Scenario) -> None:
+    proto.tracks[1].states[20].center_x = math.nan
+
+
+def _infinite_point(proto: scenario_pb2.Scenario) -> None:
+    proto.map_features[0].lane.polyline[3].y = math.inf
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code", "text"),
+    [
+        (lambda p: p.ClearField("scenario_id"), "scenario_id", "empty"),
+        (lambda p: p.timestamps_seconds.pop(), "steps", "90 steps, expected 91 or 11"),
+        (lambda p: p.tracks[2].states.pop(), "steps", "track 114: 90 states, expected 91"),
+        (lambda p: p.dynamic_map_states.pop(), "steps", "dynamic_map_states: 90 steps"),
+        (lambda p: setattr(p, "current_time_index", 9), "current_index", "is 9, not 10"),
+        (lambda p: setattr(p, "sdc_track_index", 3), "sdc", "3 of 3 tracks"),
+        (lambda p: setattr(p.tracks[1], "id", 100), "duplicate_id", "100 appears more than once"),
+        (lambda p: p.tracks_to_predict.add(track_index=8), "tracks_to_predict", "8 of 3 tracks"),
+        (lambda p: p.ClearField("tracks"), "no_agent", "no tracks"),
+        (_no_agent_now, "no_agent", "no track is valid at the current step"),
+        (_nan_position, "not_finite", "of track 107"),
+        (_infinite_point, "not_finite", "map_features points"),
+    ],
+)
+def test_refusals(break_it: Callable[[scenario_pb2.Scenario], object], code: str, text: str) -> None:
+    proto = scenario_proto()
+    break_it(proto)
+    with pytest.raises(RecordError, match=text) as caught:
+        parse_scenario(proto.SerializeToString())
+    assert caught.value.code == code
+
+
+def test_future_is_demanded_only_where_needed() -> None:
+    record = scenario_proto(steps=11).SerializeToString()
+    assert parse_scenario(record).num_steps == 11
+    with pytest.raises(RecordError, match="11 steps, but a future of 91 is needed"):
+        parse_scenario(record, need_future=True)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=300))
+def test_random_bytes_never_crash(data: bytes) -> None:
+    with pytest.raises(RecordError):
+        parse_scenario(data)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_damaged_records_are_parsed_or_refused(data: st.DataObject) -> None:
+    record = bytearray(scenario_proto(agents=2).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        record[data.draw(st.integers(0, len(record) - 1))] = data.draw(st.integers(0, 255))
+    # Whatever is not refused with a RecordError is a usable scene.
+    with contextlib.suppress(RecordError):
+        assert parse_scenario(bytes(record)).simulated.any()
