@@ -78,12 +78,12 @@ def stale_reason(folder: Path, recipe: Recipe) -> str | None:
     if manifest is None:
         return "interrupted, going on" if (folder / _STARTED).exists() else "not done yet"
     old, new = asdict(manifest.recipe), _plain(recipe)
-    for part, text in (("config", ""), ("seed", "seed "), ("code", "the code changed"), ("inputs", "")):
-        if old[part] != new[part]:
-            if part == "inputs":
-                return f"new input: {_differences(old[part], new[part])[0].split(' ')[0]}"
-            changes = _differences(old[part], new[part])
-            return text if part == "code" else "changed: " + ", ".join(changes[:3])
+    if old["code"] != new["code"]:
+        return "the code changed"
+    if changes := _differences({**old["config"], "seed": old["seed"]}, {**new["config"], "seed": new["seed"]}):
+        return "changed: " + ", ".join(changes[:3])
+    if changes := _differences(old["inputs"], new["inputs"]):
+        return f"new input: {changes[0].split(' ')[0]}"
     for name, output in manifest.outputs.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != output["bytes"]:

@@ -87,6 +87,4 @@ def print_summary(run: Run, manifests: Mapping[str, Manifest]) -> None:
         archive: Path = run.path("package") / ARCHIVE
         accepted = manifests["validate"].figures.get("accepted")
         print()
-        print(
-            f"{archive}  ({archive.stat().st_size / 1e6:.1f} MB, {accepted} scenarios accepted by Waymo's validator)"
-        )
+        print(f"{archive}  ({archive.stat().st_size / 1e6:.1f} MB, {accepted} scenarios accepted by Waymo)")

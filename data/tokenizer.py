@@ -1,0 +1,228 @@
+"""Motion to tokens and back: rolling matching against the vocabulary, and execution of tokens.
+
+Shape legend: ``...`` any leading dimensions ending with agents, T steps, N tokens, K vocabulary size. Poses are
+(x, y, heading). Work in scene-centred coordinates: float32 resolves a millimetre only within some kilometres of
+the origin, and token ends are a few centimetres apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.geometry import rotate, to_local, wrap_angle
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
+from data.vocabulary import TYPE_NAMES, Vocabulary, corner_distance, pose_corners, type_index
+
+__all__ = [
+    "MAX_JUMP",
+    "MotionTokens",
+    "apply_token",
+    "extend_back",
+    "local_pose",
+    "match_token",
+    "retokenisation_error",
+    "scene_origin",
+    "tokenize_motion",
+    "tokenize_scene",
+]
+
+# A pose that no token reaches within this mean corner distance (metres) is a jump of the recording (a flipped
+# heading, a swapped identity), not motion.
+MAX_JUMP = 1.0
+
+
+@dataclass(frozen=True)
+class MotionTokens:
+    """Motion as tokens; token n leads from boundary n to boundary n + 1, boundary n is step n * token_steps."""
+
+    ids: Tensor  # [..., N] int64, 0 where not valid
+    valid: Tensor  # [..., N] bool: both boundaries recorded, and no jump between
+    poses: Tensor  # [..., N + 1, 3] float32 at the boundaries: tokenised, or recorded where matching (re)started
+    pose_valid: Tensor  # [..., N + 1] bool: recorded (or extrapolated back) at the boundary
+
+
+def local_pose(pose: Tensor, frame: Tensor) -> Tensor:
+    """Pose [..., 3] seen from ``frame`` [..., 3]; the heading difference is wrapped."""
+    position = to_local(pose[..., :2], frame[..., :2], frame[..., 2])
+    return torch.cat((position, wrap_angle(pose[..., 2:] - frame[..., 2:])), dim=-1)
+
+
+def apply_token(vocabulary: Vocabulary, pose: Tensor, ids: Tensor, types: Tensor) -> Tensor:
+    """Execute one token.
+
+    Args:
+        pose: [..., 3] start. ids: [...] int64 token. types: [...] int64 from ``type_index``.
+
+    Returns:
+        [..., token_steps, 3] the pose after each 0.1 s, heading in [-pi, pi); the last is the next boundary.
+    """
+    motion = vocabulary.poses[types, ids]  # [..., token_steps, 3]
+    start = pose.unsqueeze(-2)
+    position = rotate(motion[..., :2], start[..., 2]) + start[..., :2]
+    return torch.cat((position, wrap_angle(start[..., 2:] + motion[..., 2:])), dim=-1)
+
+
+def match_token(vocabulary: Vocabulary, pose: Tensor, target: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
+    """The token that leads from ``pose`` [..., 3] nearest to ``target`` [..., 3].
+
+    Returns:
+        ids [...] int64 and the mean corner distance [...] in metres that remains.
+    """
+    return _match(vocabulary.corners[types], vocabulary.box[types], pose, target)
+
+
+def _match(token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    goal = pose_corners(local_pose(target, pose), box)  # [..., 4, 2]
+    distance, ids = corner_distance(token_corners, goal.unsqueeze(-3)).min(-1)
+    return ids, distance
+
+
+def tokenize_motion(
+    vocabulary: Vocabulary,
+    pose: Tensor,
+    valid: Tensor,
+    types: Tensor,
+    anchor: int | None = CURRENT_INDEX,
+    max_jump: float = MAX_JUMP,
+) -> MotionTokens:
+    """Tokenise motion by rolling matching: each token is chosen from where the tokens before it led.
+
+    At a gap or a jump matching starts again from the recorded pose. It also does so at ``anchor``, so that
+    what follows the current step starts exactly where a simulation does.
+
+    Args:
+        pose: [..., T, 3] recorded, T - 1 a multiple of token_steps (steps after the last boundary are not read).
+        valid: [..., T] bool. types: [...] from ``type_index``.
+        anchor: a step on a boundary, or None. max_jump: see ``MAX_JUMP``, metres.
+
+    Raises:
+        ValueError: the anchor is not on a boundary.
+    """
+    steps = vocabulary.token_steps
+    if anchor is not None and anchor % steps:
+        raise ValueError(f"step {anchor} is not on a boundary of tokens of {steps} steps")
+    boundary = slice(0, pose.shape[-2] - (pose.shape[-2] - 1) % steps, steps)
+    pose, valid = pose[..., boundary, :], valid[..., boundary]
+    token_corners, box = vocabulary.corners[types], vocabulary.box[types]
+    current = pose[..., 0, :]
+    ids, matched, poses = [], [], [current]
+    for index in range(pose.shape[-2] - 1):
+        target = pose[..., index + 1, :]
+        best, distance = _match(token_corners, box, current, target)
+        good = valid[..., index] & valid[..., index + 1] & (distance <= max_jump)
+        reached = apply_token(vocabulary, current, best, types)[..., -1, :]
+        restart = ~good | ((index + 1) * steps == anchor)
+        current = torch.where(restart.unsqueeze(-1), target, reached)
+        ids.append(torch.where(good, best, 0))
+        matched.append(good)
+        poses.append(current)
+    return MotionTokens(
+        ids=torch.stack(ids, dim=-1),
+        valid=torch.stack(matched, dim=-1),
+        poses=torch.stack(poses, dim=-2),
+        pose_valid=valid,
+    )
+
+
+def extend_back(
+    pose: Tensor, velocity: Tensor, valid: Tensor, token_steps: int, current: int = CURRENT_INDEX
+) -> tuple[Tensor, Tensor]:
+    """Extend tracks that begin inside a token, or at the current step, back to the boundary before, at constant
+    velocity and heading; so every agent simulated has one token of history (CAT-K).
+
+    Args:
+        pose: [..., T, 3]. velocity: [..., T, 2] m/s. valid: [..., T].
+
+    Returns:
+        pose and valid, extended.
+    """
+    step = torch.arange(valid.shape[-1], device=valid.device)
+    first = torch.where(valid, step, valid.shape[-1]).amin(-1)  # [...], T where never valid
+    late = (first % token_steps != 0) | (first == current)
+    start = torch.where(late, (first - 1).div(token_steps, rounding_mode="floor") * token_steps, first)
+    invented = (step >= start.unsqueeze(-1)) & (step < first.unsqueeze(-1)) & valid.any(-1, keepdim=True)
+    at = first.clamp(max=valid.shape[-1] - 1)[..., None, None]
+    pose0 = pose.gather(-2, at.expand(*at.shape[:-1], 3))  # [..., 1, 3]
+    velocity0 = velocity.gather(-2, at.expand(*at.shape[:-1], 2))
+    ago = (first.unsqueeze(-1) - step).unsqueeze(-1) * STEP_SECONDS  # [..., T, 1]
+    back = torch.cat((pose0[..., :2] - velocity0 * ago, pose0[..., 2:].expand_as(ago)), dim=-1)
+    return torch.where(invented.unsqueeze(-1), back, pose), valid | invented
+
+
+def scene_origin(scene: Scene) -> Tensor:
+    """Where models centre a scene: mean position [2] or [B, 2] of the agents valid at the current step, metres."""
+    weight = scene.simulated.unsqueeze(-1)
+    position = scene.agents.position[..., CURRENT_INDEX, :2].double()
+    return ((position * weight).sum(-2) / weight.sum(-2).clamp(min=1)).float()
+
+
+def tokenize_scene(vocabulary: Vocabulary, scene: Scene, origin: Tensor) -> MotionTokens:
+    """Tokenise all tracks of a scene or a batch of scenes, seen from ``origin``.
+
+    Args:
+        origin: [2] or [B, 2], subtracted from all positions.
+
+    Returns:
+        ``MotionTokens`` with leading [A] or [B, A].
+    """
+    agents = scene.agents
+    position = agents.position[..., :2] - origin[..., None, None, :]
+    pose = torch.cat((position, agents.heading.unsqueeze(-1)), dim=-1)
+    pose, valid = extend_back(pose, agents.velocity, agents.valid, vocabulary.token_steps)
+    return tokenize_motion(vocabulary, pose, valid, type_index(agents.type))
+
+
+def retokenisation_error(
+    scenes: Iterable[Scene], vocabulary: Vocabulary, max_scenes: int = 1000
+) -> dict[str, float]:
+    """How far executed tokens are from the recording, over all valid 0.1 s steps of valid tokens.
+
+    Returns:
+        For each type that occurs: ``TYPE_position_mean_m``, ``TYPE_position_p99_m``, ``TYPE_heading_mean_deg``,
+        ``TYPE_heading_p99_deg``, ``TYPE_steps`` (how many were compared) and ``TYPE_jump_share`` (share of
+        segments recorded at both ends that are jumps, hence not tokens).
+    """
+    errors: list[list[Tensor]] = [[] for _ in TYPE_NAMES]
+    segments = torch.zeros(len(TYPE_NAMES))
+    jumps = torch.zeros(len(TYPE_NAMES))
+    for _, scene in zip(range(max_scenes), scenes, strict=False):
+        origin = scene_origin(scene)
+        tokens = tokenize_scene(vocabulary, scene, origin)
+        types = type_index(scene.agents.type)
+        error, counted = _step_errors(vocabulary, scene, origin, tokens)
+        recorded_ends = tokens.pose_valid[:, :-1] & tokens.pose_valid[:, 1:]
+        for index in range(len(TYPE_NAMES)):
+            mine = types == index
+            errors[index].append(error[mine][counted[mine]])
+            segments[index] += recorded_ends[mine].sum()
+            jumps[index] += (recorded_ends & ~tokens.valid)[mine].sum()
+    figures: dict[str, float] = {}
+    for index, name in enumerate(TYPE_NAMES):
+        error = torch.cat(errors[index]) if errors[index] else torch.zeros(0, 2)
+        if not len(error):
+            continue
+        for column, unit in enumerate(("position", "heading")):
+            values, suffix = error[:, column].sort().values, "m" if unit == "position" else "deg"
+            figures[f"{name}_{unit}_mean_{suffix}"] = float(values.double().mean())
+            figures[f"{name}_{unit}_p99_{suffix}"] = float(values[int(0.99 * (len(values) - 1))])
+        figures[f"{name}_steps"] = float(len(error))
+        figures[f"{name}_jump_share"] = float(jumps[index] / segments[index])
+    return figures
+
+
+def _step_errors(
+    vocabulary: Vocabulary, scene: Scene, origin: Tensor, tokens: MotionTokens
+) -> tuple[Tensor, Tensor]:
+    """Errors [A, N * token_steps, 2] in metres and degrees at every step after the first, and which count."""
+    count, steps = tokens.ids.shape[-1], vocabulary.token_steps
+    types = type_index(scene.agents.type)[:, None].expand_as(tokens.ids)
+    executed = apply_token(vocabulary, tokens.poses[:, :-1], tokens.ids, types).flatten(1, 2)
+    position = scene.agents.position[:, 1 : 1 + count * steps, :2] - origin
+    distance = (executed[..., :2] - position).norm(dim=-1)
+    angle = wrap_angle(executed[..., 2] - scene.agents.heading[:, 1 : 1 + count * steps]).abs().rad2deg()
+    counted = scene.agents.valid[:, 1 : 1 + count * steps] & tokens.valid.repeat_interleave(steps, dim=-1)
+    return torch.stack((distance, angle), dim=-1), counted

@@ -1,0 +1,182 @@
+"""Stage ``tokenize``: TFRecord shards to a scene store, and from the training split the motion vocabulary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.errors import UserError
+from data.files import write_text
+from data.scene import Scene
+from data.sources import SPLITS, Shard, find_shards
+from data.store import SceneStore, read_notes, shard_name, write_shard
+from data.tfrecord import BrokenRecord, read_records
+from data.tokenizer import retokenisation_error
+from data.vocabulary import VocabularyConfig, build_vocabulary
+from data.womd import RecordError, parse_scenario
+from pipeline.parallel import run_tasks, worker_count
+from pipeline.progress import bar, track
+
+__all__ = ["VOCABULARY_FILE", "TokenizeConfig", "ingest", "learn_vocabulary", "run_tokenize"]
+
+VOCABULARY_FILE = "vocabulary.pt"
+REJECTED_FILE = "rejected.csv"
+_REJECTED_HEADER = ("file", "record", "code", "reason")
+_SOURCE_NOTE, _REJECTED_NOTE = "source", "rejected"
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """Ingest and vocabulary.
+
+    Args:
+        workers: processes that ingest shards; 0 for one per core.
+        allow_rejected: go on without records that cannot be used; they are listed in rejected.csv either way.
+        vocabulary: how the motion vocabulary is built (training split).
+        error_scenes: training scenes on which the re-tokenisation error is measured; 0 for all.
+    """
+
+    workers: int = 0
+    allow_rejected: bool = False
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    error_scenes: int = 100
+
+
+@dataclass(frozen=True)
+class _IngestTask:
+    shard: Shard
+    target: Path
+    need_future: bool
+
+
+def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
+    """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
+    name = task.shard.url.rsplit("/", 1)[-1]
+    seen: set[str] = set()
+    for index, record in enumerate(read_records(task.shard.url)):
+        if isinstance(record, BrokenRecord):
+            rejected.append([name, str(record.index), "record", record.reason])
+            continue
+        try:
+            scene = parse_scenario(record, need_future=task.need_future)
+        except RecordError as error:
+            rejected.append([name, str(index), error.code, str(error)])
+            continue
+        if scene.scenario_id in seen:
+            rejected.append([name, str(index), "duplicate", f"scenario_id {scene.scenario_id} occurs before"])
+            continue
+        seen.add(str(scene.scenario_id))
+        yield scene
+
+
+def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
+    """Write one shard of the store. Returns the number of scenes and the rejected records."""
+    rejected: list[list[str]] = []
+    try:
+        infos = write_shard(
+            task.target,
+            _parsed(task, rejected),
+            notes=lambda: {_SOURCE_NOTE: task.shard.fingerprint, _REJECTED_NOTE: rejected},
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{task.shard.url}: the file is gone") from error
+    except PermissionError as error:
+        raise UserError(f"{error.filename or task.shard.url}: permission denied") from error
+    return len(infos), rejected
+
+
+def _is_done(task: _IngestTask) -> bool:
+    """Whether an earlier run wrote this shard of the store from the same source file."""
+    return task.target.exists() and read_notes(task.target).get(_SOURCE_NOTE) == task.shard.fingerprint
+
+
+def ingest(config: TokenizeConfig, *, data: str, split: str, out: Path) -> dict[str, float]:
+    """Read all records of a split into a store; every record is either stored or listed in rejected.csv.
+
+    Raises:
+        UserError: no files, no usable record, rejected records without ``allow_rejected``, or a scenario id that
+            occurs in two files.
+    """
+    shards = find_shards(data, split)
+    tasks = [
+        _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
+        for index, shard in enumerate(shards)
+    ]
+    expected = {task.target.name for task in tasks}
+    for stale in out.glob("*.scenes.parquet"):
+        if stale.name not in expected:
+            stale.unlink()
+    todo = [task for task in tasks if not _is_done(task)]
+    started, count = time.perf_counter(), 0
+    workers = min(worker_count(config.workers), max(1, len(todo)))
+    with bar(f"ingest {split}", len(tasks), " shard", initial=len(tasks) - len(todo)) as progress:
+        for _, (scenes, _) in run_tasks(_ingest_shard, todo, workers):
+            count += scenes
+            progress.set_postfix_str(f"{count} scenes", refresh=False)
+            progress.update()
+    seconds = time.perf_counter() - started
+    rejected = [row for task in tasks for row in read_notes(task.target).get(_REJECTED_NOTE, [])]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([_REJECTED_HEADER, *rejected])
+    write_text(out / REJECTED_FILE, table.getvalue())
+    if rejected and not config.allow_rejected:
+        file, record, _, reason = rejected[0]
+        raise UserError(
+            f"{file}: record {record}: {reason}; {len(rejected)} rejected records in all, listed in "
+            f"{out / REJECTED_FILE}; mend the data, or go on without them with --allow-rejected"
+        )
+    store = SceneStore(out)
+    _check_unique(store)
+    size = sum((out / name).stat().st_size for name in expected)
+    return {
+        "scenes": len(store),
+        "rejected": len(rejected),
+        "unscorable": sum(info.unscorable_reason is not None and info.steps > 11 for info in store.infos),
+        "store_bytes_per_scene": round(size / len(store)),
+        **({"ingest_scenes_per_second_per_core": round(count / seconds / workers, 1)} if count else {}),
+    }
+
+
+def _check_unique(store: SceneStore) -> None:
+    if not len(store):
+        raise UserError(f"{store.folder}: no usable record in any shard; see {store.folder / REJECTED_FILE}")
+    ids = store.ids
+    if len(set(ids)) != len(ids):
+        twice = next(value for value in ids if ids.count(value) > 1)
+        raise UserError(f"{store.folder}: scenario {twice} occurs in more than one shard; remove one of the files")
+
+
+def learn_vocabulary(config: TokenizeConfig, *, store: Path, out: Path, seed: int) -> dict[str, float]:
+    """Build the vocabulary from a store, save it and measure the re-tokenisation error."""
+    scenes = SceneStore(store)
+    vocabulary = build_vocabulary(track(scenes, "vocabulary", len(scenes), " scene"), config.vocabulary, seed)
+    vocabulary.save(out)
+    count = min(len(scenes), config.error_scenes or len(scenes))
+    sample = (scenes[index * len(scenes) // count] for index in range(count))
+    return retokenisation_error(track(sample, "token error", count, " scene"), vocabulary)
+
+
+def run_tokenize(config: TokenizeConfig, *, data: str, split: str, out: Path, seed: int = 0) -> dict[str, float]:
+    """Ingest a split of TFRecords into a scene store; the training split also builds the vocabulary.
+
+    Args:
+        config: of the stage.
+        data: folder laid out as Waymo's bucket, folder of TFRecords, glob, file, or a URL that fsspec opens.
+        split: training, validation or testing; only testing may have scenarios of 11 steps.
+        out: folder of the store; vocabulary.pt and rejected.csv are written there too.
+        seed: of the vocabulary.
+
+    Raises:
+        UserError: see ``ingest``.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    figures = ingest(config, data=data, split=split, out=out)
+    if split == "training":
+        figures |= learn_vocabulary(config, store=out, out=out / VOCABULARY_FILE, seed=seed)
+    return figures

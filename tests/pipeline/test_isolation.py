@@ -1,0 +1,98 @@
+"""Stages in a child process, and tasks in many: values, errors, death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from pipeline.isolation import run_isolated
+from pipeline.parallel import run_tasks
+
+ROOT = Path(__file__).parents[2]
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def test_value_time_and_memory() -> None:
+    outcome = run_isolated(lambda: bytes(bytearray(80_000_000))[:3])
+    assert outcome.value == b"\0\0\0"
+    assert outcome.peak_memory_mb > 80
+    assert outcome.seconds > 0
+
+
+def test_state_stays_in_the_child() -> None:
+    values: list[int] = []
+    run_isolated(lambda: values.append(1))
+    assert values == []
+
+
+@pytest.mark.parametrize(
+    ("error", "caught"),
+    [
+        (UserError("mend this"), UserError),
+        (OSError(28, "No space left on device", "x"), OSError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ZeroDivisionError("oops"), RuntimeError),
+    ],
+)
+def test_errors_arrive(error: BaseException, caught: type[BaseException]) -> None:
+    with pytest.raises(caught) as info:
+        run_isolated(lambda: fail(error))
+    if isinstance(error, OSError):
+        assert info.value.errno == 28  # type: ignore[attr-defined]
+    if isinstance(error, ZeroDivisionError):
+        assert "ZeroDivisionError: oops" in str(info.value)
+
+
+def test_death_by_signal_is_named() -> None:
+    with pytest.raises(UserError, match="SIGKILL often means too little memory"):
+        run_isolated(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    code = (
+        "import os, time, pathlib\n"
+        "from pipeline.isolation import run_isolated\n"
+        f"run_isolated(lambda: (pathlib.Path({str(marker)!r}).write_text(str(os.getpid())), time.sleep(60)))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not marker.exists() or not marker.read_text():
+        time.sleep(0.02)
+    child = int(marker.read_text())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.05)
+    pytest.fail("the child outlived its parent")
+
+
+def square(value: int) -> int:
+    if value < 0:
+        raise UserError(f"{value} is negative")
+    if value > 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value * value
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks(workers: int) -> None:
+    assert dict(run_tasks(square, [3, 1, 2], workers)) == {0: 9, 1: 1, 2: 4}
+    with pytest.raises(UserError, match="-1 is negative"):
+        list(run_tasks(square, [1, -1, 2], workers))
+
+
+def test_a_killed_worker_is_named() -> None:
+    with pytest.raises(UserError, match="worker process was killed"):
+        list(run_tasks(square, [1, 2000, 3], 2))

@@ -1,0 +1,118 @@
+"""Stage ``tokenize``: everything is stored or listed, whatever is wrong with it, and killing it loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from data.store import SceneStore
+from data.tfrecord import write_records
+from data.vocabulary import Vocabulary, VocabularyConfig
+from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
+from tests.builders import scenario_proto
+
+CONFIG = TokenizeConfig(workers=1, vocabulary=VocabularyConfig(size=12, max_segments=2000))
+
+
+def record(name: str, **options: int) -> bytes:
+    return scenario_proto(name, **options).SerializeToString()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for index in range(3):
+        write_records(
+            tmp_path / "data" / "training" / f"training.tfrecord-{index:05d}-of-00003",
+            [record(f"s{index}{number}", agents=3 + number) for number in range(2)],
+        )
+    return tmp_path / "data"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_store_vocabulary_and_figures(data: Path, tmp_path: Path) -> None:
+    figures = run_tokenize(CONFIG, data=str(data), split="training", out=tmp_path / "out", seed=0)
+    assert figures["scenes"] == 6
+    assert figures["rejected"] == 0
+    assert SceneStore(tmp_path / "out").ids == ["s00", "s01", "s10", "s11", "s20", "s21"]
+    vocabulary = Vocabulary.load(tmp_path / "out" / "vocabulary.pt")
+    assert vocabulary.poses.shape[:2] == (3, 12)
+
+
+def test_same_bytes_whatever_the_workers_and_interruptions(data: Path, tmp_path: Path) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    run_tokenize(CONFIG, data=str(data), split="training", out=whole, seed=0)
+    run_tokenize(
+        TokenizeConfig(workers=2, vocabulary=CONFIG.vocabulary),
+        data=str(data),
+        split="training",
+        out=pieces,
+        seed=0,
+    )
+    assert content(pieces) == content(whole)
+    # As a kill between shards would leave it, with a temporary file of the shard in hand.
+    for name in ("training-00001-of-00003.scenes.parquet", "vocabulary.pt", "rejected.csv"):
+        (pieces / name).unlink()
+    kept = (pieces / "training-00000-of-00003.scenes.parquet").stat().st_mtime_ns
+    run_tokenize(CONFIG, data=str(data), split="training", out=pieces, seed=0)
+    assert content(pieces) == content(whole)
+    assert (pieces / "training-00000-of-00003.scenes.parquet").stat().st_mtime_ns == kept
+
+
+def test_a_changed_source_is_ingested_again(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_tokenize(CONFIG, data=str(data), split="training", out=out, seed=0)
+    write_records(data / "training" / "training.tfrecord-00001-of-00003", [record("new")])
+    run_tokenize(CONFIG, data=str(data), split="training", out=out, seed=0)
+    assert "new" in SceneStore(out).ids
+
+
+def test_rejected_records_are_listed_and_fail_the_stage(data: Path, tmp_path: Path) -> None:
+    bad = data / "training" / "training.tfrecord-00001-of-00003"
+    write_records(bad, [record("good"), b"not a proto", record("good"), record("short", steps=11), record("last")])
+    raw = bytearray(bad.read_bytes())
+    raw[-10] ^= 1
+    bad.write_bytes(bytes(raw))
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"00001-of-00003: record 1: not a Scenario.*4 rejected records in all"):
+        run_tokenize(CONFIG, data=str(data), split="training", out=out, seed=0)
+    with (out / "rejected.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["record"], row["code"]) for row in rows] == [
+        ("1", "proto"),
+        ("2", "duplicate"),
+        ("3", "no_future"),
+        ("4", "record"),
+    ]
+    allowed = dataclasses.replace(CONFIG, allow_rejected=True)
+    figures = run_tokenize(allowed, data=str(data), split="training", out=out, seed=0)
+    assert (figures["scenes"], figures["rejected"]) == (5, 4)
+
+
+def test_scene_without_map_is_kept_and_marked(tmp_path: Path) -> None:
+    write_records(
+        tmp_path / "validation.tfrecord-00000-of-00001",
+        [scenario_proto("bare", with_map=False).SerializeToString()],
+    )
+    out = tmp_path / "out"
+    figures = run_tokenize(CONFIG, data=str(tmp_path), split="validation", out=out, seed=0)
+    assert figures["unscorable"] == 1
+    assert SceneStore(out).infos[0].unscorable_reason == "no road edge"
+
+
+def test_clear_errors(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--split trainin: expected one of training, validation, testing"):
+        run_tokenize(CONFIG, data=str(data), split="trainin", out=tmp_path / "out")
+    write_records(data / "training" / "training.tfrecord-00002-of-00003", [record("s00")])
+    with pytest.raises(UserError, match="scenario s00 occurs in more than one shard"):
+        run_tokenize(CONFIG, data=str(data), split="training", out=tmp_path / "out")
+    empty = tmp_path / "empty"
+    write_records(empty / "training.tfrecord-00000-of-00001", [])
+    with pytest.raises(UserError, match="no usable record"):
+        run_tokenize(CONFIG, data=str(empty), split="training", out=tmp_path / "none")
