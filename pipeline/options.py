@@ -30,7 +30,8 @@ __all__ = [
 
 _CONFIGS = Path(__file__).with_name("configs")
 PRESETS = ("smoke", "demo", "womd", "paper")
-_UNKNOWN = re.compile(r"(?:Unrecognized arguments:|Key|Option|Group key|Keys?) ['\"]?(?:--)?([\w.\-]+)")
+_WORD = re.compile(r"--([\w.\-]+)|'([\w.]+)'")
+_UNKNOWN = ("unrecognized", "not accept")
 
 
 class CommandParser(ArgumentParser):
@@ -45,7 +46,10 @@ class CommandParser(ArgumentParser):
 
 
 def _candidates(message: str) -> list[str]:
-    return [match.strip("-.").replace("-", "_") for match in _UNKNOWN.findall(message)]
+    """Option names in a message of the parser that complains about unknown ones."""
+    if not any(word in message.lower() for word in _UNKNOWN):
+        return []
+    return [(option or quoted).replace("-", "_") for option, quoted in _WORD.findall(message)]
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
