@@ -1,0 +1,155 @@
+"""Stage ``sample``: joint futures of every scenario by one agent, to shards of rollouts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import atomic_write, read_json, sha256_of, write_json
+from data.scenes_source import SceneSource, open_scenes
+from pipeline.parallel import run_tasks, worker_count
+from pipeline.progress import bar
+from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
+from submission.protos import Rollouts, encode_field, to_proto
+
+__all__ = ["SampleConfig", "run_sample"]
+
+_RECIPE = "sampling.json"
+_ROLLOUTS_FIELD = 1
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Joint futures.
+
+    Args:
+        agent: log, constant_velocity, reference or policy.
+        rollouts: joint futures per scenario; the challenge wants 32.
+        top_k: a learnt agent samples among its k likeliest tokens; 0 among all.
+        shard_scenarios: scenarios in an output file.
+        workers: processes; 0 for one per core.
+    """
+
+    agent: str = "policy"
+    rollouts: int = 32
+    top_k: int = 0
+    shard_scenarios: int = 16
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One output file."""
+
+    scenarios: str
+    checkpoint: Path | None
+    config: SampleConfig
+    seed: int
+    first: int
+    last: int
+    target: Path
+
+
+@lru_cache(maxsize=1)
+def _source(scenarios: str) -> SceneSource:
+    return open_scenes(scenarios)
+
+
+@lru_cache(maxsize=1)
+def _agent(name: str, checkpoint: Path | None, top_k: int) -> SimAgent:
+    return make_agent(name, checkpoint, top_k)
+
+
+def _sample_shard(task: _Task) -> int:
+    """Simulate the scenarios of one shard and write it; returns their number."""
+    source, config = _source(task.scenarios), task.config
+    agent = _agent(config.agent, task.checkpoint, config.top_k)
+
+    def messages() -> Iterator[bytes]:
+        for index in range(task.first, task.last):
+            scene = source[index]
+            states = agent.rollouts(scene, config.rollouts, task.seed)
+            rollouts = Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], states)
+            yield encode_field(_ROLLOUTS_FIELD, to_proto(rollouts).SerializeToString(deterministic=True))
+
+    atomic_write(task.target, lambda file: file.writelines(messages()))
+    return task.last - task.first
+
+
+def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
+    """Remove what an earlier run with other settings left; keep shards of the same settings."""
+    out.mkdir(parents=True, exist_ok=True)
+    same = (out / _RECIPE).exists() and read_json(out / _RECIPE) == recipe
+    for file in out.glob("*.binproto-*"):
+        if not same or file.name not in names:
+            file.unlink()
+    if not same:
+        write_json(out / _RECIPE, recipe)
+
+
+def run_sample(
+    config: SampleConfig, *, scenarios: str, checkpoint: Path | None = None, out: Path, seed: int = 0
+) -> dict[str, float]:
+    """Simulate joint futures of scenarios and write them as shards of ScenarioRollouts.
+
+    Args:
+        config: of the stage.
+        scenarios: WOMD TFRecords (file, folder, glob, URL) or the folder of an ingested store.
+        checkpoint: of a reference or a policy.
+        out: folder of the shards, rollouts.binproto-?????-of-?????.
+        seed: of the rollouts; those of a scenario depend on it and the scenario's id alone.
+
+    Raises:
+        UserError: unknown agent, no checkpoint, nothing to simulate, or a scenario the agent cannot simulate.
+    """
+    if config.rollouts < 1:
+        raise UserError(f"--rollouts {config.rollouts}: expected at least 1")
+    if config.shard_scenarios < 1:
+        raise UserError(f"--shard_scenarios {config.shard_scenarios}: expected at least 1")
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UserError(f"--checkpoint {checkpoint}: no such file")
+    if config.agent not in LEARNT:
+        checkpoint = None
+    # Names every mistake in the options before workers start.
+    _agent(config.agent, checkpoint, config.top_k)
+    count = len(_source(str(scenarios)))
+    starts = range(0, count, config.shard_scenarios)
+    tasks = [
+        _Task(
+            scenarios=str(scenarios),
+            checkpoint=checkpoint,
+            config=config,
+            seed=seed,
+            first=first,
+            last=min(first + config.shard_scenarios, count),
+            target=out / f"rollouts.binproto-{number:05d}-of-{len(starts):05d}",
+        )
+        for number, first in enumerate(starts)
+    ]
+    recipe = {
+        "agent": config.agent,
+        "rollouts": config.rollouts,
+        "top_k": config.top_k,
+        "shard_scenarios": config.shard_scenarios,
+        "seed": seed,
+        "checkpoint": sha256_of(checkpoint) if checkpoint else None,
+        "scenarios": _source(str(scenarios)).ids,
+    }
+    _prepare(out, recipe, {task.target.name for task in tasks})
+    todo = [task for task in tasks if not task.target.exists()]
+    done = count - sum(task.last - task.first for task in todo)
+    started = time.perf_counter()
+    with bar(f"sample {config.agent}", count, " scenario", initial=done) as progress:
+        for _, finished in run_tasks(_sample_shard, todo, worker_count(config.workers)):
+            progress.update(finished)
+    seconds = time.perf_counter() - started
+    return {
+        "scenarios": count,
+        "rollouts": config.rollouts,
+        **({"scenarios_per_second": round((count - done) / seconds, 3)} if todo else {}),
+    }

@@ -1,0 +1,121 @@
+"""What the challenge wants to know of an entry (the non-repeated fields of SimAgentsChallengeSubmission)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
+
+from data.errors import UserError
+
+__all__ = ["Metadata", "load_metadata", "metadata_defects", "metadata_message"]
+
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_PARAMETERS = re.compile(r"\d+(\.\d+)?[KMBT]?")
+_REQUIRED_TEXT = ("unique_method_name", "affiliation", "description", "method_link")
+_REQUIRED_FLAGS = ("uses_lidar_data", "uses_camera_data", "uses_public_model_pretraining")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Fields as in the proto; see submission/metadata.example.yaml for their meaning."""
+
+    account_name: str
+    unique_method_name: str
+    authors: list[str]
+    affiliation: str
+    description: str
+    method_link: str
+    uses_lidar_data: bool
+    uses_camera_data: bool
+    uses_public_model_pretraining: bool
+    num_model_parameters: str
+    acknowledge_complies_with_closed_loop_requirement: bool
+    public_model_names: list[str] = dataclasses.field(default_factory=list)
+
+
+def load_metadata(path: Path) -> Metadata:
+    """Read a YAML (or JSON) file.
+
+    Raises:
+        UserError: unreadable, not a mapping, an unknown or missing key, a value of the wrong type, or a value that
+            the server refuses.
+    """
+    try:
+        # safe_load builds plain values only: tags that would construct objects are errors.
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; copy submission/metadata.example.yaml and fill it in"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of field names to values")
+    fields = {field.name: field for field in dataclasses.fields(Metadata)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{path}: unknown field {key}{hint}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{path}: field {missing[0]} is missing; see submission/metadata.example.yaml")
+    metadata = Metadata(**{key: _typed(path, key, value, str(fields[key].type)) for key, value in values.items()})
+    defects = metadata_defects(metadata_message(metadata))
+    if defects:
+        raise UserError(f"{path}: {defects[0]}")
+    return metadata
+
+
+def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise UserError(f"{path}: {key} is {value!r}, expected true or false")
+        return value
+    if kind == "list[str]":
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{path}: {key} is {value!r}, expected a list of texts")
+        return value
+    if isinstance(value, (bool, list, dict)) or value is None:
+        raise UserError(f"{path}: {key} is {value!r}, expected a text")
+    return str(value).strip()
+
+
+def metadata_message(metadata: Metadata) -> Any:
+    """A ``SimAgentsChallengeSubmission`` with everything but the rollouts."""
+    return pb.SimAgentsChallengeSubmission(
+        submission_type=pb.SimAgentsChallengeSubmission.SIM_AGENTS_SUBMISSION, **dataclasses.asdict(metadata)
+    )
+
+
+def metadata_defects(message: Any) -> list[str]:
+    """What the server would refuse in a submission's metadata, one line each."""
+    defects = []
+    if message.submission_type != pb.SimAgentsChallengeSubmission.SIM_AGENTS_SUBMISSION:
+        defects.append("submission_type is not SIM_AGENTS_SUBMISSION")
+    if not _EMAIL.fullmatch(message.account_name):
+        defects.append(f"account_name is {message.account_name!r}, expected the e-mail registered with Waymo")
+    defects += [f"{name} is empty" for name in _REQUIRED_TEXT if not getattr(message, name).strip()]
+    if not message.authors or not all(author.strip() for author in message.authors):
+        defects.append("authors: expected at least one name")
+    defects += [f"{name} is not set" for name in _REQUIRED_FLAGS if not message.HasField(name)]
+    if message.uses_public_model_pretraining and not message.public_model_names:
+        defects.append("public_model_names is empty, but uses_public_model_pretraining is true")
+    if not _PARAMETERS.fullmatch(message.num_model_parameters):
+        defects.append(
+            f"num_model_parameters is {message.num_model_parameters!r}, expected a number with K, M, B or T (65K)"
+        )
+    if not message.acknowledge_complies_with_closed_loop_requirement:
+        defects.append("acknowledge_complies_with_closed_loop_requirement is not true")
+    return defects

@@ -1,0 +1,265 @@
+"""Joint futures as tensors and as Waymo's protos (sim_agents_submission.proto), and the files that hold them.
+
+A shard ``NAME.binproto-00000-of-00004`` is one serialized ``SimAgentsChallengeSubmission``. Its repeated field
+``scenario_rollouts`` can be written and read one message at a time, so neither side holds a whole shard. Shards
+of ``sample`` carry no metadata; ``package`` adds it. A file may also hold a single ``ScenarioRollouts``.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
+
+from data.errors import UserError
+from data.geometry import wrap_angle
+from data.scene import FUTURE_STEPS
+
+__all__ = [
+    "Rollouts",
+    "Wire",
+    "encode_field",
+    "from_proto",
+    "read_fields",
+    "read_rollouts",
+    "rollout_files",
+    "scenario_rollouts_messages",
+    "to_proto",
+]
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_ROLLOUTS_FIELD = 1
+_SCENE_FIELD = 2
+_COORDINATES = ("center_x", "center_y", "center_z", "heading")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """R joint futures of A agents of one scenario.
+
+    Attributes:
+        scenario_id: of the scenario.
+        agent_id: [A] int64, ``Track.id``.
+        states: [R, A, 80, 4] float32: x, y, z in metres (box centre, frame of the scenario), heading in radians.
+    """
+
+    scenario_id: str
+    agent_id: Tensor
+    states: Tensor
+
+
+def to_proto(rollouts: Rollouts) -> Any:
+    """A ``ScenarioRollouts`` message, headings wrapped to [-pi, pi).
+
+    Raises:
+        UserError: NaN or infinity, naming scenario and object.
+        ValueError: wrong shapes.
+    """
+    states, ids = rollouts.states, rollouts.agent_id
+    if states.shape[1:] != (len(ids), FUTURE_STEPS, 4):
+        raise ValueError(f"states {tuple(states.shape)} for {len(ids)} agents")
+    if not bool(torch.isfinite(states).all()):
+        agent = int((~torch.isfinite(states)).any(3).any(2).any(0).nonzero()[0])
+        raise UserError(
+            f"scenario {rollouts.scenario_id}: object {int(ids[agent])}: simulated state is NaN or infinite"
+        )
+    heading = states[..., 3]
+    # A heading that is in range keeps its bits; the modulo would round it.
+    heading = torch.where((heading >= -math.pi) & (heading < math.pi), heading, wrap_angle(heading))
+    values = (
+        torch.cat((states[..., :3], heading.unsqueeze(-1)), dim=-1).movedim(-1, 2).contiguous()
+    )  # [R, A, 4, 80]
+    names = ids.tolist()
+    message = pb.ScenarioRollouts(scenario_id=rollouts.scenario_id)
+    for scene in values.tolist():
+        joint = message.joint_scenes.add()
+        for agent_id, rows in zip(names, scene, strict=True):
+            joint.simulated_trajectories.add(
+                object_id=agent_id, center_x=rows[0], center_y=rows[1], center_z=rows[2], heading=rows[3]
+            )
+    return message
+
+
+def from_proto(message: Any, where: str) -> Rollouts:
+    """Tensors of a ``ScenarioRollouts`` message; every joint scene must hold the same objects.
+
+    Args:
+        message: the proto. where: named in errors, a file.
+
+    Raises:
+        UserError: no scenes, objects that differ between scenes or repeat, or arrays that are not 80 long.
+    """
+    where = f"{where}: scenario {message.scenario_id or '(no id)'}"
+    if not message.joint_scenes:
+        raise UserError(f"{where}: no joint scenes")
+    ids = [trajectory.object_id for trajectory in message.joint_scenes[0].simulated_trajectories]
+    row_of = {agent_id: row for row, agent_id in enumerate(ids)}
+    if len(row_of) != len(ids):
+        twice = next(value for value in ids if ids.count(value) > 1)
+        raise UserError(f"{where}: joint scene 0: object {twice} occurs more than once")
+    states = np.empty((len(message.joint_scenes), len(ids), 4, FUTURE_STEPS), dtype=np.float32)
+    for number, scene in enumerate(message.joint_scenes):
+        found = [trajectory.object_id for trajectory in scene.simulated_trajectories]
+        if found != ids and sorted(found) != sorted(ids):
+            odd = sorted(set(found) ^ set(ids)) or sorted(found)
+            raise UserError(f"{where}: joint scene {number}: its objects differ from scene 0's (object {odd[0]})")
+        for trajectory in scene.simulated_trajectories:
+            target = states[number, row_of[trajectory.object_id]]
+            for column, name in enumerate(_COORDINATES):
+                values = getattr(trajectory, name)
+                if len(values) != FUTURE_STEPS:
+                    raise UserError(
+                        f"{where}: joint scene {number}: object {trajectory.object_id}: {name} has "
+                        f"{len(values)} values, expected {FUTURE_STEPS}"
+                    )
+                target[column] = values
+    return Rollouts(
+        scenario_id=message.scenario_id,
+        agent_id=torch.tensor(ids, dtype=torch.int64),
+        states=torch.from_numpy(np.moveaxis(states, 2, 3).copy()),
+    )
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One top-level field of a serialized message."""
+
+    number: int
+    kind: int
+    payload: bytes
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while True:
+        value, low = value >> 7, value & 0x7F
+        out.append(low | (0x80 if value else 0))
+        if not value:
+            return bytes(out)
+
+
+def encode_field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field, as ``SerializeToString`` writes a nested message."""
+    return _varint(number << 3 | _LENGTH) + _varint(len(payload)) + payload
+
+
+def _read_varint(file: IO[bytes], first: bytes, where: str) -> int:
+    value, shift, byte = 0, 0, first
+    while True:
+        if not byte:
+            raise UserError(f"{where}: truncated, ends inside a number")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+        if shift > 63:
+            raise UserError(f"{where}: not a protobuf message")
+        byte = file.read(1)
+
+
+def read_fields(file: IO[bytes], where: str, size: int | None = None) -> Iterator[Wire]:
+    """Stream the top-level fields of a serialized message.
+
+    Args:
+        file: positioned at its start. where: named in errors.
+        size: bytes of the message where known; a length beyond it is an error before memory is taken.
+
+    Raises:
+        UserError: truncated, or not a protobuf message.
+    """
+    while byte := file.read(1):
+        tag = _read_varint(file, byte, where)
+        number, kind = tag >> 3, tag & 7
+        if number == 0:
+            raise UserError(f"{where}: not a protobuf message")
+        if kind == _VARINT:
+            yield Wire(number, kind, _varint(_read_varint(file, file.read(1), where)))
+            continue
+        if kind == _LENGTH:
+            length = _read_varint(file, file.read(1), where)
+        elif kind in (_FIXED64, _FIXED32):
+            length = 8 if kind == _FIXED64 else 4
+        else:
+            raise UserError(f"{where}: not a protobuf message")
+        if size is not None and length > size:
+            raise UserError(f"{where}: truncated, a field of {length} bytes in a file of {size}")
+        payload = file.read(length)
+        if len(payload) < length:
+            raise UserError(f"{where}: truncated, the file ends {length - len(payload)} bytes early")
+        yield Wire(number, kind, payload)
+
+
+def scenario_rollouts_messages(
+    file: IO[bytes], where: str, size: int | None = None
+) -> Iterator[tuple[Any, list[Wire]]]:
+    """Stream the ``ScenarioRollouts`` of a file of either kind.
+
+    Yields:
+        (message, fields): ``fields`` is the growing list of the submission's other fields, complete at the end; it
+        is empty for a file that holds a single ``ScenarioRollouts``.
+    """
+    fields = read_fields(file, where, size)
+    others: list[Wire] = []
+    first = next(fields, None)
+    second = next(fields, None)
+    head = [field for field in (first, second) if field is not None]
+    # Field 2 of a ScenarioRollouts is a message, of a submission it is an enum.
+    if second is not None and (second.number, second.kind) == (_SCENE_FIELD, _LENGTH):
+        data = io.BytesIO()
+        for field in (*head, *fields):
+            data.write(encode_field(field.number, field.payload))
+        yield _parse(data.getvalue(), where), others
+        return
+    for source in (head, fields):
+        for field in source:
+            if (field.number, field.kind) == (_ROLLOUTS_FIELD, _LENGTH):
+                yield _parse(field.payload, where), others
+            else:
+                others.append(field)
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return pb.ScenarioRollouts.FromString(data)
+    except DecodeError as error:
+        raise UserError(f"{where}: holds no ScenarioRollouts or SimAgentsChallengeSubmission messages") from error
+
+
+def rollout_files(path: str | Path) -> list[Path]:
+    """Files of a path: the file itself, all ``*.binproto*`` of a folder, or what a glob matches, sorted.
+
+    Raises:
+        UserError: nothing there.
+    """
+    place = Path(path)
+    if place.is_dir():
+        files = [file for file in place.iterdir() if ".binproto" in file.name and not file.name.startswith(".")]
+    elif place.is_file():
+        files = [place]
+    else:
+        files = [Path(name) for name in globbing.glob(str(path)) if Path(name).is_file()]
+    if not files:
+        raise UserError(f"{path}: no rollouts; expected files such as rollouts.binproto-00000-of-00004")
+    return sorted(files)
+
+
+def read_rollouts(path: str | Path) -> Iterator[Rollouts]:
+    """Stream the rollouts of a file, a folder of shards or a glob.
+
+    Raises:
+        UserError: nothing there, damaged, or inconsistent (see ``from_proto``).
+    """
+    for file in rollout_files(path):
+        with file.open("rb") as handle:
+            for message, _ in scenario_rollouts_messages(handle, str(file), file.stat().st_size):
+                yield from_proto(message, str(file))
