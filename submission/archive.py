@@ -101,10 +101,11 @@ class _Stream(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         parts, wanted = [], size if size >= 0 else 1 << 62
         while wanted > 0:
-            if not self._rest:
-                self._rest = next(self._pieces, b"")
-                if not self._rest:
-                    break
+            while not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return b"".join(parts)
+                self._rest = piece
             part, self._rest = self._rest[:wanted], self._rest[wanted:]
             parts.append(part)
             wanted -= len(part)

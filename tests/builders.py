@@ -46,7 +46,7 @@ def scenario_proto(
     scenario.timestamps_seconds.extend(0.1 * step for step in range(steps))
     for index in range(agents):
         kind = 2 if index % 3 == 2 else 1
-        seen = [index % 2 == 0 or 3 <= step < steps - 3 for step in range(steps)]
+        seen = [index % 2 == 0 or 3 <= step < 88 for step in range(steps)]
         _add_track(scenario, 100 + 7 * index, kind, (4000.0 + 12.0 * index, -2500.0), 0.0, 5.0 + index, seen)
     scenario.tracks_to_predict.add(track_index=min(1, agents - 1))
     scenario.objects_of_interest.append(100)

@@ -1,0 +1,259 @@
+"""From sampled rollouts to an archive that Waymo's validator accepts, and every way to spoil one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
+from waymo_open_dataset.utils.sim_agents import submission_specs
+
+from data.errors import UserError
+from data.scenes_source import open_scenes
+from data.tfrecord import write_records
+from pipeline.stages.packaging_stage import PackageConfig, run_package
+from pipeline.stages.sampling import SampleConfig, run_sample
+from pipeline.stages.validation import ValidateConfig, run_validate
+from submission.archive import plan_shards, write_archive
+from submission.metadata import load_metadata
+from submission.validate import validate_archive
+from tests.builders import scenario_proto
+
+EXAMPLE = Path(__file__).parents[2] / "submission" / "metadata.example.yaml"
+PROTOS = [scenario_proto(f"{index:016x}", steps=11, agents=2 + index) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with scenarios, rollouts of constant velocity, and their archive."""
+    folder = tmp_path_factory.mktemp("made")
+    write_records(folder / "testing.tfrecord-00000-of-00001", [proto.SerializeToString() for proto in PROTOS])
+    config = SampleConfig(agent="constant_velocity", shard_scenarios=2, workers=1)
+    run_sample(config, scenarios=str(folder), out=folder / "rollouts", seed=0)
+    package(folder, folder / "submission.tar.gz")
+    return folder
+
+
+def package(folder: Path, out: Path, rollouts: Path | None = None) -> dict[str, float]:
+    return run_package(
+        PackageConfig(), rollouts=rollouts or folder / "rollouts", scenarios=str(folder), metadata=EXAMPLE, out=out
+    )
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive, "r:gz") as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def test_waymos_validator_accepts_every_scenario(made: Path) -> None:
+    ((name, data),) = members(made / "submission.tar.gz").items()
+    assert name == "submission.binproto-00000-of-00001"
+    submission = pb.SimAgentsChallengeSubmission.FromString(data)
+    assert [r.scenario_id for r in submission.scenario_rollouts] == [p.scenario_id for p in PROTOS]
+    for rollouts, proto in zip(submission.scenario_rollouts, PROTOS, strict=True):
+        # The full proto, not the one that our own check rebuilds.
+        submission_specs.validate_scenario_rollouts(
+            rollouts, scenario_pb2.Scenario.FromString(proto.SerializeToString())
+        )
+    report = made / "report.json"
+    figures = run_validate(ValidateConfig(), archive=made / "submission.tar.gz", scenarios=str(made), report=report)
+    assert (figures["accepted"], figures["defects"]) == (3, 0)
+    assert '"defects": 0' in report.read_text()
+
+
+def test_bytes_do_not_depend_on_how_the_rollouts_are_stored(made: Path, tmp_path: Path) -> None:
+    other = tmp_path / "rollouts"
+    other.mkdir()
+    shards = sorted((made / "rollouts").glob("*.binproto-*"), reverse=True)
+    messages = [
+        r for s in shards for r in pb.SimAgentsChallengeSubmission.FromString(s.read_bytes()).scenario_rollouts
+    ]
+    for index, message in enumerate(messages):
+        (other / f"r{index}.binproto").write_bytes(message.SerializeToString(deterministic=True))
+    package(made, tmp_path / "submission.tar.gz", other)
+    assert (tmp_path / "submission.tar.gz").read_bytes() == (made / "submission.tar.gz").read_bytes()
+
+
+def test_small_shards(made: Path, tmp_path: Path) -> None:
+    from submission.archive import index_rollouts
+
+    entries = list(index_rollouts(made / "rollouts", lambda message, where: None))
+    shards = plan_shards(entries, b"", 1)
+    assert [len(shard) for shard in shards] == [1, 1, 1]
+    out = tmp_path / "x.tar.gz"
+    write_archive(out, shards, b"", lambda count: None)
+    assert list(members(out)) == [f"submission.binproto-{i:05d}-of-00003" for i in range(3)]
+
+
+def rewrite(source: Path, target: Path, change: Callable[[Any], Any]) -> Path:
+    """Copy an archive, changing its only submission message."""
+    ((name, data),) = members(source).items()
+    submission = pb.SimAgentsChallengeSubmission.FromString(data)
+    change(submission)
+    return pack(target, {name: submission.SerializeToString()})
+
+
+def pack(target: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(target, mode) as tar:  # type: ignore[call-overload]
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return target
+
+
+def trajectory(submission: Any, scenario: int = 1, scene: int = 4, number: int = 1) -> Any:
+    return submission.scenario_rollouts[scenario].joint_scenes[scene].simulated_trajectories[number]
+
+
+def duplicate(items: Any, index: int = 0) -> None:
+    items.add().CopyFrom(items[index])
+
+
+MUTATIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "missing scene": (lambda s: s.scenario_rollouts[0].joint_scenes.pop(), "31 joint scenes, expected 32"),
+    "extra scene": (lambda s: duplicate(s.scenario_rollouts[0].joint_scenes), "33 joint scenes"),
+    "missing object": (
+        lambda s: s.scenario_rollouts[1].joint_scenes[4].simulated_trajectories.pop(1),
+        "joint scene 4: object 107 is missing",
+    ),
+    "foreign object": (lambda s: setattr(trajectory(s), "object_id", 999), "object 999 is not to be simulated"),
+    "object twice": (
+        lambda s: duplicate(s.scenario_rollouts[1].joint_scenes[4].simulated_trajectories),
+        "object 100 occurs 2 times",
+    ),
+    "short array": (lambda s: trajectory(s).center_y.pop(), "center_y has 79 values"),
+    "nan": (lambda s: trajectory(s).center_z.__setitem__(5, float("nan")), "center_z is NaN or infinite at step 5"),
+    "infinite": (lambda s: trajectory(s).center_x.__setitem__(7, float("inf")), "center_x is NaN or infinite"),
+    "unwrapped": (lambda s: trajectory(s).heading.__setitem__(9, 6.3), "heading is 6.300 at step 9"),
+    "scenario twice": (lambda s: duplicate(s.scenario_rollouts), "occurs more than once"),
+    "scenario missing": (lambda s: s.scenario_rollouts.pop(), "scenario 0000000000000002 is missing"),
+    "foreign scenario": (
+        lambda s: setattr(s.scenario_rollouts[0], "scenario_id", "abc"),
+        "scenario abc is not in the evaluated set",
+    ),
+    "no type": (lambda s: s.ClearField("submission_type"), "submission_type is not SIM_AGENTS_SUBMISSION"),
+    "no parameters": (lambda s: s.ClearField("num_model_parameters"), "num_model_parameters"),
+    "no lidar flag": (lambda s: s.ClearField("uses_lidar_data"), "uses_lidar_data is not set"),
+    "bad account": (lambda s: setattr(s, "account_name", "me"), "account_name is 'me'"),
+    "no closed loop": (
+        lambda s: s.ClearField("acknowledge_complies_with_closed_loop_requirement"),
+        "acknowledge_complies_with_closed_loop_requirement is not true",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_defect_is_named(made: Path, tmp_path: Path, name: str) -> None:
+    change, text = MUTATIONS[name]
+    archive = rewrite(made / "submission.tar.gz", tmp_path / "x.tar.gz", change)
+    verdict = validate_archive(archive, open_scenes(made), lambda count: None)
+    assert any(text in defect for defect in verdict.defects), verdict.defects
+
+
+def spoilt(made: Path, tmp_path: Path, kind: str) -> Path:
+    """An archive that is wrong as a file."""
+    good = made / "submission.tar.gz"
+    ((name, data),) = members(good).items()
+    target = tmp_path / "x.tar.gz"
+    if kind == "truncated":
+        target.write_bytes(good.read_bytes()[:-2000])
+    elif kind == "plain tar":
+        pack(target, {name: data}, "w")
+    elif kind == "text":
+        target.write_text("hello")
+    elif kind == "gzip of text":
+        target.write_bytes(gzip.compress(b"hello" * 500))
+    elif kind == "shard missing":
+        pack(target, {"submission.binproto-00000-of-00002": data})
+    elif kind == "odd name":
+        pack(target, {"notes.txt": data})
+    elif kind == "climbing path":
+        pack(target, {name: data, "../evil.binproto": b""})
+    elif kind == "not protos":
+        pack(target, {name: b"this is not a proto"})
+    elif kind == "empty":
+        pack(target, {})
+    elif kind == "link":
+        with tarfile.open(target, "w:gz") as tar:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("truncated", "damaged or truncated"),
+        ("plain tar", "a plain .tar; the server wants a .tar.gz"),
+        ("text", "not a gzip file"),
+        ("gzip of text", "damaged or truncated"),
+        ("shard missing", "shard 00001 of 00002 is missing"),
+        ("odd name", "expected a name such as submission.binproto"),
+        ("climbing path", "path leads out of the archive"),
+        ("not protos", "submission.binproto-00000-of-00001"),
+        ("empty", "holds no files"),
+        ("link", "not a regular file"),
+    ],
+)
+def test_bad_archives(made: Path, tmp_path: Path, kind: str, text: str) -> None:
+    verdict = validate_archive(spoilt(made, tmp_path, kind), open_scenes(made), lambda count: None)
+    assert any(text in defect for defect in verdict.defects), verdict.defects
+    with pytest.raises(UserError, match="defects"):
+        run_validate(ValidateConfig(), archive=tmp_path / "x.tar.gz", scenarios=str(made))
+
+
+def test_package_refuses_incomplete_rollouts(made: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    shard = sorted((made / "rollouts").glob("*.binproto-*"))[0]
+    (part / shard.name).write_bytes(shard.read_bytes())
+    out = tmp_path / "x.tar.gz"
+    with pytest.raises(UserError, match="1 of 3 scenarios are missing: 0000000000000002"):
+        package(made, out, part)
+    (part / "again.binproto").write_bytes(shard.read_bytes())
+    with pytest.raises(UserError, match="0000000000000000 occurs more than once"):
+        package(made, out, part)
+    assert not out.exists()
+    with pytest.raises(UserError, match="the server takes a"):
+        package(made, tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"uses_lidar": True}, "unknown field uses_lidar; did you mean uses_lidar_data?"),
+        ({"uses_lidar_data": "no way"}, "uses_lidar_data is 'no way', expected true or false"),
+        ({"account_name": "me"}, "account_name is 'me'"),
+        ({"authors": "Me"}, "authors is 'Me', expected a list"),
+        ({"authors": []}, "authors: expected at least one name"),
+        ({"num_model_parameters": "many"}, "num_model_parameters is 'many'"),
+        ({"uses_public_model_pretraining": True}, "public_model_names is empty"),
+        ({"acknowledge_complies_with_closed_loop_requirement": False}, "is not true"),
+        ({"description": None}, "description is None, expected a text"),
+        ({"method_link": ...}, "field method_link is missing"),
+    ],
+)
+def test_metadata_errors(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    values = yaml.safe_load(EXAMPLE.read_text()) | change
+    path = tmp_path / "metadata.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not ...}))
+    with pytest.raises(UserError) as caught:
+        load_metadata(path)
+    assert text in str(caught.value)
+
+
+def test_metadata_never_builds_objects(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.yaml"
+    path.write_text("account_name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_metadata(path)
+    assert dataclasses.is_dataclass(load_metadata(EXAMPLE))
