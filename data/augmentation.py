@@ -1,4 +1,4 @@
-"""Transformations of a scene that leave traffic as plausible as it was: mirror, turn, shift, forget.
+"""Transformations of a scene that leave traffic as plausible as it was: mirror, turn, shift.
 
 All take single scenes and batches, and return new ones. Mirroring changes which side traffic drives on, yet each
 agent's motion, seen from itself, is one that agents of the other hand make; vocabulary and models gain from it.
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from data.geometry import rotate, wrap_angle
-from data.scene import CURRENT_INDEX, LinkKind, Scene
+from data.scene import LinkKind, Scene
 
-__all__ = ["drop_history", "mirror", "move"]
+__all__ = ["mirror", "move"]
 
 
 def mirror(scene: Scene) -> Scene:
@@ -62,12 +62,3 @@ def move(scene: Scene, angle: float, offset: tuple[float, float] = (0.0, 0.0)) -
         map=dataclasses.replace(road, point=turn(road.point, offset)),
         lights=dataclasses.replace(lights, stop_point=turn(lights.stop_point, offset)),
     )
-
-
-def drop_history(scene: Scene, steps: Tensor) -> Scene:
-    """Forget the first ``steps`` ([A] or [B, A] int, at most 10) recorded steps of each agent, as if it had come
-    into view later; the current step always stays.
-    """
-    step = torch.arange(scene.num_steps, device=scene.agents.valid.device)
-    kept = step >= steps.clamp(max=CURRENT_INDEX).unsqueeze(-1)
-    return dataclasses.replace(scene, agents=dataclasses.replace(scene.agents, valid=scene.agents.valid & kept))

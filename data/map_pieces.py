@@ -23,6 +23,7 @@ PIECE_LENGTH = 5.0
 _CORNER = math.radians(45)
 # Chains shorter than this (metres) are duplicate points or dirt.
 _MIN_LENGTH = 0.1
+_ROUNDING = 1e-3
 _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
 
 
@@ -114,7 +115,9 @@ def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tens
     chain_length = torch.zeros(int(chain[-1]) + 1, dtype=length.dtype, device=length.device)
     chain_length.index_add_(0, chain, length)
     chain_feature = feature[begins]
-    count = torch.where(chain_length >= _MIN_LENGTH, (chain_length / PIECE_LENGTH).ceil().long(), 0)  # [C]
+    # Lengths that are a multiple of a piece but for rounding must not give one piece more.
+    wanted = (chain_length / PIECE_LENGTH - _ROUNDING).ceil().long().clamp(min=1)
+    count = torch.where(chain_length >= _MIN_LENGTH, wanted, 0)  # [C]
     # Arc length along all chains laid end to end; each piece asks for its start, middle and end.
     segment_end = length.cumsum(0)
     chain_start = chain_length.cumsum(0) - chain_length

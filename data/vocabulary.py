@@ -158,8 +158,8 @@ class Vocabulary:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']}, expected {_FORMAT}")
+            if not isinstance(content, dict) or content["format"] != _FORMAT:
+                raise ValueError(f"expected a dict of format {_FORMAT}")
             return cls.from_state_dict(content["vocabulary"])
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such vocabulary; run tokenize first") from error

@@ -1,4 +1,4 @@
-"""Stage ``traffic``: generated scenarios in TFRecord shards laid out and named as WOMD's, for runs without real data."""
+"""Stage ``traffic``: generated scenarios in TFRecord shards laid out and named as WOMD's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrafficConfig:
         testing: scenarios in the testing split, cut after the current step.
         scenarios_per_shard: most scenarios in one file; a shard is what an interrupted run keeps.
         scenarios_per_world: scenarios cut from one simulated road network.
-        radius: how far around the AV's path the map reaches, metres (at least 100: agents are seen up to 90 m away).
+        radius: how far around the AV's path the map reaches, metres; at least 100, as far as agents are seen.
         warm_up: seconds that a network is simulated before its first scenario.
         workers: processes; 0 for one per core. The scenarios do not depend on it.
     """

@@ -59,9 +59,7 @@ def test_waymos_validator_accepts_every_scenario(made: Path) -> None:
     assert [r.scenario_id for r in submission.scenario_rollouts] == [p.scenario_id for p in PROTOS]
     for rollouts, proto in zip(submission.scenario_rollouts, PROTOS, strict=True):
         # The full proto, not the one that our own check rebuilds.
-        submission_specs.validate_scenario_rollouts(
-            rollouts, scenario_pb2.Scenario.FromString(proto.SerializeToString())
-        )
+        submission_specs.validate_scenario_rollouts(rollouts, proto)
     report = made / "report.json"
     figures = run_validate(ValidateConfig(), archive=made / "submission.tar.gz", scenarios=str(made), report=report)
     assert (figures["accepted"], figures["defects"]) == (3, 0)
