@@ -1,0 +1,31 @@
+"""The Sim Agents realism meta-metric on tensors: Waymo's figures without TensorFlow.
+
+from data.scenes_source import open_scenes
+from submission.realism import load_config, prepare_scene, score
+
+scene = open_scenes("womd/validation")[0]
+context = prepare_scene(scene)                       # map and log features, once per scene
+result = score(context, agent_id, states, load_config("2025"))   # [A], [R, A, 80, 4]
+result.values["metametric"]
+"""
+
+from submission.realism.aggregate import bootstrap_intervals, buckets, mean_metrics
+from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
+from submission.realism.features import Features, SceneContext, prepare_scene
+from submission.realism.score import METRIC_FIELDS, SceneScore, score
+
+__all__ = [
+    "BUCKETS",
+    "COMPONENTS",
+    "METRIC_FIELDS",
+    "Features",
+    "MetricConfig",
+    "SceneContext",
+    "SceneScore",
+    "bootstrap_intervals",
+    "buckets",
+    "load_config",
+    "mean_metrics",
+    "prepare_scene",
+    "score",
+]

@@ -1,0 +1,41 @@
+"""Scores of many scenes: means, buckets and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from submission.realism.config import BUCKETS, MetricConfig
+
+__all__ = ["bootstrap_intervals", "buckets", "mean_metrics"]
+
+_RESAMPLES = 2000
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Plain mean over scenes of every field, in double precision, as the leaderboard does."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def buckets(metrics: Mapping[str, float], config: MetricConfig) -> dict[str, float]:
+    """Kinematic, interactive and map-based score: likelihoods weighted within each bucket."""
+    result = {"realism_meta_metric": metrics["metametric"]}
+    for bucket, names in BUCKETS.items():
+        weights = [config.weights[name] for name in names]
+        total = sum(weight * metrics[f"{name}_likelihood"] for name, weight in zip(names, weights))
+        result[bucket] = total / sum(weights)
+    return result
+
+
+def bootstrap_intervals(
+    rows: Sequence[Mapping[str, float]], seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap over scenes of the mean of every field."""
+    names = list(rows[0])
+    table = np.array([[row[name] for name in names] for row in rows])  # [N, F]
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(0, len(rows), size=(_RESAMPLES, len(rows)))
+    means = table[chosen].mean(axis=1)  # [resamples, F]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high)}

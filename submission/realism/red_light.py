@@ -1,0 +1,164 @@
+"""Red-light violations (wosac metric, traffic light features, 2025).
+
+An agent violates a signal at step t if its nearest lane is the signal's, the signal says stop, and the agent passed
+the signal's stop point between t-1 and t. Crossings at red are rare, so the costly search for the nearest lane is
+done for those alone; the outcome is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.scene import LightState, MapKind, Scene
+from submission.realism.kinematics import norm
+
+__all__ = ["SignalFences", "prepare_signals", "violations"]
+
+# LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
+_SURFACE_STREET = 2
+# Elements of one block of the pairwise tables.
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """Candidate segments of surface-street lanes.
+
+    Attributes:
+        start: [N, 2]. direction: [N, 2] end minus start. lane: [N] feature id of the lane.
+    """
+
+    start: Tensor
+    direction: Tensor
+    lane: Tensor
+
+
+@dataclass(frozen=True)
+class SignalFences:
+    """Signals that lie on surface-street lanes, over all steps.
+
+    Attributes:
+        lane: [S] feature id. is_stop: [S, T] bool.
+        start, direction: [S, T, 2] segment of the lane nearest to the stop point.
+        stop_t: [S, T] coordinate of the stop point along that segment.
+        lanes: all surface-street lanes.
+        bug_compatible: how the nearest lane is found.
+    """
+
+    lane: Tensor
+    is_stop: Tensor
+    start: Tensor
+    direction: Tensor
+    stop_t: Tensor
+    lanes: _Lanes
+    bug_compatible: bool
+
+
+def _relative(to_point: Tensor, direction: Tensor) -> Tensor:
+    numerator = to_point[..., 0] * direction[..., 0] + to_point[..., 1] * direction[..., 1]
+    denominator = direction[..., 0] * direction[..., 0] + direction[..., 1] * direction[..., 1]
+    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / denominator)
+
+
+def _rank(point: Tensor, start: Tensor, direction: Tensor, bug_compatible: bool) -> Tensor:
+    """What the search minimises. Waymo's code adds the projection where the distance would subtract it."""
+    to_point = point - start
+    along = direction * _relative(to_point, direction).clamp(0.0, 1.0).unsqueeze(-1)
+    offset = to_point + along if bug_compatible else to_point - along
+    return norm(offset)
+
+
+def _surface_lanes(scene: Scene, bug_compatible: bool) -> _Lanes:
+    """Segments of surface-street lanes of at least two points.
+
+    In Waymo's code a segment counts if its start is a point of the lane, so that a lane shorter than the longest
+    one has one more segment, from its last point to the origin with which it is padded.
+    """
+    road = scene.map
+    feature = road.point_feature
+    length = torch.bincount(feature, minlength=len(road.kind))
+    usable = (road.kind == MapKind.LANE) & (road.subtype == _SURFACE_STREET) & (length >= 2)
+    longest = int(length[usable].max()) if bool(usable.any()) else 0
+    index = torch.arange(len(feature), device=feature.device)
+    has_next = torch.zeros_like(index, dtype=torch.bool)
+    has_next[:-1] = feature[:-1] == feature[1:]
+    phantom = ~has_next & (length[feature] < longest) if bug_compatible else torch.zeros_like(has_next)
+    starts = index[usable[feature] & (has_next | phantom)]
+    point = road.point[:, :2]
+    following = point[(starts + 1).clamp(max=max(len(point) - 1, 0))]
+    end = torch.where(phantom[starts].unsqueeze(-1), torch.zeros_like(following), following)
+    return _Lanes(point[starts], end - point[starts], road.feature_id[feature[starts]])
+
+
+def prepare_signals(scene: Scene, bug_compatible: bool = True) -> SignalFences:
+    """Place the stop points of a single scene's signals on their lanes."""
+    lanes = _surface_lanes(scene, bug_compatible)
+    lights = scene.lights
+    known = torch.isin(lights.lane_id, lanes.lane)
+    lane, state, stop = lights.lane_id[known], lights.state[known], lights.stop_point[known][..., :2]
+    is_stop = (state == LightState.STOP) | (state == LightState.ARROW_STOP)
+    start, direction = torch.zeros_like(stop), torch.zeros_like(stop)
+    for row, lane_id in enumerate(lane.tolist()):
+        mine = lanes.lane == lane_id
+        # [T, n]: a lane has some hundred segments.
+        rank = _rank(stop[row, :, None], lanes.start[mine], lanes.direction[mine], bug_compatible)
+        nearest = _first_least(rank)
+        start[row], direction[row] = lanes.start[mine][nearest], lanes.direction[mine][nearest]
+    return SignalFences(
+        lane=lane,
+        is_stop=is_stop,
+        start=start,
+        direction=direction,
+        stop_t=_relative(stop - start, direction),
+        lanes=lanes,
+        bug_compatible=bug_compatible,
+    )
+
+
+def _first_least(rank: Tensor) -> Tensor:
+    """Index of the first least element along the last dimension."""
+    index = torch.arange(rank.shape[-1], device=rank.device)
+    least = rank == rank.amin(-1, keepdim=True)
+    return torch.where(least, index, rank.shape[-1]).amin(-1)
+
+
+def _nearest_lane(points: Tensor, lanes: _Lanes, bug_compatible: bool) -> Tensor:
+    """[Q] feature id of the lane nearest to points [Q, 2]."""
+    result = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    block = max(1, _BLOCK // max(1, len(lanes.lane)))
+    for first in range(0, len(points), block):
+        part = slice(first, first + block)
+        rank = _rank(points[part, None], lanes.start, lanes.direction, bug_compatible)
+        result[part] = lanes.lane[_first_least(rank)]
+    return result
+
+
+def violations(position: Tensor, valid: Tensor, fences: SignalFences, first_step: int) -> Tensor:
+    """Whether agents run a red light, step by step.
+
+    Args:
+        position: [R, E, T, 2] metres, over all steps of the scene. valid: [E, T] bool.
+        fences: of the scene. first_step: earlier steps are not asked for.
+
+    Returns:
+        [R, E, T - first_step] bool.
+    """
+    rollouts, agents, steps = position.shape[:3]
+    result = torch.zeros(rollouts, agents, steps - first_step, dtype=torch.bool, device=position.device)
+    if not len(fences.lane) or not bool(fences.is_stop[:, first_step:].any()):
+        return result
+    window = slice(first_step - 1, steps)
+    to_point = position[:, :, None, window] - fences.start[:, window]  # [R, E, S, T', 2]
+    along = _relative(to_point, fences.direction[:, window])
+    behind, ahead = along < fences.stop_t[:, window], along > fences.stop_t[:, window]
+    crossed = (
+        behind[..., :-1] & ahead[..., 1:] & fences.is_stop[:, first_step:] & valid[:, None, first_step:]
+    )  # [R, E, S, T']
+    r, e, s, t = crossed.nonzero(as_tuple=True)
+    points = position[r, e, t + first_step]
+    hit = _nearest_lane(points, fences.lanes, fences.bug_compatible) == fences.lane[s]
+    result[r[hit], e[hit], t[hit]] = True
+    return result

@@ -1,0 +1,140 @@
+"""From features to the realism meta-metric of a scene (wosac metric, ``SimAgentMetrics``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from submission.realism.config import COMPONENTS, MetricConfig
+from submission.realism.estimators import indicator_log_likelihood, timeseries_log_likelihood
+from submission.realism.features import Features, SceneContext, compute_features
+from submission.realism.kinematics import central_and
+
+__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features"]
+
+_HISTORY = 11
+METRIC_FIELDS = (
+    "metametric",
+    "average_displacement_error",
+    "min_average_displacement_error",
+    *(f"{name}_likelihood" for name in COMPONENTS),
+    "simulated_collision_rate",
+    "simulated_offroad_rate",
+    "simulated_traffic_light_violation_rate",
+)
+_INDICATORS = {
+    "collision_indication": "collision",
+    "offroad_indication": "offroad",
+    "traffic_light_violation": "traffic_light_violation",
+}
+
+
+@dataclass(frozen=True)
+class SceneScore:
+    """Score of one scene.
+
+    Attributes:
+        scenario_id: of the scene.
+        values: float32 scalars by the field names of the proto (``METRIC_FIELDS``).
+        features: of the simulation.
+        agent_log_likelihood: for each feature the mean log-likelihood of every evaluated agent [E], NaN where no
+            step of it counts; what cost the score.
+    """
+
+    scenario_id: str
+    values: dict[str, Tensor]
+    features: Features
+    agent_log_likelihood: dict[str, Tensor]
+
+
+def align(context: SceneContext, agent_id: Tensor, states: Tensor) -> Tensor:
+    """Bring simulated states [R, A, 80, 4] into the order of the context.
+
+    Raises:
+        ValueError: the agents are not exactly those to be simulated.
+    """
+    if not torch.equal(torch.sort(agent_id).values, torch.sort(context.agent_id).values):
+        missing = set(context.agent_id.tolist()) ^ set(agent_id.tolist())
+        raise ValueError(f"scenario {context.scenario_id}: wrong set of objects, first {sorted(missing)[:3]}")
+    by_id = torch.argsort(agent_id)
+    return states[:, by_id[torch.argsort(torch.argsort(context.agent_id))]]
+
+
+def score(
+    context: SceneContext, agent_id: Tensor, states: Tensor, config: MetricConfig, ttc_all_types: bool = False
+) -> SceneScore:
+    """Score simulated states of a scene.
+
+    Args:
+        context: from ``prepare_scene``.
+        agent_id: [A]. states: [R, A, 80, 4] float32 x, y, z, heading in the order of ``agent_id``.
+        config: from ``load_config``.
+        ttc_all_types: time to collision counts for all types, as the 2024 leaderboard did, not for vehicles alone.
+    """
+    return score_features(
+        context, compute_features(context, align(context, agent_id, states)), config, ttc_all_types
+    )
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid, values, 0.0).sum() / valid.sum().to(torch.float32)
+
+
+def score_features(
+    context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
+) -> SceneScore:
+    """Score features that have been computed before; see ``score``."""
+    log = context.log_features
+    assert log is not None
+    valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
+    vehicle = context.is_vehicle.unsqueeze(-1)
+    speed_valid = central_and(valid)
+    acceleration_valid = central_and(speed_valid)
+    masks = {
+        "linear_speed": speed_valid,
+        "angular_speed": speed_valid,
+        "linear_acceleration": acceleration_valid,
+        "angular_acceleration": acceleration_valid,
+        "distance_to_nearest_object": valid,
+        "time_to_collision": valid if ttc_all_types else valid & vehicle,
+        "distance_to_road_edge": valid,
+    }
+    values: dict[str, Tensor] = {}
+    per_agent: dict[str, Tensor] = {}
+    events: dict[str, Tensor] = {}
+    for name in COMPONENTS:
+        if name in _INDICATORS:
+            field = _INDICATORS[name]
+            # Steps that the log lacks are not held against the simulation either.
+            mask = valid & vehicle if name == "traffic_light_violation" else valid
+            logged = (getattr(log, field) & mask).any(-1)[0]
+            simulated = (getattr(sim, field) & mask).any(-1)
+            events[name] = (getattr(sim, field) & valid).any(-1)
+            likelihood = indicator_log_likelihood(logged, simulated, config.component(name))
+            values[f"{name}_likelihood"] = likelihood.mean().exp()
+            per_agent[name] = likelihood
+        else:
+            likelihood = timeseries_log_likelihood(
+                getattr(log, name)[0],
+                getattr(sim, name),
+                config.component(name),
+                drop_nan=not context.bug_compatible,
+            )
+            values[f"{name}_likelihood"] = _mean(likelihood, masks[name]).exp()
+            per_agent[name] = torch.where(masks[name], likelihood, 0.0).sum(-1) / masks[name].sum(-1)
+    weights = torch.tensor([config.component(name).weight for name in COMPONENTS], dtype=torch.float32)
+    likelihoods = torch.stack([values[f"{name}_likelihood"] for name in COMPONENTS])
+    # Weights are float32 in the proto, the sum is taken in double precision.
+    metametric = (weights.double().to(likelihoods.device) * likelihoods.double()).sum().float()
+    values = {
+        "metametric": metametric,
+        "average_displacement_error": sim.displacement.mean(),
+        "min_average_displacement_error": sim.displacement.mean(-1).min(),
+        **values,
+        "simulated_collision_rate": events["collision_indication"].float().mean(),
+        "simulated_offroad_rate": events["offroad_indication"].float().mean(),
+        "simulated_traffic_light_violation_rate": events["traffic_light_violation"].float().mean(),
+    }
+    return SceneScore(context.scenario_id, values, sim, per_agent)
