@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,17 @@ __all__ = [
 ]
 
 # What torch.load raises for a file that torch.save did not write.
-LOAD_ERRORS = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
+LOAD_ERRORS = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
 TYPE_NAMES = ("vehicle", "pedestrian", "cyclist")
 # Length and width in metres with which poses of a type are compared, whatever the agent's own size (CAT-K).
@@ -163,7 +174,7 @@ class Vocabulary:
             return cls.from_state_dict(content["vocabulary"])
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such vocabulary; run tokenize first") from error
-        except (*LOAD_ERRORS, AttributeError, KeyError, TypeError, ValueError) as error:
+        except LOAD_ERRORS as error:
             raise UserError(f"{path}: not a motion vocabulary of this version; run tokenize again") from error
 
 

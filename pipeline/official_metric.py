@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def score_officially(scenario: Any, message: Any, metric: str) -> dict[str, floa
     text_format.Parse(config_path(metric).read_text(), config)
     result = metrics.compute_scenario_metrics_for_bundle(config, scenario, message)
     return {name: float(getattr(result, name)) for name in METRIC_FIELDS}
+
+
+def _judge(job: _Job) -> dict[str, float]:
+    return score_officially(scenario_proto(job.scene), job.message, job.metric)
 
 
 def _find(rollouts: str, wanted: set[str]) -> dict[str, Any]:

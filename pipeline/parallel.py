@@ -41,14 +41,20 @@ def run_tasks(
     Args:
         function: importable by name, so that a fresh process can find it.
         tasks: its arguments, picklable.
-        workers: processes; with 1, or for a single task, everything runs in this process.
+        workers: processes; with 1, or for a single task, everything runs in this process. Torch uses one thread
+            in each of them, so that results do not depend on the number of workers.
 
     Raises:
         UserError: a worker was killed, for want of memory for instance.
         Exception: whatever ``function`` raised first; tasks not yet started are dropped.
     """
     if workers == 1 or len(tasks) <= 1:
-        yield from ((index, function(task)) for index, task in enumerate(tasks))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from ((index, function(task)) for index, task in enumerate(tasks))
+        finally:
+            torch.set_num_threads(threads)
         return
     # Fresh processes: forking one with threads of torch or Arrow may deadlock.
     context = multiprocessing.get_context("spawn")

@@ -99,7 +99,8 @@ class _Stream(io.RawIOBase):
         self._pieces, self._rest = pieces, b""
 
     def read(self, size: int = -1) -> bytes:
-        parts, wanted = [], size if size >= 0 else 1 << 62
+        parts: list[bytes] = []
+        wanted = size if size >= 0 else 1 << 62
         while wanted > 0:
             while not self._rest:
                 piece = next(self._pieces, None)

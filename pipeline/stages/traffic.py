@@ -97,8 +97,11 @@ def _plan(config: TrafficConfig, out: Path, seed: int) -> list[_Shard]:
                 scenes = min(config.scenarios_per_world, end - first)
                 tasks.append(WorldTask(seed, split, world, first, scenes, config.radius, config.warm_up))
                 world += 1
-            name = f"{split}.tfrecord-{number:05d}-of-{count:05d}"
-            shards.append(_Shard(out / split / name, out / COUNTS_FOLDER / f"{name}.json", tuple(tasks)))
+            part = f"{number:05d}-of-{count:05d}"
+            name = f"{split}.tfrecord-{part}"
+            # No "tfrecord" in this name: programs that look for records by pattern must not find it.
+            tally = out / COUNTS_FOLDER / f"{split}-{part}.json"
+            shards.append(_Shard(out / split / name, tally, tuple(tasks)))
     return shards
 
 
