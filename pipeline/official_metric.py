@@ -131,9 +131,7 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     for row in chosen:
         name = row["scenario_id"]
         job = _Job(source.get(name), messages[name], config.metric)
-        official = run_isolated(
-            lambda job=job: score_officially(scenario_proto(job.scene), job.message, job.metric)
-        )
+        official = run_isolated(partial(_judge, job))
         for field in METRIC_FIELDS:
             differences[field] = max(differences[field], abs(row["values"][field] - official.value[field]))
     return {"scenarios": [row["scenario_id"] for row in chosen], "differences": differences}

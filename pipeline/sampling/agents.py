@@ -46,7 +46,7 @@ def make_agent(name: str, checkpoint: Path | None, top_k: int = 0) -> SimAgent:
         raise UserError(f"--agent {name} needs --checkpoint FILE")
     # Imported here: the baselines need no network code.
     if name == "reference":
-        from models.reference.engine import ReferenceAgent
+        from models.reference.agent import ReferenceAgent
 
         assert checkpoint is not None
         return ReferenceAgent.from_checkpoint(checkpoint, top_k=top_k)

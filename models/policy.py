@@ -1,0 +1,151 @@
+"""The policy: a small feed-forward net over what one agent sees (SPACeR section 3; GPUDrive's late fusion).
+
+Shape legend: N agents, P neighbours, R road segments, K vocabulary size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.files import atomic_write
+from data.vocabulary import LOAD_ERRORS, TYPE_NAMES, Vocabulary
+
+__all__ = ["Policy", "PolicyConfig", "load_policy", "save_policy"]
+
+_KIND, _FORMAT = "policy", 1
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Size of the policy.
+
+    Args:
+        embedding: width of the three encoders.
+        hidden: width of the fused layer.
+        dropout: probability, in training only.
+        per_type: an action head for each of vehicles, pedestrians and cyclists, instead of one for all.
+    """
+
+    embedding: int = 64
+    hidden: int = 128
+    dropout: float = 0.01
+    per_type: bool = True
+
+
+def _encoder(inputs: int, width: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.LayerNorm(width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, width)
+    )
+
+
+def _pooled(encoded: Tensor, seen: Tensor) -> Tensor:
+    """Maximum over what is seen [N, M, D], zero where nothing is."""
+    pooled = encoded.masked_fill(~seen.unsqueeze(-1), -torch.inf).amax(1)
+    return torch.where(seen.any(1, keepdim=True), pooled, torch.zeros_like(pooled))
+
+
+class Policy(nn.Module):
+    """Action logits and value from ego, neighbour and road features.
+
+    Args:
+        config: sizes. features: widths of ego, neighbour and road features. actions: K.
+    """
+
+    def __init__(self, config: PolicyConfig, features: tuple[int, int, int], actions: int) -> None:
+        super().__init__()
+        self.config, self.features, self.actions = config, features, actions
+        self.ego, self.neighbour, self.road = (
+            _encoder(size, config.embedding, config.dropout) for size in features
+        )
+        self.fuse = nn.Sequential(nn.Linear(3 * config.embedding, config.hidden), nn.Dropout(config.dropout))
+        self.heads = len(TYPE_NAMES) if config.per_type else 1
+        self.actor = nn.Linear(config.hidden, self.heads * actions)
+        self.critic = nn.Linear(config.hidden, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, 2**0.5)
+                nn.init.zeros_(module.bias)
+        nn.init.orthogonal_(self.actor.weight, 0.01)
+        nn.init.orthogonal_(self.critic.weight, 1.0)
+
+    def forward(
+        self,
+        ego: Tensor,
+        neighbour: Tensor,
+        neighbour_seen: Tensor,
+        road: Tensor,
+        road_seen: Tensor,
+        agent_type: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [N, K] and values [N].
+
+        Args:
+            ego: [N, E]. neighbour: [N, P, F]. neighbour_seen: [N, P] bool. road: [N, R, G].
+            road_seen: [N, R] bool. agent_type: [N] int64, row of the vocabulary.
+        """
+        fused = self.fuse(
+            torch.cat(
+                (
+                    self.ego(ego),
+                    _pooled(self.neighbour(neighbour), neighbour_seen),
+                    _pooled(self.road(road), road_seen),
+                ),
+                dim=-1,
+            )
+        )
+        logits = self.actor(fused)
+        if self.heads > 1:
+            by_type = logits.view(len(logits), self.heads, self.actions)
+            index = agent_type.view(-1, 1, 1).expand(-1, 1, self.actions)
+            logits = by_type.gather(1, index).squeeze(1)
+        return logits, self.critic(fused).squeeze(-1)
+
+
+def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation: dict[str, Any]) -> None:
+    """Write a self-contained checkpoint atomically; ``observation`` are the fields of what the policy sees."""
+    content = {
+        "kind": _KIND,
+        "format": _FORMAT,
+        "config": dataclasses.asdict(policy.config),
+        "features": list(policy.features),
+        "observation": observation,
+        "vocabulary": vocabulary.state_dict(),
+        "weights": {name: tensor.detach().cpu() for name, tensor in policy.state_dict().items()},
+    }
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
+    """Read what ``save_policy`` wrote: policy, vocabulary, fields of the observation.
+
+    Raises:
+        UserError: no such file, another kind of file, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; run selfplay first, or mend the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except LOAD_ERRORS as error:
+        raise UserError(f"{path}: not a checkpoint of this project, or damaged") from error
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind != _KIND:
+        found = f"a checkpoint of a {kind}" if kind else "some other file"
+        raise UserError(f"{path}: {found}, expected one of a policy (policy.ckpt)")
+    try:
+        if content["format"] != _FORMAT:
+            raise ValueError(content["format"])
+        vocabulary = Vocabulary.from_state_dict(content["vocabulary"])
+        ego, neighbour, road = content["features"]
+        policy = Policy(PolicyConfig(**content["config"]), (ego, neighbour, road), vocabulary.size)
+        policy.load_state_dict(content["weights"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
+    return policy.eval(), vocabulary, content["observation"]

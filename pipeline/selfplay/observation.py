@@ -1,0 +1,214 @@
+"""What an agent sees: itself, its neighbours and the road around it, in its own frame. No model is known here.
+
+Shape legend: W worlds, A agents, N observing agents, P neighbours, R road segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.road import cell_of
+from data.scene import MapKind
+from data.vocabulary import TYPE_NAMES
+from pipeline.selfplay.simulator import State
+from pipeline.selfplay.worlds import VIEW_CELL, World
+
+__all__ = ["Observation", "ObservationConfig", "feature_sizes", "observe"]
+
+_TYPES = len(TYPE_NAMES)
+_ROAD_KINDS = len(MapKind) - 1
+# Scales of what the switches add: metres and radians of a token.
+_MOTION_SCALE = 4.0
+_LIGHT_RANGE = 50.0
+_LANE_HALF_WIDTH = 2.0
+
+
+@dataclass(frozen=True)
+class ObservationConfig:
+    """What agents see. The paper's features are always there; switches add to them.
+
+    Args:
+        neighbours: agents seen; 63 in the paper.
+        road_segments: road segments seen; 120 in the paper.
+        radius: how far agents and road are seen, metres.
+        speed_scale: by which speeds are divided, m/s; 100 in the paper.
+        distance_scale: by which positions of neighbours and road are divided, metres.
+        goal_scale: by which positions of the goal are divided, metres; 1000 in the paper.
+        show_type: own and neighbours' type.
+        show_motion: what the own last token did.
+        show_velocity: velocity of neighbours in the own frame, and the own velocity.
+        show_light: the signal ahead, as it was at the current step (later states are unknown to an entry).
+    """
+
+    neighbours: int = 16
+    road_segments: int = 48
+    radius: float = 50.0
+    speed_scale: float = 20.0
+    distance_scale: float = 50.0
+    goal_scale: float = 100.0
+    show_type: bool = True
+    show_motion: bool = True
+    show_velocity: bool = True
+    show_light: bool = True
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Of N agents. Slots beyond the number of neighbours or segments are masked and zero."""
+
+    ego: Tensor  # [N, E]
+    neighbour: Tensor  # [N, P, F]
+    neighbour_seen: Tensor  # [N, P] bool
+    road: Tensor  # [N, R, 13]
+    road_seen: Tensor  # [N, R] bool
+    type: Tensor  # [N] int64 from type_index
+
+
+def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
+    """Widths of ego, neighbour and road features."""
+    ego = 6 + _TYPES * config.show_type + 3 * config.show_motion + 2 * config.show_velocity + 3 * config.show_light
+    neighbour = 6 + _TYPES * config.show_type + 2 * config.show_velocity
+    return ego, neighbour, 6 + _ROAD_KINDS
+
+
+def _into_frame(vector: Tensor, heading: Tensor) -> Tensor:
+    cos, sin = torch.cos(heading), torch.sin(heading)
+    return torch.stack(
+        (vector[..., 0] * cos + vector[..., 1] * sin, vector[..., 1] * cos - vector[..., 0] * sin), dim=-1
+    )
+
+
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.one_hot(index, count).to(torch.float32)
+
+
+def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Observation:
+    """Observations of some agents.
+
+    Args:
+        world: batched. state: of all agents. who: ([N] world, [N] agent) of those that observe.
+        config: what they see.
+    """
+    w, a = who
+    pose = state.pose[w, a]  # [N, 3]
+    heading = pose[:, 2]
+    return Observation(
+        ego=_ego(world, state, who, config),
+        **_neighbours(world, state, who, config),
+        **_road(world, state, who, pose, heading, config),
+        type=world.types[w, a],
+    )
+
+
+def _ego(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Tensor:
+    w, a = who
+    pose, size, velocity = state.pose[w, a], world.size[w, a], state.velocity[w, a]
+    goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
+    goal = torch.where(state.goal_hidden[w, a].unsqueeze(-1), torch.zeros_like(goal), goal.clamp(-1.0, 1.0))
+    parts = [
+        velocity.norm(dim=-1, keepdim=True) / config.speed_scale,
+        size[:, :1] / 30.0,
+        size[:, 1:2] / 15.0,
+        goal,
+        state.collided[w, a].float().unsqueeze(-1),
+    ]
+    if config.show_type:
+        parts.append(_one_hot(world.types[w, a], _TYPES))
+    if config.show_motion:
+        parts.append(state.last_motion[w, a] * pose.new_tensor([1 / _MOTION_SCALE, 1.0, 4.0]))
+    if config.show_velocity:
+        parts.append(_into_frame(velocity, pose[:, 2]) / config.speed_scale)
+    if config.show_light:
+        parts.append(_light_ahead(world, w, pose))
+    return torch.cat(parts, dim=-1)
+
+
+def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
+    """[N, 3]: whether a stop line of the agent's lane lies ahead, how near it is, and whether its light was red."""
+    if not world.stop_line.shape[1]:
+        return pose.new_zeros(len(pose), 3)
+    line = world.stop_line[w]  # [N, S, 3]
+    ahead = _into_frame(line[..., :2] - pose[:, None, :2], line[..., 2])
+    aligned = torch.cos(line[..., 2] - pose[:, None, 2]) > 0.5
+    near = (ahead[..., 0] > -1.0) & (ahead[..., 0] < _LIGHT_RANGE) & (ahead[..., 1].abs() < _LANE_HALF_WIDTH)
+    seen = near & aligned & world.light_valid[w]
+    distance = torch.where(seen, ahead[..., 0], torch.inf)
+    nearest, index = distance.min(-1)
+    there = torch.isfinite(nearest)
+    red = world.light_now[w].gather(-1, index.unsqueeze(-1)).squeeze(-1) & there
+    closeness = torch.where(there, 1.0 - nearest.clamp(min=0.0, max=_LIGHT_RANGE) / _LIGHT_RANGE, 0.0)
+    return torch.stack((there.float(), closeness, red.float()), dim=-1)
+
+
+def _neighbours(
+    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+) -> dict[str, Tensor]:
+    w, a = who
+    agents = state.pose.shape[1]
+    gap = state.pose[:, :, None, :2] - state.pose[:, None, :, :2]
+    distance = gap.norm(dim=-1)  # [W, A, A]
+    itself = torch.eye(agents, dtype=torch.bool, device=distance.device)
+    far = itself | ~state.present[:, None] | (distance > config.radius)
+    count = min(config.neighbours, agents)
+    nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
+    index, seen = nearest.indices[w, a], torch.isfinite(nearest.values[w, a])  # [N, P]
+    own = state.pose[w, a]
+    row = w.unsqueeze(-1)
+    other, velocity, size = state.pose[row, index], state.velocity[row, index], world.size[row, index]
+    place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
+    turn = other[..., 2] - own[:, None, 2]
+    turn = torch.atan2(torch.sin(turn), torch.cos(turn)) / torch.pi
+    parts = [
+        velocity.norm(dim=-1, keepdim=True) / config.speed_scale,
+        place,
+        turn.unsqueeze(-1),
+        size[..., :1] / 30.0,
+        size[..., 1:2] / 15.0,
+    ]
+    if config.show_type:
+        parts.append(_one_hot(world.types[row, index], _TYPES))
+    if config.show_velocity:
+        parts.append(_into_frame(velocity, own[:, None, 2]) / config.speed_scale)
+    feature = torch.where(seen.unsqueeze(-1), torch.cat(parts, dim=-1), 0.0)
+    short = config.neighbours - count
+    pad = torch.nn.functional.pad
+    return {"neighbour": pad(feature, (0, 0, 0, short)), "neighbour_seen": pad(seen, (0, short))}
+
+
+def _road(
+    world: World,
+    state: State,
+    who: tuple[Tensor, Tensor],
+    pose: Tensor,
+    heading: Tensor,
+    config: ObservationConfig,
+) -> dict[str, Tensor]:
+    w, a = who
+    cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
+    index = world.road_grid.table[w, cell][:, : config.road_segments]  # [N, R]
+    row = w.unsqueeze(-1)
+    start, end = world.road.start[row, index], world.road.end[row, index]
+    kind = world.road.kind[row, index]
+    middle = _into_frame((start + end) / 2 - pose[:, None, :2], heading.unsqueeze(-1))
+    along = _into_frame(end - start, heading.unsqueeze(-1))
+    length = along.norm(dim=-1, keepdim=True)
+    seen = (kind > 0) & (middle.norm(dim=-1) <= config.radius)
+    # A point has no direction; dividing by zero must not make one.
+    unit = along / length.clamp(min=1e-3)
+    feature = torch.cat(
+        (
+            middle / config.distance_scale,
+            length / 10.0,
+            unit,
+            (world.road.height[row, index].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
+            _one_hot((kind - 1).clamp(min=0), _ROAD_KINDS),
+        ),
+        dim=-1,
+    )
+    feature = torch.where(seen.unsqueeze(-1), feature, 0.0)
+    short = config.road_segments - index.shape[1]
+    pad = torch.nn.functional.pad
+    return {"road": pad(feature, (0, 0, 0, short)), "road_seen": pad(seen, (0, short))}

@@ -1,0 +1,63 @@
+"""What events are worth (SPACeR, section 4.1), and what they leave in the state."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.selfplay.events import Events
+from pipeline.selfplay.simulator import State
+
+__all__ = ["RewardConfig", "note_events", "task_reward"]
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Weights of the task reward.
+
+    Args:
+        goal: paid once, on reaching the end of the log.
+        collision: for a decision in which the agent's box overlaps another.
+        off_road: for a decision in which a corner of its box is off the road.
+        red_light: for passing a red light; 0 in the paper.
+        per_event: pay for a collision or leaving the road when it begins, not for every decision it lasts.
+        box_scale: of the boxes; GPUDrive shrinks them to 0.7.
+    """
+
+    goal: float = 1.0
+    collision: float = -0.75
+    off_road: float = -0.75
+    red_light: float = -0.75
+    per_event: bool = False
+    box_scale: float = 1.0
+
+
+def task_reward(
+    events: Events, was_colliding: Tensor, was_off_road: Tensor, types: Tensor, config: RewardConfig
+) -> Tensor:
+    """[W, A] reward of a decision.
+
+    Args:
+        events: of the decision. was_colliding, was_off_road: [W, A] in the decision before.
+        types: [W, A]; only vehicles are paid for the road: pedestrians and cyclists may use its side.
+        config: weights.
+    """
+    collision = events.collision & ~was_colliding if config.per_event else events.collision
+    leaving = events.off_road & ~was_off_road if config.per_event else events.off_road
+    leaving = leaving & (types == 0)
+    return (
+        config.goal * events.goal.float()
+        + config.collision * collision.float()
+        + config.off_road * leaving.float()
+        + config.red_light * events.red_light.float()
+    )
+
+
+def note_events(state: State, events: Events) -> State:
+    """The state with what agents remember of a decision."""
+    return dataclasses.replace(
+        state, collided=events.collision, goal_reached=torch.logical_or(state.goal_reached, events.goal)
+    )

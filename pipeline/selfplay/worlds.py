@@ -1,0 +1,213 @@
+"""A world: everything of a scene that self-play needs and that does not change while it is simulated.
+
+Shape legend: W worlds, A agents, S signals, H history tokens, T simulated 0.1 s steps (80). Positions are metres
+minus the scene's origin (``data.tokenizer.scene_origin``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.road import RoadGrid, Segments, edge_segments, grid_of, road_segments, stack_grids
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
+from data.tokenizer import scene_origin, tokenize_scene
+from data.vocabulary import Vocabulary, type_index
+
+__all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "stack_worlds"]
+
+# Sides of the grid cells for road edges and for what agents see, metres.
+EDGE_CELL = 5.0
+VIEW_CELL = 8.0
+# Edge segments listed in a cell: after simplification a cell with more would hold a knot of edges.
+_EDGES_PER_CELL = 32
+# How far beyond the recorded tracks the grids reach, metres.
+_MARGIN = 30.0
+_STILL = 0.2
+
+
+@dataclass(frozen=True)
+class World:
+    """W worlds as batched tensors."""
+
+    origin: Tensor  # [W, 2] float32, added to positions gives global coordinates
+    types: Tensor  # [W, A] int64 from type_index
+    size: Tensor  # [W, A, 3] length, width, height, metres
+    height: Tensor  # [W, A] z of the box centre, metres
+    exists: Tensor  # [W, A] bool: valid at the current step
+    pose: Tensor  # [W, A, 3] x, y, heading at the current step
+    velocity: Tensor  # [W, A, 2] m/s at the current step
+    goal: Tensor  # [W, A, 2] last recorded position, metres
+    moves: Tensor  # [W, A] bool: the goal is not where the agent is
+    log: Tensor  # [W, A, 80, 3] recorded poses after the current step
+    log_valid: Tensor  # [W, A, 80] bool
+    history_ids: Tensor  # [W, A, H] int64 tokens of the logged first second
+    history_valid: Tensor  # [W, A, H] bool
+    history_poses: Tensor  # [W, A, H + 1, 3]
+    stop_line: Tensor  # [W, S, 3] x, y of the stop point and heading of the lane there
+    red: Tensor  # [W, S, 81] bool, from the current step on
+    light_now: Tensor  # [W, S] bool: red at the current step
+    light_valid: Tensor  # [W, S] bool
+    edges: Segments
+    edge_grid: RoadGrid
+    road: Segments
+    road_grid: RoadGrid
+
+
+def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Stop lines [S, 3], red [S, T'] over all steps, and whether they could be placed [S]."""
+    lights, road = scene.lights, scene.map
+    count = len(lights.lane_id)
+    steps = scene.num_steps
+    lines, placed = torch.zeros(count, 3), torch.zeros(count, dtype=torch.bool)
+    is_red = (lights.state == LightState.STOP) | (lights.state == LightState.ARROW_STOP)
+    for row, lane in enumerate(lights.lane_id.tolist()):
+        feature = ((road.feature_id == lane) & (road.kind == MapKind.LANE)).nonzero().flatten()
+        seen = lights.observed[row].nonzero().flatten()
+        if not len(feature) or not len(seen):
+            continue
+        points = road.point[road.point_feature == feature[0], :2]
+        if len(points) < 2:
+            continue
+        stop = lights.stop_point[row, seen[0], :2]
+        nearest = (points[:-1] - stop).norm(dim=-1).argmin()
+        direction = points[nearest + 1] - points[nearest]
+        lines[row, :2] = stop - origin
+        lines[row, 2] = torch.atan2(direction[1], direction[0])
+        placed[row] = True
+    red = torch.zeros(count, CURRENT_INDEX + 1 + FUTURE_STEPS, dtype=torch.bool)
+    red[:, :steps] = is_red & lights.observed
+    return lines, red, placed
+
+
+def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
+    """A single scene as a batch of one world.
+
+    Args:
+        scene: single; with 11 steps only, goals are where agents are and the log is empty.
+        vocabulary: for the tokens of the logged first second.
+        view_size: road segments that agents see.
+    """
+    origin = scene_origin(scene)
+    agents = scene.agents
+    chosen = scene.simulated
+    position = agents.position[chosen, :, :2] - origin
+    pose = torch.cat((position, agents.heading[chosen].unsqueeze(-1)), dim=-1)  # [A, T', 3]
+    valid = agents.valid[chosen]
+    now = pose[:, CURRENT_INDEX]
+    count, steps = valid.shape
+    log = now[:, None].repeat(1, FUTURE_STEPS, 1)
+    log_valid = torch.zeros(count, FUTURE_STEPS, dtype=torch.bool)
+    recorded = steps - CURRENT_INDEX - 1
+    log[:, :recorded], log_valid[:, :recorded] = pose[:, CURRENT_INDEX + 1 :], valid[:, CURRENT_INDEX + 1 :]
+    last = torch.where(valid, torch.arange(steps), -1).amax(-1)
+    goal = position[torch.arange(count), last]
+    tokens = tokenize_scene(vocabulary, scene, origin)
+    history = CURRENT_INDEX // vocabulary.token_steps
+    lines, red, placed = _signals(scene, origin)
+    reachable = torch.where(valid.unsqueeze(-1), position, now[:, None, :2]).flatten(0, 1)
+    low, high = reachable.amin(0) - _MARGIN, reachable.amax(0) + _MARGIN
+    edges, road = edge_segments(scene, origin), road_segments(scene, origin)
+    ground = (agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2).median()
+    merged_edges, edge_grid = stack_grids(
+        [(edges, grid_of(edges, low, high, EDGE_CELL, _EDGES_PER_CELL, height=ground))]
+    )
+    merged_road, road_grid = stack_grids([(road, grid_of(road, low, high, VIEW_CELL, view_size))])
+    world = World(
+        origin=origin,
+        types=type_index(agents.type[chosen]),
+        size=agents.size[chosen, CURRENT_INDEX],
+        height=agents.position[chosen, CURRENT_INDEX, 2],
+        exists=torch.ones(count, dtype=torch.bool),
+        pose=now,
+        velocity=agents.velocity[chosen, CURRENT_INDEX],
+        goal=goal,
+        moves=(goal - now[:, :2]).norm(dim=-1) > _STILL,
+        log=log,
+        log_valid=log_valid,
+        history_ids=tokens.ids[chosen, :history],
+        history_valid=tokens.valid[chosen, :history],
+        history_poses=tokens.poses[chosen, : history + 1],
+        stop_line=lines,
+        red=red[:, CURRENT_INDEX:],
+        light_now=red[:, CURRENT_INDEX],
+        light_valid=placed,
+        edges=merged_edges,
+        edge_grid=edge_grid,
+        road=merged_road,
+        road_grid=road_grid,
+    )
+    roads = ("edges", "edge_grid", "road", "road_grid")
+    return dataclasses.replace(
+        world,
+        **{
+            field.name: getattr(world, field.name).unsqueeze(0)
+            for field in dataclasses.fields(world)
+            if field.name not in roads
+        },
+    )
+
+
+def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate [w_i, n_i, ...] along the first dimension, the others padded with zeros to the largest."""
+    size = [max(tensor.shape[axis] for tensor in tensors) for axis in range(1, tensors[0].dim())]
+    result = tensors[0].new_zeros(sum(len(tensor) for tensor in tensors), *size)
+    row = 0
+    for tensor in tensors:
+        result[(slice(row, row + len(tensor)), *(slice(0, length) for length in tensor.shape[1:]))] = tensor
+        row += len(tensor)
+    return result
+
+
+def _stack_roads(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, RoadGrid]:
+    """Batched roads of several worlds in one batch; table entries stay valid, padding segments lie far away."""
+    segments, grids = [part[0] for part in parts], [part[1] for part in parts]
+    longest = max(part.kind.shape[1] for part in segments)
+    merged = {}
+    for field in dataclasses.fields(Segments):
+        tensors = [getattr(part, field.name) for part in segments]
+        # The last segment of every world is the far one; repeating it pads.
+        merged[field.name] = torch.cat(
+            [torch.cat((t, t[:, -1:].expand(-1, longest - t.shape[1], *t.shape[2:])), dim=1) for t in tensors]
+        )
+    width = max(grid.table.shape[2] for grid in grids)
+    tables = [
+        torch.cat(
+            (
+                grid.table,
+                torch.full(
+                    (*grid.table.shape[:2], width - grid.table.shape[2]), part.kind.shape[1] - 1, dtype=torch.int64
+                ),
+            ),
+            dim=2,
+        )
+        for part, grid in zip(segments, grids)
+    ]
+    return Segments(**merged), RoadGrid(
+        low=torch.cat([grid.low for grid in grids]),
+        shape=torch.cat([grid.shape for grid in grids]),
+        table=_pad_cat(tables),
+    )
+
+
+def stack_worlds(worlds: Sequence[World]) -> World:
+    """Several batches of worlds as one, agents and signals padded; padded agents do not exist."""
+    edges, edge_grid = _stack_roads([(world.edges, world.edge_grid) for world in worlds])
+    road, road_grid = _stack_roads([(world.road, world.road_grid) for world in worlds])
+    roads: dict[str, Any] = {"edges": edges, "edge_grid": edge_grid, "road": road, "road_grid": road_grid}
+    values: dict[str, Any] = {
+        field.name: _pad_cat([getattr(world, field.name) for world in worlds])
+        for field in dataclasses.fields(World)
+        if field.name not in roads
+    }
+    return World(**values, **roads)
+
+
+def repeat_world(world: World, count: int) -> World:
+    """A batch of one world ``count`` times, without copying."""
+    return map_tensors(world, lambda tensor: tensor.expand(count, *tensor.shape[1:]))
