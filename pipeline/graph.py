@@ -122,7 +122,7 @@ def _sample(run: Run, out: Path) -> dict[str, Any]:
     for agent, split, folder in tasks:
         found = run_sample(
             dataclasses.replace(run.config.sample, agent=agent),
-            scenarios=run.store(split),
+            scenarios=str(run.store(split)),
             checkpoint=_checkpoint(run, agent),
             out=folder,
             seed=run.config.seed,
@@ -136,8 +136,8 @@ def _evaluate(run: Run, out: Path) -> dict[str, Any]:
     for agent in run.config.agents:
         found = run_evaluate(
             run.config.evaluate,
-            scenarios=run.store("validation"),
-            rollouts=run.path("sample") / "validation" / agent,
+            scenarios=str(run.store("validation")),
+            rollouts=str(run.path("sample") / "validation" / agent),
             out=out / agent,
             seed=run.config.seed,
         )
@@ -149,7 +149,7 @@ def _package(run: Run, out: Path) -> dict[str, Any]:
     return run_package(
         run.config.package,
         rollouts=run.path("sample") / "testing",
-        scenarios=run.store("testing"),
+        scenarios=str(run.store("testing")),
         metadata=run.config.metadata,
         out=out / ARCHIVE,
     )
@@ -159,7 +159,7 @@ def _validate(run: Run, out: Path) -> dict[str, Any]:
     return run_validate(
         run.config.validate,
         archive=run.path("package") / ARCHIVE,
-        scenarios=run.store("testing"),
+        scenarios=str(run.store("testing")),
         report=out / "report.json",
     )
 

@@ -1,0 +1,149 @@
+"""Attention over padded neighbour lists with relative terms, in plain batched torch.
+
+A target's score for a source is q.(k + Wk r) and the result sum(a (v + Wv r)), r being the encoded relation of the
+two. As q.(Wk r) = (Wk^T q).r and sum(a Wv r) = Wv sum(a r), no key or value is ever made per edge. Targets that
+share their sources (S of them) share the gathered keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Neighbours", "RelativeAttention", "closest", "fading", "gather_rows", "nearest"]
+
+
+# Rank of what must not be chosen: further than any distance in tenths of a millimetre.
+_FAR = 2**40
+# Over how many metres before the end of its neighbour list a target loses sight of its sources.
+_FADE = 1.0
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The J sources nearest to each target; J is at most the number of sources."""
+
+    index: Tensor  # [..., Q, J] int64
+    bias: Tensor  # [..., Q, J] float, added to scores: 0 near by, -inf for what is not seen
+
+
+def fading(distance: Tensor, limit: Tensor | float) -> Tensor:
+    """Logarithm of a weight that falls from 1 to 0 over the last metre before ``limit``, -inf behind it."""
+    return ((limit - distance) / _FADE).clamp(0.0, 1.0).log()
+
+
+def closest(
+    target: Tensor, source: Tensor, valid: Tensor, count: int, exclude_self: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The nearest sources by planar distance.
+
+    Args:
+        target: [..., Q, 2]. source: [..., N, 2]. valid: [..., N] bool. count: how many, if there are as many.
+        exclude_self: targets are the sources, and none is its own neighbour.
+
+    Returns:
+        index [..., Q, J] int64 and distance [..., Q, J] ascending, infinite where no valid source was left.
+    """
+    # Exact differences: the expansion |a|^2 + |b|^2 - 2ab loses centimetres a kilometre from the origin.
+    distance = torch.cdist(target, source, compute_mode="donot_use_mm_for_euclid_dist")
+    hidden = ~valid.unsqueeze(-2)
+    sources = source.shape[-2]
+    if exclude_self:
+        hidden = hidden | torch.eye(sources, dtype=torch.bool, device=source.device)
+    # Roads overlap, so equal distances are common. Ranking by tenths of a millimetre and then by row makes the
+    # choice the same whatever else is padded to the batch.
+    rank = (distance * 1e4).long().masked_fill(hidden, _FAR)
+    rank = rank * sources + torch.arange(sources, device=source.device)
+    chosen = rank.topk(min(count, sources), dim=-1, largest=False).values
+    index = chosen % sources
+    return index, distance.gather(-1, index).masked_fill(chosen // sources >= _FAR, math.inf)
+
+
+def nearest(
+    target: Tensor, source: Tensor, valid: Tensor, count: int, radius: float, exclude_self: bool = False
+) -> Neighbours:
+    """Neighbour lists whose last members fade out, so that what is seen is a continuous function of positions.
+
+    The weight of a source reaches zero where the first one that is not in the list begins, or at the radius.
+    Without it, pieces before and behind on a straight road, equally far, would come and go by rounding.
+
+    Args:
+        target, source, valid, exclude_self: see ``closest``. count: the most neighbours. radius: metres.
+    """
+    index, distance = closest(target, source, valid, count + 1, exclude_self)
+    limit = distance[..., count:].clamp(max=radius) if index.shape[-1] > count else radius
+    index, distance = index[..., :count], distance[..., :count]
+    return Neighbours(index, fading(distance, limit))
+
+
+def gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``values`` [B, N, ...] named by ``index`` [B, ...] to [B, ..., ...]."""
+    batch, rows = values.shape[:2]
+    shift = torch.arange(batch, device=index.device).view(-1, *(1,) * (index.dim() - 1)) * rows
+    flat = values.flatten(0, 1).index_select(0, (index + shift).flatten())
+    return flat.view(*index.shape, *values.shape[2:])
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head attention of groups of targets over their sources; returns the update without the residual.
+
+    Each head also has a sink, a source with a learned score and no value: a target without any source gets
+    zeros instead of NaN, and any target may look at nothing.
+    """
+
+    def __init__(self, width: int, heads: int, relation: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        each = width // heads
+        self.norm_target, self.norm_source = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.source = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.relation_key = nn.Parameter(torch.randn(heads, each, relation) / math.sqrt(relation))
+        self.relation_value = nn.Parameter(torch.randn(heads, relation, each) / math.sqrt(relation))
+        self.sink = nn.Parameter(torch.zeros(heads))
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def sources(self, x: Tensor) -> Tensor:
+        """Keys and values [..., 2 * width] of sources [..., width], to be gathered per group of targets."""
+        return self.source(self.norm_source(x))
+
+    def forward(
+        self, target: Tensor, source: Tensor, relation: Tensor, bias: Tensor, index: Tensor | None = None
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            target: [..., S, width]. source: [..., N, 2 * width] from ``sources``, shared by the S targets.
+            relation: [..., S, J, relation]. bias: [..., S, J] added to the scores, -inf for what is not seen.
+            index: [..., S, J] int64 (broadcastable), which of the N sources those J are, none that is seen twice;
+                without it J is N, in order.
+
+        Returns:
+            [..., S, width].
+        """
+        width = target.shape[-1]
+        each = width // self.heads
+        query = self.query(self.norm_target(target)).unflatten(-1, (self.heads, each)) / math.sqrt(each)
+        key, value = source.unflatten(-1, (2 * self.heads, each)).transpose(-3, -2).chunk(2, dim=-3)
+        relative_query = torch.einsum("...hd,hdf->...hf", query, self.relation_key)  # [..., S, H, F]
+        # Products with all N sources, of which each target picks its own: less to move than keys and values.
+        score = query.transpose(-3, -2) @ key.transpose(-2, -1)  # [..., H, S, N]
+        relative = (relative_query @ relation.transpose(-2, -1)).transpose(-3, -2)  # [..., H, S, J]
+        if index is not None:
+            index = index.unsqueeze(-3).expand(relative.shape)
+            picked = score.gather(-1, index)
+        else:
+            picked = score
+        picked = picked + relative + bias.unsqueeze(-3)
+        sink = self.sink[:, None, None].expand(*picked.shape[:-1], 1)
+        weight = torch.cat((picked, sink), dim=-1).softmax(-1)[..., :-1]  # [..., H, S, J]
+        spread = weight if index is None else torch.zeros_like(score).scatter_add(-1, index, weight)
+        result = (spread @ value).transpose(-3, -2)  # [..., S, H, each]
+        related = weight.transpose(-3, -2) @ relation  # [..., S, H, F]
+        result = result + torch.einsum("...hf,hfd->...hd", related, self.relation_value)
+        return self.dropout(self.output(result.flatten(-2)))

@@ -1,0 +1,169 @@
+"""The trained reference as others use it: joint futures of a scene, and log-probabilities of executed tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from data.batch import collate
+from data.geometry import wrap_angle
+from data.map_pieces import cut_map
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors
+from data.tokenizer import MotionTokens, scene_origin
+from data.vocabulary import Vocabulary
+from models.reference.checkpoint import load_reference
+from models.reference.engine import Engine, Sampler, SamplingConfig, scenario_generator
+from models.reference.inputs import agent_inputs, known_lights, scene_inputs, select_agents
+from models.reference.map_encoder import MapEncoding
+from models.reference.network import Reference
+
+__all__ = ["ReferenceAgent"]
+
+PartT = TypeVar("PartT")
+
+# Rollouts times agents that move together; more are done one part after the other, to bound the memory.
+_MAX_ROWS = 2048
+# Agents times tokens that are scored together, likewise.
+_MAX_SCORED = 32_768
+
+
+class ReferenceAgent:
+    """A frozen reference in evaluation mode, on the device of its weights."""
+
+    def __init__(self, model: Reference, sampling: SamplingConfig | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.engine = Engine(self.model)
+        self.sampling = sampling or SamplingConfig()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> ReferenceAgent:
+        """Load ``reference.ckpt``; for temperature, top_k and top_p see ``SamplingConfig``.
+
+        Raises:
+            UserError: not such a checkpoint.
+        """
+        return cls(load_reference(path, device), SamplingConfig(temperature, top_k, top_p))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.model.vocabulary
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.motion.device
+
+    @torch.no_grad()
+    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
+        """Sample joint futures of a single scene; its first 11 steps are all that is read.
+
+        The result depends on (scene, seed) alone, and the first of more rollouts are the same rollouts up to
+        rounding in the network.
+
+        Returns:
+            [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
+            order; z stays what it is at the current step, headings are in [-pi, pi).
+        """
+        scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
+        origin = scene_origin(scene)
+        batch = collate([_until_now(scene)]).to(self.device)
+        inputs = scene_inputs(batch, self.vocabulary)
+        encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
+        agents = len(scene.agents.id)
+        tokens = FUTURE_STEPS // self.vocabulary.token_steps
+        lights = known_lights(batch, 1 + FUTURE_STEPS // CURRENT_INDEX)
+        uniform = torch.rand(count, tokens, agents, generator=scenario_generator(seed, str(scene.scenario_id))).to(
+            self.device
+        )
+        parts = []
+        for part in uniform.split(max(1, _MAX_ROWS // agents)):
+            sampler = Sampler(part, self.sampling)
+            rollout = self.engine.rollout(
+                encoding, inputs.agents, inputs.tokens, lights, len(part), tokens, sampler
+            )
+            parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
+        pose = torch.cat(parts).cpu().double()
+        height = scene.agents.position[:, CURRENT_INDEX, 2].double().view(1, -1, 1, 1)
+        position = pose[..., :2] + origin.double()
+        result = torch.cat((position, height.expand(*pose.shape[:3], 1), pose[..., 2:]), dim=-1).float()
+        result[..., 3] = wrap_angle(result[..., 3])
+        return result
+
+    @torch.no_grad()
+    def encode_map(self, scene: Scene) -> MapEncoding:
+        """Encode the maps of a batch of scenes; constant while the reference is frozen, so worth keeping.
+
+        Rows can be taken (``MapEncoding.row``) and put together (``stack_map_encodings``).
+        """
+        scene = scene.to(self.device)
+        origin = scene_origin(scene)
+        return self.model.encode_map(cut_map(scene, origin), origin)
+
+    @torch.no_grad()
+    def score(
+        self, encoding: MapEncoding, scene: Scene, token_ids: Tensor, token_valid: Tensor, poses: Tensor
+    ) -> Tensor:
+        """Log-probabilities of all tokens at every boundary of executed motion, in teacher-forced passes.
+
+        What ``tokenize_scene`` gives of the logged first second stands in front; the tokens executed since follow.
+        Entry n is conditioned on tokens before n of all agents, never on token n of any; it is what the reference
+        would have sampled token n from. Temperature 1, nothing cut off.
+
+        Args:
+            encoding: of ``encode_map``, for the same scenes in the same order.
+            scene: B scenes; types, sizes at the current step, and lights up to it are read.
+            token_ids: [B, A, N] int64 executed. token_valid: [B, A, N] bool, whether the token is real; what is not
+                (padding, no history, not simulated) is invisible to the others, and its row means nothing.
+            poses: [B, A, N + 1, 3] float32 at the boundaries (boundary n is step n * token_steps of the scene),
+                minus ``encoding.origin`` in x and y.
+
+        Returns:
+            [B, A, N, K] float32, normalised over K.
+        """
+        device = self.device
+        scene = scene.to(device)
+        token_ids, token_valid, poses = token_ids.to(device), token_valid.to(device), poses.to(device)
+        agents = agent_inputs(scene)
+        token_valid = token_valid & agents.simulated.unsqueeze(-1)
+        count = token_ids.shape[-1]
+        lights = known_lights(scene, -(-count // self.model.block))
+        pose_valid = torch.nn.functional.pad(token_valid, (1, 0)) | torch.nn.functional.pad(token_valid, (0, 1))
+        tokens = MotionTokens(token_ids, token_valid, poses, pose_valid)
+        size = max(1, _MAX_SCORED // max(1, token_ids[0].numel()))
+        parts = []
+        for start in range(0, len(token_ids), size):
+            rows = slice(start, start + size)
+            logits = self.model.teacher_forced(
+                _take(encoding, rows), _take(agents, rows), _take(tokens, rows), _take(lights, rows)
+            )
+            parts.append(logits.log_softmax(-1))
+        return torch.cat(parts)
+
+
+def _take(value: PartT, rows: slice) -> PartT:
+    return map_tensors(value, lambda tensor: tensor[rows])
+
+
+def _until_now(scene: Scene) -> Scene:
+    """The scene without its future, so that nothing of it can leak into a rollout."""
+    agents, lights, steps = scene.agents, scene.lights, slice(0, CURRENT_INDEX + 1)
+    timed = ("position", "heading", "velocity", "size", "valid")
+    return Scene(
+        scenario_id=scene.scenario_id,
+        timestamp=scene.timestamp[steps],
+        agents=type(agents)(**{n: t[:, steps] if n in timed else t for n, t in vars(agents).items()}),
+        map=scene.map,
+        lights=type(lights)(
+            lights.lane_id, lights.state[:, steps], lights.stop_point[:, steps], lights.observed[:, steps]
+        ),
+    )

@@ -1,0 +1,191 @@
+"""Rollouts: tokens chosen one boundary after the other, many futures of a scene on the batch axis.
+
+The map is encoded once per scene, the past lives in a ring of fixed size, and who chooses the tokens is a
+parameter: sampling for ``sample``, the token nearest to the log for closed-loop fine-tuning. Shape legend: B
+scenes, R rollouts, A agents, M new tokens, K vocabulary size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from data.scene import CURRENT_INDEX
+from data.tokenizer import MotionTokens, apply_token
+from models.reference.inputs import AgentInputs, KnownLights
+from models.reference.map_encoder import MapEncoding
+from models.reference.network import Memory, Reference, TokenTables
+
+__all__ = ["Chooser", "Engine", "Rollout", "Sampler", "SamplingConfig", "scenario_generator"]
+
+# (number of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
+Chooser = Callable[[int, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn from the model's distribution.
+
+    Attributes:
+        temperature: divides the logits; below 1 sharpens.
+        top_k: only the k likeliest tokens; 0 for all.
+        top_p: only the likeliest tokens that together have this probability; 1 for all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError("sampling: temperature must be above 0, top_k at least 0 and top_p in (0, 1]")
+
+
+def scenario_generator(seed: int, scenario_id: str) -> torch.Generator:
+    """Randomness of a scenario: a function of (seed, scenario id) alone, on the CPU whatever the device."""
+    digest = hashlib.sha256(f"{seed}/{scenario_id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Sampler:
+    """Draws tokens with numbers drawn beforehand, so that a rollout's randomness depends on nothing beside it.
+
+    Args:
+        uniform: [B * R, M, A] in [0, 1).
+    """
+
+    def __init__(self, uniform: Tensor, config: SamplingConfig) -> None:
+        self.uniform, self.config = uniform, config
+
+    def __call__(self, step: int, logits: Tensor, pose: Tensor) -> Tensor:
+        config = self.config
+        logits = logits / config.temperature
+        if config.top_k:
+            least = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        if config.top_p < 1:
+            ordered = logits.sort(dim=-1, descending=True)
+            probability = ordered.values.softmax(-1)
+            # A token stays if those before it have not reached the share: the first always does.
+            beyond = probability.cumsum(-1) - probability >= config.top_p
+            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
+        cumulative = logits.softmax(-1).cumsum(-1)
+        drawn = self.uniform[:, step].unsqueeze(-1) * cumulative[..., -1:]
+        # The first token whose cumulative probability exceeds the draw; never one of probability zero.
+        return (cumulative <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """New tokens and the motion they are."""
+
+    ids: Tensor  # [B, R, A, M] int64
+    poses: Tensor  # [B, R, A, M, token_steps, 3] after each 0.1 s, centred on the scene
+
+
+class Engine:
+    """Rolls a reference out; weights must not change during its life."""
+
+    def __init__(self, model: Reference) -> None:
+        self.model = model.eval()
+        with torch.no_grad():
+            self.tables: TokenTables = model.token_tables()
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        encoding: MapEncoding,
+        agents: AgentInputs,
+        history: MotionTokens,
+        lights: KnownLights,
+        rollouts: int,
+        tokens: int,
+        choose: Chooser,
+    ) -> Rollout:
+        """Let every simulated agent move ``tokens`` tokens on from the current step.
+
+        Args:
+            encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
+                of every second that is entered.
+            choose: see ``Chooser``.
+        """
+        model = self.model
+        first = CURRENT_INDEX // model.vocabulary.token_steps
+        sources = model.map_sources(encoding)
+        memory = self._remember(encoding, agents, history, lights, sources, first)
+        memory = memory.repeat(rollouts)
+        agents = _repeat(agents, rollouts)
+        # A boundary behind: the last token of the history, which led to where the agents are now.
+        previous, moved = (t[:, :, first - 1].repeat_interleave(rollouts, 0) for t in (history.ids, history.valid))
+        pose = history.poses[:, :, first].repeat_interleave(rollouts, 0)
+        ids, poses = [], []
+        for step in range(tokens):
+            boundary = first + step
+            logits = model.step(
+                boundary,
+                memory,
+                self.tables,
+                encoding,
+                sources,
+                agents,
+                _at_second(lights, boundary // model.block),
+                pose,
+                previous,
+                moved,
+                agents.simulated,
+            )
+            previous, moved = choose(step, logits, pose), agents.simulated
+            motion = apply_token(model.vocabulary, pose, previous, agents.types)
+            pose = motion[..., -1, :]
+            ids.append(previous)
+            poses.append(motion)
+        scenes = len(encoding.origin)
+        return Rollout(
+            torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
+            torch.stack(poses, dim=2).unflatten(0, (scenes, rollouts)),
+        )
+
+    def _remember(
+        self,
+        encoding: MapEncoding,
+        agents: AgentInputs,
+        history: MotionTokens,
+        lights: KnownLights,
+        sources: tuple[Tensor, ...],
+        first: int,
+    ) -> Memory:
+        """Memory after the boundaries before the current step."""
+        rows, count = agents.types.shape
+        memory = self.model.new_memory(rows, count)
+        nothing = torch.zeros_like(history.valid[:, :, 0])
+        for boundary in range(first):
+            moved = history.valid[:, :, boundary - 1] if boundary else nothing
+            self.model.step(
+                boundary,
+                memory,
+                self.tables,
+                encoding,
+                sources,
+                agents,
+                _at_second(lights, boundary // self.model.block),
+                history.poses[:, :, boundary],
+                history.ids[:, :, boundary - 1] if boundary else nothing.long(),
+                moved,
+                moved | history.valid[:, :, boundary],
+            )
+        return memory
+
+
+def _at_second(lights: KnownLights, second: int) -> KnownLights:
+    return KnownLights(lights.code[..., second : second + 1], lights.age[..., second : second + 1])
+
+
+def _repeat(agents: AgentInputs, rollouts: int) -> AgentInputs:
+    fields = (getattr(agents, field.name) for field in dataclasses.fields(agents))
+    return AgentInputs(*(tensor.repeat_interleave(rollouts, dim=0) for tensor in fields))

@@ -1,0 +1,150 @@
+"""What the reference reads of a batch of scenes, as tensors centred on each scene.
+
+Shape legend: B scenes, A agents, N tokens, S lights, L blocks of a second, K vocabulary size. Boundary n is the
+moment before token n, step n * token_steps; there the model predicts token n from what happened before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.map_pieces import MapPieces, cut_map
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
+from data.tokenizer import MotionTokens, scene_origin, tokenize_scene
+from data.vocabulary import Vocabulary, type_index
+
+__all__ = [
+    "AgentInputs",
+    "KnownLights",
+    "SceneInputs",
+    "agent_inputs",
+    "collate_inputs",
+    "keep_agents",
+    "known_lights",
+    "scene_inputs",
+]
+
+
+@dataclass(frozen=True)
+class KnownLights:
+    """What an entry may know of the lights at the start of each second: nothing after the current step."""
+
+    code: Tensor  # [B, S, L] int64: 0 never observed, else LightState + 1 as last observed
+    age: Tensor  # [B, S, L] float32 seconds since that observation
+
+
+@dataclass(frozen=True)
+class AgentInputs:
+    """What of the agents never changes in a rollout."""
+
+    types: Tensor  # [B, A] int64 from type_index
+    size: Tensor  # [B, A, 3] float32 length, width, height at the current step, metres
+    simulated: Tensor  # [B, A] bool: valid at the current step; the model sees no others
+
+
+@dataclass(frozen=True)
+class SceneInputs:
+    """A batch for training: everything that ``Reference.forward`` reads."""
+
+    pieces: MapPieces
+    lights: KnownLights
+    agents: AgentInputs
+    tokens: MotionTokens  # [B, A, N] and [B, A, N + 1, ...], valid only for simulated agents
+    recorded: Tensor  # [B, A, N + 1, 3] poses at the boundaries as recorded (see tokens.pose_valid)
+
+
+def known_lights(scene: Scene, seconds: int) -> KnownLights:
+    """Light states by second, under the challenge's rule that those after the current step are unknown.
+
+    A light keeps the state it was last observed in, until the current step; its age grows from then on. Training
+    sees exactly this too, whatever its scenes recorded later.
+
+    Args:
+        scene: a batch. seconds: L; the current step begins the second of them.
+    """
+    observed = scene.lights.observed[..., : CURRENT_INDEX + 1]
+    state = scene.lights.state[..., : CURRENT_INDEX + 1]
+    step = torch.arange(CURRENT_INDEX + 1, device=state.device)
+    last = torch.where(observed, step, -1).cummax(-1).values  # [B, S, 11]
+    moment = torch.arange(seconds, device=state.device) * CURRENT_INDEX
+    last = last[..., moment.clamp(max=CURRENT_INDEX)]  # [B, S, L]
+    code = torch.where(last >= 0, state.gather(-1, last.clamp(min=0)) + 1, 0)
+    return KnownLights(code, torch.where(last >= 0, (moment - last) * STEP_SECONDS, 0.0))
+
+
+def agent_inputs(scene: Scene) -> AgentInputs:
+    """The unchanging part of a batch's agents."""
+    return AgentInputs(
+        types=type_index(scene.agents.type),
+        size=scene.agents.size[..., CURRENT_INDEX, :],
+        simulated=scene.simulated,
+    )
+
+
+def scene_inputs(scene: Scene, vocabulary: Vocabulary) -> SceneInputs:
+    """Tokenise a batch of scenes and cut its map."""
+    origin = scene_origin(scene)
+    tokens = tokenize_scene(vocabulary, scene, origin)
+    simulated = scene.simulated.unsqueeze(-1)
+    tokens = MotionTokens(
+        ids=tokens.ids,
+        valid=tokens.valid & simulated,
+        poses=torch.where(simulated.unsqueeze(-1), tokens.poses, 0.0),
+        pose_valid=tokens.pose_valid & simulated,
+    )
+    boundary = slice(0, vocabulary.token_steps * tokens.ids.shape[-1] + 1, vocabulary.token_steps)
+    position = scene.agents.position[..., boundary, :2] - origin[:, None, None]
+    return SceneInputs(
+        pieces=cut_map(scene, origin),
+        lights=known_lights(scene, -(-scene.num_steps // CURRENT_INDEX) - 1),
+        agents=agent_inputs(scene),
+        tokens=tokens,
+        recorded=torch.cat((position, scene.agents.heading[..., boundary].unsqueeze(-1)), dim=-1),
+    )
+
+
+def collate_inputs(inputs: Sequence[SceneInputs]) -> SceneInputs:
+    """Put prepared inputs together along B, padding agents, lights and pieces."""
+    return _join(list(inputs))
+
+
+def _join(parts: list[Any]) -> Any:
+    """Concatenate equal dataclasses of tensors [B_i, n_i, ...] along B, padded to the largest n."""
+    joined: dict[str, Any] = {}
+    for field in dataclasses.fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        if dataclasses.is_dataclass(values[0]):
+            joined[field.name] = _join(values)
+            continue
+        longest = max(value.shape[1] for value in values)
+        fill = -1 if field.name == "light" else 0
+        padded = [v.new_full((len(v), longest, *v.shape[2:]), fill) for v in values]
+        for target, value in zip(padded, values, strict=True):
+            target[:, : value.shape[1]] = value
+        joined[field.name] = torch.cat(padded)
+    return type(parts[0])(**joined)
+
+
+def keep_agents(scene: Scene, count: int) -> Scene:
+    """A single scene with at most ``count`` agents: those evaluated, then those nearest to the AV at the current
+    step; agents that are not simulated are left out always. The order of those kept stays.
+    """
+    agents = scene.agents
+    position = agents.position[:, CURRENT_INDEX, :2]
+    distance = (position - position[agents.is_sdc].mean(0)).norm(dim=-1).nan_to_num(0.0)
+    rank = torch.where(scene.evaluated, -1.0, distance)
+    rank = torch.where(scene.simulated, rank, torch.inf)
+    kept = torch.argsort(rank, stable=True)[: min(count, int(scene.simulated.sum()))].sort().values
+    return select_agents(scene, kept)
+
+
+def select_agents(scene: Scene, index: Tensor) -> Scene:
+    """A single scene with the agents named by ``index``."""
+    parts = {name: tensor[index] for name, tensor in vars(scene.agents).items()}
+    return Scene(scene.scenario_id, scene.timestamp, type(scene.agents)(**parts), scene.map, scene.lights)

@@ -1,0 +1,106 @@
+"""Map pieces to features, once per scene."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.geometry import to_local
+from data.map_pieces import PIECE_LENGTH, MapPieces
+from models.attention import RelativeAttention, gather_rows, nearest
+from models.layers import FeedForward, RelationEncoder, mlp
+from models.reference.config import ReferenceConfig
+
+__all__ = ["MapEncoder", "MapEncoding", "stack_map_encodings"]
+
+_KINDS = 8
+# map.proto's enums end at 8 (road lines); anything newer counts as undefined.
+_SUBTYPES = 9
+_OCTAVES = 5
+
+
+@dataclass(frozen=True)
+class MapEncoding:
+    """The encoded map of a batch of scenes; static, so it can be kept as long as the weights stay.
+
+    Rows may be taken and put together with ``stack_map_encodings``.
+    """
+
+    origin: Tensor  # [B, 2] float32, where the scene is centred: poses given with this encoding are minus it
+    feature: Tensor  # [B, M, hidden]
+    pose: Tensor  # [B, M, 3]
+    valid: Tensor  # [B, M] bool
+    light: Tensor  # [B, M] int64 row of the scene's lights, -1 for none
+
+    def row(self, index: int) -> MapEncoding:
+        """The encoding of one scene, still with a leading dimension of 1."""
+        return MapEncoding(*(getattr(self, f.name)[index : index + 1] for f in dataclasses.fields(self)))
+
+
+def stack_map_encodings(encodings: Sequence[MapEncoding]) -> MapEncoding:
+    """Put encodings (of any B each) together along B, padding M."""
+    longest = max(encoding.valid.shape[1] for encoding in encodings)
+
+    def join(name: str) -> Tensor:
+        parts = []
+        for encoding in encodings:
+            tensor: Tensor = getattr(encoding, name)
+            if name != "origin":
+                missing = longest - tensor.shape[1]
+                fill = -1 if name == "light" else 0
+                padding = tensor.new_full((len(tensor), missing, *tensor.shape[2:]), fill)
+                tensor = torch.cat((tensor, padding), dim=1)
+            parts.append(tensor)
+        return torch.cat(parts)
+
+    return MapEncoding(*(join(field.name) for field in dataclasses.fields(MapEncoding)))
+
+
+class MapLayer(nn.Module):
+    """Attention of pieces to pieces, then a feed-forward block."""
+
+    def __init__(self, config: ReferenceConfig) -> None:
+        super().__init__()
+        self.attention = RelativeAttention(config.hidden, config.heads, config.relation, config.dropout)
+        self.feed_forward = FeedForward(config.hidden, config.dropout)
+
+    def forward(self, x: Tensor, index: Tensor, relation: Tensor, bias: Tensor) -> Tensor:
+        source = gather_rows(self.attention.sources(x), index)
+        x = x + self.attention(x.unsqueeze(-2), source, relation, bias).squeeze(-2)
+        return x + self.feed_forward(x)
+
+
+class MapEncoder(nn.Module):
+    """Embed the shape and kind of each piece and let neighbouring pieces exchange what they know."""
+
+    def __init__(self, config: ReferenceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = mlp(4, config.hidden, config.hidden)
+        self.kind = nn.Embedding(_KINDS * _SUBTYPES, config.hidden)
+        nn.init.normal_(self.kind.weight, std=0.1)
+        self.relation = RelationEncoder(config.relation, config.piece_radius, _OCTAVES)
+        self.layers = nn.ModuleList(MapLayer(config) for _ in range(config.map_layers))
+        self.norm = nn.LayerNorm(config.hidden)
+
+    def forward(self, pieces: MapPieces) -> Tensor:
+        """[B, M, hidden]; rows of padded pieces mean nothing."""
+        pose, valid = pieces.pose, pieces.valid
+        ends = pieces.point[:, :, ::2]  # start and end; the middle is the origin of the piece's frame
+        shape = to_local(ends, pose[..., None, :2], pose[..., 2:]) / PIECE_LENGTH
+        subtype = torch.where(pieces.subtype < _SUBTYPES, pieces.subtype, 0)
+        x = self.shape(shape.flatten(-2)) + self.kind(pieces.kind * _SUBTYPES + subtype)
+        if len(self.layers):
+            config = self.config
+            near = nearest(
+                pose[..., :2], pose[..., :2], valid, config.piece_neighbours, config.piece_radius, exclude_self=True
+            )
+            relation = self.relation(gather_rows(pose, near.index), pose.unsqueeze(-2)).unsqueeze(-3)
+            bias = near.bias.unsqueeze(-2)
+            for layer in self.layers:
+                x = layer(x, near.index, relation, bias)
+        return self.norm(x)

@@ -1,0 +1,263 @@
+"""The reference network: teacher forcing over whole token sequences, and one boundary at a time for rollouts.
+
+Step-t logits depend on tokens before t, on the map and on the lights known by then, never on any token t: agents
+are independent within a step. Shape legend: B scenes, R rollouts, A agents, N tokens, W ring size, K vocabulary
+size, D hidden. All poses are centred on the scene (see ``MapEncoding.origin``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.map_pieces import MapPieces
+from data.tokenizer import MotionTokens
+from data.vocabulary import TYPE_NAMES, Vocabulary
+from models.layers import mlp
+from models.reference.config import ReferenceConfig
+from models.reference.decoder import (
+    AgentLayer,
+    MapView,
+    Relations,
+    block_length,
+    expected_centre,
+    look_at_map,
+)
+from models.reference.inputs import AgentInputs, KnownLights, SceneInputs
+from models.reference.map_encoder import MapEncoder, MapEncoding
+
+__all__ = ["Memory", "Reference", "TokenTables"]
+
+# Metres by which agent sizes are divided.
+_SIZE_SCALE = (5.0, 2.0, 2.0)
+
+
+@dataclass(frozen=True)
+class TokenTables:
+    """What the network knows of each token; depends on weights alone, so rollouts compute it once."""
+
+    embedding: Tensor  # [3 * K + 1, D], the last row is "no token"
+    weight: Tensor  # [3, K, D] of the output layer
+    bias: Tensor  # [3, K]
+
+
+@dataclass
+class Memory:
+    """Ring of the last W boundaries of each agent, W being the furthest time slot; boundary n sits at n mod W."""
+
+    sources: list[Tensor]  # per layer [B, A, W, 2 D]
+    pose: Tensor  # [B, A, W, 3]
+    present: Tensor  # [B, A, W] bool
+    view: MapView | None = None  # of the block under way
+
+    def repeat(self, rollouts: int) -> Memory:
+        """Give each row R copies, one after the other."""
+
+        def copy(tensor: Tensor) -> Tensor:
+            return tensor.repeat_interleave(rollouts, dim=0)
+
+        view = self.view
+        if view is not None:
+            view = MapView(tuple(map(copy, view.sources)), copy(view.pose), copy(view.bias), copy(view.light))
+        return Memory([copy(source) for source in self.sources], copy(self.pose), copy(self.present), view)
+
+
+class Reference(nn.Module):
+    """A SMART-style decoder over padded neighbour lists.
+
+    Args:
+        config: sizes. vocabulary: becomes buffers that follow the weights from device to device.
+    """
+
+    motion: Tensor
+
+    def __init__(self, config: ReferenceConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config = config
+        width, steps = config.hidden, vocabulary.token_steps
+        for name, tensor in vocabulary.state_dict().items():
+            self.register_buffer(f"vocabulary_{name}", tensor.clone(), persistent=False)
+        self.register_buffer("motion", _motion_features(vocabulary), persistent=False)
+        self.block = block_length(steps)
+        self.offsets = config.time_offsets(steps)
+        self.map_encoder = MapEncoder(config)
+        self.token = mlp(4 * steps + len(TYPE_NAMES), width, width)
+        self.no_token = nn.Parameter(torch.zeros(width))
+        self.agent = mlp(3 + len(TYPE_NAMES), width, width)
+        self.relations = Relations(config, len(self.offsets))
+        self.layers = nn.ModuleList(AgentLayer(config) for _ in range(config.layers))
+        self.head = nn.ModuleList([nn.LayerNorm(width), mlp(width, width, width), nn.Linear(width, width)])
+        self.token_weight = nn.Parameter(torch.zeros(len(TYPE_NAMES), vocabulary.size, width))
+        self.token_bias = nn.Parameter(torch.zeros(len(TYPE_NAMES), vocabulary.size))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        buffers = dict(self.named_buffers(recurse=False))
+        return Vocabulary(*(buffers[f"vocabulary_{name}"] for name in ("poses", "box", "tolerance")))
+
+    def agent_layers(self) -> Iterator[AgentLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, AgentLayer)
+            yield layer
+
+    def token_tables(self) -> TokenTables:
+        """Embeddings of all tokens by their motion, and the output layer made of them.
+
+        Similar motions start with similar embeddings and logits; free weights per type let them differ.
+        """
+        kind = torch.eye(len(TYPE_NAMES), device=self.motion.device)[:, None].expand(-1, self.motion.shape[1], -1)
+        embedding = self.token(torch.cat((self.motion, kind), dim=-1))  # [3, K, D]
+        weight = self.head[2](embedding) / self.config.hidden**0.5 + self.token_weight
+        flat = torch.cat((embedding.flatten(0, 1), self.no_token.unsqueeze(0)))
+        return TokenTables(flat, weight, self.token_bias)
+
+    def encode_map(self, pieces: MapPieces, origin: Tensor) -> MapEncoding:
+        """Encode the maps of a batch; ``origin`` [B, 2] is carried along."""
+        return MapEncoding(origin, self.map_encoder(pieces), pieces.pose, pieces.valid, pieces.light)
+
+    def map_sources(self, encoding: MapEncoding) -> tuple[Tensor, ...]:
+        """Keys and values of all pieces for each agent layer."""
+        return tuple(layer.map.sources(encoding.feature) for layer in self.agent_layers())
+
+    def embed(self, tables: TokenTables, agents: AgentInputs, previous: Tensor, moved: Tensor) -> Tensor:
+        """[B, A, T, D] what an agent is and which token it just executed.
+
+        Args:
+            previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is real.
+        """
+        size = tables.weight.shape[1]
+        row = torch.where(moved, agents.types.unsqueeze(-1) * size + previous, len(TYPE_NAMES) * size)
+        kind = nn.functional.one_hot(agents.types, len(TYPE_NAMES))
+        scale = torch.tensor(_SIZE_SCALE, device=row.device)
+        static = self.agent(torch.cat((agents.size / scale, kind.to(agents.size.dtype)), dim=-1))
+        moving = tables.embedding.index_select(0, row.flatten()).view(*row.shape, -1)
+        return moving + static.unsqueeze(2)
+
+    def logits(self, tables: TokenTables, types: Tensor, x: Tensor) -> Tensor:
+        """[B, A, T, D] to [B, A, T, K], by the head of each agent's type."""
+        hidden = self.head[1](self.head[0](x))
+        result = hidden @ tables.weight[0].T + tables.bias[0]
+        for index in range(1, len(TYPE_NAMES)):
+            mine = (types == index)[..., None, None]
+            result = torch.where(mine, hidden @ tables.weight[index].T + tables.bias[index], result)
+        return result
+
+    def forward(self, inputs: SceneInputs) -> Tensor:
+        """Teacher-forced logits [B, A, N, K] of a batch for training."""
+        origin = inputs.tokens.poses.new_zeros(len(inputs.agents.types), 2)
+        return self.teacher_forced(
+            self.encode_map(inputs.pieces, origin), inputs.agents, inputs.tokens, inputs.lights
+        )
+
+    def teacher_forced(
+        self, encoding: MapEncoding, agents: AgentInputs, tokens: MotionTokens, lights: KnownLights
+    ) -> Tensor:
+        """Logits [B, A, N, K] of token n given tokens before n, for all n in one causal pass.
+
+        Args:
+            tokens: [B, A, N]; ``valid`` must be false for agents that are not simulated. An agent is present at
+                boundary n if token n - 1 or n is valid.
+            lights: [B, S, L], L the blocks begun by the N boundaries.
+        """
+        real = tokens.ids.shape[-1]
+        tokens = _fill_last_block(tokens, self.block)
+        pose, valid = tokens.poses[:, :, :-1], tokens.valid
+        moved = torch.cat((torch.zeros_like(valid[..., :1]), valid[..., :-1]), dim=-1)
+        previous = torch.cat((torch.zeros_like(tokens.ids[..., :1]), tokens.ids[..., :-1]), dim=-1)
+        present = valid | moved
+        count = pose.shape[2]
+        tables = self.token_tables()
+        slot = torch.arange(count, device=pose.device).unsqueeze(-1) - torch.tensor(
+            self.offsets, device=pose.device
+        )  # [N, J]
+        reached, slot = slot >= 0, slot.clamp(min=0)
+        before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
+        centre = expected_centre(pose, before, moved, self.block)[:, :, :: self.block]
+        view = look_at_map(encoding, self.map_sources(encoding), centre.unsqueeze(1), self.config)
+        time = self.relations.over_time(pose, pose, present, slot, reached)
+        road = self.relations.to_map(view, pose.unflatten(2, (-1, self.block)), lights)
+        social = self.relations.between_agents(
+            pose.transpose(1, 2).flatten(0, 1), present.transpose(1, 2).flatten(0, 1)
+        )
+        x = self.embed(tables, agents, previous, moved)
+        for index, layer in enumerate(self.agent_layers()):
+            x = layer(x, layer.time.sources(x), view.sources[index], time, road, social)
+        return self.logits(tables, agents.types, x[:, :, :real])
+
+    def new_memory(self, rows: int, agents: int) -> Memory:
+        """An empty ring."""
+        parameter, size = self.no_token, self.offsets[-1]
+        return Memory(
+            sources=[parameter.new_zeros(rows, agents, size, 2 * self.config.hidden) for _ in self.layers],
+            pose=parameter.new_zeros(rows, agents, size, 3),
+            present=torch.zeros(rows, agents, size, dtype=torch.bool, device=parameter.device),
+        )
+
+    def step(
+        self,
+        boundary: int,
+        memory: Memory,
+        tables: TokenTables,
+        encoding: MapEncoding,
+        sources: tuple[Tensor, ...],
+        agents: AgentInputs,
+        lights: KnownLights,
+        pose: Tensor,
+        previous: Tensor,
+        moved: Tensor,
+        present: Tensor,
+    ) -> Tensor:
+        """Logits [B * R, A, K] at one boundary; the memory takes the boundary in.
+
+        Args:
+            boundary: n, counted from 0; call in order. encoding, sources: of B scenes.
+            agents: of B * R rows. lights: [B, S, 1] of this block.
+            pose: [B * R, A, 3]. previous, moved: [B * R, A] the token that led here and whether it is real.
+            present: [B * R, A].
+        """
+        size = self.offsets[-1]
+        offset = torch.tensor(self.offsets, device=pose.device).unsqueeze(0)
+        slot, reached = (boundary - offset) % size, offset <= boundary
+        if boundary % self.block == 0:
+            before = memory.pose[:, :, (boundary - 1) % size]
+            centre = expected_centre(pose, before, moved, self.block)
+            centre = centre.view(len(encoding.origin), -1, pose.shape[1], 1, 2)
+            memory.view = look_at_map(encoding, sources, centre, self.config)
+        if memory.view is None:
+            raise ValueError(f"the first boundary must be 0, got {boundary}")
+        view = memory.view
+        time = self.relations.over_time(pose.unsqueeze(2), memory.pose, memory.present, slot, reached)
+        road = self.relations.to_map(view, pose[:, :, None, None], lights)
+        social = self.relations.between_agents(pose, present)
+        x = self.embed(tables, agents, previous.unsqueeze(-1), moved.unsqueeze(-1))
+        here = boundary % size
+        for index, layer in enumerate(self.agent_layers()):
+            own = layer.time.sources(x)[:, :, 0]
+            x = layer(x, memory.sources[index], view.sources[index], time, road, social)
+            memory.sources[index][:, :, here] = own
+        memory.pose[:, :, here] = pose
+        memory.present[:, :, here] = present
+        return self.logits(tables, agents.types, x)[:, :, 0]
+
+
+def _motion_features(vocabulary: Vocabulary) -> Tensor:
+    """[3, K, token_steps * 4]: positions in metres, and headings as unit vectors, of every sub-step."""
+    position, heading = vocabulary.poses[..., :2], vocabulary.poses[..., 2:]
+    return torch.cat((position, torch.cos(heading), torch.sin(heading)), dim=-1).flatten(-2)
+
+
+def _fill_last_block(tokens: MotionTokens, block: int) -> MotionTokens:
+    """Lengthen a sequence to whole blocks with boundaries at which nobody is present."""
+    missing = -tokens.ids.shape[-1] % block
+    if not missing:
+        return tokens
+    pad = nn.functional.pad
+    return MotionTokens(
+        ids=pad(tokens.ids, (0, missing)),
+        valid=pad(tokens.valid, (0, missing)),
+        poses=torch.cat((tokens.poses, tokens.poses[:, :, -1:].expand(-1, -1, missing, -1)), dim=2),
+        pose_valid=pad(tokens.pose_valid, (0, missing)),
+    )

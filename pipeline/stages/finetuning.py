@@ -1,0 +1,165 @@
+"""Stage ``finetune``: closed-loop supervised fine-tuning of the reference (CAT-K, arXiv 2412.05334).
+
+The model is rolled out, at each step taking that of its own likeliest tokens which leads nearest to the log; what
+it must learn there is the token that leads from where it got to back to the log. As step-by-step logits equal
+teacher-forced ones and the choice carries no gradient, the rollout runs without gradients, and one teacher-forced
+pass over what it executed gives the gradients through all cached features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from data.files import sha256_of
+from data.scene import CURRENT_INDEX
+from data.tokenizer import MotionTokens, local_pose, match_token
+from data.vocabulary import corner_distance, pose_corners
+from models.reference.checkpoint import load_reference
+from models.reference.engine import Engine
+from models.reference.inputs import SceneInputs
+from models.reference.loss import token_loss
+from models.reference.network import Reference
+from pipeline.fitting import FitConfig, fit_reference
+
+__all__ = ["FinetuneConfig", "run_finetune"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Closed-loop fine-tuning.
+
+    Args:
+        top_k: of how many of its likeliest tokens the model takes the one nearest to the log.
+        max_error: where the rollout is further than this from the log, metres of mean corner distance, nothing is
+            learnt: the token back to the log would be a jump, not driving.
+        freeze_encoders: train only the agent layers and the head, not the map encoder and the embeddings.
+        fit: optimisation, batches and validation.
+    """
+
+    top_k: int = 32
+    max_error: float = 1.0
+    freeze_encoders: bool = True
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(
+            steps=200, learning_rate=2e-4, warmup_steps=10, final_rate=0.05, validate_every=100
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.max_error <= 0:
+            raise UserError("finetune: top_k must be at least 1 and max_error above 0")
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """What a rollout executed, and the tokens that would have led back to the log."""
+
+    tokens: MotionTokens  # [B, A, N] history and executed tokens
+    target: Tensor  # [B, A, N] int64
+    mask: Tensor  # [B, A, N] bool, future tokens whose start and end the log has, and that start near it
+
+
+def nearest_of_likeliest(
+    model: Reference, inputs: SceneInputs, step: int, logits: Tensor, pose: Tensor, top_k: int
+) -> Tensor:
+    """Ids [B, A]: of the ``top_k`` likeliest tokens the one that leads nearest to the log, or the likeliest where
+    the log has no pose.
+
+    Args:
+        step: number of the new token. logits: [B, A, K]. pose: [B, A, 3].
+    """
+    vocabulary, types = model.vocabulary, inputs.agents.types
+    boundary = CURRENT_INDEX // vocabulary.token_steps + step + 1
+    # Sorted, so that the first of them is the likeliest.
+    likely = logits.topk(min(top_k, vocabulary.size), dim=-1).indices  # [B, A, k]
+    goal = local_pose(inputs.recorded[:, :, boundary], pose)
+    corners = vocabulary.corners[types.unsqueeze(-1), likely]  # [B, A, k, 4, 2]
+    distance = corner_distance(corners, pose_corners(goal, vocabulary.box[types]).unsqueeze(-3))
+    best = likely.gather(-1, distance.argmin(-1, keepdim=True)).squeeze(-1)
+    return torch.where(inputs.tokens.pose_valid[:, :, boundary], best, likely[..., 0])
+
+
+@torch.no_grad()
+def roll_out(model: Reference, inputs: SceneInputs, top_k: int, max_error: float) -> ClosedLoop:
+    """Roll the model out on a batch, near to the log."""
+    vocabulary, tokens = model.vocabulary, inputs.tokens
+    first, count = CURRENT_INDEX // vocabulary.token_steps, tokens.ids.shape[-1]
+    training = model.training
+    origin = tokens.poses.new_zeros(len(tokens.poses), 2)
+    rollout = Engine(model).rollout(
+        model.encode_map(inputs.pieces, origin),
+        inputs.agents,
+        tokens,
+        inputs.lights,
+        1,
+        count - first,
+        lambda step, logits, pose: nearest_of_likeliest(model, inputs, step, logits, pose, top_k),
+    )
+    model.train(training)
+    poses = torch.cat((tokens.poses[:, :, : first + 1], rollout.poses[:, 0, :, :, -1]), dim=2)
+    simulated = inputs.agents.simulated.unsqueeze(-1).expand(-1, -1, count - first)
+    executed = MotionTokens(
+        ids=torch.cat((tokens.ids[..., :first], rollout.ids[:, 0]), dim=-1),
+        valid=torch.cat((tokens.valid[..., :first], simulated), dim=-1),
+        poses=poses,
+        pose_valid=torch.cat((tokens.pose_valid[..., : first + 1], simulated), dim=-1),
+    )
+    start, types = poses[:, :, :-1], inputs.agents.types.unsqueeze(-1).expand(-1, -1, count)
+    target, _ = match_token(vocabulary, start, inputs.recorded[:, :, 1:], types)
+    box = vocabulary.box[types]
+    error = corner_distance(pose_corners(start, box), pose_corners(inputs.recorded[:, :, :-1], box))
+    mask = tokens.pose_valid[..., :-1] & tokens.pose_valid[..., 1:] & inputs.agents.simulated.unsqueeze(-1)
+    mask = mask & (torch.arange(count, device=mask.device) >= first) & (error <= max_error)
+    return ClosedLoop(executed, target, mask)
+
+
+def closed_loop_loss(model: Reference, inputs: SceneInputs, top_k: int, max_error: float) -> Tensor:
+    """Cross-entropy of the tokens that lead back to the log, along a rollout of the model."""
+    loop = roll_out(model, inputs, top_k, max_error)
+    logits = model(dataclasses.replace(inputs, tokens=loop.tokens))
+    return token_loss(logits, loop.target, loop.mask)
+
+
+def run_finetune(
+    config: FinetuneConfig,
+    *,
+    scenes: Path,
+    validation: Path | None = None,
+    checkpoint: Path,
+    out: Path,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Fine-tune a pretrained reference in closed loop.
+
+    Args:
+        scenes: store of the training split. validation: store of the validation split, if there is one.
+        checkpoint: ``reference.ckpt`` of ``pretrain``.
+        out: where ``reference.ckpt`` and ``metrics.csv`` go. seed: of the order.
+
+    Raises:
+        UserError: no store, not a reference checkpoint, or training diverged.
+    """
+    model = load_reference(checkpoint)
+    if config.freeze_encoders:
+        for module in (model.map_encoder, model.token, model.agent):
+            module.requires_grad_(False)
+        model.no_token.requires_grad_(False)
+    settings = {**dataclasses.asdict(config), "checkpoint": sha256_of(checkpoint)}
+    return fit_reference(
+        "finetune",
+        model,
+        lambda model, inputs: closed_loop_loss(model, inputs, config.top_k, config.max_error),
+        config.fit,
+        scenes=scenes,
+        validation=validation,
+        out=out,
+        seed=seed,
+        settings=settings,
+        margin=2.0,
+    )

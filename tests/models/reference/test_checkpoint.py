@@ -1,0 +1,77 @@
+"""Checkpoints are self-contained, and other files are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from data.errors import UserError
+from models.reference.agent import ReferenceAgent
+from models.reference.checkpoint import load_reference, read_notes, save_reference
+from models.reference.config import SIZES, size_preset
+from models.reference.network import Reference
+from tests.models.scenes import random_scene
+
+
+def test_a_checkpoint_restores_the_model(model, tmp_path):
+    path = tmp_path / "reference.ckpt"
+    save_reference(path, model, {"steps": 3, "figures": {"loss": 0.5}})
+    loaded = load_reference(path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.vocabulary.poses, model.vocabulary.poses)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert read_notes(path) == {"steps": 3, "figures": {"loss": 0.5}}
+    scene = random_scene(0)
+    assert torch.equal(
+        ReferenceAgent.from_checkpoint(path).rollouts(scene, 2, 0), ReferenceAgent(model).rollouts(scene, 2, 0)
+    )
+
+
+def test_equal_models_give_equal_bytes(fast_model, tmp_path):
+    save_reference(tmp_path / "a.ckpt", fast_model)
+    save_reference(tmp_path / "b.ckpt", fast_model)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+
+
+def test_other_files_are_refused(fast_model, tmp_path):
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"kind": "policy", "format": 1}, tmp_path / "policy.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    save_reference(tmp_path / "good.ckpt", fast_model)
+    content = torch.load(tmp_path / "good.ckpt", weights_only=True)
+    torch.save({**content, "format": 99}, tmp_path / "newer.ckpt")
+    torch.save({**content, "config": {**content["config"], "hidden": 32}}, tmp_path / "shape.ckpt")
+    torch.save({**content, "config": {"unheard": 1}}, tmp_path / "config.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "good.ckpt").read_bytes()[:5000])
+    for name, message in (
+        ("none.ckpt", "no such checkpoint"),
+        ("text.ckpt", "not a checkpoint"),
+        ("cut.ckpt", "not a checkpoint"),
+        ("policy.ckpt", "checkpoint of a policy"),
+        ("list.ckpt", "some other file"),
+        ("newer.ckpt", "format 99"),
+        ("shape.ckpt", "another version"),
+        ("config.ckpt", "another version"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            load_reference(tmp_path / name)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("micro", 0.32), ("nano", 1.1), ("mini", 3.2), ("tiny", 7.2), ("large", 32)]
+)
+def test_sizes_have_the_parameters_they_are_named_for(fast_model, size, millions):
+    poses = fast_model.vocabulary.poses[:, :1].repeat(1, 200, 1, 1)
+    vocabulary = dataclasses.replace(fast_model.vocabulary, poses=poses)
+    model = Reference(SIZES[size], vocabulary)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+def test_unknown_sizes_are_refused():
+    with pytest.raises(UserError, match="micro"):
+        size_preset("huge")

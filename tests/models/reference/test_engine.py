@@ -1,0 +1,208 @@
+"""Rollouts: step-by-step logits equal teacher-forced ones, rollouts on the batch axis equal serial ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from data.batch import collate
+from data.errors import UserError
+from data.tokenizer import scene_origin, tokenize_motion
+from models.reference.agent import ReferenceAgent
+from models.reference.engine import Engine, Sampler, SamplingConfig, scenario_generator
+from models.reference.inputs import known_lights, scene_inputs
+from models.reference.map_encoder import stack_map_encodings
+from tests.models.scenes import random_scene
+
+
+def roll(model, scenes, rollouts, uniform=None):
+    """Rollouts, the logits of each step [B, R, A, M, K], and what they started from."""
+    batch = collate(scenes)
+    inputs = scene_inputs(batch, model.vocabulary)
+    encoding = model.encode_map(inputs.pieces, scene_origin(batch))
+    count = 80 // model.vocabulary.token_steps
+    rows = len(scenes) * rollouts
+    if uniform is None:
+        shape = (rows, count, inputs.agents.types.shape[1])
+        uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    sampler, seen = Sampler(uniform, SamplingConfig()), []
+
+    def choose(step, logits, pose):
+        seen.append(logits)
+        return sampler(step, logits, pose)
+
+    rollout = Engine(model).rollout(
+        encoding, inputs.agents, inputs.tokens, known_lights(batch, 9), rollouts, count, choose
+    )
+    logits = torch.stack(seen, dim=2).unflatten(0, (len(scenes), rollouts))
+    return rollout, logits, batch, inputs, encoding
+
+
+def test_step_by_step_logits_equal_teacher_forced_ones(model):
+    scenes = [random_scene(0), random_scene(1, agents=4)]
+    rollout, logits, batch, inputs, encoding = roll(model, scenes, rollouts=3)
+    first = 10 // model.vocabulary.token_steps
+    agent = ReferenceAgent(model)
+    simulated = inputs.agents.simulated
+    for row in range(3):
+        ids = torch.cat((inputs.tokens.ids[..., :first], rollout.ids[:, row]), dim=-1)
+        future = simulated.unsqueeze(-1).expand(-1, -1, ids.shape[-1] - first)
+        valid = torch.cat((inputs.tokens.valid[..., :first], future), dim=-1)
+        poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], rollout.poses[:, row, :, :, -1]), dim=2)
+        scored = agent.score(encoding, batch, ids, valid, poses)[:, :, first:]
+        expected = logits[:, row].log_softmax(-1)
+        assert float((scored - expected)[simulated].abs().max()) < 1e-4
+        torch.testing.assert_close(scored.exp().sum(-1), torch.ones(scored.shape[:-1]), atol=1e-5, rtol=0)
+
+
+def test_rollouts_on_the_batch_axis_equal_serial_ones(model):
+    scene = random_scene(2)
+    count = 80 // model.vocabulary.token_steps
+    uniform = torch.rand(4, count, 6, generator=torch.Generator().manual_seed(3))
+    together, logits, *_ = roll(model, [scene], 4, uniform)
+    for row in range(4):
+        alone, single, *_ = roll(model, [scene], 1, uniform[row : row + 1])
+        assert torch.equal(alone.ids[0, 0], together.ids[0, row])
+        torch.testing.assert_close(single[0, 0], logits[0, row], atol=1e-4, rtol=1e-4)
+    assert len({tuple(ids.flatten().tolist()) for ids in together.ids[0]}) == 4, "four different futures"
+
+
+def test_scenes_in_a_batch_roll_out_as_alone(model):
+    scenes = [random_scene(0), random_scene(1, agents=3)]
+    count = 80 // model.vocabulary.token_steps
+    uniform = torch.rand(4, count, 6, generator=torch.Generator().manual_seed(3))
+    together, *_ = roll(model, scenes, 2, uniform)
+    for row, scene in enumerate(scenes):
+        agents = len(scene.agents.id)
+        alone, *_ = roll(model, [scene], 2, uniform[2 * row : 2 * row + 2, :, :agents])
+        assert torch.equal(alone.ids[0], together.ids[row, :, :agents])
+
+
+def test_tokenising_a_rollout_gives_its_tokens(model):
+    rollout, _, _, inputs, _ = roll(model, [random_scene(3)], 2)
+    start = inputs.tokens.poses[:, :, 10 // model.vocabulary.token_steps]
+    for row in range(2):
+        motion = torch.cat((start[0].unsqueeze(1), rollout.poses[0, row].flatten(1, 2)), dim=1)
+        tokens = tokenize_motion(
+            model.vocabulary,
+            motion,
+            torch.ones(motion.shape[:2], dtype=torch.bool),
+            inputs.agents.types[0],
+            anchor=None,
+        )
+        assert torch.equal(tokens.ids, rollout.ids[0, row])
+
+
+def test_agent_rollouts_start_where_the_agents_are_and_read_no_future(model):
+    agent = ReferenceAgent(model)
+    scene = random_scene(0)
+    scene.agents.valid[4, 10] = False
+    rollouts = agent.rollouts(scene, 3, seed=7)
+    assert rollouts.shape == (3, 5, 80, 4)
+    assert rollouts.dtype == torch.float32
+    now = scene.agents.position[scene.simulated, 10]
+    assert float((rollouts[:, :, 0, :2] - now[:, :2]).norm(dim=-1).max()) < 3.0
+    assert bool((rollouts[..., 2] == now[:, 2].view(1, 5, 1)).all())
+    assert bool((rollouts[..., 3] >= -math.pi).all())
+    assert bool((rollouts[..., 3] < math.pi).all())
+    scene.agents.position[:, 11:] += 50.0
+    scene.agents.valid[:, 11:] = False
+    scene.lights.state[:, 11:] = 0
+    assert torch.equal(agent.rollouts(scene, 3, seed=7), rollouts)
+    short = random_scene(0, steps=11)
+    short.agents.valid[4, 10] = False
+    assert torch.equal(agent.rollouts(short, 3, seed=7), rollouts), "a test scenario gives the same"
+
+
+def test_rollouts_are_a_function_of_seed_and_scenario(fast_model):
+    agent = ReferenceAgent(fast_model)
+    first = agent.rollouts(random_scene(0), 4, seed=1)
+    agent.rollouts(random_scene(1), 2, seed=9)
+    assert torch.equal(agent.rollouts(random_scene(0), 4, seed=1), first)
+    assert not torch.equal(agent.rollouts(random_scene(0), 4, seed=2), first)
+    torch.testing.assert_close(agent.rollouts(random_scene(0), 2, seed=1), first[:2], atol=1e-3, rtol=0)
+    draws = [torch.rand(1, generator=scenario_generator(0, name)) for name in ("a", "b", "a")]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_parts_of_many_rollouts_join(fast_model, monkeypatch):
+    agent = ReferenceAgent(fast_model)
+    whole = agent.rollouts(random_scene(0), 5, seed=1)
+    monkeypatch.setattr("models.reference.agent._MAX_ROWS", 12)
+    torch.testing.assert_close(agent.rollouts(random_scene(0), 5, seed=1), whole, atol=1e-3, rtol=0)
+
+
+def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch):
+    agent = ReferenceAgent(fast_model)
+    scenes = [random_scene(seed) for seed in range(3)]
+    batch = collate(scenes)
+    inputs = scene_inputs(batch, fast_model.vocabulary)
+    arguments = (batch, inputs.tokens.ids, inputs.tokens.valid, inputs.tokens.poses)
+    encoding = agent.encode_map(batch)
+    whole = agent.score(encoding, *arguments)
+    monkeypatch.setattr("models.reference.agent._MAX_SCORED", 1)
+    torch.testing.assert_close(agent.score(encoding, *arguments), whole, atol=1e-5, rtol=1e-5)
+    stacked = stack_map_encodings([agent.encode_map(collate([scene])) for scene in scenes])
+    torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
+    swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
+    assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
+
+
+LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0])
+
+
+def frequencies(config, draws=40_000):
+    uniform = torch.rand(draws, 1, 1, generator=torch.Generator().manual_seed(0))
+    ids = Sampler(uniform, config)(0, LOGITS.expand(draws, 1, 6), torch.zeros(draws, 1, 3))
+    counts = Counter(ids.flatten().tolist())
+    return [counts[token] / draws for token in range(6)]
+
+
+def by_hand(config):
+    """The distribution a sampler should have, in plain Python."""
+    scaled = [math.exp(v / config.temperature) for v in LOGITS.tolist()]
+    order = sorted(range(6), key=lambda token: -scaled[token])
+    if config.top_k:
+        order = order[: config.top_k]
+    total, kept, mass = sum(scaled[token] for token in order), [], 0.0
+    for token in order:
+        if mass >= config.top_p:
+            break
+        kept.append(token)
+        mass += scaled[token] / total
+    norm = sum(scaled[token] for token in kept)
+    return [scaled[token] / norm if token in kept else 0.0 for token in range(6)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(),
+        SamplingConfig(temperature=0.5),
+        SamplingConfig(top_k=3),
+        SamplingConfig(top_k=1),
+        SamplingConfig(top_p=0.7),
+        SamplingConfig(top_p=1e-6),
+        SamplingConfig(temperature=2.0, top_k=5, top_p=0.8),
+    ],
+)
+def test_sampler_has_the_distribution_by_hand(config):
+    for found, expected in zip(frequencies(config), by_hand(config), strict=True):
+        assert found == pytest.approx(expected, abs=0.01)
+        assert (found == 0) == (expected == 0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_sampler_at_the_ends_of_the_unit_interval(uniform):
+    logits = LOGITS.masked_fill(torch.tensor([True, False, False, False, False, True]), -math.inf)
+    ids = Sampler(torch.full((1, 1, 1), uniform), SamplingConfig())(0, logits.view(1, 1, 6), torch.zeros(1, 1, 3))
+    assert int(ids) == (1 if uniform == 0 else 4), "never a token of probability zero"
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}])
+def test_impossible_sampling_is_refused(changes):
+    with pytest.raises(UserError):
+        SamplingConfig(**changes)

@@ -1,0 +1,67 @@
+"""What the reference may read: lights up to the current step, agents that a submission simulates."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from data.batch import collate
+from models.reference.inputs import collate_inputs, keep_agents, known_lights, scene_inputs
+from tests.models.scenes import random_scene
+
+
+def test_lights_after_the_current_step_are_never_read():
+    scene = random_scene(0)
+    state = scene.lights.state.clone()
+    state[:, 11:] = (state[:, 11:] + 1) % 9
+    changed = dataclasses.replace(scene, lights=dataclasses.replace(scene.lights, state=state))
+    first, second = known_lights(collate([scene]), 9), known_lights(collate([changed]), 9)
+    assert torch.equal(first.code, second.code)
+    assert torch.equal(first.age, second.age)
+    short = known_lights(collate([random_scene(0, steps=11)]), 9)
+    assert torch.equal(first.code, short.code), "a test scenario gives the same"
+    assert torch.equal(first.age, short.age)
+
+
+def test_light_states_and_ages_by_hand():
+    scene = random_scene(1)
+    scene.lights.observed[0, 8:] = False
+    known = known_lights(collate([scene]), 9)
+    state = scene.lights.state
+    assert known.code[0, 0].tolist() == [int(state[0, 0]) + 1] + [int(state[0, 7]) + 1] * 8
+    torch.testing.assert_close(known.age[0, 0], torch.tensor([0.0] + [0.3 + second for second in range(8)]))
+    # The second light is first seen at step 4: nothing is known of it at step 0.
+    assert known.code[0, 1].tolist() == [0] + [int(state[1, 10]) + 1] * 8
+    torch.testing.assert_close(known.age[0, 1], torch.tensor([0.0, *map(float, range(8))]))
+
+
+def test_only_simulated_agents_have_tokens(fast_model):
+    scene = random_scene(0)
+    scene.agents.valid[4, 10] = False
+    inputs = scene_inputs(collate([scene]), fast_model.vocabulary)
+    assert inputs.agents.simulated[0].tolist() == [True, True, True, True, False, True]
+    assert not bool(inputs.tokens.valid[0, 4].any())
+    assert not bool(inputs.tokens.pose_valid[0, 4].any())
+
+
+def test_keep_agents_prefers_evaluated_then_near():
+    scene = random_scene(0)
+    scene.agents.valid[3, 10] = False
+    position = scene.agents.position[:, 10, :2]
+    distance = (position - position[0]).norm(dim=-1)
+    kept = keep_agents(scene, 4)
+    others = sorted((float(distance[a]), a) for a in (2, 4, 5))[:2]
+    assert kept.agents.id.tolist() == [int(scene.agents.id[a]) for a in sorted([0, 1, *(a for _, a in others)])]
+    assert len(keep_agents(scene, 100).agents.id) == 5
+
+
+def test_collating_prepared_scenes_is_collating_scenes(fast_model):
+    scenes = [random_scene(0), random_scene(1, agents=2)]
+    together = scene_inputs(collate(scenes), fast_model.vocabulary)
+    apart = collate_inputs([scene_inputs(collate([s]), fast_model.vocabulary) for s in scenes])
+    assert torch.equal(together.tokens.ids, apart.tokens.ids)
+    assert torch.equal(together.pieces.kind, apart.pieces.kind)
+    assert torch.equal(together.pieces.light, apart.pieces.light)
+    assert torch.equal(together.lights.code, apart.lights.code)
+    assert apart.pieces.light[1, int(apart.pieces.valid[1].sum()) :].eq(-1).all()

@@ -1,0 +1,189 @@
+"""The reference's contract: causality, independence within a step, and invariances of teacher-forced logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from data.augmentation import move
+from data.batch import collate
+from data.scene import map_tensors
+from models.reference.config import ReferenceConfig
+from models.reference.inputs import KnownLights, collate_inputs, scene_inputs, select_agents
+from models.reference.network import Reference
+from models.reference.pruning import prune_map
+from tests.models.scenes import random_scene
+
+
+def inputs_of(model, *scenes):
+    return scene_inputs(collate(list(scenes)), model.vocabulary)
+
+
+def change_from(inputs, model, start, agents):
+    """Other tokens from number ``start`` on for some agents, with the poses that they lead to."""
+    tokens = inputs.tokens
+    ids, poses, valid = tokens.ids.clone(), tokens.poses.clone(), tokens.valid.clone()
+    ids[:, agents, start:] = (ids[:, agents, start:] + 7) % model.vocabulary.size
+    poses[:, agents, start + 1 :, :2] += 3.0
+    poses[:, agents, start + 1 :, 2] += 0.5
+    valid[:, agents, start + 1 :] = ~valid[:, agents, start + 1 :] & inputs.agents.simulated[:, agents, None]
+    return dataclasses.replace(inputs, tokens=dataclasses.replace(tokens, ids=ids, poses=poses, valid=valid))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("agents", [[0], [1, 2, 4], list(range(6))], ids=["one", "some", "all"])
+def test_logits_at_t_depend_on_no_token_at_t_or_later(model, share, agents):
+    inputs = inputs_of(model, random_scene(0))
+    count = inputs.tokens.ids.shape[-1]
+    start = int(share * count)
+    before = model(inputs)
+    after = model(change_from(inputs, model, start, agents))
+    torch.testing.assert_close(after[:, :, : start + 1], before[:, :, : start + 1], atol=0, rtol=0)
+    if start + 1 < count:
+        changed = (after[0, :, start + 1] - before[0, :, start + 1]).abs().amax(-1)
+        assert bool((changed[agents] > 1e-4).all()), "an agent must notice what it did itself"
+        others = [a for a in range(6) if a not in agents]
+        if others and 0 < share < 0.9:
+            assert bool((changed[others] > 1e-5).any()), "and others must notice it too"
+
+
+def test_each_step_reads_map_past_and_neighbours(model):
+    """The causality test would pass for a network that reads nothing."""
+    inputs = inputs_of(model, random_scene(0))
+    before = model(inputs)
+    moved_map = map_tensors(inputs.pieces, lambda t: t + 1.5 if t.is_floating_point() else t)
+    assert not torch.allclose(before, model(dataclasses.replace(inputs, pieces=moved_map)), atol=1e-3)
+    kinds = dataclasses.replace(inputs.pieces, subtype=inputs.pieces.subtype * 0)
+    assert not torch.allclose(before, model(dataclasses.replace(inputs, pieces=kinds)), atol=1e-4)
+    lights = dataclasses.replace(inputs.lights, code=(inputs.lights.code + 3) % 10)
+    assert not torch.allclose(before, model(dataclasses.replace(inputs, lights=lights)), atol=1e-4)
+    older = dataclasses.replace(inputs.lights, age=inputs.lights.age + 2.0)
+    assert not torch.allclose(before, model(dataclasses.replace(inputs, lights=older)), atol=1e-5)
+    larger = dataclasses.replace(inputs.agents, size=inputs.agents.size * 2)
+    assert not torch.allclose(before, model(dataclasses.replace(inputs, agents=larger)), atol=1e-3)
+
+
+def test_lights_say_nothing_where_no_lane_has_one(model):
+    inputs = inputs_of(model, random_scene(0))
+    dark = dataclasses.replace(inputs.pieces, light=torch.full_like(inputs.pieces.light, -1))
+    before = model(dataclasses.replace(inputs, pieces=dark))
+    lights = dataclasses.replace(inputs.lights, code=(inputs.lights.code + 3) % 10)
+    assert torch.equal(model(dataclasses.replace(inputs, pieces=dark, lights=lights)), before)
+
+
+@pytest.mark.parametrize("angle", [0.5, math.pi / 2, 3.0])
+def test_turning_and_shifting_the_scene_changes_nothing(model, angle):
+    scene = random_scene(3)
+    moved = move(scene, angle, (250.0, -130.0))
+    first = inputs_of(model, scene)
+    # The same tokens: what is tested is the network, not ties of the tokenizer under rounding.
+    second = dataclasses.replace(inputs_of(model, moved))
+    tokens = dataclasses.replace(second.tokens, ids=first.tokens.ids, valid=first.tokens.valid)
+    second = dataclasses.replace(second, tokens=tokens)
+    assert float((model(first) - model(second)).abs().max()) < 1e-2 * float(model(first).std())
+
+
+def test_order_of_agents_does_not_matter(model):
+    scene = random_scene(1)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    logits = model(inputs_of(model, scene))[0]
+    permuted = model(inputs_of(model, select_agents(scene, order)))[0]
+    torch.testing.assert_close(permuted, logits[order], atol=1e-4, rtol=0)
+
+
+def test_batch_of_scenes_equals_each_alone(model):
+    scenes = [random_scene(seed, agents=count) for seed, count in ((0, 6), (1, 2), (2, 5))]
+    together = model(inputs_of(model, *scenes))
+    prepared = model(collate_inputs([inputs_of(model, scene) for scene in scenes]))
+    for row, scene in enumerate(scenes):
+        alone = model(inputs_of(model, scene))[0]
+        for batch in (together, prepared):
+            torch.testing.assert_close(batch[row, : len(alone)], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_garbage_in_padding_and_in_agents_not_simulated_has_no_influence(model):
+    scene = random_scene(2)
+    scene.agents.valid[5, 10] = False
+    inputs = inputs_of(model, scene, random_scene(4, agents=2))
+    before = model(inputs)
+    tokens, pieces = inputs.tokens, inputs.pieces
+    hidden = ~inputs.agents.simulated
+    poses = torch.where(hidden[..., None, None], tokens.poses + 17.0, tokens.poses)
+    ids = torch.where(tokens.valid, tokens.ids, 5)
+    padding = ~pieces.valid
+    noisy = dataclasses.replace(
+        inputs,
+        tokens=dataclasses.replace(tokens, poses=poses, ids=ids),
+        pieces=dataclasses.replace(
+            pieces,
+            pose=torch.where(padding[..., None], 3.0, pieces.pose),
+            point=torch.where(padding[..., None, None], 2.0, pieces.point),
+        ),
+        agents=dataclasses.replace(inputs.agents, size=torch.where(hidden[..., None], 9.0, inputs.agents.size)),
+    )
+    after = model(noisy)
+    seen = inputs.agents.simulated
+    torch.testing.assert_close(after[seen], before[seen], atol=0, rtol=0)
+
+
+def test_pruning_the_map_changes_no_logit(model):
+    inputs = inputs_of(model, random_scene(5))
+    pruned = prune_map(inputs, model.config, model.vocabulary.token_steps)
+    assert pruned.pieces.kind.shape[1] < inputs.pieces.kind.shape[1]
+    torch.testing.assert_close(model(pruned), model(inputs), atol=1e-4, rtol=1e-4)
+
+
+def test_scenes_without_map_or_lights():
+    from tests.models.reference.conftest import make_model
+
+    model = make_model(5)
+    scene = random_scene(0)
+    bare = dataclasses.replace(
+        scene,
+        map=map_tensors(scene.map, lambda t: t[:0]),
+        lights=map_tensors(scene.lights, lambda t: t[:0]),
+    )
+    logits = model(inputs_of(model, bare))
+    assert bool(logits.isfinite().all())
+
+
+def test_sequences_of_any_length(model):
+    """A prefix of the tokens gives the prefix of the logits, whole seconds or not."""
+    inputs = inputs_of(model, random_scene(0))
+    whole = model(inputs)
+    for count in (1, 3, 7, 12):
+        tokens = inputs.tokens
+        prefix = dataclasses.replace(
+            tokens,
+            ids=tokens.ids[..., :count],
+            valid=tokens.valid[..., :count],
+            poses=tokens.poses[..., : count + 1, :],
+        )
+        blocks = -(-count // model.block)
+        lights = KnownLights(inputs.lights.code[..., :blocks], inputs.lights.age[..., :blocks])
+        logits = model(dataclasses.replace(inputs, tokens=prefix, lights=lights))
+        # The last boundary's presence is known by its past alone.
+        torch.testing.assert_close(logits[:, :, : count - 1], whole[:, :, : count - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_every_parameter(fast_model):
+    torch.manual_seed(0)
+    model = Reference(fast_model.config, fast_model.vocabulary)
+    inputs = inputs_of(model, random_scene(0), random_scene(1))
+    model(inputs).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert float(parameter.grad.abs().sum()) > 0, name
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+def test_time_slots_ascend_from_one_to_the_span(steps):
+    offsets = ReferenceConfig(time_span=3.0, time_slots=8).time_offsets(steps)
+    assert offsets[0] == 1
+    assert offsets[-1] == 30 // steps
+    assert list(offsets) == sorted(set(offsets))
+    assert len(offsets) == min(8, 30 // steps)

@@ -1,0 +1,272 @@
+"""Pretraining and fine-tuning: they learn, and a killed run that is started again ends with the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.batch import collate
+from data.errors import UserError
+from data.store import shard_name, write_shard
+from data.tokenizer import apply_token, match_token
+from data.vocabulary import VocabularyConfig, build_vocabulary
+from models.reference.checkpoint import load_reference
+from models.reference.config import ReferenceConfig
+from models.reference.inputs import scene_inputs
+from models.reference.loss import loss_mask, smoothed_targets, token_figures, token_loss
+from pipeline import fitting
+from pipeline.fitting import FitConfig
+from pipeline.stages.finetuning import FinetuneConfig, closed_loop_loss, roll_out, run_finetune
+from pipeline.stages.pretraining import PretrainConfig, hide_history, run_pretrain
+from tests.models.reference.conftest import CONFIG, make_model
+from tests.models.scenes import random_scene
+
+FIT = FitConfig(
+    steps=8,
+    batch_size=2,
+    max_agents=4,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    validation_scenes=2,
+    validate_every=4,
+    rollout_scenes=1,
+    checkpoint_every=3,
+)
+MODEL = dataclasses.replace(CONFIG, dropout=0.2)
+PRETRAIN = PretrainConfig(size="custom", model=MODEL, fit=FIT)
+FINETUNE = FinetuneConfig(top_k=4, fit=dataclasses.replace(FIT, steps=4))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    """Stores of both splits, and the vocabulary."""
+    folder = tmp_path_factory.mktemp("data")
+    paths = {
+        "scenes": folder / "training",
+        "validation": folder / "validation",
+        "vocabulary": folder / "vocabulary.pt",
+    }
+    scenes = [random_scene(seed) for seed in range(8)]
+    for split, some in (("training", scenes[:6]), ("validation", scenes[6:])):
+        (folder / split).mkdir()
+        write_shard(folder / split / shard_name(split, 0, 1), some)
+    build_vocabulary(scenes, VocabularyConfig(size=40, token_steps=5), seed=0).save(paths["vocabulary"])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("pretrain")
+    run_pretrain(PRETRAIN, **data, out=out, seed=5)
+    return out
+
+
+class Killed(BaseException):
+    """Stands for a kill between two steps."""
+
+
+def kill_at(monkeypatch, step):
+    """Let training die when it is about to do this step."""
+    original = fitting._Fit.training_step
+
+    def dying(self, batch, batch_idx):
+        if self.global_step == step:
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(fitting._Fit, "training_step", dying)
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_killed_pretraining_ends_with_the_same_bytes(data, pretrained, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    assert not (tmp_path / "reference.ckpt").exists()
+    torch.rand(100)
+    run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in pretrained.iterdir())
+    for name in ("reference.ckpt", "metrics.csv"):
+        assert (tmp_path / name).read_bytes() == (pretrained / name).read_bytes(), name
+
+
+def test_killed_between_training_and_the_final_file(data, pretrained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "save_reference", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    assert (tmp_path / "reference.ckpt").read_bytes() == (pretrained / "reference.ckpt").read_bytes()
+
+
+def test_a_finished_training_is_not_repeated(data, pretrained, monkeypatch):
+    kill_at(monkeypatch, 0)
+    figures = run_pretrain(PRETRAIN, **data, out=pretrained, seed=5)
+    assert set(figures) >= {"training_loss", "validation_cross_entropy", "validation_top1", "validation_min_ade_m"}
+
+
+def test_an_interrupted_training_with_other_settings_is_refused(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    with pytest.raises(UserError, match="other settings"):
+        run_pretrain(PRETRAIN, **data, out=tmp_path, seed=6)
+
+
+def test_killed_finetuning_ends_with_the_same_bytes(data, pretrained, tmp_path, monkeypatch):
+    arguments = {
+        "scenes": data["scenes"],
+        "validation": data["validation"],
+        "checkpoint": pretrained / "reference.ckpt",
+    }
+    figures = run_finetune(FINETUNE, **arguments, out=tmp_path / "whole", seed=1)
+    assert figures["validation_top5"] >= figures["validation_top1"]
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            run_finetune(FINETUNE, **arguments, out=tmp_path / "killed", seed=1)
+    run_finetune(FINETUNE, **arguments, out=tmp_path / "killed", seed=1)
+    for name in ("reference.ckpt", "metrics.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_finetuning_leaves_the_encoders_alone(data, pretrained, tmp_path):
+    arguments = {"scenes": data["scenes"], "validation": None, "checkpoint": pretrained / "reference.ckpt"}
+    run_finetune(FINETUNE, **arguments, out=tmp_path, seed=1)
+    before, after = (load_reference(p / "reference.ckpt").state_dict() for p in (pretrained, tmp_path))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("layers.") for name in changed)
+    assert not any(name.startswith(("map_encoder.", "token.", "agent.", "no_token")) for name in changed)
+
+
+def test_metrics_have_a_row_for_each_step(pretrained):
+    rows = list(csv.DictReader((pretrained / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 9))
+    assert [bool(row["validation_top5"]) for row in rows] == [step in (4, 8) for step in range(1, 9)]
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert max(rates) == pytest.approx(3e-3)
+    assert rates[-1] < rates[3]
+
+
+def test_pretraining_learns(data, tmp_path):
+    """Eighty steps bring the cross-entropy of the motion trained on well below that of guessing."""
+    fit = dataclasses.replace(FIT, steps=80, batch_size=4, learning_rate=3e-3, warmup_steps=5, validate_every=80)
+    config = PretrainConfig(size="custom", model=ReferenceConfig(hidden=32, layers=1), history_drop=0.0, fit=fit)
+    paths = {**data, "validation": data["scenes"]}
+    figures = run_pretrain(config, **paths, out=tmp_path, seed=0)
+    assert figures["validation_cross_entropy"] < 0.75 * math.log(40)
+    assert figures["validation_top5"] > 2 * 5 / 40
+
+
+def test_diverged_training_is_named(data, tmp_path):
+    fit = dataclasses.replace(FIT, learning_rate=1e15, gradient_clip=1e9, warmup_steps=0)
+    with pytest.raises(UserError, match="diverged"):
+        run_pretrain(dataclasses.replace(PRETRAIN, fit=fit), **data, out=tmp_path, seed=0)
+
+
+def test_closed_loop_targets_lead_back_to_the_log():
+    model = make_model(5)
+    inputs = scene_inputs(collate([random_scene(0), random_scene(1, agents=3)]), model.vocabulary)
+    loop = roll_out(model, inputs, top_k=4, max_error=1e6)
+    first = 2
+    assert torch.equal(loop.tokens.ids[..., :first], inputs.tokens.ids[..., :first])
+    assert not bool(loop.mask[..., :first].any())
+    assert not bool((loop.mask & ~inputs.agents.simulated.unsqueeze(-1)).any())
+    # Executed tokens are chained exactly.
+    types = inputs.agents.types.unsqueeze(-1).expand_as(loop.tokens.ids)
+    reached = apply_token(model.vocabulary, loop.tokens.poses[:, :, :-1], loop.tokens.ids, types)[..., -1, :]
+    torch.testing.assert_close(
+        reached[:, :, first:][inputs.agents.simulated],
+        loop.tokens.poses[:, :, first + 1 :][inputs.agents.simulated],
+    )
+    expected, _ = match_token(model.vocabulary, loop.tokens.poses[:, :, :-1], inputs.recorded[:, :, 1:], types)
+    assert torch.equal(loop.target, expected)
+
+
+def test_with_all_tokens_allowed_the_rollout_follows_the_log_whatever_the_model():
+    model = make_model(5)
+    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
+    loop = roll_out(model, inputs, top_k=model.vocabulary.size, max_error=1e6)
+    assert torch.equal(loop.tokens.ids[loop.mask], loop.target[loop.mask])
+    error = (loop.tokens.poses[:, :, 1:, :2] - inputs.recorded[:, :, 1:, :2]).norm(dim=-1)[loop.mask]
+    assert float(error.mean()) < 1.0
+    strayed = roll_out(model, inputs, top_k=1, max_error=1e6)
+    far = (strayed.tokens.poses[:, :, 1:, :2] - inputs.recorded[:, :, 1:, :2]).norm(dim=-1)[strayed.mask]
+    assert float(far.mean()) > 2 * float(error.mean())
+
+
+def test_nothing_is_learnt_far_from_the_log():
+    model = make_model(5)
+    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
+    every = roll_out(model, inputs, top_k=1, max_error=1e6)
+    near = roll_out(model, inputs, top_k=1, max_error=2.0)
+    distance = (every.tokens.poses[:, :, :-1, :2] - inputs.recorded[:, :, :-1, :2]).norm(dim=-1)
+    assert bool(near.mask.any())
+    assert int(near.mask.sum()) < int(every.mask.sum())
+    # The mean distance of the corners is at least that of the centres.
+    assert float(distance[near.mask].max()) <= 2.0
+    assert bool(near.mask[..., 2][every.mask[..., 2]].all()), "all start where the log is"
+
+
+def test_closed_loop_loss_reaches_the_weights():
+    model = make_model(5).requires_grad_(True)
+    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
+    closed_loop_loss(model, inputs, top_k=4, max_error=5.0).backward()
+    gradients = [p.grad for p in model.layers.parameters()]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_hidden_history_keeps_the_last_token():
+    model = make_model(2)
+    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
+    torch.manual_seed(0)
+    hidden = hide_history(inputs, 1.0, 2).tokens.valid
+    assert not bool(hidden[..., :4].any())
+    assert torch.equal(hidden[..., 4:], inputs.tokens.valid[..., 4:])
+    assert torch.equal(hide_history(inputs, 0.0, 2).tokens.valid, inputs.tokens.valid)
+
+
+def test_loss_and_figures_by_hand():
+    logits = torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [5.0, 5.0, 5.0]]])
+    target, mask = torch.tensor([[0, 2, 1]]), torch.tensor([[True, True, False]])
+    log_probability = logits.log_softmax(-1)
+    by_hand = -(log_probability[0, 0, 0] + log_probability[0, 1, 2]) / 2
+    torch.testing.assert_close(token_loss(logits, target, mask), by_hand)
+    certain = torch.nn.functional.one_hot(target, 3).float()
+    torch.testing.assert_close(token_loss(logits, target, mask, certain), by_hand)
+    assert float(token_loss(logits, target, torch.zeros_like(mask))) == 0.0
+    figures = token_figures(logits, target, mask)
+    torch.testing.assert_close(figures, torch.tensor([2 * float(by_hand), 1.0, 2.0, 2.0]).double())
+
+
+def test_smoothed_targets_are_distributions_near_the_true_token():
+    vocabulary = make_model(5).vocabulary
+    targets = smoothed_targets(vocabulary, share=0.1, spread=0.2)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(3, 40))
+    torch.testing.assert_close(targets.diagonal(dim1=1, dim2=2), torch.full((3, 40), 0.9), atol=1e-5, rtol=0)
+    centre = vocabulary.poses[0, :, -1, :2]
+    far = int((centre - centre[5]).norm(dim=-1).argmax())
+    assert float(targets[0, 5, far]) < 1e-4
+    exact = smoothed_targets(vocabulary, share=0.0, spread=0.2)
+    torch.testing.assert_close(exact, torch.eye(40).expand(3, 40, 40))
+
+
+def test_history_has_no_loss_at_the_first_boundary():
+    model = make_model(5)
+    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
+    mask = loss_mask(inputs)
+    assert not bool(mask[..., 0].any())
+    assert torch.equal(mask[..., 1:], inputs.tokens.valid[..., 1:])
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(UserError):
+        FitConfig(**changes)
