@@ -140,6 +140,7 @@ def _evaluate(run: Run, out: Path) -> dict[str, Any]:
             rollouts=str(run.path("sample") / "validation" / agent),
             out=out / agent,
             seed=run.config.seed,
+            show=False,
         )
         figures |= {f"{agent}_{name}": value for name, value in found.items()}
     return figures

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import reprlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from data.errors import UserError
 __all__ = ["Metadata", "load_metadata", "metadata_defects", "metadata_message"]
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_PARAMETERS = re.compile(r"\d+(\.\d+)?[KMBT]?")
+# The proto asks for an integer and a suffix; Waymo's own tutorial sends a bare integer.
+_PARAMETERS = re.compile(r"\d+[KMBT]?")
 _REQUIRED_TEXT = ("unique_method_name", "affiliation", "description", "method_link")
 _REQUIRED_FLAGS = ("uses_lidar_data", "uses_camera_data", "uses_public_model_pretraining")
 
@@ -79,16 +82,20 @@ def load_metadata(path: Path) -> Metadata:
 
 
 def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
+    # Aliases make small files with values too large to print.
+    printer = reprlib.Repr()
+    printer.maxlevel = 1
+    shown = printer.repr(value)
     if kind == "bool":
         if not isinstance(value, bool):
-            raise UserError(f"{path}: {key} is {value!r}, expected true or false")
+            raise UserError(f"{path}: {key} is {shown}, expected true or false")
         return value
     if kind == "list[str]":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{path}: {key} is {value!r}, expected a list of texts")
+            raise UserError(f"{path}: {key} is {shown}, expected a list of texts")
         return value
     if isinstance(value, (bool, list, dict)) or value is None:
-        raise UserError(f"{path}: {key} is {value!r}, expected a text")
+        raise UserError(f"{path}: {key} is {shown}, expected a text")
     return str(value).strip()
 
 
@@ -101,6 +108,9 @@ def metadata_message(metadata: Metadata) -> Any:
 
 def metadata_defects(message: Any) -> list[str]:
     """What the server would refuse in a submission's metadata, one line each."""
+    # The parser hands bytes that are not UTF-8 through.
+    if garbled := sorted(name for name, values in _texts(message) if not all(isinstance(v, str) for v in values)):
+        return [f"{name} is not UTF-8" for name in garbled]
     defects = []
     if message.submission_type != pb.SimAgentsChallengeSubmission.SIM_AGENTS_SUBMISSION:
         defects.append("submission_type is not SIM_AGENTS_SUBMISSION")
@@ -114,8 +124,16 @@ def metadata_defects(message: Any) -> list[str]:
         defects.append("public_model_names is empty, but uses_public_model_pretraining is true")
     if not _PARAMETERS.fullmatch(message.num_model_parameters):
         defects.append(
-            f"num_model_parameters is {message.num_model_parameters!r}, expected a number with K, M, B or T (65K)"
+            f"num_model_parameters is {message.num_model_parameters!r}, expected an integer with K, M, B or T (65K)"
         )
     if not message.acknowledge_complies_with_closed_loop_requirement:
         defects.append("acknowledge_complies_with_closed_loop_requirement is not true")
     return defects
+
+
+def _texts(message: Any) -> Iterator[tuple[str, Sequence[str | bytes]]]:
+    """Name and values of every text field."""
+    for field in message.DESCRIPTOR.fields:
+        if field.type == field.TYPE_STRING:
+            value = getattr(message, field.name)
+            yield field.name, value if field.is_repeated else [value]

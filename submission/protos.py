@@ -8,7 +8,7 @@ of ``sample`` carry no metadata; ``package`` adds it. A file may also hold a sin
 from __future__ import annotations
 
 import glob as globbing
-import io
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ __all__ = [
     "Wire",
     "encode_field",
     "from_proto",
+    "holds_one_scenario",
+    "parse_rollouts",
     "read_fields",
     "read_rollouts",
     "rollout_files",
@@ -40,6 +42,7 @@ __all__ = [
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _ROLLOUTS_FIELD = 1
 _SCENE_FIELD = 2
+_EXPECTED = "ScenarioRollouts or SimAgentsChallengeSubmission messages"
 _COORDINATES = ("center_x", "center_y", "center_z", "heading")
 
 
@@ -138,6 +141,11 @@ class Wire:
     kind: int
     payload: bytes
 
+    def encode(self) -> bytes:
+        """The bytes it was read from, in the shortest form."""
+        tag = _varint(self.number << 3 | self.kind)
+        return tag + (_varint(len(self.payload)) if self.kind == _LENGTH else b"") + self.payload
+
 
 def _varint(value: int) -> bytes:
     out = bytearray()
@@ -150,7 +158,7 @@ def _varint(value: int) -> bytes:
 
 def encode_field(number: int, payload: bytes) -> bytes:
     """A length-delimited field, as ``SerializeToString`` writes a nested message."""
-    return _varint(number << 3 | _LENGTH) + _varint(len(payload)) + payload
+    return Wire(number, _LENGTH, payload).encode()
 
 
 def _read_varint(file: IO[bytes], first: bytes, where: str) -> int:
@@ -167,12 +175,12 @@ def _read_varint(file: IO[bytes], first: bytes, where: str) -> int:
         byte = file.read(1)
 
 
-def read_fields(file: IO[bytes], where: str, size: int | None = None) -> Iterator[Wire]:
+def read_fields(file: IO[bytes], where: str, size: int) -> Iterator[Wire]:
     """Stream the top-level fields of a serialized message.
 
     Args:
         file: positioned at its start. where: named in errors.
-        size: bytes of the message where known; a length beyond it is an error before memory is taken.
+        size: bytes of the message; a length beyond it is an error before memory is taken.
 
     Raises:
         UserError: truncated, or not a protobuf message.
@@ -191,7 +199,7 @@ def read_fields(file: IO[bytes], where: str, size: int | None = None) -> Iterato
             length = 8 if kind == _FIXED64 else 4
         else:
             raise UserError(f"{where}: not a protobuf message")
-        if size is not None and length > size:
+        if length > size:
             raise UserError(f"{where}: truncated, a field of {length} bytes in a file of {size}")
         payload = file.read(length)
         if len(payload) < length:
@@ -199,40 +207,61 @@ def read_fields(file: IO[bytes], where: str, size: int | None = None) -> Iterato
         yield Wire(number, kind, payload)
 
 
-def scenario_rollouts_messages(
-    file: IO[bytes], where: str, size: int | None = None
-) -> Iterator[tuple[Any, list[Wire]]]:
-    """Stream the ``ScenarioRollouts`` of a file of either kind.
+def _head(fields: Iterator[Wire]) -> tuple[list[Wire], bool]:
+    """The first two fields, and whether they begin a ``ScenarioRollouts`` rather than a submission."""
+    head = list(itertools.islice(fields, 2))
+    # Field 2 of a ScenarioRollouts is a message, of a submission it is an enum.
+    return head, any((field.number, field.kind) == (_SCENE_FIELD, _LENGTH) for field in head)
+
+
+def holds_one_scenario(file: IO[bytes], where: str, size: int) -> bool:
+    """Whether a seekable file at its start holds a single ``ScenarioRollouts``; leaves it at its start."""
+    _, single = _head(read_fields(file, where, size))
+    file.seek(0)
+    return single
+
+
+def scenario_rollouts_messages(file: IO[bytes], where: str, size: int) -> Iterator[tuple[Any, list[Wire]]]:
+    """Stream the ``ScenarioRollouts`` of a file of either kind, which need not be seekable.
 
     Yields:
         (message, fields): ``fields`` is the growing list of the submission's other fields, complete at the end; it
         is empty for a file that holds a single ``ScenarioRollouts``.
+
+    Raises:
+        UserError: damaged, or without any rollouts.
     """
     fields = read_fields(file, where, size)
     others: list[Wire] = []
-    first = next(fields, None)
-    second = next(fields, None)
-    head = [field for field in (first, second) if field is not None]
-    # Field 2 of a ScenarioRollouts is a message, of a submission it is an enum.
-    if second is not None and (second.number, second.kind) == (_SCENE_FIELD, _LENGTH):
-        data = io.BytesIO()
-        for field in (*head, *fields):
-            data.write(encode_field(field.number, field.payload))
-        yield _parse(data.getvalue(), where), others
+    head, single = _head(fields)
+    if single:
+        yield parse_rollouts(b"".join(field.encode() for field in (*head, *fields)), where), others
         return
-    for source in (head, fields):
-        for field in source:
-            if (field.number, field.kind) == (_ROLLOUTS_FIELD, _LENGTH):
-                yield _parse(field.payload, where), others
-            else:
-                others.append(field)
+    found = False
+    for field in itertools.chain(head, fields):
+        if (field.number, field.kind) == (_ROLLOUTS_FIELD, _LENGTH):
+            found = True
+            yield parse_rollouts(field.payload, where), others
+        else:
+            others.append(field)
+    if not found:
+        raise UserError(f"{where}: holds no {_EXPECTED}")
 
 
-def _parse(data: bytes, where: str) -> Any:
+def parse_rollouts(data: bytes, where: str) -> Any:
+    """A ``ScenarioRollouts`` message.
+
+    Raises:
+        UserError: ``data`` is none, or its scenario id is no text.
+    """
     try:
-        return pb.ScenarioRollouts.FromString(data)
+        message = pb.ScenarioRollouts.FromString(data)
     except DecodeError as error:
-        raise UserError(f"{where}: holds no ScenarioRollouts or SimAgentsChallengeSubmission messages") from error
+        raise UserError(f"{where}: holds no {_EXPECTED}") from error
+    # The parser hands bytes that are not UTF-8 through.
+    if not isinstance(message.scenario_id, str):
+        raise UserError(f"{where}: scenario id {message.scenario_id!r} is not UTF-8")
+    return message
 
 
 def rollout_files(path: str | Path) -> list[Path]:

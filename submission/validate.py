@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from google.protobuf.message import DecodeError
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
@@ -17,15 +20,23 @@ from data.errors import UserError
 from data.scenes_source import SceneSource
 from submission.checks import official_defect, required_ids, rollout_defects
 from submission.metadata import metadata_defects
-from submission.protos import Wire, encode_field, scenario_rollouts_messages
+from submission.protos import Wire, scenario_rollouts_messages
 
-__all__ = ["Verdict", "validate_archive"]
+__all__ = ["MAX_LISTED", "Verdict", "validate_archive"]
+
+# An archive with every heading unwrapped has a million of them; all are counted, these are kept.
+MAX_LISTED = 100_000
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # The tutorial's pattern; with a count, so that missing shards are noticed.
 _NAME = re.compile(r".*\.binproto(-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
 _MAX_SHARD_BYTES = 500_000_000
-_LENGTH = 2
+_BLOCK = 1 << 20
+# Two empty blocks of 512 bytes end a tar; programs fill the rest of a record with more of them.
+_TAR_END = bytes(1024)
+_MAX_PADDING = 16 * _BLOCK
+_MAX_EMPTY_READS = 8
+_FIELDS = pb.SimAgentsChallengeSubmission.DESCRIPTOR.fields_by_number
 
 
 @dataclass
@@ -33,19 +44,28 @@ class Verdict:
     """What was found.
 
     Attributes:
-        defects: one line each, place first.
-        scenarios: messages seen. accepted: those that Waymo's own validator accepts.
+        count: of all defects.
+        defects: one line each, place first; the first ``MAX_LISTED``.
+        scenarios: messages seen. accepted: those that Waymo's own validator accepts, each scenario once.
         shards: names of the files in the archive.
     """
 
+    count: int = 0
     defects: list[str] = field(default_factory=list)
     scenarios: int = 0
     accepted: int = 0
     shards: list[str] = field(default_factory=list)
 
+    def add(self, text: str) -> None:
+        """Count a defect and, while there is room, keep it as one printable line."""
+        self.count += 1
+        if self.count <= MAX_LISTED:
+            # Names come from the archive: no line breaks or control sequences reach the terminal.
+            self.defects.append("".join(c if c.isprintable() else "?" for c in text))
+
 
 def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int], None]) -> Verdict:
-    """Check an archive against the set of scenarios it should cover.
+    """Check an archive against the set of scenarios it should cover, holding one scenario in memory.
 
     Args:
         archive: the file. source: the evaluated scenarios. advance: called after every scenario with 1.
@@ -53,116 +73,218 @@ def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int]
     Raises:
         UserError: the file cannot be opened at all.
     """
-    verdict = Verdict()
+    inspection = _Inspection(source, advance)
+    verdict = inspection.verdict
     try:
         with archive.open("rb") as file:
-            magic = file.read(2)
+            magic = file.read(len(_GZIP_MAGIC))
+            file.seek(0)
+            if magic == _GZIP_MAGIC:
+                inspection.read(archive.name, file)
+            else:
+                kind = "a plain .tar" if _is_plain_tar(file) else "not a gzip file"
+                verdict.add(f"{archive.name}: {kind}; the server wants a .tar.gz")
+                return verdict
     except OSError as error:
-        raise UserError(f"{archive}: {error.strerror}") from error
-    if magic != _GZIP_MAGIC:
-        kind = "a plain .tar" if tarfile.is_tarfile(archive) else "not a gzip file"
-        verdict.defects.append(f"{archive.name}: {kind}; the server wants a .tar.gz")
-        return verdict
-    seen: set[str] = set()
-    known = set(source.ids)
-    try:
-        with tarfile.open(archive, mode="r|gz") as tar:
-            for member in tar:
-                for message, where in _messages(tar, member, verdict):
-                    _check_scenario(message, where, source, known, seen, verdict)
-                    advance(1)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        verdict.defects.append(f"{archive.name}: damaged or truncated: {' '.join(str(error).split())}")
+        raise UserError(f"{archive}: {error.strerror or error}") from error
     _check_names(verdict)
-    verdict.defects += [f"{archive.name}: scenario {name} is missing" for name in source.ids if name not in seen]
+    for name in source.ids:
+        if name not in inspection.seen:
+            verdict.add(f"{archive.name}: scenario {name} is missing")
     return verdict
 
 
-def _messages(tar: tarfile.TarFile, member: tarfile.TarInfo, verdict: Verdict) -> Iterator[tuple[Any, str]]:
-    """Rollouts of one member; what is wrong with the member itself goes to the verdict."""
-    name = member.name
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        verdict.defects.append(f"{name}: path leads out of the archive")
-        return
-    if member.isdir():
-        return
-    if not member.isreg():
-        verdict.defects.append(f"{name}: not a regular file (a link or a device)")
-        return
-    verdict.shards.append(path.name)
-    if not _NAME.fullmatch(path.name):
-        verdict.defects.append(f"{name}: expected a name such as submission.binproto-00000-of-00150")
-    if member.size >= _MAX_SHARD_BYTES:
-        verdict.defects.append(
-            f"{name}: {member.size / 1e6:.0f} MB, expected less than {_MAX_SHARD_BYTES / 1e6:.0f}"
-        )
-    others: list[Wire] = []
+def _is_plain_tar(file: IO[bytes]) -> bool:
     try:
-        handle = tar.extractfile(member)
-        assert handle is not None
-        for message, fields in scenario_rollouts_messages(handle, name, member.size):
-            others = fields
-            yield message, name
+        with tarfile.open(fileobj=file, mode="r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
+class _Unpacked:
+    """The decompressed archive as a stream that remembers its end.
+
+    ``tarfile`` skips a member by reading on until its announced size, which may be 2^70 bytes, is reached; so it is
+    told when it goes on asking after the end.
+    """
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+        self._empty = 0
+        self.end = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._empty += not data
+        if self._empty > _MAX_EMPTY_READS:
+            raise EOFError("ends before its last member does")
+        self.end = (self.end + data)[-len(_TAR_END) :]
+        return data
+
+
+@dataclass
+class _Inspection:
+    """One pass over an archive.
+
+    Attributes:
+        seen: ids of the scenarios met so far. head: name of the first shard, and its metadata.
+    """
+
+    source: SceneSource
+    advance: Callable[[int], None]
+    verdict: Verdict = field(default_factory=Verdict)
+    seen: set[str] = field(default_factory=set)
+    head: tuple[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._known = set(self.source.ids)
+
+    def read(self, name: str, file: IO[bytes]) -> None:
+        """Check all members, then the end of the archive, its length and its checksum."""
+        try:
+            with gzip.GzipFile(fileobj=file, mode="rb") as packed:
+                stream = _Unpacked(packed)
+                for tar, member in _members(stream):
+                    self._member(tar, member)
+                self._end(name, stream)
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self.verdict.add(f"{name}: damaged or truncated: {' '.join(str(error).split())}")
+
+    def _end(self, name: str, stream: _Unpacked) -> None:
+        # gzip compares length and checksum when its last byte is read.
+        padding = 0
+        while data := stream.read(_BLOCK):
+            padding += len(data)
+            if padding > _MAX_PADDING:
+                self.verdict.add(f"{name}: goes on after the end of the tar")
+                return
+        if stream.end != _TAR_END:
+            self.verdict.add(f"{name}: damaged or truncated: the tar has no end, or something follows it")
+
+    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        name = member.name
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            self.verdict.add(f"{name}: path leads out of the archive")
+            return
+        if member.isdir():
+            return
+        if not member.isreg():
+            self.verdict.add(f"{name}: not a regular file (a link or a device)")
+            return
+        self.verdict.shards.append(path.name)
+        if not _NAME.fullmatch(path.name):
+            self.verdict.add(f"{name}: expected a name such as submission.binproto-00000-of-00150")
+        if member.size >= _MAX_SHARD_BYTES:
+            self.verdict.add(
+                f"{name}: {member.size / 1e6:.0f} MB, expected less than {_MAX_SHARD_BYTES / 1e6:.0f}; not read"
+            )
+            return
+        others: list[Wire] = []
+        try:
+            for message, fields in _messages(tar, member):
+                others = fields
+                self._scenario(message, name)
+                self.advance(1)
+        except _Unreadable as error:
+            self.verdict.add(str(error))
+            return
+        self._metadata(others, name)
+
+    def _metadata(self, fields: list[Wire], name: str) -> None:
+        counts = Counter(wire.number for wire in fields)
+        for number, count in sorted(counts.items()):
+            known = _FIELDS.get(number)
+            if known is None:
+                self.verdict.add(f"{name}: unknown field {number}")
+            elif count > 1 and not known.is_repeated:
+                self.verdict.add(f"{name}: {known.name} is there {count} times")
+        try:
+            head = pb.SimAgentsChallengeSubmission.FromString(b"".join(wire.encode() for wire in fields))
+        except DecodeError:
+            self.verdict.add(f"{name}: metadata is not readable")
+            return
+        for text in metadata_defects(head):
+            self.verdict.add(f"{name}: {text}")
+        if self.head is None:
+            self.head = (name, head)
+        elif head != self.head[1]:
+            self.verdict.add(f"{name}: metadata differs from that of {self.head[0]}")
+
+    def _scenario(self, message: Any, where: str) -> None:
+        self.verdict.scenarios += 1
+        name = message.scenario_id
+        place = f"{where}: scenario {name or '(no id)'}"
+        if name not in self._known:
+            self.verdict.add(f"{place} is not in the evaluated set")
+            return
+        again = name in self.seen
+        if again:
+            self.verdict.add(f"{place} occurs more than once")
+        self.seen.add(name)
+        scene = self.source.get(name)
+        for text in rollout_defects(message, required_ids(scene)):
+            self.verdict.add(f"{place}: {text}")
+        refusal = official_defect(message, scene)
+        if refusal is not None:
+            self.verdict.add(f"{place}: refused by Waymo's validator: {refusal}")
+        elif not again:
+            self.verdict.accepted += 1
+
+
+class _Unreadable(Exception):
+    """A shard that is no message; the text says why."""
+
+
+@contextlib.contextmanager
+def _header() -> Iterator[None]:
+    """For reading a header: numbers in it that are none are errors of the archive too."""
+    try:
+        yield
+    except ValueError as error:
+        raise tarfile.ReadError(f"bad header ({error})") from error
+
+
+def _members(stream: _Unpacked) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Members in order, each to be read before the next is asked for."""
+    with _header():
+        tar = tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK)  # type: ignore[call-overload]  # noqa: SIM115
+    with tar:
+        while True:
+            with _header():
+                member = tar.next()
+            if member is None:
+                return
+            yield tar, member
+
+
+def _messages(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[Any, list[Wire]]]:
+    """Rollouts of a member. Only errors of the member itself become ``_Unreadable``."""
+    handle = tar.extractfile(member)
+    assert handle is not None
+    try:
+        yield from scenario_rollouts_messages(handle, member.name, member.size)
     except UserError as error:
-        verdict.defects.append(str(error))
-        return
-    verdict.defects += [f"{name}: {text}" for text in _metadata(others)]
-
-
-def _metadata(fields: list[Wire]) -> list[str]:
-    data = b"".join(
-        encode_field(wire.number, wire.payload) if wire.kind == _LENGTH else _tag(wire) + wire.payload
-        for wire in fields
-    )
-    try:
-        return metadata_defects(pb.SimAgentsChallengeSubmission.FromString(data))
-    except DecodeError:
-        return ["metadata is not readable"]
-
-
-def _tag(wire: Wire) -> bytes:
-    # Field numbers of the message are below 16: one byte.
-    return bytes([wire.number << 3 | wire.kind]) if wire.number < 16 else b""
-
-
-def _check_scenario(
-    message: Any, where: str, source: SceneSource, known: set[str], seen: set[str], verdict: Verdict
-) -> None:
-    verdict.scenarios += 1
-    name = message.scenario_id
-    place = f"{where}: scenario {name or '(no id)'}"
-    if name not in known:
-        verdict.defects.append(f"{place} is not in the evaluated set")
-        return
-    if name in seen:
-        verdict.defects.append(f"{place} occurs more than once")
-    seen.add(name)
-    scene = source.get(name)
-    verdict.defects += [f"{place}: {text}" for text in rollout_defects(message, required_ids(scene))]
-    refusal = official_defect(message, scene)
-    if refusal is None:
-        verdict.accepted += 1
-    else:
-        verdict.defects.append(f"{place}: refused by Waymo's validator: {refusal}")
+        raise _Unreadable(str(error)) from error
 
 
 def _check_names(verdict: Verdict) -> None:
     if not verdict.shards:
-        verdict.defects.append("the archive holds no files")
+        verdict.add("the archive holds no files")
         return
+    for name, times in sorted(Counter(verdict.shards).items()):
+        if times > 1:
+            verdict.add(f"{name} is there {times} times")
     matches = [match for name in verdict.shards if (match := _NAME.fullmatch(name)) and match["count"]]
     counts = {int(match["count"]) for match in matches}
     if len(counts) > 1:
-        verdict.defects.append(f"shard names disagree on the number of shards: {sorted(counts)}")
+        verdict.add(f"shard names disagree on the number of shards: {sorted(counts)}")
     elif counts:
-        count = counts.pop()
-        numbers = [int(match["index"]) for match in matches]
-        verdict.defects += [
-            f"shard {index:05d} of {count:05d} is missing" for index in range(count) if index not in numbers
-        ]
-        verdict.defects += [
-            f"shard {index:05d} of {count:05d} is there {numbers.count(index)} times"
-            for index in sorted(set(numbers))
-            if numbers.count(index) > 1
-        ]
+        count, numbers = counts.pop(), {int(match["index"]) for match in matches}
+        for index in sorted(set(range(count)) - numbers):
+            verdict.add(f"shard {index:05d} of {count:05d} is missing")
+        for index in sorted(numbers - set(range(count))):
+            verdict.add(f"shard {index:05d} of {count:05d} is beyond the count")
+        if len(matches) < len(verdict.shards):
+            verdict.add(f"only {len(matches)} of {len(verdict.shards)} files are numbered")

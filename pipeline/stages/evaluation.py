@@ -115,7 +115,7 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
 
 
 def run_evaluate(
-    config: EvaluateConfig, *, scenarios: str, rollouts: str, out: Path, seed: int = 0
+    config: EvaluateConfig, *, scenarios: str, rollouts: str, out: Path, seed: int = 0, show: bool = True
 ) -> dict[str, float]:
     """Score rollouts with the realism meta-metric and write metrics.json and per_scenario.csv.
 
@@ -125,6 +125,7 @@ def run_evaluate(
         rollouts: file, folder or glob of ScenarioRollouts or SimAgentsChallengeSubmission messages.
         out: folder of the results.
         seed: of the bootstrap and of the sample for --official.
+        show: print the table of buckets and fields.
 
     Raises:
         UserError: damaged files, a scenario that is unknown or scored twice, wrong objects, nothing to score.
@@ -158,7 +159,8 @@ def run_evaluate(
         report["official"] = largest_differences(config, scenarios, str(rollouts), scored, seed)
     write_json(out / "metrics.json", report)
     _write_table(out / "per_scenario.csv", scored)
-    _print_report(report)
+    if show:
+        _print_report(report)
     return {"scenarios": len(scored), **{name: round(metrics[name], 6) for name in METRIC_FIELDS}}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ from typing import Any
 from data.errors import UserError
 from data.files import atomic_write, read_json, sha256_of, write_json
 from data.scenes_source import SceneSource, open_scenes
+from data.sources import find_shards
+from data.store import is_store
+from pipeline.code_version import code_version
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
@@ -21,6 +26,8 @@ __all__ = ["SampleConfig", "run_sample"]
 
 _RECIPE = "sampling.json"
 _ROLLOUTS_FIELD = 1
+# A finished shard, or one that a killed run left behind (see ``atomic_path``).
+_OURS = re.compile(r"rollouts\.binproto-\d{5}-of-\d{5}|\.rollouts\.binproto-.*\.part")
 
 
 @dataclass(frozen=True)
@@ -46,34 +53,49 @@ class SampleConfig:
 class _Task:
     """One output file."""
 
-    scenarios: str
-    checkpoint: Path | None
-    config: SampleConfig
+    inputs: _Inputs
+    rollouts: int
     seed: int
     first: int
     last: int
     target: Path
 
 
-@lru_cache(maxsize=1)
-def _source(scenarios: str) -> SceneSource:
-    return open_scenes(scenarios)
+@dataclass(frozen=True)
+class _Inputs:
+    """What a worker opens once: scenarios and agent. The digests are there to tell changed files apart."""
+
+    scenarios: str
+    scenarios_digest: str
+    agent: str
+    checkpoint: Path | None
+    checkpoint_digest: str | None
+    top_k: int
 
 
 @lru_cache(maxsize=1)
-def _agent(name: str, checkpoint: Path | None, top_k: int) -> SimAgent:
-    return make_agent(name, checkpoint, top_k)
+def _opened(inputs: _Inputs) -> tuple[SceneSource, SimAgent]:
+    return open_scenes(inputs.scenarios), make_agent(inputs.agent, inputs.checkpoint, inputs.top_k)
+
+
+def _digest(scenarios: str) -> str:
+    """Identifies the content of a store by its bytes, that of records by what their filesystem says of them."""
+    folder = Path(scenarios)
+    if is_store(folder):
+        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"))]
+    else:
+        parts = [shard.fingerprint for shard in find_shards(scenarios)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _sample_shard(task: _Task) -> int:
     """Simulate the scenarios of one shard and write it; returns their number."""
-    source, config = _source(task.scenarios), task.config
-    agent = _agent(config.agent, task.checkpoint, config.top_k)
+    source, agent = _opened(task.inputs)
 
     def messages() -> Iterator[bytes]:
         for index in range(task.first, task.last):
             scene = source[index]
-            states = agent.rollouts(scene, config.rollouts, task.seed)
+            states = agent.rollouts(scene, task.rollouts, task.seed)
             rollouts = Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], states)
             yield encode_field(_ROLLOUTS_FIELD, to_proto(rollouts).SerializeToString(deterministic=True))
 
@@ -82,10 +104,17 @@ def _sample_shard(task: _Task) -> int:
 
 
 def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
-    """Remove what an earlier run with other settings left; keep shards of the same settings."""
+    """Remove what an earlier run with other settings left; keep shards of the same settings.
+
+    Raises:
+        UserError: rollouts from elsewhere, which are not ours to remove.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    same = (out / _RECIPE).exists() and read_json(out / _RECIPE) == recipe
-    for file in out.glob("*.binproto-*"):
+    ours = (out / _RECIPE).exists()
+    same = ours and read_json(out / _RECIPE) == recipe
+    for file in sorted(out.glob("*.binproto*")):
+        if not (ours and _OURS.fullmatch(file.name)):
+            raise UserError(f"{file}: not written by this stage; choose another --out, or remove the file")
         if not same or file.name not in names:
             file.unlink()
     if not same:
@@ -105,7 +134,8 @@ def run_sample(
         seed: of the rollouts; those of a scenario depend on it and the scenario's id alone.
 
     Raises:
-        UserError: unknown agent, no checkpoint, nothing to simulate, or a scenario the agent cannot simulate.
+        UserError: unknown agent, no checkpoint, nothing to simulate, a scenario the agent cannot simulate, or
+            rollouts from elsewhere in ``out``.
     """
     if config.rollouts < 1:
         raise UserError(f"--rollouts {config.rollouts}: expected at least 1")
@@ -115,15 +145,22 @@ def run_sample(
         raise UserError(f"--checkpoint {checkpoint}: no such file")
     if config.agent not in LEARNT:
         checkpoint = None
-    # Names every mistake in the options before workers start.
-    _agent(config.agent, checkpoint, config.top_k)
-    count = len(_source(str(scenarios)))
+    inputs = _Inputs(
+        scenarios=str(scenarios),
+        scenarios_digest=_digest(str(scenarios)),
+        agent=config.agent,
+        checkpoint=checkpoint,
+        checkpoint_digest=sha256_of(checkpoint) if checkpoint else None,
+        top_k=config.top_k,
+    )
+    # Opened here too: names every mistake in the options before workers start.
+    source, _ = _opened(inputs)
+    count = len(source)
     starts = range(0, count, config.shard_scenarios)
     tasks = [
         _Task(
-            scenarios=str(scenarios),
-            checkpoint=checkpoint,
-            config=config,
+            inputs=inputs,
+            rollouts=config.rollouts,
             seed=seed,
             first=first,
             last=min(first + config.shard_scenarios, count),
@@ -137,8 +174,9 @@ def run_sample(
         "top_k": config.top_k,
         "shard_scenarios": config.shard_scenarios,
         "seed": seed,
-        "checkpoint": sha256_of(checkpoint) if checkpoint else None,
-        "scenarios": _source(str(scenarios)).ids,
+        "checkpoint": inputs.checkpoint_digest,
+        "scenarios": inputs.scenarios_digest,
+        "code": code_version(__name__),
     }
     _prepare(out, recipe, {task.target.name for task in tasks})
     todo = [task for task in tasks if not task.target.exists()]

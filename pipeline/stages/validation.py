@@ -20,7 +20,7 @@ class ValidateConfig:
     """Checks of the archive.
 
     Args:
-        shown: defects printed; the report holds all of them.
+        shown: defects printed; the report lists up to 100,000.
     """
 
     shown: int = 50
@@ -35,7 +35,7 @@ def run_validate(
         config: of the stage.
         archive: the .tar.gz.
         scenarios: the evaluated set: WOMD TFRecords or an ingested store.
-        report: JSON file for the result with all defects.
+        report: JSON file for the result with the defects.
 
     Raises:
         UserError: the archive has defects; they are printed before.
@@ -47,17 +47,18 @@ def run_validate(
         "scenarios": verdict.scenarios,
         "accepted": verdict.accepted,
         "shards": len(verdict.shards),
-        "defects": len(verdict.defects),
+        "defects": verdict.count,
     }
     if report is not None:
         write_json(
             report,
             {"archive": archive.name, "sha256": sha256_of(archive), **figures, "list": verdict.defects},
         )
-    if verdict.defects:
-        for line in verdict.defects[: config.shown]:
+    if verdict.count:
+        listed = verdict.defects[: config.shown]
+        for line in listed:
             print(line, file=sys.stderr)
-        if len(verdict.defects) > config.shown:
-            print(f"... and {len(verdict.defects) - config.shown} more (--report FILE lists all)", file=sys.stderr)
-        raise UserError(f"{archive}: {len(verdict.defects)} defects")
+        if verdict.count > len(listed):
+            print(f"... and {verdict.count - len(listed)} more (--report FILE lists them)", file=sys.stderr)
+        raise UserError(f"{archive}: {verdict.count} defects")
     return figures

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,60 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(scenarios: str, tmp_pat
     assert (two / "rollouts.binproto-00000-of-00003").stat().st_mtime_ns == kept
 
 
+_SCRIPT = """
+import sys, time
+from pathlib import Path
+from pipeline.sampling.baselines import ConstantVelocity
+from pipeline.stages.sampling import SampleConfig, run_sample
+plain = ConstantVelocity.rollouts
+def slow(*arguments):
+    time.sleep(0.2)
+    return plain(*arguments)
+ConstantVelocity.rollouts = slow
+config = SampleConfig(agent="constant_velocity", rollouts=2, shard_scenarios=2, workers=1)
+run_sample(config, scenarios=sys.argv[1], out=Path(sys.argv[2]))
+"""
+
+
+def test_kill_and_resume(scenarios: str, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_sample(CONFIG, scenarios=scenarios, out=whole)
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, scenarios, str(out)], cwd=root)
+    first = out / "rollouts.binproto-00000-of-00003"
+    try:
+        deadline = time.monotonic() + 60
+        # The second shard has been begun and lies half-written under a temporary name.
+        while not (first.exists() and list(out.glob(".*.part"))):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert [path.name for path in out.glob("rollouts*")] == [first.name]
+    kept = first.stat().st_mtime_ns
+    run_sample(CONFIG, scenarios=scenarios, out=out)
+    assert content(out) == content(whole)
+    assert first.stat().st_mtime_ns == kept
+    assert not list(out.glob(".*.part"))
+
+
+def test_changed_scenarios_are_noticed(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    path = tmp_path / "testing.tfrecord-00000-of-00001"
+    contents = []
+    for speed, folder in ((0, out), (30, out), (30, other)):
+        # Same path, same scenario id, other content.
+        proto = scenario_proto("s", agents=1, steps=11)
+        proto.tracks[0].states[10].velocity_y = speed
+        write_records(path, [proto.SerializeToString()])
+        run_sample(CONFIG, scenarios=str(path), out=folder)
+        contents.append(content(folder))
+    assert contents[0] != contents[1]
+    assert contents[1] == contents[2]
+
+
 def test_other_settings_replace_what_is_there(scenarios: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_sample(CONFIG, scenarios=scenarios, out=out)
@@ -80,6 +137,18 @@ def test_other_settings_replace_what_is_there(scenarios: str, tmp_path: Path) ->
     assert content(out) != before
     run_sample(dataclasses.replace(CONFIG, shard_scenarios=5), scenarios=scenarios, out=out)
     assert sorted(content(out)) == ["rollouts.binproto-00000-of-00001"]
+
+
+def test_files_from_elsewhere_are_not_touched(scenarios: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("rollouts.binproto-00000-of-00001", "submission.binproto"):
+        (out / name).write_text("precious")
+        with pytest.raises(UserError, match=f"{name}: not written by this stage; choose another --out"):
+            run_sample(CONFIG, scenarios=scenarios, out=out)
+        assert (out / name).read_text() == "precious"
+        (out / name).unlink()
+        run_sample(CONFIG, scenarios=scenarios, out=out)
 
 
 def test_clear_errors(scenarios: str, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import io
+import itertools
+import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +15,17 @@ from typing import Any
 
 import pytest
 import yaml
+from waymo_open_dataset.protos import scenario_pb2
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from waymo_open_dataset.utils.sim_agents import submission_specs
 
 from data.errors import UserError
 from data.scenes_source import open_scenes
-from data.tfrecord import write_records
+from data.tfrecord import read_records, write_records
 from pipeline.stages.packaging_stage import PackageConfig, run_package
 from pipeline.stages.sampling import SampleConfig, run_sample
 from pipeline.stages.validation import ValidateConfig, run_validate
-from submission.archive import plan_shards, write_archive
+from submission.archive import index_rollouts, plan_shards, write_archive
 from submission.metadata import load_metadata
 from submission.validate import validate_archive
 from tests.builders import scenario_proto
@@ -79,9 +83,75 @@ def test_bytes_do_not_depend_on_how_the_rollouts_are_stored(made: Path, tmp_path
     assert (tmp_path / "submission.tar.gz").read_bytes() == (made / "submission.tar.gz").read_bytes()
 
 
-def test_small_shards(made: Path, tmp_path: Path) -> None:
-    from submission.archive import index_rollouts
+def test_nothing_of_time_or_machine_is_in_the_archive(made: Path) -> None:
+    archive = made / "submission.tar.gz"
+    # RFC 1952: method 8, no flags (so no file name), time 0.
+    assert archive.read_bytes()[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
+    with tarfile.open(archive, "r:gz") as tar:
+        (member,) = tar.getmembers()
+    assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+    assert member.mode == 0o644
 
+
+def test_too_little_disk_space_is_said_before(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"x\.tar\.gz: needs about .* GB, 0\.00 GB are free"):
+        package(made, tmp_path / "x.tar.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_package_leaves_nothing_and_can_be_repeated(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "x.tar.gz"
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "addfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            package(made, out)
+    assert list(tmp_path.iterdir()) == []
+    package(made, out)
+    assert out.read_bytes() == (made / "submission.tar.gz").read_bytes()
+
+
+def test_large_ids(tmp_path: Path) -> None:
+    """Track ids are int32; neither float32 (24 bits) nor anything smaller may carry them."""
+    proto = scenario_proto("f" * 16, steps=11, agents=3)
+    ids = [2**31 - 1, 2**31 - 2, 16_777_217]
+    for track, value in zip(proto.tracks, ids, strict=True):
+        track.id = value
+    write_records(tmp_path / "testing.tfrecord-00000-of-00001", [proto.SerializeToString()])
+    run_sample(
+        SampleConfig(agent="constant_velocity", workers=1), scenarios=str(tmp_path), out=tmp_path / "rollouts"
+    )
+    package(tmp_path, tmp_path / "x.tar.gz")
+    ((_, data),) = members(tmp_path / "x.tar.gz").items()
+    (rollouts,) = pb.SimAgentsChallengeSubmission.FromString(data).scenario_rollouts
+    submission_specs.validate_scenario_rollouts(rollouts, proto)
+    assert {t.object_id for t in rollouts.joint_scenes[31].simulated_trajectories} == set(ids)
+
+
+@pytest.mark.womd
+def test_real_scenarios(womd: Path, tmp_path: Path) -> None:
+    shard = sorted((womd / "testing").glob("*.tfrecord-*"))[0]
+    records = [record for record in itertools.islice(read_records(str(shard)), 3) if isinstance(record, bytes)]
+    write_records(tmp_path / "testing.tfrecord-00000-of-00001", records)
+    run_sample(
+        SampleConfig(agent="constant_velocity", workers=1), scenarios=str(tmp_path), out=tmp_path / "rollouts"
+    )
+    package(tmp_path, tmp_path / "x.tar.gz")
+    figures = run_validate(ValidateConfig(), archive=tmp_path / "x.tar.gz", scenarios=str(tmp_path))
+    assert (figures["accepted"], figures["defects"]) == (3, 0)
+    ((_, data),) = members(tmp_path / "x.tar.gz").items()
+    submission = pb.SimAgentsChallengeSubmission.FromString(data)
+    for rollouts, record in zip(submission.scenario_rollouts, records, strict=True):
+        submission_specs.validate_scenario_rollouts(rollouts, scenario_pb2.Scenario.FromString(record))
+
+
+def test_small_shards(made: Path, tmp_path: Path) -> None:
     entries = list(index_rollouts(made / "rollouts", lambda message, where: None))
     shards = plan_shards(entries, b"", 1)
     assert [len(shard) for shard in shards] == [1, 1, 1]
@@ -234,6 +304,7 @@ def test_package_refuses_incomplete_rollouts(made: Path, tmp_path: Path) -> None
         ({"authors": "Me"}, "authors is 'Me', expected a list"),
         ({"authors": []}, "authors: expected at least one name"),
         ({"num_model_parameters": "many"}, "num_model_parameters is 'many'"),
+        ({"num_model_parameters": "1.5M"}, "num_model_parameters is '1.5M', expected an integer with K, M, B or T"),
         ({"uses_public_model_pretraining": True}, "public_model_names is empty"),
         ({"acknowledge_complies_with_closed_loop_requirement": False}, "is not true"),
         ({"description": None}, "description is None, expected a text"),
@@ -247,6 +318,23 @@ def test_metadata_errors(tmp_path: Path, change: dict[str, Any], text: str) -> N
     with pytest.raises(UserError) as caught:
         load_metadata(path)
     assert text in str(caught.value)
+
+
+def test_metadata_may_be_json(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps(yaml.safe_load(EXAMPLE.read_text())))
+    assert load_metadata(path) == load_metadata(EXAMPLE)
+
+
+def test_metadata_that_unfolds_without_end(tmp_path: Path) -> None:
+    nests = ["&a [x, x]"] + [f"&{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghijkl")]
+    values = yaml.safe_load(EXAMPLE.read_text())
+    del values["account_name"]
+    path = tmp_path / "metadata.yaml"
+    path.write_text(yaml.safe_dump(values) + f"account_name: [{', '.join(nests)}]\n")
+    with pytest.raises(UserError, match=r"account_name is .*, expected a text") as caught:
+        load_metadata(path)
+    assert len(str(caught.value)) < 500
 
 
 def test_metadata_never_builds_objects(tmp_path: Path) -> None:
