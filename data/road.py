@@ -5,7 +5,6 @@ Shape legend: N segments, G cells, J segments listed in a cell.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +15,33 @@ from torch import Tensor
 
 from data.scene import MapKind, Scene, map_tensors
 
-__all__ = ["RoadGrid", "Segments", "cell_of", "edge_segments", "grid_of", "road_segments", "stack_grids"]
+__all__ = [
+    "Z_STRETCH",
+    "RoadGrid",
+    "Segments",
+    "cell_of",
+    "edge_grid",
+    "edge_segments",
+    "road_segments",
+    "stack_grids",
+    "view_grid",
+]
+
+# Weight of differences of height when the nearest edge is looked for, as in Waymo's metric.
+Z_STRETCH = 3.0
 
 # How far a simplified polyline may be from the recorded one, metres. WOMD has a point every half metre.
 _EDGE_TOLERANCE = 0.02
 _VIEW_TOLERANCE = 0.2
+_HEIGHT_TOLERANCE = 0.1
 # Longer segments are cut, so that nearness to a segment's middle says something.
 _VIEW_LENGTH = 10.0
+# Heights are gathered in levels of so many metres.
+_LEVEL = 1.0
+# Added to bounds, metres: more than float32 rounds within some kilometres.
+_ROUNDING = 0.01
+# Elements of one block of tables of cells by segments, which bounds memory.
+_BLOCK = 1 << 21
 _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
 
 
@@ -63,21 +82,33 @@ def _features(scene: Scene, kinds: Sequence[MapKind]) -> list[tuple[int, np.ndar
 
 
 def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Fewer points of a polyline [n, 3], none of the others farther than ``tolerance`` in the plane."""
+    """Fewer points of a polyline [n, 3]; the others were within ``tolerance`` in the plane, and so were heights.
+
+    The plan and the profile over the length travelled are simplified one by one, since a straight bridge has a crest.
+    """
     if len(points) < 3:
         return points
-    line = shapely.simplify(shapely.linestrings(points), tolerance, preserve_topology=False)
-    return shapely.get_coordinates(line, include_z=True)
+    number = np.arange(len(points))
+    travelled = np.cumsum(np.linalg.norm(np.diff(points[:, :2], axis=0, prepend=points[:1, :2]), axis=1))
+    kept: set[int] = set()
+    for x, y, allowed in (
+        (points[:, 0], points[:, 1], tolerance),
+        (travelled, points[:, 2], max(tolerance, _HEIGHT_TOLERANCE)),
+    ):
+        # The number of a point rides along as a third coordinate and tells which points were kept.
+        line = shapely.linestrings(np.stack((x, y, number), axis=1))
+        simple = shapely.simplify(line, allowed, preserve_topology=False)
+        kept.update(shapely.get_coordinates(simple, include_z=True)[:, 2].astype(int).tolist())
+    return points[sorted(kept)]
 
 
 def _cut(points: np.ndarray, longest: float) -> np.ndarray:
     """More points, so that no segment is longer than ``longest``."""
-    pieces = [points[:1]]
-    for first, second in itertools.pairwise(points):
-        count = max(1, int(np.ceil(np.linalg.norm(second[:2] - first[:2]) / longest)))
-        share = np.arange(1, count + 1)[:, None] / count
-        pieces.append(first + share * (second - first))
-    return np.concatenate(pieces)
+    step = np.diff(points, axis=0)
+    count = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest)).astype(int)
+    owner = np.repeat(np.arange(len(step)), count)
+    share = np.arange(1, len(owner) + 1) - (np.cumsum(count) - count)[owner]
+    return np.concatenate((points[:1], points[owner] + (share / count[owner])[:, None] * step[owner]))
 
 
 def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segments:
@@ -113,7 +144,7 @@ def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segment
 
 
 def edge_segments(scene: Scene, origin: Tensor) -> Segments:
-    """Road edges of a single scene, simplified within 2 cm, minus ``origin`` [2]."""
+    """Road edges of a single scene, simplified within a few centimetres, minus ``origin`` [2]."""
     features = [
         (kind, _simplified(points, _EDGE_TOLERANCE)) for kind, points in _features(scene, [MapKind.ROAD_EDGE])
     ]
@@ -129,41 +160,83 @@ def road_segments(scene: Scene, origin: Tensor) -> Segments:
     return _segments(features, origin)
 
 
-def grid_of(
-    segments: Segments, low: Tensor, high: Tensor, cell: float, size: int, height: Tensor | None = None
-) -> RoadGrid:
-    """List for every cell the segments that can be nearest to a point in it.
+def _cells(low: Tensor, high: Tensor, cell: float) -> tuple[Tensor, Tensor]:
+    """Cells along x and y [2], and their centres [G, 2]."""
+    shape = ((high - low) / cell).ceil().clamp(min=1).long()
+    columns, rows = (torch.arange(int(count)) + 0.5 for count in shape)
+    return shape, low + torch.cartesian_prod(columns, rows).view(-1, 2) * cell
 
-    A point of a cell is at most r from its centre, so its nearest segment is at most 2 r farther from the centre
-    than the centre's nearest. Of these the ``size`` nearest are kept; with ``height``, in metres, segments whose
-    heights are all more than 4 m away from it are put last.
+
+def _listed(chosen: Tensor) -> Tensor:
+    """Table [G, J] of the columns that are true in each row of [G, N], ascending, -1 where padded."""
+    row, column = chosen.nonzero(as_tuple=True)
+    counts = chosen.sum(1)
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    table = torch.full((len(chosen), max(1, int(counts.max()))), -1)
+    table[row, place] = column
+    return table
+
+
+def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: Tensor) -> RoadGrid:
+    """List for every cell all segments that can be nearest to a point in it, heights counting ``Z_STRETCH`` times.
+
+    A point of a cell is at most r from its centre. With d the planar distance of the centre to a segment, and gap
+    and reach the least and largest difference of their heights, the segment's distance to the point is at least
+    hypot(d - r, 3 gap) and at most hypot(d + r, 3 reach). What is at least farther than another is at most cannot
+    be the nearest. None that can is left out.
 
     Args:
-        segments: of the road. low, high: [2] extent, metres. cell: side, metres. size: J.
-        height: scalar, or None for every segment near enough, up to ``size``.
+        edges: of the road. low, high: [2] extent, metres. cell: side, metres.
+        heights: [n] of the points that will be asked for, metres; gathered into levels of a metre.
     """
-    shape = ((high - low) / cell).ceil().clamp(min=1).long()
-    columns = torch.arange(int(shape[0])) + 0.5
-    rows = torch.arange(int(shape[1])) + 0.5
-    centers = low + torch.cartesian_prod(columns, rows).view(-1, 2) * cell
+    shape, centers = _cells(low, high, cell)
+    if not len(edges.kind):
+        return RoadGrid(low, shape, torch.full((len(centers), 1), -1))
+    bottom, top = edges.height.amin(-1), edges.height.amax(-1)
+    levels = torch.unique((heights / _LEVEL).floor())
+    differences = []
+    for level in levels:
+        inside = heights[(heights / _LEVEL).floor() == level]
+        gap = torch.maximum(inside.amin() - top, bottom - inside.amax()).clamp(min=0.0)
+        reach = torch.maximum(inside.amax() - bottom, top - inside.amin())
+        differences.append((Z_STRETCH * gap, Z_STRETCH * reach))
+    direction = edges.end - edges.start
+    squared = (direction * direction).sum(-1).clamp(min=1e-9)
+    radius = cell * 0.5**0.5
+    chosen = []
+    for block in centers.split(max(1, _BLOCK // len(edges.kind))):
+        x, y = (block[:, None, axis] - edges.start[:, axis] for axis in (0, 1))  # [g, N]
+        along = ((x * direction[:, 0] + y * direction[:, 1]) / squared).clamp(0.0, 1.0)
+        planar = torch.hypot(x - along * direction[:, 0], y - along * direction[:, 1])
+        nearer, farther = (planar - radius).clamp(min=0.0), planar + radius
+        possible = torch.zeros_like(planar, dtype=torch.bool)
+        for gap, reach in differences:
+            most = torch.hypot(farther, reach).amin(1, keepdim=True)
+            possible |= torch.hypot(nearer, gap) <= most + _ROUNDING
+        chosen.append(possible)
+    return RoadGrid(low, shape, _listed(torch.cat(chosen)))
+
+
+def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: int) -> RoadGrid:
+    """List for every cell all segments whose middles can be among the ``size`` nearest to a point in it.
+
+    The one of rank ``size`` around the centre is at most r farther from a point that is r away, and any other one
+    is at most r nearer: those more than 2 r farther than it are out.
+
+    Args:
+        segments: of the road. low, high: [2] extent, metres. cell: side, metres. size: how many are looked for.
+    """
+    shape, centers = _cells(low, high, cell)
     count = len(segments.kind)
     if not count:
         return RoadGrid(low, shape, torch.full((len(centers), 1), -1))
-    direction = segments.end - segments.start
-    squared = (direction * direction).sum(-1).clamp(min=1e-9)
-    offset = centers[:, None] - segments.start  # [G, N, 2]
-    along = ((offset * direction).sum(-1) / squared).clamp(0.0, 1.0)
-    distance = (offset - along.unsqueeze(-1) * direction).norm(dim=-1)
-    if height is not None:
-        far = (segments.height - height).abs().amin(-1) > 4.0
-        distance = distance + far * 1e4
-    kept = distance.topk(min(size, count), dim=1, largest=False)
-    table = kept.indices
-    if height is not None:
-        reach = kept.values[:, :1] + cell * 2**0.5 + 0.1
-        table = torch.where(kept.values <= reach, table, -1)
-        table = table[:, : max(1, int((table >= 0).sum(1).max()))]
-    return RoadGrid(low, shape, table)
+    middle = (segments.start + segments.end) / 2
+    chosen = []
+    for block in centers.split(max(1, _BLOCK // count)):
+        distance = torch.hypot(block[:, None, 0] - middle[:, 0], block[:, None, 1] - middle[:, 1])  # [g, N]
+        last = distance.kthvalue(min(size, count), dim=1, keepdim=True).values
+        chosen.append(distance <= last + cell * 2**0.5 + _ROUNDING)
+    return RoadGrid(low, shape, _listed(torch.cat(chosen)))
 
 
 def cell_of(grid: RoadGrid, position: Tensor, cell: float) -> Tensor:

@@ -104,7 +104,7 @@ class _Stream(io.RawIOBase):
         return b"".join(parts)
 
 
-def _pieces(entries: Sequence[Entry], metadata: bytes, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _pieces(entries: Sequence[Entry], metadata: bytes, advance: Callable[[int], object]) -> Iterator[bytes]:
     yield metadata
     for entry in entries:
         with entry.file.open("rb") as file:
@@ -117,7 +117,7 @@ def _pieces(entries: Sequence[Entry], metadata: bytes, advance: Callable[[int], 
 
 
 def write_archive(
-    out: Path, shards: Sequence[Sequence[Entry]], metadata: bytes, advance: Callable[[int], None]
+    out: Path, shards: Sequence[Sequence[Entry]], metadata: bytes, advance: Callable[[int], object]
 ) -> int:
     """Write the archive atomically, holding one scenario in memory.
 

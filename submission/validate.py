@@ -64,7 +64,7 @@ class Verdict:
             self.defects.append("".join(c if c.isprintable() else "?" for c in text))
 
 
-def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int], None]) -> Verdict:
+def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int], object]) -> Verdict:
     """Check an archive against the set of scenarios it should cover, holding one scenario in memory.
 
     Args:
@@ -132,7 +132,7 @@ class _Inspection:
     """
 
     source: SceneSource
-    advance: Callable[[int], None]
+    advance: Callable[[int], object]
     verdict: Verdict = field(default_factory=Verdict)
     seen: set[str] = field(default_factory=set)
     head: tuple[str, Any] | None = None

@@ -40,7 +40,8 @@ class ObservationConfig:
         show_type: own and neighbours' type.
         show_motion: what the own last token did.
         show_velocity: velocity of neighbours in the own frame, and the own velocity.
-        show_light: the signal ahead, as it was at the current step (later states are unknown to an entry).
+        show_light: the signal ahead, as last observed by the current step (later states are unknown to an entry).
+        box_scale: of the boxes that collide or leave the road, as agents feel and are paid; GPUDrive shrinks to 0.7.
     """
 
     neighbours: int = 16
@@ -53,6 +54,7 @@ class ObservationConfig:
     show_motion: bool = True
     show_velocity: bool = True
     show_light: bool = True
+    box_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,17 @@ def _ego(world: World, state: State, who: tuple[Tensor, Tensor], config: Observa
 
 
 def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
-    """[N, 3]: whether a stop line of the agent's lane lies ahead, how near it is, and whether its light was red."""
+    """[N, 3]: whether a stop line of the agent's lane lies ahead, how near it is, and whether its light was red.
+
+    Lights first observed after the current step are unknown, as they are to an entry.
+    """
     if not world.stop_line.shape[1]:
         return pose.new_zeros(len(pose), 3)
     line = world.stop_line[w]  # [N, S, 3]
     ahead = _into_frame(line[..., :2] - pose[:, None, :2], line[..., 2])
     aligned = torch.cos(line[..., 2] - pose[:, None, 2]) > 0.5
     near = (ahead[..., 0] > -1.0) & (ahead[..., 0] < _LIGHT_RANGE) & (ahead[..., 1].abs() < _LANE_HALF_WIDTH)
-    seen = near & aligned & world.light_valid[w]
+    seen = near & aligned & world.light_known[w]
     distance = torch.where(seen, ahead[..., 0], torch.inf)
     nearest, index = distance.min(-1)
     there = torch.isfinite(nearest)
@@ -188,8 +193,12 @@ def _road(
 ) -> dict[str, Tensor]:
     w, a = who
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
-    index = world.road_grid.table[w, cell][:, : config.road_segments]  # [N, R]
+    candidates = world.road_grid.table[w, cell]  # [N, J]
     row = w.unsqueeze(-1)
+    place = world.road_middle[row, candidates] - pose[:, None, :2]
+    rank = torch.hypot(place[..., 0], place[..., 1])
+    count = min(config.road_segments, candidates.shape[1])
+    index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
     start, end = world.road.start[row, index], world.road.end[row, index]
     kind = world.road.kind[row, index]
     middle = _into_frame((start + end) / 2 - pose[:, None, :2], heading.unsqueeze(-1))

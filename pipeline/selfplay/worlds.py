@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.road import RoadGrid, Segments, edge_segments, grid_of, road_segments, stack_grids
+from data.road import RoadGrid, Segments, edge_grid, edge_segments, road_segments, stack_grids, view_grid
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
@@ -22,12 +22,11 @@ from data.vocabulary import Vocabulary, type_index
 __all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "stack_worlds"]
 
 # Sides of the grid cells for road edges and for what agents see, metres.
-EDGE_CELL = 5.0
-VIEW_CELL = 8.0
-# Edge segments listed in a cell: after simplification a cell with more would hold a knot of edges.
-_EDGES_PER_CELL = 32
-# How far beyond the recorded tracks the grids reach, metres.
-_MARGIN = 30.0
+EDGE_CELL = 2.5
+VIEW_CELL = 4.0
+# The grids hold where agents are, where their velocity leads in this time (seconds), and so many metres around.
+_HORIZON = 8.0
+_MARGIN = 40.0
 _STILL = 0.2
 
 
@@ -51,8 +50,9 @@ class World:
     history_poses: Tensor  # [W, A, H + 1, 3]
     stop_line: Tensor  # [W, S, 3] x, y of the stop point and heading of the lane there
     red: Tensor  # [W, S, 81] bool, from the current step on
-    light_now: Tensor  # [W, S] bool: red at the current step
-    light_valid: Tensor  # [W, S] bool
+    light_now: Tensor  # [W, S] bool: red when last observed by the current step
+    light_known: Tensor  # [W, S] bool: placed, and observed by the current step
+    light_valid: Tensor  # [W, S] bool: placed
     edges: Segments
     edge_grid: RoadGrid
     road: Segments
@@ -65,7 +65,7 @@ def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = len(lights.lane_id)
     steps = scene.num_steps
     lines, placed = torch.zeros(count, 3), torch.zeros(count, dtype=torch.bool)
-    is_red = (lights.state == LightState.STOP) | (lights.state == LightState.ARROW_STOP)
+    is_red = _is_red(lights.state)
     for row, lane in enumerate(lights.lane_id.tolist()):
         feature = ((road.feature_id == lane) & (road.kind == MapKind.LANE)).nonzero().flatten()
         seen = lights.observed[row].nonzero().flatten()
@@ -83,6 +83,24 @@ def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red = torch.zeros(count, CURRENT_INDEX + 1 + FUTURE_STEPS, dtype=torch.bool)
     red[:, :steps] = is_red & lights.observed
     return lines, red, placed
+
+
+def _lights_by_now(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Which lights were observed by the current step [S], and which of them were red when last observed [S]."""
+    observed = scene.lights.observed[:, : CURRENT_INDEX + 1]
+    last = torch.where(observed, torch.arange(CURRENT_INDEX + 1), -1).amax(-1)
+    state = scene.lights.state.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return last >= 0, (last >= 0) & _is_red(state)
+
+
+def _is_red(state: Tensor) -> Tensor:
+    return (state == LightState.STOP) | (state == LightState.ARROW_STOP)
+
+
+def _extent(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+    """Corners [2] of where agents may get to, from the present alone: grids must not know the future either."""
+    reached = torch.cat((position, position + _HORIZON * velocity))
+    return reached.amin(0) - _MARGIN, reached.amax(0) + _MARGIN
 
 
 def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
@@ -110,14 +128,12 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
     tokens = tokenize_scene(vocabulary, scene, origin)
     history = CURRENT_INDEX // vocabulary.token_steps
     lines, red, placed = _signals(scene, origin)
-    reachable = torch.where(valid.unsqueeze(-1), position, now[:, None, :2]).flatten(0, 1)
-    low, high = reachable.amin(0) - _MARGIN, reachable.amax(0) + _MARGIN
+    known, red_now = _lights_by_now(scene)
+    low, high = _extent(now[:, :2], agents.velocity[chosen, CURRENT_INDEX])
     edges, road = edge_segments(scene, origin), road_segments(scene, origin)
-    ground = (agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2).median()
-    merged_edges, edge_grid = stack_grids(
-        [(edges, grid_of(edges, low, high, EDGE_CELL, _EDGES_PER_CELL, height=ground))]
-    )
-    merged_road, road_grid = stack_grids([(road, grid_of(road, low, high, VIEW_CELL, view_size))])
+    bottom = agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2
+    merged_edges, edge_cells = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom))])
+    merged_road, road_cells = stack_grids([(road, view_grid(road, low, high, VIEW_CELL, view_size))])
     world = World(
         origin=origin,
         types=type_index(agents.type[chosen]),
@@ -135,12 +151,13 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
         history_poses=tokens.poses[chosen, : history + 1],
         stop_line=lines,
         red=red[:, CURRENT_INDEX:],
-        light_now=red[:, CURRENT_INDEX],
+        light_now=red_now,
+        light_known=placed & known,
         light_valid=placed,
         edges=merged_edges,
-        edge_grid=edge_grid,
+        edge_grid=edge_cells,
         road=merged_road,
-        road_grid=road_grid,
+        road_grid=road_cells,
     )
     roads = ("edges", "edge_grid", "road", "road_grid")
     return dataclasses.replace(
@@ -171,7 +188,7 @@ def _stack_roads(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, 
     merged = {}
     for field in dataclasses.fields(Segments):
         tensors = [getattr(part, field.name) for part in segments]
-        # The last segment of every world is the far one; repeating it pads.
+        # The last segment of every world is the far one; repeating it pads, and table entries stay valid.
         merged[field.name] = torch.cat(
             [torch.cat((t, t[:, -1:].expand(-1, longest - t.shape[1], *t.shape[2:])), dim=1) for t in tensors]
         )

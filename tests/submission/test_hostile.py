@@ -99,7 +99,8 @@ def test_no_damage_goes_unnoticed(
     else:
         places = st.integers(_GZIP_HEADER, len(content) - 1) | st.integers(len(content) - 8, len(content) - 1)
         content[data.draw(places, label="place")] ^= data.draw(st.integers(1, 255), label="bits")
-    assert verdict_of(made, tmp_path / "x.tar.gz", bytes(content)).count > 0
+    # The last deflate block may end inside a byte: its spare bits mean nothing, and changing them is no damage.
+    assert verdict_of(made, tmp_path / "x.tar.gz", bytes(content)).count > 0 or gzip.decompress(content) == made.tar
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
