@@ -1,0 +1,199 @@
+"""Parts of the metric against brute force written straight from its description."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import UserError
+from data.scene import MapKind, RoadMap
+from data.womd import parse_scenario
+from submission.realism import COMPONENTS, load_config, prepare_scene, score
+from submission.realism.config import Component, Histogram, parse_config
+from submission.realism.estimators import timeseries_log_likelihood
+from submission.realism.objects import Boxes, nearest_object_distance
+from submission.realism.road_edge import prepare_edges, signed_distance
+from tests.builders import scenario_proto
+
+
+def edge_map(polylines: list[np.ndarray]) -> RoadMap:
+    """A map of road edges alone."""
+    points = torch.from_numpy(np.concatenate(polylines).astype(np.float32))
+    owner = torch.cat([torch.full((len(line),), index) for index, line in enumerate(polylines)])
+    count = len(polylines)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return RoadMap(
+        point=points,
+        point_feature=owner,
+        feature_id=torch.arange(count),
+        kind=torch.full((count,), int(MapKind.ROAD_EDGE)),
+        subtype=torch.ones(count, dtype=torch.int64),
+        speed_limit=torch.zeros(count),
+        interpolating=torch.zeros(count, dtype=torch.bool),
+        link_source=nothing,
+        link_kind=nothing,
+        link_target=nothing,
+    )
+
+
+def brute_force_distance(point: np.ndarray, polylines: list[np.ndarray]) -> float:
+    """Signed distance of one point, segment by segment (wosac metric, map features).
+
+    In float32 like the metric: at the seam of a closed edge two segments are equally near, on different sides.
+    """
+    longest = max(len(line) for line in polylines)
+    best, result = math.inf, 0.0
+    for line in polylines:
+        closed = ((line[0] - line[-1]) ** 2).sum() < 1.0 and len(line) == longest
+        direction = line[1:] - line[:-1]
+        to_point = point - line[:-1]
+        side = np.sign(to_point[:, 0] * direction[:, 1] - to_point[:, 1] * direction[:, 0])
+        for index in range(len(direction)):
+            d, p = direction[index], to_point[index]
+            squared = d[0] * d[0] + d[1] * d[1]
+            t = (p[0] * d[0] + p[1] * d[1]) / squared if squared else np.float32(0.0)
+            x, y, z = p - d * np.clip(t, np.float32(0.0), np.float32(1.0))
+            z = z * np.float32(3.0)
+            rank = np.sqrt(x * x + y * y + z * z)
+            if rank >= best:
+                continue
+            best, sign = rank, side[index]
+            before = index - 1 if index else (len(direction) - 1 if closed else None)
+            after = index + 1 if index + 1 < len(direction) else (0 if closed else None)
+            for beyond, first, second in ((t < 0, before, index), (t > 1, index, after)):
+                if beyond and first is not None and second is not None:
+                    other = first if second == index else second
+                    a, b = direction[first], direction[second]
+                    left = a[0] * b[1] - a[1] * b[0] > 0
+                    sign = max(sign, side[other]) if left else min(sign, side[other])
+            result = float(sign * np.sqrt(x * x + y * y))
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_road_edge_equals_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    polylines = []
+    for _ in range(rng.integers(1, 5)):
+        count = int(rng.integers(2, 12))
+        # Two levels of road, steep pieces among them, and sometimes a closed edge.
+        line = np.cumsum(rng.normal(scale=6, size=(count, 3)) * [1, 1, 0.3], axis=0)
+        line += rng.uniform(-30, 30, 3) * [1, 1, 0] + [0, 0, rng.choice([0.0, 6.0])]
+        if count > 3 and rng.random() < 0.4:
+            line[-1] = line[0]
+        polylines.append(line.astype(np.float32))
+    points = (rng.uniform(-40, 40, size=(40, 3)) * [1, 1, 0.15]).astype(np.float32)
+    found = signed_distance(torch.from_numpy(points), prepare_edges(edge_map(polylines)))
+    expected = [brute_force_distance(point, polylines) for point in points]
+    assert np.allclose(found.numpy(), expected, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_nearest_object_equals_shapely(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = 9
+    position = torch.from_numpy(rng.uniform(-12, 12, size=(1, count, 1, 3)).astype(np.float32))
+    heading = torch.from_numpy(rng.uniform(-3, 3, size=(1, count, 1)).astype(np.float32))
+    size = torch.from_numpy(rng.uniform(0.5, 6, size=(count, 3)).astype(np.float32))
+    boxes = Boxes(position, heading, size, torch.ones(count, 1, dtype=torch.bool))
+    found = nearest_object_distance(boxes, count)[0, :, 0].numpy()
+    shrink = 0.35 * size[:, :2].amin(1).double().numpy()
+    cores = []
+    for row in range(count):
+        half = (size[row, :2].double().numpy() - 2 * shrink[row]) / 2
+        box = shapely.affinity.rotate(
+            shapely.box(*-half, *half), float(heading[0, row, 0]), (0, 0), use_radians=True
+        )
+        cores.append(shapely.affinity.translate(box, *position[0, row, 0, :2].double().tolist()))
+    for row in range(count):
+        gaps = [
+            shapely.distance(cores[row], cores[other]) - shrink[row] - shrink[other]
+            for other in range(count)
+            if other != row
+        ]
+        overlapping = any(cores[row].intersects(cores[other]) for other in range(count) if other != row)
+        if overlapping:
+            assert found[row] < 0
+        else:
+            assert found[row] == pytest.approx(min(gaps), abs=1e-4)
+
+
+def component(bins: int = 5, **flags: bool) -> Component:
+    return Component(Histogram(0.0, 10.0, bins, 0.1), 1.0, **flags)
+
+
+def test_histogram_edges_outliers_and_nan() -> None:
+    # Bins of 2: 0 and 1.99 fall in the first, 2 in the second, 10, 11 and NaN in the last.
+    sim = torch.tensor([[[0.0, 1.99, 2.0, 10.0, 11.0, math.nan, -5.0, 5.0]]])
+    log = torch.tensor([[0.5, 2.0, 4.0, 9.0, -1.0, 12.0, math.nan, 6.0]])
+    counts = np.array([3, 1, 1, 0, 3])
+    expected = np.log((counts + 0.1) / (counts + 0.1).sum())
+    found = timeseries_log_likelihood(log, sim, component(independent_timesteps=True))
+    assert np.allclose(found[0].numpy(), expected[[0, 1, 2, 4, 0, 4, 4, 3]], atol=1e-6)
+    dropped = timeseries_log_likelihood(log, sim, component(independent_timesteps=True), drop_nan=True)
+    fewer = counts - [0, 0, 0, 0, 1]
+    assert float(dropped[0, 3]) == pytest.approx(math.log((fewer[4] + 0.1) / (fewer.sum() + 0.5)), abs=1e-6)
+
+
+def test_grouping_of_samples() -> None:
+    rng = np.random.default_rng(0)
+    sim = torch.from_numpy(rng.uniform(0, 10, size=(7, 3, 4)).astype(np.float32))
+    log = torch.from_numpy(rng.uniform(0, 10, size=(3, 4)).astype(np.float32))
+    for independent in (False, True):
+        for aggregate in (False, True):
+            found = timeseries_log_likelihood(
+                log, sim, component(independent_timesteps=independent, aggregate_objects=aggregate)
+            )
+            for agent in range(3):
+                for step in range(4):
+                    rows = slice(None) if aggregate else slice(agent, agent + 1)
+                    columns = slice(None) if independent else slice(step, step + 1)
+                    counts, _ = np.histogram(sim[:, rows, columns].numpy(), bins=5, range=(0, 10))
+                    own = counts[int(log[agent, step] // 2)] + 0.1
+                    expected = math.log(own / (counts.sum() + 0.5))
+                    assert float(found[agent, step]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_red_light_is_seen_only_at_red() -> None:
+    for state, expected in ((4, 1.0), (1, 1.0), (6, 0.0), (7, 0.0)):
+        proto = scenario_proto(agents=1)
+        for step, dynamic in enumerate(proto.dynamic_map_states):
+            for lane_state in dynamic.lane_states:
+                lane_state.state = state if step >= 2 else 0
+        scene = parse_scenario(proto.SerializeToString())
+        context = prepare_scene(scene)
+        states = torch.zeros(2, 1, 80, 4)
+        # Over the stop point at x = 4038, on the lane.
+        states[..., 0] = torch.linspace(4010, 4060, 80)
+        states[..., 1], states[..., 2] = -2500.0, 1.5
+        result = score(context, scene.agents.id, states, load_config("2025"))
+        assert float(result.values["simulated_traffic_light_violation_rate"]) == expected, state
+
+
+def test_weights_sum_to_one() -> None:
+    for year in ("2025", "2024", "2025_scenario_gen"):
+        assert sum(load_config(year).weights.values()) == pytest.approx(1.0, abs=1e-6)
+    assert set(load_config("2025").weights) == set(COMPONENTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("linear_speed { histogram { min_val: 0 ", "linear_speed|end"),
+        ("speed { }", "unknown field speed"),
+        ("", "field linear_speed is missing"),
+    ],
+)
+def test_bad_configurations(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(text, "file")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config("2031")
