@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from data.errors import UserError
+from data.files import sha256_of
 from data.scene import Scene
 from data.sources import Shard, find_shards
 from data.store import SceneStore, is_store
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
-__all__ = ["RecordFiles", "SceneSource", "open_scenes"]
+__all__ = ["RecordFiles", "SceneSource", "content_digest", "open_scenes"]
 
 
 class SceneSource(Protocol):
@@ -87,3 +89,13 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
         if is_store(folder):
             return SceneStore(folder)
     return RecordFiles(find_shards(str(path), split))
+
+
+def content_digest(scenarios: str) -> str:
+    """Identifies the content of a store by its bytes, that of records by what their filesystem says of them."""
+    folder = Path(scenarios)
+    if is_store(folder):
+        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"))]
+    else:
+        parts = [shard.fingerprint for shard in find_shards(scenarios)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

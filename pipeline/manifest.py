@@ -105,6 +105,10 @@ def begin(folder: Path, recipe: Recipe, replaced: Path) -> None:
             folder.rename(replaced)
         elif not started.exists() or read_json(started) != _plain(recipe):
             shutil.rmtree(folder)
+        else:
+            # What a killed process was writing (see ``atomic_path``) is of no use to anybody.
+            for leftover in folder.rglob(".*.part"):
+                leftover.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(started, _plain(recipe))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import read_json, sha256_of, write_json, write_text
-from data.scenes_source import SceneSource, open_scenes
+from data.scenes_source import SceneSource, content_digest, open_scenes
+from pipeline.code_version import code_version
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
 from submission.checks import ROLLOUTS
@@ -55,18 +57,20 @@ class _Task:
 
     file: Path
     scenarios: str
+    digest: str
     config: EvaluateConfig
     target: Path
 
 
 @lru_cache(maxsize=1)
-def _source(scenarios: str) -> SceneSource:
+def _source(scenarios: str, digest: str) -> SceneSource:
+    """Opened once in a process; ``digest`` tells changed files apart."""
     return open_scenes(scenarios)
 
 
 def _score_file(task: _Task) -> list[dict[str, Any]]:
     """Score every scenario of a file; rows are kept in ``task.target`` for a run that is interrupted."""
-    source, config = _source(task.scenarios), task.config
+    source, config = _source(task.scenarios, task.digest), task.config
     metric = load_config(config.metric)
     known = set(source.ids)
     rows = []
@@ -93,11 +97,12 @@ def _score_file(task: _Task) -> list[dict[str, Any]]:
 
 def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -> Iterator[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
-    files = rollout_files(rollouts)
+    files, digest = rollout_files(rollouts), content_digest(scenarios)
     recipe = {
         "files": {file.name: sha256_of(file) for file in files},
         "metric": [config.metric, config.ttc_all_types, config.mended],
-        "scenarios": _source(scenarios).ids,
+        "scenarios": digest,
+        "code": code_version(__name__),
     }
     parts = out / _PARTS
     if not (parts / _RECIPE).exists() or read_json(parts / _RECIPE) != recipe:
@@ -105,7 +110,7 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
             stale.unlink()
         parts.mkdir(parents=True, exist_ok=True)
         write_json(parts / _RECIPE, recipe)
-    tasks = [_Task(file, scenarios, config, parts / f"{file.name}.json") for file in files]
+    tasks = [_Task(file, scenarios, digest, config, parts / f"{file.name}.json") for file in files]
     todo = [task for task in tasks if not task.target.exists()]
     with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
         for _ in run_tasks(_score_file, todo, worker_count(config.workers)):
@@ -138,7 +143,7 @@ def run_evaluate(
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{rollouts}: scenario {twice} occurs more than once")
-    _warn(rows, _source(scenarios).ids)
+    _warn(rows, open_scenes(scenarios).ids)
     scored = [row for row in rows if "values" in row]
     if not scored:
         raise UserError(f"{rollouts}: no scenario can be scored ({rows[0]['reason'] if rows else 'no rollouts'})")
@@ -159,6 +164,8 @@ def run_evaluate(
         report["official"] = largest_differences(config, scenarios, str(rollouts), scored, seed)
     write_json(out / "metrics.json", report)
     _write_table(out / "per_scenario.csv", scored)
+    # Only a run that is interrupted needs them.
+    shutil.rmtree(out / _PARTS)
     if show:
         _print_report(report)
     return {"scenarios": len(scored), **{name: round(metrics[name], 6) for name in METRIC_FIELDS}}

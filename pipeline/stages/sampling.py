@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -13,9 +12,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import atomic_write, read_json, sha256_of, write_json
-from data.scenes_source import SceneSource, open_scenes
-from data.sources import find_shards
-from data.store import is_store
+from data.scenes_source import SceneSource, content_digest, open_scenes
 from pipeline.code_version import code_version
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
@@ -78,16 +75,6 @@ def _opened(inputs: _Inputs) -> tuple[SceneSource, SimAgent]:
     return open_scenes(inputs.scenarios), make_agent(inputs.agent, inputs.checkpoint, inputs.top_k)
 
 
-def _digest(scenarios: str) -> str:
-    """Identifies the content of a store by its bytes, that of records by what their filesystem says of them."""
-    folder = Path(scenarios)
-    if is_store(folder):
-        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"))]
-    else:
-        parts = [shard.fingerprint for shard in find_shards(scenarios)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def _sample_shard(task: _Task) -> int:
     """Simulate the scenarios of one shard and write it; returns their number."""
     source, agent = _opened(task.inputs)
@@ -147,7 +134,7 @@ def run_sample(
         checkpoint = None
     inputs = _Inputs(
         scenarios=str(scenarios),
-        scenarios_digest=_digest(str(scenarios)),
+        scenarios_digest=content_digest(str(scenarios)),
         agent=config.agent,
         checkpoint=checkpoint,
         checkpoint_digest=sha256_of(checkpoint) if checkpoint else None,

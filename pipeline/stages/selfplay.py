@@ -29,6 +29,7 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes
 from pipeline.selfplay.ppo import PPOConfig, collect, update
 from pipeline.selfplay.reward import RewardConfig
+from pipeline.selfplay.simulator import controlled_agents
 from pipeline.selfplay.worlds import World, build_world, stack_worlds
 
 __all__ = ["POLICY_FILE", "SelfPlayConfig", "run_selfplay"]
@@ -142,13 +143,20 @@ def run_selfplay(
     out.mkdir(parents=True, exist_ok=True)
     store = SceneStore(scenes)
     agent = ReferenceAgent.from_checkpoint(reference, device=config.device)
-    chosen = _choose_scenes(store, config)
-    loaded: list[Scene] = [store[index] for index in chosen]
     vocabulary = agent.vocabulary
-    pool: list[World] = [
-        build_world(scene, vocabulary.to("cpu"), config.view.road_segments)
-        for scene in track(loaded, "worlds", len(loaded), " scene")
-    ]
+    loaded: list[Scene] = []
+    pool: list[World] = []
+    chosen = _choose_scenes(store, config)
+    for scene in track((store[index] for index in chosen), "worlds", len(chosen), " scene"):
+        world = build_world(scene, vocabulary.to("cpu"), config.view.road_segments)
+        # A world in which nobody is controlled has nothing to learn from.
+        if bool(controlled_agents(world, config.ppo.vehicles_only).any()):
+            loaded.append(scene)
+            pool.append(world)
+    if not pool:
+        raise UserError(
+            f"{scenes}: no scene has a moving vehicle to control; use more scenes, or control all agents"
+        )
     anchor = Anchor(agent, loaded) if config.ppo.beta or config.ppo.alpha else None
     fabric = Fabric(accelerator=config.device, devices=1)
     torch.manual_seed(_seed_of(seed, 0, "weights"))
@@ -167,15 +175,15 @@ def run_selfplay(
             number = training.updates
             rng = np.random.default_rng(_seed_of(seed, number, "worlds"))
             names = rng.choice(len(pool), size=min(config.worlds, len(pool)), replace=False).tolist()
-            world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(fabric.device))
+            batch = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(fabric.device))
             torch.manual_seed(_seed_of(seed, number, "dropout"))
             generator = torch.Generator(fabric.device).manual_seed(_seed_of(seed, number, "actions"))
             wrapped.eval()
 
-            score = None if anchor is None else partial(anchor.log_probs, names, world)
+            score = None if anchor is None else partial(anchor.log_probs, names, batch)
             episode = collect(
                 wrapped,
-                world,
+                batch,
                 vocabulary,
                 score,
                 config.ppo,

@@ -63,9 +63,11 @@ def test_interrupted_work_is_kept_only_for_the_same_recipe(tmp_path: Path) -> No
     stage = tmp_path / "stage"
     begin(stage, RECIPE, tmp_path / "replaced")
     (stage / "partial").write_text("half")
+    (stage / ".output.bin.x1.part").write_text("a quarter")
     assert stale_reason(stage, RECIPE) == "interrupted, going on"
     begin(stage, RECIPE, tmp_path / "replaced")
     assert (stage / "partial").read_text() == "half"
+    assert not (stage / ".output.bin.x1.part").exists()
     begin(stage, dataclasses.replace(RECIPE, seed=5), tmp_path / "replaced")
     assert not (stage / "partial").exists()
     assert read_json(stage / "started.json")["seed"] == 5
