@@ -1,0 +1,1 @@
+"""Speed figures, each from code that anybody can run: ``make bench``."""

@@ -1,0 +1,69 @@
+"""The realism metric with 32 rollouts, against Waymo's code on one rollout in the same run.
+
+Waymo's code computes the log's features once and a rollout's features once for each rollout, so its time for one
+rollout is two of 33 parts; the row's name says that it is scaled.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from data.scene import Scene
+from data.tfrecord import read_records
+from data.womd import parse_scenario
+from pipeline.bench.rows import Row, cpu_seconds, peak_memory_mb, record_files
+from pipeline.isolation import run_isolated
+from pipeline.official_metric import scenario_proto, score_officially
+from pipeline.sampling.baselines import ConstantVelocity
+from submission.protos import Rollouts, to_proto
+from submission.realism import load_config, prepare_scene, score
+
+__all__ = ["bench"]
+
+_ROLLOUTS = 32
+# Original Waymo protos with many agents, where there are real data.
+_WANTED = ("637f20cafde22ff8", "ee519cf571686d19")
+
+
+def _rollouts(scene: Scene, count: int) -> torch.Tensor:
+    """Constant velocity with a factor of speed for every agent and rollout."""
+    states = ConstantVelocity().rollouts(scene, count, 0)
+    generator = torch.Generator().manual_seed(0)
+    start = scene.agents.position[scene.simulated, 10, :2][None, :, None]
+    factor = 1 + 0.1 * torch.randn(count, states.shape[1], 1, 1, generator=generator)
+    states[..., :2] = start + (states[..., :2] - start) * factor
+    return states
+
+
+def _ours(scene: Scene) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    ids, states, config = scene.agents.id[scene.simulated], _rollouts(scene, _ROLLOUTS), load_config("2025")
+    # The first call pays for what torch sets up once.
+    score(prepare_scene(scene), ids, states[:1], config)
+    return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=5), peak_memory_mb()
+
+
+def _official(scene: Scene) -> tuple[float, float]:
+    message = to_proto(Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], _rollouts(scene, 1)))
+    scenario = scenario_proto(scene)
+    once = cpu_seconds(lambda: score_officially(scenario, message, "2025"))
+    return once * (_ROLLOUTS + 1) / 2, peak_memory_mb()
+
+
+def bench() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        kind, files = record_files(Path(folder))
+        scenes = [parse_scenario(r) for file in files for r in read_records(file) if isinstance(r, bytes)]
+    chosen = [scene for scene in scenes if scene.scenario_id in _WANTED] or scenes[:2]
+    rows = []
+    for scene in chosen:
+        seconds, memory = run_isolated(partial(_ours, scene)).value
+        theirs, their_memory = run_isolated(partial(_official, scene)).value
+        name = f"{_ROLLOUTS} rollouts, {kind}, {int(scene.simulated.sum())} agents; Waymo's code on 1, scaled"
+        rows.append(Row(f"metric, {name}", seconds, "CPU s", theirs, theirs / seconds))
+        rows.append(Row(f"metric, {name}", memory, "MB peak", their_memory, their_memory / memory))
+    return rows
