@@ -40,8 +40,8 @@ _VIEW_LENGTH = 10.0
 _LEVEL = 1.0
 # Added to bounds, metres: more than float32 rounds within some kilometres.
 _ROUNDING = 0.01
-# Elements of one block of tables of cells by segments, which bounds memory.
-_BLOCK = 1 << 21
+# Into how many parts along x and y cells are divided to find out what can be nearest in them.
+_PARTS = 4
 _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
 
 
@@ -62,7 +62,7 @@ class RoadGrid:
 
     low: Tensor  # [2] float32, corner of the first cell, metres
     shape: Tensor  # [2] int64, cells along x and y
-    table: Tensor  # [G, J] int64 segment numbers, -1 where padded
+    table: Tensor  # [G, J] int32 segment numbers, -1 where padded
 
 
 def _features(scene: Scene, kinds: Sequence[MapKind]) -> list[tuple[int, np.ndarray]]:
@@ -82,9 +82,9 @@ def _features(scene: Scene, kinds: Sequence[MapKind]) -> list[tuple[int, np.ndar
 
 
 def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Fewer points of a polyline [n, 3]; the others were within ``tolerance`` in the plane, and so were heights.
+    """Fewer points of a polyline [n, 3], none of the others farther than about ``tolerance`` in the plane.
 
-    The plan and the profile over the length travelled are simplified one by one, since a straight bridge has a crest.
+    The profile over the length travelled is kept too, since a straight bridge has a crest.
     """
     if len(points) < 3:
         return points
@@ -103,9 +103,12 @@ def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _cut(points: np.ndarray, longest: float) -> np.ndarray:
-    """More points, so that no segment is longer than ``longest``."""
+    """More points, so that no segment is longer than ``longest``.
+
+    By a thousandth it may be, so that rounding does not decide into how many parts a round length is cut.
+    """
     step = np.diff(points, axis=0)
-    count = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest)).astype(int)
+    count = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest - 1e-3)).astype(int)
     owner = np.repeat(np.arange(len(step)), count)
     share = np.arange(1, len(owner) + 1) - (np.cumsum(count) - count)[owner]
     return np.concatenate((points[:1], points[owner] + (share / count[owner])[:, None] * step[owner]))
@@ -167,14 +170,66 @@ def _cells(low: Tensor, high: Tensor, cell: float) -> tuple[Tensor, Tensor]:
     return shape, low + torch.cartesian_prod(columns, rows).view(-1, 2) * cell
 
 
-def _listed(chosen: Tensor) -> Tensor:
-    """Table [G, J] of the columns that are true in each row of [G, N], ascending, -1 where padded."""
-    row, column = chosen.nonzero(as_tuple=True)
-    counts = chosen.sum(1)
+def _listed(row: Tensor, column: Tensor, rows: int) -> Tensor:
+    """Table [rows, J] int32 of the columns paired with each row, -1 where padded; rows ascend."""
+    counts = torch.bincount(row, minlength=rows)
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
-    table = torch.full((len(chosen), max(1, int(counts.max()))), -1)
-    table[row, place] = column
+    table = torch.full((rows, max(1, int(counts.max()))), -1, dtype=torch.int32)
+    table[row, place] = column.int()
     return table
+
+
+def _height_differences(edges: Segments, heights: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Least and largest weighted difference of height [N] between segments and each level of the heights."""
+    bottom, top = edges.height.amin(-1), edges.height.amax(-1)
+    level = (heights / _LEVEL).floor()
+    differences = []
+    for value in torch.unique(level):
+        inside = heights[level == value]
+        gap = torch.maximum(inside.amin() - top, bottom - inside.amax()).clamp(min=0.0)
+        reach = torch.maximum(inside.amax() - bottom, top - inside.amin())
+        differences.append((Z_STRETCH * gap, Z_STRETCH * reach))
+    return differences
+
+
+def _planar_distance(x: Tensor, y: Tensor, edges: Segments, number: Tensor) -> Tensor:
+    """From points (x, y) to segments of some numbers; all broadcast."""
+    direction = edges.end - edges.start
+    squared = (direction * direction).sum(-1).clamp(min=1e-9)
+    along_x, along_y = direction[number, 0], direction[number, 1]
+    x, y = x - edges.start[number, 0], y - edges.start[number, 1]
+    along = ((x * along_x + y * along_y) / squared[number]).clamp(0.0, 1.0)
+    return torch.hypot(x - along * along_x, y - along * along_y)
+
+
+def _nearest_in_parts(
+    edges: Segments,
+    differences: list[tuple[Tensor, Tensor]],
+    center: Tensor,
+    number: Tensor,
+    row: Tensor,
+    cell: float,
+) -> Tensor:
+    """Which pairs of a cell and a segment stay when cells are divided into ``_PARTS`` by ``_PARTS`` parts.
+
+    Args:
+        center: [M, 2] of the pairs' cells. number: [M] their segments. row: [M] their cells, numbered from 0.
+        cell: side, metres.
+
+    Returns:
+        [M, _PARTS ** 2] bool: the segment can be the nearest to a point of that part, x before y.
+    """
+    offset = ((torch.arange(_PARTS) + 0.5) / _PARTS - 0.5) * cell
+    part = torch.cartesian_prod(offset, offset)
+    radius = cell / _PARTS * 0.5**0.5
+    planar = _planar_distance(center[:, :1] + part[:, 0], center[:, 1:] + part[:, 1], edges, number[:, None])
+    kept = torch.zeros_like(planar, dtype=torch.bool)
+    index = row[:, None].expand_as(planar)
+    for gap, reach in differences:
+        most = torch.full((int(row.max()) + 1, planar.shape[1]), torch.inf)
+        most.scatter_reduce_(0, index, torch.hypot(planar + radius, reach[number, None]), "amin")
+        kept |= torch.hypot((planar - radius).clamp(min=0.0), gap[number, None]) <= most[row] + _ROUNDING
+    return kept
 
 
 def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: Tensor) -> RoadGrid:
@@ -183,38 +238,40 @@ def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: 
     A point of a cell is at most r from its centre. With d the planar distance of the centre to a segment, and gap
     and reach the least and largest difference of their heights, the segment's distance to the point is at least
     hypot(d - r, 3 gap) and at most hypot(d + r, 3 reach). What is at least farther than another is at most cannot
-    be the nearest. None that can is left out.
+    be the nearest. Cells of sixteen times the area are tried first, then these, then their parts: what can be
+    nearest in no part is out, and none that can is lost.
 
     Args:
         edges: of the road. low, high: [2] extent, metres. cell: side, metres.
-        heights: [n] of the points that will be asked for, metres; gathered into levels of a metre.
+        heights: [n] of the points that will be asked for, metres.
     """
-    shape, centers = _cells(low, high, cell)
-    if not len(edges.kind):
-        return RoadGrid(low, shape, torch.full((len(centers), 1), -1))
-    bottom, top = edges.height.amin(-1), edges.height.amax(-1)
-    levels = torch.unique((heights / _LEVEL).floor())
-    differences = []
-    for level in levels:
-        inside = heights[(heights / _LEVEL).floor() == level]
-        gap = torch.maximum(inside.amin() - top, bottom - inside.amax()).clamp(min=0.0)
-        reach = torch.maximum(inside.amax() - bottom, top - inside.amin())
-        differences.append((Z_STRETCH * gap, Z_STRETCH * reach))
-    direction = edges.end - edges.start
-    squared = (direction * direction).sum(-1).clamp(min=1e-9)
-    radius = cell * 0.5**0.5
-    chosen = []
-    for block in centers.split(max(1, _BLOCK // len(edges.kind))):
-        x, y = (block[:, None, axis] - edges.start[:, axis] for axis in (0, 1))  # [g, N]
-        along = ((x * direction[:, 0] + y * direction[:, 1]) / squared).clamp(0.0, 1.0)
-        planar = torch.hypot(x - along * direction[:, 0], y - along * direction[:, 1])
-        nearer, farther = (planar - radius).clamp(min=0.0), planar + radius
-        possible = torch.zeros_like(planar, dtype=torch.bool)
-        for gap, reach in differences:
-            most = torch.hypot(farther, reach).amin(1, keepdim=True)
-            possible |= torch.hypot(nearer, gap) <= most + _ROUNDING
-        chosen.append(possible)
-    return RoadGrid(low, shape, _listed(torch.cat(chosen)))
+    shape, coarse = _cells(low, high, cell * _PARTS)
+    shape = shape * _PARTS
+    cells = int(shape.prod())
+    count = len(edges.kind)
+    if not count:
+        return RoadGrid(low, shape, torch.full((cells, 1), -1, dtype=torch.int32))
+    differences = _height_differences(edges, heights)
+    every = torch.arange(count)
+    radius = cell * _PARTS * 0.5**0.5
+    planar = _planar_distance(coarse[:, :1], coarse[:, 1:], edges, every[None])  # [G / 16, N]
+    possible = torch.zeros_like(planar, dtype=torch.bool)
+    for gap, reach in differences:
+        most = torch.hypot(planar + radius, reach).amin(1, keepdim=True)
+        possible |= torch.hypot((planar - radius).clamp(min=0.0), gap) <= most + _ROUNDING
+    row, number = possible.nonzero(as_tuple=True)
+    kept = _nearest_in_parts(edges, differences, coarse[row], number, row, cell * _PARTS)
+    pair, part = kept.nonzero(as_tuple=True)
+    # From (coarse column, coarse row, part) to the number of the cell.
+    across = shape[1] // _PARTS
+    column = row[pair] // across * _PARTS + part // _PARTS
+    line = row[pair] % across * _PARTS + part % _PARTS
+    place, number = column * shape[1] + line, number[pair]
+    order = place.argsort(stable=True)
+    place, number = place[order], number[order]
+    center = low + (torch.stack((place // shape[1], place % shape[1]), dim=-1) + 0.5) * cell
+    stays = _nearest_in_parts(edges, differences, center, number, place, cell).any(1)
+    return RoadGrid(low, shape, _listed(place[stays], number[stays], cells))
 
 
 def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: int) -> RoadGrid:
@@ -229,14 +286,12 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     shape, centers = _cells(low, high, cell)
     count = len(segments.kind)
     if not count:
-        return RoadGrid(low, shape, torch.full((len(centers), 1), -1))
+        return RoadGrid(low, shape, torch.full((len(centers), 1), -1, dtype=torch.int32))
     middle = (segments.start + segments.end) / 2
-    chosen = []
-    for block in centers.split(max(1, _BLOCK // count)):
-        distance = torch.hypot(block[:, None, 0] - middle[:, 0], block[:, None, 1] - middle[:, 1])  # [g, N]
-        last = distance.kthvalue(min(size, count), dim=1, keepdim=True).values
-        chosen.append(distance <= last + cell * 2**0.5 + _ROUNDING)
-    return RoadGrid(low, shape, _listed(torch.cat(chosen)))
+    distance = torch.hypot(centers[:, None, 0] - middle[:, 0], centers[:, None, 1] - middle[:, 1])  # [G, N]
+    last = distance.kthvalue(min(size, count), dim=1, keepdim=True).values
+    row, number = (distance <= last + cell * 2**0.5 + _ROUNDING).nonzero(as_tuple=True)
+    return RoadGrid(low, shape, _listed(row, number, len(centers)))
 
 
 def cell_of(grid: RoadGrid, position: Tensor, cell: float) -> Tensor:

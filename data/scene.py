@@ -32,6 +32,7 @@ __all__ = [
     "RoadMap",
     "Scene",
     "map_tensors",
+    "until_now",
 ]
 
 STEP_SECONDS = 0.1
@@ -186,3 +187,23 @@ def map_tensors(value: DataclassT, function: Callable[[Tensor], Tensor]) -> Data
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
             changes[field.name] = map_tensors(item, function)
     return dataclasses.replace(value, **changes)  # type: ignore[type-var]
+
+
+def until_now(scene: Scene) -> Scene:
+    """A scene, or a batch, without its future, so that nothing of it can leak into a rollout."""
+    agents, lights, steps = scene.agents, scene.lights, slice(0, CURRENT_INDEX + 1)
+    timed = ("heading", "valid")
+    vectors = ("position", "velocity", "size")
+    parts = {
+        name: value[..., steps, :] if name in vectors else value[..., steps] if name in timed else value
+        for name, value in vars(agents).items()
+    }
+    return Scene(
+        scenario_id=scene.scenario_id,
+        timestamp=scene.timestamp[..., steps],
+        agents=Agents(**parts),
+        map=scene.map,
+        lights=Lights(
+            lights.lane_id, lights.state[..., steps], lights.stop_point[..., steps, :], lights.observed[..., steps]
+        ),
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batch import collate
 from data.geometry import wrap_angle
 from data.map_pieces import cut_map
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
@@ -76,7 +76,7 @@ class ReferenceAgent:
         """
         scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
         origin = scene_origin(scene)
-        batch = collate([_until_now(scene)]).to(self.device)
+        batch = collate([until_now(scene)]).to(self.device)
         inputs = scene_inputs(batch, self.vocabulary)
         encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
         agents = len(scene.agents.id)
@@ -152,18 +152,3 @@ class ReferenceAgent:
 
 def _take(value: PartT, rows: slice) -> PartT:
     return map_tensors(value, lambda tensor: tensor[rows])
-
-
-def _until_now(scene: Scene) -> Scene:
-    """The scene without its future, so that nothing of it can leak into a rollout."""
-    agents, lights, steps = scene.agents, scene.lights, slice(0, CURRENT_INDEX + 1)
-    timed = ("position", "heading", "velocity", "size", "valid")
-    return Scene(
-        scenario_id=scene.scenario_id,
-        timestamp=scene.timestamp[steps],
-        agents=type(agents)(**{n: t[:, steps] if n in timed else t for n, t in vars(agents).items()}),
-        map=scene.map,
-        lights=type(lights)(
-            lights.lane_id, lights.state[:, steps], lights.stop_point[:, steps], lights.observed[:, steps]
-        ),
-    )

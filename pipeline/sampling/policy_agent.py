@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.geometry import wrap_angle
-from data.scene import Scene
+from data.scene import Scene, until_now
 from data.vocabulary import Vocabulary
 from models.policy import Policy, load_policy
 from pipeline.sampling.seeds import generator_for
@@ -49,7 +49,7 @@ class PolicyAgent:
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
         """[R, A, 80, 4] joint futures of a single scene; only its first 11 steps influence them."""
-        world = build_world(scene, self.vocabulary, self.view.road_segments)
+        world = build_world(until_now(scene), self.vocabulary, self.view.road_segments)
         agents = world.types.shape[1]
         uniform = torch.rand(
             count, decisions(self.vocabulary), agents, generator=generator_for(seed, str(scene.scenario_id))
@@ -65,7 +65,7 @@ class PolicyAgent:
                 logits, _ = act(self.policy, observe(worlds, state, who, self.view))
                 tokens = torch.zeros_like(worlds.types).index_put(who, self._draw(logits, part[:, index][who]))
                 state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
-                state = dataclasses.replace(state, collided=collisions(worlds, motion, 1.0))
+                state = dataclasses.replace(state, collided=collisions(worlds, motion, self.view.box_scale))
                 poses.append(motion.pose)
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
         pose = torch.cat(parts).double()

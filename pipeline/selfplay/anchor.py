@@ -7,12 +7,13 @@ replayed agents tokenised from where they were. Maps are encoded once per scene,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from data.batch import collate
-from data.scene import Agents, Scene
+from data.scene import Agents, Scene, map_tensors
 from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
 from models.reference.agent import ReferenceAgent
@@ -20,6 +21,9 @@ from models.reference.map_encoder import MapEncoding, stack_map_encodings
 from pipeline.selfplay.worlds import World
 
 __all__ = ["Anchor"]
+
+# Agents times tokens that are scored together: on a CPU what caches hold.
+_SLOTS = {"cpu": 1 << 11, "cuda": 1 << 17}
 
 
 class Anchor:
@@ -38,11 +42,6 @@ class Anchor:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.reference.vocabulary
-
-    def _encoding(self, index: int) -> MapEncoding:
-        if index not in self._encodings:
-            self._encodings[index] = self.reference.encode_map(collate([self._scenes[index]]))
-        return self._encodings[index]
 
     @torch.no_grad()
     def log_probs(
@@ -66,24 +65,46 @@ class Anchor:
         Returns:
             [W, A, D, K]; rows of agents that are not controlled mean nothing.
         """
-        device = self.reference.device
         executed = tokens
         if bool((world.exists & ~controlled).any()):
             types = world.types.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
             nearest, _ = match_token(self.vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)
             executed = torch.where(controlled.unsqueeze(-1), tokens, nearest)
-        history = world.history_ids.shape[-1]
+        history, decisions = world.history_ids.shape[-1], tokens.shape[-1]
+        exists = world.exists[..., None]
         ids = torch.cat((world.history_ids, executed), dim=-1)
-        both = present[..., :-1] & present[..., 1:] & world.exists.unsqueeze(-1)
-        valid = torch.cat((world.history_valid, both), dim=-1)
+        both = present[..., :-1] & present[..., 1:] & exists
+        valid = torch.cat((world.history_valid & exists, both), dim=-1)
         path = torch.cat((world.history_poses[:, :, :-1], poses), dim=2)
-        encoding = stack_map_encodings([self._encoding(index) for index in chosen])
-        batch = collate([self._scenes[index] for index in chosen])
-        agents = batch.agents.id.shape[1]
-        result = self.reference.score(encoding, batch, ids[:, :agents], valid[:, :agents], path[:, :agents])
-        result = result[:, :, history:].to(device)
-        short = tokens.shape[1] - agents
-        return torch.nn.functional.pad(result, (0, 0, 0, 0, 0, short))
+        result = torch.zeros(*tokens.shape, self.vocabulary.size, device=tokens.device)
+        for rows in self._groups(chosen, history + decisions):
+            scenes = [self._prepared(chosen[row]) for row in rows]
+            batch = collate([agents for agents, _ in scenes])
+            count = batch.agents.id.shape[1]
+            encoding = stack_map_encodings([encoding for _, encoding in scenes])
+            part = self.reference.score(encoding, batch, *(t[rows, :count] for t in (ids, valid, path)))
+            result[rows, :count] = part[:, :, history:].to(result.device)
+        return result
+
+    def _groups(self, chosen: Sequence[int], tokens: int) -> list[list[int]]:
+        """Rows of worlds to be scored together: of similar size, since padding costs as much as agents do."""
+        sizes = [len(self._scenes[index].agents.id) for index in chosen]
+        limit = _SLOTS[self.reference.device.type] // tokens
+        groups: list[list[int]] = []
+        for row in sorted(range(len(chosen)), key=lambda row: -sizes[row]):
+            if not groups or (len(groups[-1]) + 1) * sizes[groups[-1][0]] > limit:
+                groups.append([])
+            groups[-1].append(row)
+        return groups
+
+    def _prepared(self, index: int) -> tuple[Scene, MapEncoding]:
+        """A scene's agents and lights, and its encoded map."""
+        scene = self._scenes[index]
+        if index not in self._encodings:
+            self._encodings[index] = self.reference.encode_map(collate([scene]))
+            # Nothing reads the map again.
+            self._scenes[index] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0]))
+        return self._scenes[index], self._encodings[index]
 
 
 def _simulated_only(scene: Scene) -> Scene:

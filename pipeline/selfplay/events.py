@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.geometry import box_corners, boxes_overlap
-from data.road import cell_of
+from data.road import Z_STRETCH, RoadGrid, Segments, cell_of
 from pipeline.selfplay.simulator import Motion, State
 from pipeline.selfplay.worlds import EDGE_CELL, World
 
@@ -20,8 +20,9 @@ __all__ = ["Events", "collisions", "find_events", "goals", "off_road", "red_ligh
 _GOAL_RADIUS = 2.0
 # Half width of the strip in which crossing a stop point counts, metres: half a lane.
 _STOP_LINE_HALF_WIDTH = 2.0
-# Weight of differences of height when the nearest edge is looked for, as in Waymo's metric.
-_Z_STRETCH = 3.0
+# Boxes whose bottoms differ by more, metres, are on different levels. Heights stay what they are at the current
+# step, so on a hill they differ between agents that meet later; a bridge is higher.
+_LEVEL_GAP = 4.0
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,18 @@ class Events:
     """[W, A] bool each, over the steps of one decision."""
 
     collision: Tensor
-    off_road: Tensor
-    red_light: Tensor
+    off_road: Tensor  # vehicles alone
+    red_light: Tensor  # vehicles alone
     goal: Tensor  # reached for the first time
 
 
 def collisions(world: World, motion: Motion, box_scale: float) -> Tensor:
     """Whose box overlapped another's at some step. Boxes at different levels do not collide."""
     half = world.size[..., :2] * (box_scale / 2)
-    depth = world.size[..., 2] / 2
-    gap = (world.height[:, :, None] - world.height[:, None]).abs() - (depth[:, :, None] + depth[:, None])
+    bottom = world.height - world.size[..., 2] / 2
     agents = world.types.shape[1]
     other = ~torch.eye(agents, dtype=torch.bool, device=half.device)
-    possible = (gap < 0) & other
+    possible = ((bottom[:, :, None] - bottom[:, None]).abs() < _LEVEL_GAP) & other
     hit = torch.zeros_like(world.exists)
     for index in range(motion.pose.shape[2]):
         pose, present = motion.pose[:, :, index], motion.present[:, :, index]
@@ -58,68 +58,71 @@ def collisions(world: World, motion: Motion, box_scale: float) -> Tensor:
     return hit
 
 
-def _edge_side(point: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Positive where a point [..., 2] lies on the starboard side of segments."""
-    direction, offset = end - start, point - start
-    return offset[..., 0] * direction[..., 1] - offset[..., 1] * direction[..., 0]
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table [M, C] named by [...]: [..., C]."""
+    return table.index_select(0, index.flatten()).view(*index.shape, table.shape[-1])
 
 
-def signed_edge_distance(world: World, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
+def _starboard(point: Tensor, segment: Tensor) -> Tensor:
+    """Positive where points [..., 2] lie on the starboard side of segments [..., (x, y, dx, dy, ...)]."""
+    return (point[..., 0] - segment[..., 0]) * segment[..., 3] - (point[..., 1] - segment[..., 1]) * segment[..., 2]
+
+
+def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
     """Planar distance of points to the nearest of some edge segments, negative on the road (port) side.
 
     Args:
-        world: batched. point: [W, A, P, 2]. height: [W, A] of their bottom. near: [W, A, J] segment numbers.
+        edges: batched, [W, n, ...]. world: [N] of the points. point: [N, P, 2]. height: [N], metres.
+        near: [N, P, J] segment numbers, those of padding being far away.
 
     Returns:
-        [W, A, P] metres.
+        [N, P] metres.
     """
-    edges = world.edges
-    row = torch.arange(len(near), device=near.device)[:, None, None]
-    start, end = edges.start[row, near].unsqueeze(2), edges.end[row, near].unsqueeze(2)  # [W, A, 1, J, 2]
-    z = edges.height[row, near]  # [W, A, J, 2]
-    direction = end - start
-    offset = point.unsqueeze(3) - start  # [W, A, P, J, 2]
-    squared = (direction * direction).sum(-1).clamp(min=1e-9)
-    along = (offset * direction).sum(-1) / squared
+    # One table, so that a candidate is gathered at once: start, direction, heights.
+    table = torch.cat((edges.start, edges.end - edges.start, edges.height), dim=-1).flatten(0, 1)
+    first = world[:, None, None] * edges.kind.shape[1]
+    start_x, start_y, along_x, along_y, low, high = _rows(table, near + first).unbind(-1)  # [N, P, J]
+    x, y = point[..., 0, None] - start_x, point[..., 1, None] - start_y
+    along = (x * along_x + y * along_y) / (along_x * along_x + along_y * along_y).clamp(min=1e-9)
     clipped = along.clamp(0.0, 1.0)
-    planar = (offset - clipped.unsqueeze(-1) * direction).norm(dim=-1)  # [W, A, P, J]
-    level = z[..., 0].unsqueeze(2) * (1 - clipped) + z[..., 1].unsqueeze(2) * clipped
-    rank = torch.hypot(planar, _Z_STRETCH * (height[..., None, None] - level))
-    best = rank.argmin(-1, keepdim=True)  # [W, A, P, 1]
-    segment = near.unsqueeze(2).expand(*rank.shape).gather(-1, best).squeeze(-1)  # [W, A, P]
-    t = along.gather(-1, best).squeeze(-1)
-    distance = planar.gather(-1, best).squeeze(-1)
-    own_start, own_end = edges.start[row, segment], edges.end[row, segment]
-    own = _edge_side(point, own_start, own_end)
-    turn = edges.turn[row, segment]  # [W, A, P, 2]
+    planar = torch.hypot(x - clipped * along_x, y - clipped * along_y)
+    level = torch.lerp(low, high, clipped)
+    rank = torch.hypot(planar, Z_STRETCH * (height[:, None, None] - level))
+    best = rank.argmin(-1, keepdim=True)  # [N, P, 1]
+    segment = near.gather(-1, best).squeeze(-1)  # [N, P]
+    t, distance = along.gather(-1, best).squeeze(-1), planar.gather(-1, best).squeeze(-1)
+    first = first.squeeze(-1)
+    own = _rows(table, segment + first)
+    turn = _rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
     # Beyond an end of the segment the neighbour there decides too: at a left turn both sides must be port.
     neighbour = torch.where(t < 0, turn[..., 0], torch.where(t > 1, turn[..., 1], -1))
-    safe = neighbour.clamp(min=0)
-    next_start, next_end = edges.start[row, safe], edges.end[row, safe]
-    beside = _edge_side(point, next_start, next_end)
-    own_direction, next_direction = own_end - own_start, next_end - next_start
-    bend = own_direction[..., 0] * next_direction[..., 1] - own_direction[..., 1] * next_direction[..., 0]
+    beside = _rows(table, neighbour.clamp(min=0) + first)
+    own_side, beside_side = _starboard(point, own), _starboard(point, beside)
+    bend = own[..., 2] * beside[..., 3] - own[..., 3] * beside[..., 2]
     convex = torch.where(t < 0, -bend, bend) > 0
-    both = torch.where(convex, torch.maximum(own, beside), torch.minimum(own, beside))
-    sign = torch.sign(torch.where(neighbour >= 0, both, own))
-    return sign * distance
+    both = torch.where(convex, torch.maximum(own_side, beside_side), torch.minimum(own_side, beside_side))
+    return torch.sign(torch.where(neighbour >= 0, both, own_side)) * distance
 
 
-def off_road(world: World, motion: Motion, box_scale: float) -> Tensor:
-    """Whose box had a corner off the road at some step."""
-    size = world.size * box_scale
-    bottom = world.height - world.size[..., 2] / 2
-    row = torch.arange(len(bottom), device=bottom.device)[:, None]
-    outside = torch.zeros_like(world.exists)
-    far = world.edges.kind.shape[1] - 1
-    for index in range(motion.pose.shape[2]):
-        pose = motion.pose[:, :, index]
-        near = world.edge_grid.table[row, cell_of(world.edge_grid, pose[..., :2], EDGE_CELL)]
-        corners = box_corners(pose[..., :2], pose[..., 2], size[..., 0], size[..., 1])
-        distance = signed_edge_distance(world, corners, bottom, near)
-        some_edge = (near < far).any(-1)
-        outside = outside | ((distance > 0).any(-1) & some_edge & motion.present[:, :, index])
-    return outside
+def off_road(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, Tensor]) -> Tensor:
+    """Whose box had a corner off the road at some step; nobody where there is no road edge.
+
+    Args:
+        world: batched. motion: of all agents. box_scale: of the boxes.
+        who: ([N] world, [N] agent) of those that are asked about; all others are not off the road.
+    """
+    w, a = who
+    size = world.size[w, a] * box_scale
+    bottom = world.height[w, a] - world.size[w, a, 2] / 2
+    steps = motion.pose.shape[2]
+    pose = motion.pose[w, a]  # [N, s, 3]
+    corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2]).flatten(1, 2)  # [N, s * 4, 2]
+    grid = RoadGrid(world.edge_grid.low[w], world.edge_grid.shape[w], world.edge_grid.table)
+    near = world.edge_grid.table[w[:, None], cell_of(grid, corners, EDGE_CELL)].long()
+    distance = signed_edge_distance(world.edges, w, corners, bottom, near).unflatten(1, (steps, 4))
+    bounded = (world.edges.kind > 0).any(1)[w]
+    outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & bounded
+    return torch.zeros_like(world.exists).index_put(who, outside)
 
 
 def red_lights(world: World, motion: Motion) -> Tensor:
@@ -152,11 +155,19 @@ def goals(world: World, state: State) -> Tensor:
     return near & world.moves & ~state.goal_reached
 
 
-def find_events(world: World, state: State, motion: Motion, box_scale: float) -> Events:
-    """All events of a decision; ``state`` is the one behind it."""
+def find_events(
+    world: World, state: State, motion: Motion, box_scale: float, drivers: tuple[Tensor, Tensor]
+) -> Events:
+    """All events of a decision.
+
+    Args:
+        world: batched. state: the one behind the decision. motion: of the decision. box_scale: of the boxes.
+        drivers: ([N] world, [N] agent) of the vehicles, to which alone the road's edge matters: pedestrians and
+            cyclists may use its side.
+    """
     return Events(
         collision=collisions(world, motion, box_scale),
-        off_road=off_road(world, motion, box_scale),
+        off_road=off_road(world, motion, box_scale, drivers),
         red_light=red_lights(world, motion),
         goal=goals(world, state),
     )

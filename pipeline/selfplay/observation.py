@@ -41,7 +41,7 @@ class ObservationConfig:
         show_motion: what the own last token did.
         show_velocity: velocity of neighbours in the own frame, and the own velocity.
         show_light: the signal ahead, as last observed by the current step (later states are unknown to an entry).
-        box_scale: of the boxes that collide or leave the road, as agents feel and are paid; GPUDrive shrinks to 0.7.
+        box_scale: of the boxes that collide or leave the road, as felt and paid; GPUDrive shrinks to 0.7.
     """
 
     neighbours: int = 16
@@ -193,13 +193,14 @@ def _road(
 ) -> dict[str, Tensor]:
     w, a = who
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
-    candidates = world.road_grid.table[w, cell]  # [N, J]
+    candidates = world.road_grid.table[w, cell].long()  # [N, J]
     row = w.unsqueeze(-1)
-    place = world.road_middle[row, candidates] - pose[:, None, :2]
+    middle = (world.road.start + world.road.end) / 2
+    place = middle[row, candidates] - pose[:, None, :2]
     rank = torch.hypot(place[..., 0], place[..., 1])
     count = min(config.road_segments, candidates.shape[1])
     index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    start, end = world.road.start[row, index], world.road.end[row, index]
+    start, end = world.road.start[row, index], world.road.end[row, index]  # [N, R, 2]
     kind = world.road.kind[row, index]
     middle = _into_frame((start + end) / 2 - pose[:, None, :2], heading.unsqueeze(-1))
     along = _into_frame(end - start, heading.unsqueeze(-1))

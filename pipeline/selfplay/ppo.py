@@ -35,7 +35,7 @@ class PPOConfig:
 
     Args:
         epochs: passes over the transitions of an update.
-        minibatch: transitions in a gradient step.
+        minibatch: transitions in a gradient step, about: an update's transitions are divided into equal parts.
         learning_rate: of Adam, constant.
         gamma: discount of a decision.
         gae_lambda: of the advantage estimate.
@@ -75,7 +75,7 @@ class Episode:
     reward: Tensor  # [D, N]
     reference: Tensor | None  # [D, N, K] log-probabilities of the frozen reference
     covered: Tensor  # [D, N] bool: the reference has an opinion
-    rates: dict[str, float]  # share of controlled agents with an event, and parts of the reward
+    rates: dict[str, float]  # shares of agents with an event, mean task reward of an episode and log-likelihood
 
     @property
     def transitions(self) -> int:
@@ -119,22 +119,22 @@ def collect(
     """
     controlled = controlled_agents(world, config.vehicles_only)
     who = places(controlled)
-    hidden = torch.rand(controlled.shape, generator=generator) < config.goal_dropout
-    state = reset(world, hidden.to(controlled.device))
+    vehicle = controlled & (world.types == 0)
+    drivers = places(vehicle)
+    device = controlled.device
+    hidden = torch.rand(controlled.shape, generator=generator, device=device) < config.goal_dropout
+    state = reset(world, hidden)
     tokens = torch.zeros_like(world.types)
     nobody = torch.zeros_like(controlled)
     colliding, leaving = nobody, nobody
     happened = dict.fromkeys(("collision", "off_road", "red_light", "goal"), nobody)
-    seen, actions, log_probs, values, rewards, taken, poses, present = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [state.pose],
-        [state.present],
-    )
+    seen: list[Observation] = []
+    actions: list[Tensor] = []
+    log_probs: list[Tensor] = []
+    values: list[Tensor] = []
+    rewards: list[Tensor] = []
+    taken: list[Tensor] = []
+    poses, present = [state.pose], [state.present]
     for _ in range(decisions(vocabulary)):
         seen.append(observe(world, state, who, view))
         logits, value = act(policy, seen[-1])
@@ -142,8 +142,8 @@ def collect(
         action = torch.multinomial(log_policy.exp(), 1, generator=generator).squeeze(-1)
         tokens = tokens.index_put(who, action)
         state, motion = step(world, state, tokens, controlled, vocabulary)
-        events = find_events(world, state, motion, reward.box_scale)
-        rewards.append(task_reward(events, colliding, leaving, world.types, reward)[who])
+        events = find_events(world, state, motion, view.box_scale, drivers)
+        rewards.append(task_reward(events, colliding, leaving, reward)[who])
         colliding, leaving = events.collision, events.off_road
         happened = {name: flag | getattr(events, name) for name, flag in happened.items()}
         state = note_events(state, events)
@@ -161,9 +161,13 @@ def collect(
         reference = scored[who].transpose(0, 1)  # [D, N, K]
         likelihood = reference.gather(-1, action.unsqueeze(-1)).squeeze(-1).clamp(min=_LEAST_LOG_LIKELIHOOD)
         covered = torch.isfinite(reference).all(-1)
-    count = max(1, len(who[0]))
-    rates = {f"{name}_rate": float(flag[who].sum()) / count for name, flag in happened.items()}
-    rates |= {"task_reward": float(task.sum()) / count, "log_likelihood": float(likelihood.mean())}
+    # Only vehicles are paid for the road and its lights, so the rates of both are theirs.
+    counted = {"collision": controlled, "off_road": vehicle, "red_light": vehicle, "goal": controlled & world.moves}
+    rates = {
+        f"{name}_rate": float((flag & counted[name]).sum()) / max(1, int(counted[name].sum()))
+        for name, flag in happened.items()
+    }
+    rates |= {"task_reward": float(task.sum(0).mean()), "log_likelihood": float(likelihood.mean())}
     return Episode(
         observation=join(seen),
         action=action,
@@ -261,26 +265,26 @@ def update(
     ]
     reference = None if episode.reference is None else episode.reference.flatten(0, 1)
     count = episode.transitions
-    sums: dict[str, float] = {}
+    # Equal parts: a small last one would weigh as much as the others, and normalise few advantages.
+    batches = max(1, round(count / config.minibatch))
+    parts: list[dict[str, Tensor]] = []
     for _ in range(config.epochs):
-        sums, batches = {}, 0
-        for rows in torch.randperm(count, generator=generator).split(config.minibatch):
-            if len(rows) < 2:
-                continue
+        parts = []
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        for rows in order.tensor_split(batches):
             action, old_log_prob, adv, goal, covered = (tensor[rows] for tensor in flat)
             seen = Observation(**{name: value[rows] for name, value in vars(episode.observation).items()})
             logits, value = act(policy, seen)
             anchor = None if reference is None else reference[rows]
-            loss, parts = policy_loss(logits, value, action, old_log_prob, adv, goal, anchor, covered, config)
+            loss, part = policy_loss(logits, value, action, old_log_prob, adv, goal, anchor, covered, config)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             fabric.clip_gradients(policy, optimizer, max_norm=config.gradient_clip)
             optimizer.step()
-            sums = {name: sums.get(name, 0.0) + float(part) for name, part in parts.items()}
-            batches += 1
+            parts.append(part)
     variance = target.var(unbiased=False)
     explained = 1.0 - (target - episode.value[:-1]).var(unbiased=False) / variance.clamp(min=1e-8)
-    means = {name: total / batches for name, total in sums.items()}
+    means = {name: float(torch.stack([part[name] for part in parts]).mean()) for name in parts[0]}
     return {
         **means,
         "explained_variance": float(explained),

@@ -21,10 +21,9 @@ class RewardConfig:
     Args:
         goal: paid once, on reaching the end of the log.
         collision: for a decision in which the agent's box overlaps another.
-        off_road: for a decision in which a corner of its box is off the road.
+        off_road: for a decision in which a corner of a vehicle's box is off the road.
         red_light: for passing a red light; 0 in the paper.
         per_event: pay for a collision or leaving the road when it begins, not for every decision it lasts.
-        box_scale: of the boxes; GPUDrive shrinks them to 0.7.
     """
 
     goal: float = 1.0
@@ -32,22 +31,17 @@ class RewardConfig:
     off_road: float = -0.75
     red_light: float = -0.75
     per_event: bool = False
-    box_scale: float = 1.0
 
 
-def task_reward(
-    events: Events, was_colliding: Tensor, was_off_road: Tensor, types: Tensor, config: RewardConfig
-) -> Tensor:
+def task_reward(events: Events, was_colliding: Tensor, was_off_road: Tensor, config: RewardConfig) -> Tensor:
     """[W, A] reward of a decision.
 
     Args:
         events: of the decision. was_colliding, was_off_road: [W, A] in the decision before.
-        types: [W, A]; only vehicles are paid for the road: pedestrians and cyclists may use its side.
         config: weights.
     """
     collision = events.collision & ~was_colliding if config.per_event else events.collision
     leaving = events.off_road & ~was_off_road if config.per_event else events.off_road
-    leaving = leaving & (types == 0)
     return (
         config.goal * events.goal.float()
         + config.collision * collision.float()

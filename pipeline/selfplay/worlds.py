@@ -23,7 +23,7 @@ __all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "st
 
 # Sides of the grid cells for road edges and for what agents see, metres.
 EDGE_CELL = 2.5
-VIEW_CELL = 4.0
+VIEW_CELL = 6.0
 # The grids hold where agents are, where their velocity leads in this time (seconds), and so many metres around.
 _HORIZON = 8.0
 _MARGIN = 40.0
@@ -198,7 +198,7 @@ def _stack_roads(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, 
             (
                 grid.table,
                 torch.full(
-                    (*grid.table.shape[:2], width - grid.table.shape[2]), part.kind.shape[1] - 1, dtype=torch.int64
+                    (*grid.table.shape[:2], width - grid.table.shape[2]), part.kind.shape[1] - 1, dtype=torch.int32
                 ),
             ),
             dim=2,
