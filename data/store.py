@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+# Loaded before anybody imports TensorFlow, which carries an Arrow of its own: the second of the two to register the
+# scheme "file" fails, and TensorFlow tolerates it.
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from data.errors import UserError
