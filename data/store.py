@@ -15,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
-# Loaded before anybody imports TensorFlow, which carries an Arrow of its own: the second of the two to register the
-# scheme "file" fails, and TensorFlow tolerates it.
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from data.errors import UserError
@@ -79,8 +75,11 @@ def write_shard(path: Path, scenes: Iterable[Scene], notes: Callable[[], dict[st
     infos: list[SceneInfo] = []
     with (
         atomic_path(path) as temporary,
+        # Open files, here and below, instead of paths: Arrow's own file systems fail in a process that has loaded
+        # TensorFlow, which carries another Arrow.
+        temporary.open("wb") as file,
         pq.ParquetWriter(
-            temporary,
+            file,
             SCHEMA,
             compression="zstd",
             compression_level=_COMPRESSION_LEVEL,
@@ -131,7 +130,7 @@ class SceneStore:
         shard, row = self._places[index]
         try:
             if shard not in self._files:
-                self._files[shard] = pq.ParquetFile(self._shards[shard], memory_map=True)
+                self._files[shard] = pq.ParquetFile(pa.memory_map(str(self._shards[shard])))
             table = self._files[shard].read_row_group(row, use_threads=False)
             return decode_row({name: table.column(name).chunk(0) for name in table.column_names})
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -171,7 +170,8 @@ def _first_line(error: BaseException) -> str:
 def _read_footer(shard: Path) -> tuple[list[SceneInfo], dict[str, Any]]:
     """Index and notes of a shard."""
     try:
-        metadata = pq.read_metadata(shard)
+        with shard.open("rb") as file:
+            metadata = pq.read_metadata(file)
         values = metadata.metadata or {}
         if values.get(_FORMAT_KEY) != _FORMAT:
             raise UserError(f"{shard}: not a scene store shard of format {_FORMAT.decode()}; run tokenize again")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,24 @@ def test_access_by_number_and_id(store: SceneStore) -> None:
     assert_same(pickle.loads(pickle.dumps(store))[0], make_scene(1))
     with pytest.raises(KeyError):
         store.get("nobody")
+
+
+def test_works_beside_tensorflow(store: SceneStore, tmp_path: Path) -> None:
+    """TensorFlow brings an Arrow of its own, which takes the names of the file systems."""
+    code = (
+        "import sys, tensorflow\n"
+        "from pathlib import Path\n"
+        "from data.store import SceneStore, shard_name, write_shard\n"
+        "scenes = list(SceneStore(sys.argv[1]))\n"
+        "write_shard(Path(sys.argv[2]) / shard_name('training', 0, 1), scenes)\n"
+        "assert len(SceneStore(sys.argv[2])) == 3\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(store.folder), str(tmp_path / "copy")],
+        check=True,
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 def test_bytes_depend_on_scenes_alone(tmp_path: Path) -> None:
