@@ -1,0 +1,97 @@
+"""Planar geometry against shapely and closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.geometry import box_corners, boxes_overlap, rotate, to_global, to_local, wrap_angle
+
+CASES = 10_000
+
+
+def random_boxes(generator: torch.Generator, spread: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    center = (torch.rand(CASES, 2, generator=generator, dtype=torch.float64) - 0.5) * spread
+    heading = (torch.rand(CASES, generator=generator, dtype=torch.float64) - 0.5) * 20
+    half = 0.1 + 3.0 * torch.rand(CASES, 2, generator=generator, dtype=torch.float64)
+    return center, heading, half
+
+
+def polygons(center: torch.Tensor, heading: torch.Tensor, half: torch.Tensor) -> np.ndarray:
+    """Made without the code under test: shapely turns and moves axis-aligned boxes."""
+    x, y = half.numpy().T
+    boxes = shapely.box(-x, -y, x, y)
+    points = shapely.get_coordinates(boxes).reshape(CASES, 5, 2)
+    cos, sin = np.cos(heading.numpy()), np.sin(heading.numpy())
+    matrix = np.stack((np.stack((cos, -sin), -1), np.stack((sin, cos), -1)), 1)
+    return shapely.polygons(np.einsum("nij,nkj->nki", matrix, points) + center.numpy()[:, None])
+
+
+def test_overlap_of_ten_thousand_boxes_is_shapelys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = random_boxes(generator, 8.0), random_boxes(generator, 8.0)
+    area = shapely.area(shapely.intersection(polygons(*first), polygons(*second)))
+    expected = torch.from_numpy(area > 0)
+    assert 0.2 < float(expected.double().mean()) < 0.8
+    assert torch.equal(boxes_overlap(*first, *second), expected)
+    assert torch.equal(boxes_overlap(*second, *first), expected)
+    # In float32 only boxes that hardly touch may be judged otherwise.
+    single = boxes_overlap(*(t.float() for t in first), *(t.float() for t in second))
+    away = shapely.distance(polygons(*first), polygons(*second))
+    clear = torch.from_numpy((area > 1e-3) | (away > 1e-3))
+    assert torch.equal(single[clear], expected[clear])
+
+
+def test_touching_boxes_do_not_overlap() -> None:
+    zero, half = torch.zeros(1, 2), torch.ones(1, 2)
+    right = torch.tensor([[2.0, 0.0]])
+    assert not boxes_overlap(zero, zero[:, 0], half, right, zero[:, 0], half)
+    assert boxes_overlap(zero, zero[:, 0], half, right - 1e-3, zero[:, 0], half)
+
+
+def test_corners_are_those_of_shapely_counter_clockwise_from_front_left() -> None:
+    generator = torch.Generator().manual_seed(1)
+    center, heading, half = random_boxes(generator, 100.0)
+    corners = box_corners(center, heading, 2 * half[:, 0], 2 * half[:, 1])
+    mine = shapely.polygons(corners.numpy())
+    assert float(shapely.area(shapely.symmetric_difference(mine, polygons(center, heading, half))).max()) < 1e-9
+    assert shapely.is_ccw(shapely.get_exterior_ring(mine)).all()
+    ahead = to_local(corners[:, 0], center, heading)
+    torch.testing.assert_close(ahead, half)
+
+
+@given(st.floats(-1e4, 1e4), st.integers(-50, 50))
+def test_wrapped_angles_are_in_range_and_equal_up_to_turns(angle: float, turns: int) -> None:
+    wrapped = wrap_angle(torch.tensor([angle, angle + 2 * math.pi * turns], dtype=torch.float64))
+    assert ((wrapped >= -math.pi) & (wrapped < math.pi)).all()
+    assert float((wrapped.sin() - math.sin(angle)).abs().max()) < 1e-9
+    assert float((wrapped.cos() - math.cos(angle)).abs().max()) < 1e-9
+
+
+def test_wrapping_never_gives_pi_in_float32() -> None:
+    angle = torch.full((1,), -math.pi)
+    for _ in range(4):
+        angle = torch.nextafter(angle, torch.tensor(-10.0))
+        assert float(wrap_angle(angle)) < math.pi
+
+
+@pytest.mark.parametrize("angle", [0.0, math.pi / 2, -2.0])
+def test_rotation_is_that_of_complex_numbers(angle: float) -> None:
+    vector = torch.tensor([[3.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+    turned = torch.view_as_complex(vector) * complex(math.cos(angle), math.sin(angle))
+    torch.testing.assert_close(rotate(vector, torch.tensor(angle).double()), torch.view_as_real(turned))
+
+
+def test_frames_are_inverse_to_each_other() -> None:
+    point, origin = torch.randn(2, 50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    heading = torch.linspace(-3, 3, 50, dtype=torch.float64)
+    torch.testing.assert_close(to_global(to_local(point, origin, heading), origin, heading), point)
+    ahead = origin + torch.stack((heading.cos(), heading.sin()), -1)
+    expected = torch.tensor([1.0, 0.0]).double().expand(50, 2)
+    torch.testing.assert_close(to_local(ahead, origin, heading), expected)

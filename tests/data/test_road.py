@@ -1,0 +1,179 @@
+"""Segments and grids of the road against brute force over all segments and against shapely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from torch import Tensor
+
+from data.road import (
+    Z_STRETCH,
+    Segments,
+    cell_of,
+    edge_grid,
+    edge_segments,
+    road_segments,
+    stack_grids,
+    view_grid,
+)
+from data.scene import MapKind, Scene, map_tensors
+from tests.scenes import Mover, circle, hand_made
+
+CELL = 2.5
+ORIGIN = torch.zeros(2)
+
+
+def random_lines(seed: int) -> list[list[tuple[float, ...]]]:
+    """Wandering polylines at two levels, sharp corners, closed rings, a slope, and lines of two points."""
+    rng = np.random.default_rng(seed)
+    lines: list[list[tuple[float, ...]]] = []
+    for index in range(14):
+        steps = rng.normal(size=(int(rng.integers(2, 30)), 2)) * rng.uniform(0.3, 6.0)
+        points = rng.uniform(-50, 50, 2) + np.cumsum(steps, axis=0)
+        z = 6.0 * (index % 2) + rng.normal(scale=0.3) + np.linspace(0, rng.normal(scale=2.0), len(points))
+        lines.append([(float(x), float(y), float(h)) for (x, y), h in zip(points, z)])
+    lines += [circle(r, n, (float(x), float(-x)), 0.0) for r, n, x in ((3.0, 5, 20), (12.0, 60, -25), (0.8, 9, 5))]
+    return lines
+
+
+def scene_of(lines: Sequence[Sequence[tuple[float, ...]]]) -> Scene:
+    return hand_made([Mover()], [(MapKind.ROAD_EDGE, line) for line in lines])
+
+
+def brute_rank(edges: Segments, point: Tensor, height: Tensor) -> Tensor:
+    """[Q, N] distance with heights weighted, of every point to every segment, in float64 with shapely."""
+    lines = shapely.linestrings(torch.stack((edges.start, edges.end), 1).double().numpy())
+    places = shapely.points(point.double().numpy())[:, None]
+    planar = shapely.distance(places, lines[None])
+    length = np.maximum(shapely.length(lines), 1e-9)
+    share = shapely.line_locate_point(lines[None], places) / length
+    z = edges.height.double().numpy()
+    level = z[:, 0] + share * (z[:, 1] - z[:, 0])
+    return torch.from_numpy(np.hypot(planar, Z_STRETCH * (height.double().numpy()[:, None] - level)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_nearest_edge_is_lost(seed: int) -> None:
+    edges = edge_segments(scene_of(random_lines(seed)), ORIGIN)
+    generator = torch.Generator().manual_seed(seed)
+    heights = torch.tensor([-0.4, 0.3, 3.1, 5.8])
+    low, high = torch.tensor([-45.0, -60.0]), torch.tensor([52.0, 41.0])
+    grid = edge_grid(edges, low, high, CELL, heights)
+    point = low + (high - low) * torch.rand(1500, 2, generator=generator)
+    height = heights[torch.randint(len(heights), (1500,), generator=generator)]
+    batched = map_tensors(grid, lambda t: t.unsqueeze(0))
+    near = grid.table[cell_of(batched, point.unsqueeze(0), CELL)[0]].long()
+    rank = brute_rank(edges, point, height)
+    listed = rank.gather(1, near.clamp(min=0)).masked_fill(near < 0, math.inf)
+    torch.testing.assert_close(listed.amin(1), rank.amin(1), atol=1e-3, rtol=0)
+    # And the lists are worth having.
+    assert float((near >= 0).sum(1).double().mean()) < 0.1 * len(edges.kind)
+
+
+def test_heights_decide_which_of_two_levels_is_listed() -> None:
+    above, below = [(-20.0, 0.1, 6.0), (20.0, 0.1, 6.0)], [(-20.0, 4.0, 0.0), (20.0, 4.0, 0.0)]
+    edges = edge_segments(scene_of([above, below]), ORIGIN)
+    low, high = torch.tensor([-10.0, -5.0]), torch.tensor([10.0, 5.0])
+    for height, expected in ((0.0, 1), (6.0, 0)):
+        table = edge_grid(edges, low, high, CELL, torch.tensor([height])).table
+        assert table[table >= 0].unique().tolist() == [expected]
+    both = edge_grid(edges, low, high, CELL, torch.tensor([0.0, 6.0])).table
+    assert both[both >= 0].unique().tolist() == [0, 1]
+
+
+def test_a_road_without_edges_has_empty_lists() -> None:
+    edges = edge_segments(hand_made([Mover()]), ORIGIN)
+    assert len(edges.kind) == 0
+    grid = edge_grid(edges, torch.tensor([-5.0, -5.0]), torch.tensor([5.0, 5.0]), CELL, torch.zeros(1))
+    assert (grid.table == -1).all()
+    assert (view_grid(edges, grid.low, -grid.low, CELL, 4).table == -1).all()
+    segments, stacked = stack_grids([(edges, grid)])
+    assert segments.kind.tolist() == [[0]]
+    assert (stacked.table == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000])
+def test_view_lists_hold_the_nearest_middles(size: int) -> None:
+    segments = road_segments(scene_of(random_lines(7)), ORIGIN)
+    low, high = torch.tensor([-45.0, -60.0]), torch.tensor([52.0, 41.0])
+    grid = view_grid(segments, low, high, 6.0, size)
+    point = low + (high - low) * torch.rand(1000, 2, generator=torch.Generator().manual_seed(3))
+    distance = torch.cdist(point.double(), ((segments.start + segments.end) / 2).double())
+    near = grid.table[cell_of(map_tensors(grid, lambda t: t.unsqueeze(0)), point.unsqueeze(0), 6.0)[0]].long()
+    listed = distance.gather(1, near.clamp(min=0)).masked_fill(near < 0, math.inf)
+    count = min(size, len(segments.kind))
+    nearest = distance.topk(count, dim=1, largest=False).values
+    torch.testing.assert_close(listed.topk(count, dim=1, largest=False).values, nearest, atol=1e-3, rtol=0)
+
+
+def test_cells_are_numbered_along_y_first_and_clamped() -> None:
+    grid = view_grid(road_segments(scene_of(random_lines(1)), ORIGIN), ORIGIN, torch.tensor([12.0, 8.0]), 4.0, 2)
+    assert grid.shape.tolist() == [3, 2]
+    point = torch.tensor([[[1.0, 1.0], [1.0, 5.0], [5.0, 1.0], [11.0, 7.0], [-90.0, 99.0], [99.0, -1.0]]])
+    cells = cell_of(map_tensors(grid, lambda t: t.unsqueeze(0)), point, 4.0)
+    assert cells.tolist() == [[0, 1, 2, 5, 1, 4]]
+
+
+def test_simplified_edges_stay_within_tolerance_in_plan_and_profile() -> None:
+    along = np.linspace(0, 60, 241)
+    bend = np.stack((along, 8 * np.sin(along / 15), 0.5 * np.cos(along / 5)), 1)
+    bridge = np.stack((along, np.full_like(along, -30.0), 5 * np.exp(-(((along - 30) / 12) ** 2))), 1)
+    for line in (bend, bridge):
+        points: list[tuple[float, ...]] = [tuple(map(float, point)) for point in line]
+        edges = edge_segments(scene_of([points]), ORIGIN)
+        assert len(edges.kind) < 80
+        kept = torch.cat((edges.start, edges.end[-1:])).double().numpy()
+        assert shapely.hausdorff_distance(shapely.linestrings(kept), shapely.linestrings(line[:, :2])) < 0.05
+        heights = np.concatenate((edges.height[:, 0].numpy(), edges.height[-1:, 1].numpy()))
+        assert float(np.abs(np.interp(line[:, 0], kept[:, 0], heights) - line[:, 2]).max()) < 0.25
+    straight = edge_segments(scene_of([[(0.5 * i, 0.0, 0.0) for i in range(100)]]), ORIGIN)
+    assert len(straight.kind) == 1
+
+
+def test_neighbours_along_open_and_closed_edges() -> None:
+    square = [(0.0, 0.0, 0.0), (9.0, 0.0, 0.0), (9.0, 9.0, 0.0), (0.0, 9.0, 0.0), (0.0, 0.0, 0.0)]
+    hook = [(20.0, 0.0, 0.0), (29.0, 0.0, 0.0), (29.0, 9.0, 0.0)]
+    edges = edge_segments(scene_of([square, hook]), ORIGIN)
+    assert edges.turn.tolist() == [[3, 1], [0, 2], [1, 3], [2, 0], [-1, 5], [4, -1]]
+
+
+def test_seen_road_is_cut_in_pieces_that_lie_on_it() -> None:
+    line = [(0.0, 0.0, 0.0), (25.0, 0.0, 5.0), (25.0, 4.0, 5.0)]
+    crosswalk = [(40.0, 0.0), (44.0, 0.0), (44.0, 9.0), (40.0, 9.0)]
+    scene = hand_made(
+        [Mover()], [(MapKind.LANE, line), (MapKind.CROSSWALK, crosswalk), (MapKind.STOP_SIGN, [(1.0, 2.0)])]
+    )
+    pieces = road_segments(scene, torch.tensor([5.0, 1.0]))
+    lane = pieces.kind == MapKind.LANE
+    start, end = pieces.start[lane] + torch.tensor([5.0, 1.0]), pieces.end[lane] + torch.tensor([5.0, 1.0])
+    third = 25 / 3
+    torch.testing.assert_close(start, torch.tensor([[0.0, 0], [third, 0], [2 * third, 0], [25, 0]]))
+    torch.testing.assert_close(end, torch.tensor([[third, 0.0], [2 * third, 0], [25, 0], [25, 4]]))
+    torch.testing.assert_close(pieces.height[lane][:, 0], torch.tensor([0.0, 5 / 3, 10 / 3, 5]))
+    # A polygon is closed, a sign is a point.
+    assert int((pieces.kind == MapKind.CROSSWALK).sum()) == 4
+    sign = pieces.kind == MapKind.STOP_SIGN
+    assert torch.equal(pieces.start[sign], pieces.end[sign])
+
+
+def test_stacked_worlds_keep_their_lists() -> None:
+    parts = []
+    for seed in (1, 2):
+        edges = edge_segments(scene_of(random_lines(seed)[: 4 + 6 * seed]), ORIGIN)
+        extent = torch.tensor([30.0 + 20 * seed, 40.0])
+        parts.append((edges, edge_grid(edges, -extent, extent, CELL, torch.zeros(1))))
+    segments, grid = stack_grids(parts)
+    for row, (edges, own) in enumerate(parts):
+        count, cells, width = len(edges.kind), *own.table.shape
+        assert torch.equal(segments.start[row, :count], edges.start)
+        assert float(segments.start[row, count:].amin()) > 9e4
+        assert (segments.kind[row, count:] == 0).all()
+        table = grid.table[row, :cells, :width]
+        assert torch.equal(torch.where(own.table >= 0, table, -1), own.table)
+        assert (table[own.table < 0] >= count).all()
+        assert (grid.table[row, :cells, width:] >= count).all()

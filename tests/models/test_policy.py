@@ -1,0 +1,151 @@
+"""Size of the policy, what its pooling sees, its heads, and its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.vocabulary import Vocabulary
+from models.policy import Policy, PolicyConfig, load_policy, save_policy
+from models.reference.checkpoint import save_reference
+from tests.models.reference.conftest import make_model
+
+SIZES = (6, 6, 13)
+
+
+def make(config: PolicyConfig, actions: int = 7, sizes: tuple[int, int, int] = SIZES) -> Policy:
+    torch.manual_seed(0)
+    policy = Policy(config, sizes, actions).eval()
+    with torch.no_grad():
+        policy.actor.weight.normal_()
+        policy.actor.bias.normal_()
+    return policy
+
+
+def inputs(count: int = 5, sizes: tuple[int, int, int] = SIZES) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "ego": torch.randn(count, sizes[0], generator=generator),
+        "neighbour": torch.randn(count, 9, sizes[1], generator=generator),
+        "neighbour_seen": torch.rand(count, 9, generator=generator) < 0.6,
+        "road": torch.randn(count, 12, sizes[2], generator=generator),
+        "road_seen": torch.rand(count, 12, generator=generator) < 0.6,
+        "agent_type": torch.arange(count) % 3,
+    }
+
+
+def test_the_papers_net_has_65289_parameters() -> None:
+    policy = Policy(PolicyConfig(per_type=False), SIZES, 200)
+    assert sum(parameter.numel() for parameter in policy.parameters()) == 65_289
+
+
+def test_first_opinions_are_almost_even() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits, value = Policy(PolicyConfig(), SIZES, 200).eval()(**inputs())
+    assert logits.shape == (5, 200)
+    assert value.shape == (5,)
+    assert float(logits.abs().max()) < 0.2
+
+
+def test_values_are_those_of_the_net_written_out() -> None:
+    """GPUDrive's block: linear, layer norm, tanh, linear; maximum over what is seen; two linear heads."""
+    policy, seen = make(PolicyConfig(per_type=False)), inputs()
+    weights = {name: tensor.double() for name, tensor in policy.state_dict().items()}
+
+    def block(name: str, x: torch.Tensor) -> torch.Tensor:
+        x = x.double() @ weights[f"{name}.0.weight"].T + weights[f"{name}.0.bias"]
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        x = (x * weights[f"{name}.1.weight"] + weights[f"{name}.1.bias"]).tanh()
+        return x @ weights[f"{name}.4.weight"].T + weights[f"{name}.4.bias"]
+
+    logits, value = policy(**seen)
+    for row in range(5):
+        parts = [block("ego", seen["ego"][row])]
+        for name in ("neighbour", "road"):
+            parts.append(block(name, seen[name][row][seen[f"{name}_seen"][row]]).amax(0))
+        fused = torch.cat(parts) @ weights["fuse.0.weight"].T + weights["fuse.0.bias"]
+        expected = fused @ weights["actor.weight"].T + weights["actor.bias"]
+        torch.testing.assert_close(logits[row].double(), expected, atol=1e-4, rtol=0)
+        worth = fused @ weights["critic.weight"].T + weights["critic.bias"]
+        torch.testing.assert_close(value[row : row + 1].double(), worth, atol=1e-4, rtol=0)
+
+
+def test_order_and_hidden_slots_do_not_matter_and_nothing_seen_is_zero() -> None:
+    policy, seen = make(PolicyConfig()), inputs()
+    logits, value = policy(**seen)
+    order = torch.randperm(9)
+    turned = seen | {"neighbour": seen["neighbour"][:, order], "neighbour_seen": seen["neighbour_seen"][:, order]}
+    torch.testing.assert_close(policy(**turned)[0], logits)
+    dirty = seen | {
+        name: torch.where(seen[f"{name}_seen"][..., None], seen[name], 1e3) for name in ("neighbour", "road")
+    }
+    torch.testing.assert_close(policy(**dirty)[0], logits, atol=0, rtol=0)
+    blind = seen | {name: torch.zeros_like(seen[name]) for name in ("neighbour_seen", "road_seen")}
+    logits, value = policy(**blind)
+    fused = policy.fuse(torch.cat((policy.ego(seen["ego"]), torch.zeros(5, 128)), -1))
+    torch.testing.assert_close(value, policy.critic(fused).squeeze(-1))
+    logits.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.grad is not None)
+
+
+def test_each_type_has_its_own_head() -> None:
+    policy, seen = make(PolicyConfig(per_type=True)), inputs(6)
+    logits, _ = policy(**seen)
+    for kind in range(3):
+        with torch.no_grad():
+            changed = make(PolicyConfig(per_type=True))
+            changed.actor.weight[kind * 7 : (kind + 1) * 7] += 1.0
+        others = (changed(**seen)[0] != logits).any(-1)
+        assert others.tolist() == [index % 3 == kind for index in range(6)]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return make_model(2).vocabulary
+
+
+def test_checkpoint_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    policy = make(PolicyConfig(embedding=8, hidden=16), vocabulary.size)
+    path = tmp_path / "policy.ckpt"
+    save_policy(path, policy, vocabulary, {"neighbours": 9})
+    loaded, words, view = load_policy(path)
+    assert loaded.config == policy.config
+    assert view == {"neighbours": 9}
+    assert not loaded.training
+    assert torch.equal(words.poses, vocabulary.poses)
+    for one, two in zip(loaded(**inputs()), policy(**inputs())):
+        assert torch.equal(one, two)
+    first = path.read_bytes()
+    save_policy(path, policy, vocabulary, {"neighbours": 9})
+    assert path.read_bytes() == first
+
+
+def test_wrong_files_are_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    path = tmp_path / "policy.ckpt"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_policy(path)
+    path.write_bytes(b"PK\x03\x04 but not really")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_policy(path)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match="some other file"):
+        load_policy(path)
+    save_reference(path, make_model(2))
+    with pytest.raises(UserError, match="a checkpoint of a reference"):
+        load_policy(path)
+    save_policy(path, make(PolicyConfig(), vocabulary.size), vocabulary, {})
+    content = torch.load(path, weights_only=True)
+    changes: list[dict[str, object]] = [
+        {"format": 99},
+        {"config": {"depth": 3}},
+        {"weights": {}},
+        {"features": [1, 2]},
+    ]
+    for change in changes:
+        torch.save(content | change, path)
+        with pytest.raises(UserError, match="another version"):
+            load_policy(path)

@@ -1,0 +1,246 @@
+"""Collisions, the road's edge, red lights and goals against shapely, the realism metric and hand-made scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from torch import Tensor
+
+from data.road import cell_of, edge_segments
+from data.scene import AgentType, LightState, MapKind, Scene
+from data.scenes_source import open_scenes
+from pipeline.selfplay.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
+from pipeline.selfplay.simulator import Motion, places, reset
+from pipeline.selfplay.worlds import EDGE_CELL, World, build_world
+from submission.realism.road_edge import prepare_edges, signed_distance
+from tests.data.test_road import random_lines
+from tests.models.scenes import random_scene
+from tests.pipeline.selfplay.test_simulator import arcs
+from tests.scenes import Mover, Signal, circle, hand_made
+
+
+def world_of(scene: Scene) -> World:
+    return build_world(scene, arcs(), 4)
+
+
+def motion_of(world: World, pose: Tensor, start: Tensor | None = None, first_step: int = 1) -> Motion:
+    """A decision with the poses [W, A, s, 3]; all that exist are present."""
+    present = world.exists[..., None].expand(pose.shape[:3])
+    return Motion(world.pose if start is None else start, pose, present, first_step)
+
+
+def test_collisions_are_overlaps_of_shapely() -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = 0.5 + 5 * torch.rand(12, 3, generator=generator)
+    movers = [Mover(x=float(i), size=tuple(row)) for i, row in enumerate(size.tolist())]
+    world = world_of(hand_made(movers))
+    for scale in (1.0, 0.7):
+        for _ in range(40):
+            pose = torch.rand(1, 12, 2, 3, generator=generator) * torch.tensor([40.0, 40.0, 6.0])
+            boxes = np.array([[_box(p, s * scale) for p in rows] for rows, s in zip(pose[0], size)])
+            areas = shapely.area(shapely.intersection(boxes[:, None], boxes[None]))
+            hit = (areas > 0) & ~np.eye(12, dtype=bool)[..., None]
+            assert collisions(world, motion_of(world, pose), scale)[0].tolist() == hit.any((1, 2)).tolist()
+
+
+def _box(pose: Tensor, size: Tensor) -> shapely.Polygon:
+    length, width = size[:2].tolist()
+    box = shapely.box(-length / 2, -width / 2, length / 2, width / 2)
+    box = shapely.affinity.rotate(box, float(pose[2]), origin=(0, 0), use_radians=True)
+    return shapely.affinity.translate(box, float(pose[0]), float(pose[1]))
+
+
+def test_levels_absence_and_padding_prevent_collisions() -> None:
+    """An agent under a bridge, one that has left, one that does not exist."""
+    world = world_of(hand_made([Mover(), Mover(z=6.0), Mover(x=1.0), Mover(x=1.5, z=1.0)]))
+    pose = world.pose[:, :, None].expand(-1, -1, 2, -1)
+    motion = motion_of(world, pose)
+    assert collisions(world, motion, 1.0).tolist() == [[True, False, True, True]]
+    gone = dataclasses.replace(motion, present=motion.present & torch.tensor([True, True, True, False])[:, None])
+    assert collisions(world, gone, 1.0).tolist() == [[True, False, True, False]]
+    late = dataclasses.replace(motion, present=torch.tensor([[[1, 0], [1, 1], [0, 1], [0, 0]]]).bool())
+    assert not collisions(world, late, 1.0).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_edge_distance_is_the_realism_metrics(seed: int) -> None:
+    lines = [(MapKind.ROAD_EDGE, line) for line in random_lines(seed)]
+    scene = hand_made([Mover(x=-30, y=-30), Mover(x=30, y=30, z=6.0), Mover(x=5, y=-5, z=2.5)], lines)
+    compare_with_metric(scene, 3000, seed, least_agreement=0.995)
+
+
+def compare_with_metric(scene: Scene, count: int, seed: int, least_agreement: float) -> None:
+    world = world_of(scene)
+    generator = torch.Generator().manual_seed(seed)
+    agents = torch.randint(world.types.shape[1], (count,), generator=generator)
+    spread = 12.0 * torch.randn(count, 1, 2, generator=generator)
+    pose = torch.cat((world.pose[0, agents, None, :2] + spread, torch.zeros(count, 1, 1)), -1)
+    point = pose[..., :2]
+    bottom = (world.height - world.size[..., 2] / 2)[0, agents]
+    row = torch.zeros(count, dtype=torch.int64)
+    near = _lists(world, point[:, 0])
+    mine = signed_edge_distance(world.edges, row, point, bottom, near)[:, 0]
+    places_ = torch.cat((point[:, 0] + world.origin[0], bottom[:, None]), -1)
+    expected = signed_distance(places_, prepare_edges(scene.map, bug_compatible=False))
+    # Simplification may exchange edges that are about equally near once heights are weighted.
+    error = (mine.abs() - expected.abs()).abs()
+    assert float((error < 0.08).double().mean()) >= 0.99
+    assert float(error.max()) < 0.6
+    # Where the metric's points are within the tolerance of an edge, either side may be found.
+    clear = expected.abs() > 0.08
+    agree = (mine.sign() == expected.sign())[clear].double().mean()
+    assert float(agree) >= least_agreement
+    assert 0.02 < float((expected[clear] > 0).double().mean()) < 0.98
+
+
+def _lists(world: World, point: Tensor) -> Tensor:
+    cell = cell_of(world.edge_grid, point.unsqueeze(0), EDGE_CELL)
+    return world.edge_grid.table[0, cell[0]].long().unsqueeze(1)
+
+
+def test_edge_distance_on_real_scenes(womd) -> None:
+    for seed, scene in enumerate(itertools.islice(open_scenes(womd, "validation"), 3)):
+        compare_with_metric(scene, 3000, seed, least_agreement=0.999)
+
+
+def drive(world: World, pose: Tensor) -> Tensor:
+    """[A] whether agents standing at poses [A, 3] are off the road."""
+    motion = motion_of(world, pose[None, :, None].expand(-1, -1, 2, -1))
+    return off_road(world, motion, 1.0, places(world.exists & (world.types == 0)))[0]
+
+
+def test_corners_decide_who_is_off_a_straight_road() -> None:
+    """Road between y = -4 and y = 4; boxes are 4 m by 2 m."""
+    edges = [
+        (MapKind.ROAD_EDGE, [(-60.0, -4.0), (60.0, -4.0)]),
+        (MapKind.ROAD_EDGE, [(60.0, 4.0), (-60.0, 4.0)]),
+    ]
+    kinds = [AgentType.VEHICLE] * 5 + [AgentType.PEDESTRIAN]
+    world = world_of(hand_made([Mover(x=6.0 * i, kind=kind) for i, kind in enumerate(kinds)], edges))
+    shift = world.origin[0]
+    places_ = [
+        (0.0, 0.0, 0.0),
+        (5.0, 2.9, 0.0),
+        (9.0, 3.1, 0.0),
+        (0.0, 2.5, math.pi / 2),
+        (3.0, -9.0, 1.0),
+        (3, 9, 0),
+    ]
+    pose = torch.tensor(places_) - torch.cat((shift, torch.zeros(1)))
+    # The last one is a pedestrian, who may be there.
+    assert drive(world, pose).tolist() == [False, False, True, True, True, False]
+
+
+def test_inside_a_closed_edge_is_road_and_an_island_is_not() -> None:
+    ring = (MapKind.ROAD_EDGE, circle(30.0, 80))
+    island = (MapKind.ROAD_EDGE, circle(8.0, 40)[::-1])
+    world = world_of(hand_made([Mover(x=15.0), Mover(x=-15.0), Mover(y=15.0), Mover(y=-15.0)], [ring, island]))
+    pose = torch.tensor([[15.0, 0.0, 0.0], [29.5, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 9.0, math.pi / 2]])
+    pose[:, :2] -= world.origin[0]
+    assert drive(world, pose).tolist() == [False, True, True, True]
+
+
+def test_without_edges_nobody_is_off_the_road() -> None:
+    world = world_of(hand_made([Mover(), Mover(x=9.0)]))
+    assert not drive(world, world.pose[0]).any()
+
+
+def test_the_other_level_does_not_matter() -> None:
+    """A bridge 6 m above a road at right angles; each agent is on its own road."""
+    ground = [[(-60.0, -4.0, 0.0), (60.0, -4.0, 0.0)], [(60.0, 4.0, 0.0), (-60.0, 4.0, 0.0)]]
+    bridge = [[(4.0, -60.0, 6.0), (4.0, 60.0, 6.0)], [(-4.0, 60.0, 6.0), (-4.0, -60.0, 6.0)]]
+    edges = [(MapKind.ROAD_EDGE, line) for line in ground + bridge]
+    low, high = Mover(x=6.0, z=0.75), Mover(y=6.0, z=6.75, heading=math.pi / 2)
+    world = world_of(hand_made([low, high], edges))
+    assert drive(world, world.pose[0]).tolist() == [False, False]
+    exchanged = world.pose[0].flip(0)
+    assert drive(world, exchanged).tolist() == [True, True]
+
+
+RED, GREEN = LightState.STOP, LightState.GO
+LANE = (MapKind.LANE, [(float(x), 0.0) for x in range(-30, 31, 3)])
+
+
+def crossing(
+    mover: Mover, states: Sequence[LightState | None], to: tuple[float, float, float], first_step: int = 1
+) -> bool:
+    """Whether an agent that gets from where it is to a place in one step runs the light at x = 0."""
+    world = world_of(hand_made([mover, Mover(x=60.0)], [LANE], [Signal(0, (0.0, 0.0), states)]))
+    end = torch.tensor(to) - torch.cat((world.origin[0], torch.zeros(1)))
+    pose = world.pose[:, :, None].repeat(1, 1, 2, 1)
+    pose[0, 0] = end
+    return bool(red_lights(world, motion_of(world, pose, first_step=first_step))[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("mover", "to", "ran"),
+    [
+        (Mover(x=-1.0), (1.0, 0.0, 0.0), True),
+        (Mover(x=-1.0), (-0.1, 0.0, 0.0), False),  # stops before it
+        (Mover(x=1.0), (2.0, 0.0, 0.0), False),  # was past it
+        (Mover(x=1.0, heading=math.pi), (-1.0, 0.0, math.pi), False),  # the other way
+        (Mover(x=-1.0, y=3.5), (1.0, 3.5, 0.0), False),  # another lane
+        (Mover(x=-1.0, heading=math.pi / 2), (1.0, 0.0, math.pi / 2), False),  # crosswise
+        (Mover(x=-1.0, kind=AgentType.PEDESTRIAN), (1.0, 0.0, 0.0), False),
+    ],
+)
+def test_who_runs_a_red_light(mover: Mover, to: tuple[float, float, float], ran: bool) -> None:
+    assert crossing(mover, [RED] * 91, to) == ran
+    assert not crossing(mover, [GREEN] * 91, to)
+    assert not crossing(mover, [None] * 91, to)
+
+
+def test_the_light_counts_at_the_moment_of_crossing() -> None:
+    changing = [GREEN] * 30 + [LightState.ARROW_STOP] * 61
+    mover, to = Mover(x=-1.0), (1.0, 0.0, 0.0)
+    # Step 19 after the current one is step 29 of the scene.
+    assert not crossing(mover, changing, to, first_step=19)
+    assert crossing(mover, changing, to, first_step=20)
+
+
+def test_goal_is_reached_once_and_only_by_those_who_have_one() -> None:
+    scene = hand_made([Mover(speed=5.0), Mover(x=50.0), Mover(x=80.0, speed=1.0)])
+    world = world_of(scene)
+    assert world.moves.tolist() == [[True, False, True]]
+    torch.testing.assert_close(world.goal[0, :, 0] + world.origin[0, 0], torch.tensor([40.0, 50.0, 88.0]))
+    state = reset(world, torch.zeros_like(world.exists))
+    assert not goals(world, state).any()
+    pose = torch.cat((world.goal + torch.tensor([1.9, 0.0]), world.pose[..., 2:]), -1)
+    near = dataclasses.replace(state, pose=pose)
+    assert goals(world, near).tolist() == [[True, False, True]]
+    again = dataclasses.replace(near, goal_reached=torch.tensor([[True, False, False]]))
+    assert goals(world, again).tolist() == [[False, False, True]]
+    beside = dataclasses.replace(state, pose=pose + torch.tensor([0.2, 0.0, 0.0]))
+    assert not goals(world, beside).any()
+
+
+def test_padded_agents_have_no_events(vocabulary) -> None:
+    world = build_world(random_scene(0), vocabulary, 4)
+    world = dataclasses.replace(world, exists=torch.zeros_like(world.exists), moves=torch.zeros_like(world.moves))
+    state = reset(world, world.exists)
+    motion = motion_of(world, world.pose[:, :, None].expand(-1, -1, 2, -1))
+    events = find_events(world, state, motion, 1.0, places(world.exists))
+    assert not any(flag.any() for flag in vars(events).values())
+
+
+def test_hills_keep_their_edges() -> None:
+    """A road that climbs 20 m: every agent finds the edge beside it, whatever the others' heights."""
+    edges = [
+        (MapKind.ROAD_EDGE, [(2.0 * i, -4.0, 0.4 * i) for i in range(51)]),
+        (MapKind.ROAD_EDGE, [(2.0 * i, 4.0, 0.4 * i) for i in range(50, -1, -1)]),
+    ]
+    movers = [Mover(x=float(x), z=0.2 * x + 0.75, speed=3.0) for x in range(5, 96, 10)]
+    world = world_of(hand_made(movers, edges))
+    assert len(edge_segments(hand_made(movers, edges), world.origin[0]).kind) == 2
+    point = world.pose[0, :, None, :2] + torch.tensor([0.0, 3.0])
+    bottom = (world.height - world.size[..., 2] / 2)[0]
+    row = torch.zeros(len(movers), dtype=torch.int64)
+    distance = signed_edge_distance(world.edges, row, point, bottom, _lists(world, point[:, 0]))
+    torch.testing.assert_close(distance, torch.full_like(distance, -1.0), atol=1e-3, rtol=0)

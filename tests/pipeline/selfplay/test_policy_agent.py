@@ -1,0 +1,113 @@
+"""Rollouts of the policy: exact execution, one future per seed and scenario, and nothing of the recorded future."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from data.scene import AgentType, map_tensors
+from data.tokenizer import apply_token, local_pose, scene_origin
+from data.vocabulary import type_index
+from pipeline.sampling import policy_agent
+from pipeline.sampling.policy_agent import PolicyAgent
+from tests.models.scenes import random_scene
+from tests.pipeline.selfplay.conftest import VIEW
+from tests.scenes import Mover, hand_made
+
+
+@pytest.fixture(scope="module")
+def agent(policy, vocabulary) -> PolicyAgent:
+    return PolicyAgent(policy, vocabulary, VIEW)
+
+
+def test_every_two_steps_are_one_token(agent, vocabulary) -> None:
+    scene = random_scene(0)
+    states = agent.rollouts(scene, 3, 0)
+    chosen = scene.simulated
+    assert states.shape == (3, int(chosen.sum()), 80, 4)
+    assert states.dtype == torch.float32
+    assert ((states[..., 3] >= -torch.pi) & (states[..., 3] < torch.pi)).all()
+    assert torch.equal(states[..., 2], scene.agents.position[chosen, 10, 2][None, :, None].expand(3, -1, 80))
+    origin = scene_origin(scene)
+    pose = torch.cat((states[..., :2] - origin, states[..., 3:]), -1)
+    now = torch.cat((scene.agents.position[chosen, 10, :2] - origin, scene.agents.heading[chosen, 10, None]), -1)
+    start = torch.cat((now[None, :, None].expand(3, -1, 1, -1), pose[:, :, 1:-1:2]), 2)  # [3, A, 40, 3]
+    step = local_pose(pose[:, :, 1::2], start)
+    types = type_index(scene.agents.type[chosen])
+    ends = vocabulary.poses[types][:, :, -1]  # [A, K, 3]
+    error, token = (step.unsqueeze(-2) - ends[:, None]).abs().amax(-1).min(-1)
+    assert float(error.max()) < 1e-3
+    between = apply_token(vocabulary, start, token, types[None, :, None].expand_as(token))[..., 0, :]
+    torch.testing.assert_close(between[..., :2], pose[:, :, ::2, :2], atol=1e-3, rtol=0)
+
+
+def test_rollouts_depend_on_seed_and_scenario_alone(agent, monkeypatch) -> None:
+    scene = random_scene(1)
+    states = agent.rollouts(scene, 6, 3)
+    assert torch.equal(agent.rollouts(scene, 6, 3), states)
+    assert not torch.equal(agent.rollouts(scene, 6, 4), states)
+    renamed = dataclasses.replace(scene, scenario_id="another")
+    assert not torch.equal(agent.rollouts(renamed, 6, 3), states)
+    assert len({tuple(rollout.flatten().tolist()) for rollout in states}) == 6
+    for rows in (1, 12, 18):
+        monkeypatch.setattr(policy_agent, "_MAX_ROWS", rows)
+        torch.testing.assert_close(agent.rollouts(scene, 6, 3), states, atol=1e-3, rtol=0)
+
+
+def test_the_future_never_matters(agent) -> None:
+    full, cut = random_scene(3), random_scene(3, steps=11)
+    states = agent.rollouts(full, 4, 0)
+    assert torch.equal(agent.rollouts(cut, 4, 0), states)
+    future = dataclasses.replace(
+        full,
+        agents=dataclasses.replace(
+            full.agents,
+            position=torch.cat((full.agents.position[:, :11], full.agents.position[:, 11:] + 200), 1),
+            valid=torch.cat((full.agents.valid[:, :11], ~full.agents.valid[:, 11:]), 1),
+        ),
+        lights=map_tensors(full.lights, lambda t: t),
+    )
+    assert torch.equal(agent.rollouts(future, 4, 0), states)
+    # But the present does.
+    nearer = dataclasses.replace(
+        full, agents=dataclasses.replace(full.agents, size=full.agents.size * torch.tensor([1.5, 1.5, 1.0]))
+    )
+    assert not torch.equal(agent.rollouts(nearer, 4, 0), states)
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        hand_made([Mover(speed=4.0)], steps=11),
+        hand_made([Mover(x=3000.0, y=-8000.0, kind=AgentType.OTHER)]),
+        hand_made([Mover(x=7.0 * (i % 20), y=7.0 * (i // 20), speed=0.3 * (i % 9)) for i in range(150)], steps=11),
+    ],
+    ids=["one agent", "no road", "150 agents"],
+)
+def test_unusual_scenes(agent, scene) -> None:
+    states = agent.rollouts(scene, 2, 0)
+    assert states.shape == (2, len(scene.agents.id), 80, 4)
+    assert torch.isfinite(states).all()
+    travelled = (states[:, :, 1:, :2] - states[:, :, :-1, :2]).norm(dim=-1)
+    assert float(travelled.max()) < 6.0
+
+
+def test_only_the_likeliest_tokens_are_drawn(policy, vocabulary) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, vocabulary.size, generator=generator)
+    for top_k in (1, 3):
+        drawn = PolicyAgent(policy, vocabulary, VIEW, top_k)._draw(logits, torch.rand(500, generator=generator))
+        allowed = logits.topk(top_k).indices
+        assert (allowed == drawn[:, None]).any(1).all()
+    greedy = PolicyAgent(policy, vocabulary, VIEW, 1)
+    rollouts = greedy.rollouts(random_scene(0), 3, 0)
+    assert torch.equal(rollouts[0], rollouts[1])
+
+
+def test_tokens_are_drawn_with_their_probabilities(agent) -> None:
+    logits = torch.tensor([0.5, -1.0, 2.0, -torch.inf, 0.0]).expand(200_000, 5)
+    uniform = (torch.arange(200_000) + 0.5) / 200_000
+    share = torch.bincount(agent._draw(logits, uniform), minlength=5) / 200_000
+    torch.testing.assert_close(share, logits[0].softmax(-1), atol=1e-4, rtol=0)

@@ -1,0 +1,142 @@
+"""The stage: it learns, goes on after an interruption with the same bytes, and names what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.scene import AgentType
+from data.store import shard_name, write_shard
+from models.policy import PolicyConfig, load_policy
+from models.reference.checkpoint import save_reference
+from pipeline.selfplay.ppo import PPOConfig
+from pipeline.stages import selfplay
+from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
+from tests.models.reference.conftest import make_model
+from tests.models.scenes import random_scene
+from tests.pipeline.selfplay.conftest import VIEW
+from tests.scenes import Mover, hand_made
+
+CONFIG = SelfPlayConfig(
+    agent_steps=2000,
+    worlds=2,
+    scenes=3,
+    checkpoint_every=1,
+    policy=PolicyConfig(embedding=16, hidden=32),
+    view=VIEW,
+    ppo=PPOConfig(minibatch=128, learning_rate=3e-3, epochs=2, beta=1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "training").mkdir()
+    scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
+    write_shard(folder / "training" / shard_name("training", 0, 1), scenes)
+    save_reference(folder / "reference.ckpt", make_model(2))
+    return {"scenes": folder / "training", "reference": folder / "reference.ckpt"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    figures = run_selfplay(CONFIG, **data, out=out, seed=1)
+    assert figures["agent_steps"] >= 2000
+    assert figures["kl"] < figures["first_kl"]
+    return out
+
+
+def test_the_table_has_a_row_for_each_update(undisturbed) -> None:
+    rows = list(csv.DictReader((undisturbed / "metrics.csv").open()))
+    assert len(rows) >= 5
+    steps = [float(row["agent_steps"]) for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-2] < 2000 <= steps[-1]
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in row if name.endswith("_rate"))
+    assert float(rows[-1]["reference_coverage"]) == 1.0
+    assert sorted(path.name for path in undisturbed.iterdir()) == ["metrics.csv", POLICY_FILE]
+
+
+def interrupt(monkeypatch, after: int) -> None:
+    """Let self-play die in its (after + 1)th update."""
+    calls = []
+
+    def update(*arguments):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    original = selfplay.update
+    monkeypatch.setattr(selfplay, "update", update)
+
+
+@pytest.mark.parametrize(("every", "after"), [(1, 1), (1, 4), (2, 3), (3, 2)])
+def test_a_resumed_run_ends_with_the_same_bytes(data, undisturbed, tmp_path, monkeypatch, every, after) -> None:
+    config = dataclasses.replace(CONFIG, checkpoint_every=every)
+    plain = tmp_path / "plain"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            run_selfplay(config, **data, out=plain, seed=1)
+    assert not (plain / POLICY_FILE).exists()
+    assert (plain / "training.pt").exists() == (after >= every)
+    run_selfplay(config, **data, out=plain, seed=1)
+    for name in (POLICY_FILE, "metrics.csv"):
+        assert (plain / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert not (plain / "training.pt").exists()
+
+
+def test_another_seed_gives_another_policy(data, undisturbed, tmp_path) -> None:
+    run_selfplay(dataclasses.replace(CONFIG, agent_steps=1), **data, out=tmp_path, seed=2)
+    other, _, _ = load_policy(tmp_path / POLICY_FILE)
+    first, _, view = load_policy(undisturbed / POLICY_FILE)
+    assert not torch.equal(other.actor.weight, first.actor.weight)
+    assert view == dataclasses.asdict(VIEW)
+
+
+def test_an_interrupted_run_with_other_settings_is_refused(data, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
+    with pytest.raises(UserError, match="other settings or data"):
+        run_selfplay(CONFIG, **data, out=tmp_path, seed=3)
+    (tmp_path / "training.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(
+    "ppo",
+    [{"beta": 0.0}, {"vehicles_only": True}, {"beta": 0.0, "alpha": 0.01}],
+    ids=["plain", "vehicles", "alpha"],
+)
+def test_variants_run(data, tmp_path, ppo) -> None:
+    config = dataclasses.replace(CONFIG, agent_steps=200, ppo=dataclasses.replace(CONFIG.ppo, **ppo))
+    figures = run_selfplay(config, **data, out=tmp_path, seed=0)
+    assert (figures["reference_coverage"] > 0) == (ppo != {"beta": 0.0})
+    assert figures["agent_steps"] % 40 == 0
+
+
+def test_nothing_to_learn_from_is_named(data, tmp_path) -> None:
+    crowded = dataclasses.replace(CONFIG, max_agents=1)
+    with pytest.raises(UserError, match="at most 1 agents"):
+        run_selfplay(crowded, **data, out=tmp_path, seed=0)
+    store = tmp_path / "parked"
+    store.mkdir()
+    parked = [hand_made([Mover(), Mover(x=9.0, speed=1.0, kind=AgentType.PEDESTRIAN)])]
+    write_shard(store / shard_name("training", 0, 1), parked)
+    vehicles = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, vehicles_only=True))
+    with pytest.raises(UserError, match="no scene has a moving vehicle"):
+        run_selfplay(vehicles, scenes=store, reference=data["reference"], out=tmp_path, seed=0)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        run_selfplay(CONFIG, scenes=data["scenes"], reference=tmp_path / "none.ckpt", out=tmp_path, seed=0)
+    with pytest.raises(UserError, match="at least 1"):
+        SelfPlayConfig(worlds=0)
