@@ -139,13 +139,8 @@ def test_wrong_files_are_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
         load_policy(path)
     save_policy(path, make(PolicyConfig(), vocabulary.size), vocabulary, {})
     content = torch.load(path, weights_only=True)
-    changes: list[dict[str, object]] = [
-        {"format": 99},
-        {"config": {"depth": 3}},
-        {"weights": {}},
-        {"features": [1, 2]},
-    ]
-    for change in changes:
-        torch.save(content | change, path)
+    changes = {"format": 99, "config": {"depth": 3}, "weights": {}, "features": [1, 2]}
+    for name, value in changes.items():
+        torch.save(content | {name: value}, path)
         with pytest.raises(UserError, match="another version"):
             load_policy(path)

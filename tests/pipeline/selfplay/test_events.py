@@ -205,6 +205,16 @@ def test_the_light_counts_at_the_moment_of_crossing() -> None:
     assert crossing(mover, changing, to, first_step=20)
 
 
+@pytest.mark.parametrize(("sub_step", "ran"), [(0, False), (1, True)])
+def test_each_step_of_a_decision_meets_its_own_light(sub_step: int, ran: bool) -> None:
+    """The light turns red between the two steps of a decision: 19 and 20 after the current one."""
+    states = [GREEN] * 30 + [RED] * 61
+    world = world_of(hand_made([Mover(x=-1.0), Mover(x=60.0)], [LANE], [Signal(0, (0.0, 0.0), states)]))
+    pose = world.pose[:, :, None].repeat(1, 1, 2, 1)
+    pose[0, 0, sub_step:, 0] += 2.0
+    assert bool(red_lights(world, motion_of(world, pose, first_step=19))[0, 0]) == ran
+
+
 def test_goal_is_reached_once_and_only_by_those_who_have_one() -> None:
     scene = hand_made([Mover(speed=5.0), Mover(x=50.0), Mover(x=80.0, speed=1.0)])
     world = world_of(scene)
