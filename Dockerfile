@@ -3,7 +3,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends make g++ git libgl1 libxml2 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends make g++ git libgl1 libxrender1 \
     && rm -rf /var/lib/apt/lists/*
 
 ENV VENV=/opt/venv \

@@ -132,10 +132,15 @@ class Vocabulary:
         """K, tokens per type."""
         return int(self.poses.shape[1])
 
+    @property
+    def ends(self) -> Tensor:
+        """[3, K, 3] poses at the tokens' ends."""
+        return self.poses[:, :, -1]
+
     @cached_property
     def corners(self) -> Tensor:
         """[3, K, 4, 2] corners of the canonical boxes at the tokens' ends."""
-        return pose_corners(self.poses[:, :, -1], self.box[:, None])
+        return pose_corners(self.ends, self.box[:, None])
 
     def to(self, device: torch.device | str) -> Vocabulary:
         return Vocabulary(self.poses.to(device), self.box.to(device), self.tolerance.to(device))

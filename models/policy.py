@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.files import atomic_write
 from data.vocabulary import LOAD_ERRORS, TYPE_NAMES, Vocabulary
+from models.inertia import Inertia
 
 __all__ = ["Policy", "PolicyConfig", "load_policy", "save_policy"]
 
-_KIND, _FORMAT = "policy", 1
+_KIND, _FORMAT = "policy", 2
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,15 @@ class PolicyConfig:
         hidden: width of the fused layer.
         dropout: probability, in training only.
         per_type: an action head for each of vehicles, pedestrians and cyclists, instead of one for all.
+        inertia: add logits that fall with the distance from the last motion (``models.inertia``); the paper's
+            net has none.
     """
 
     embedding: int = 64
     hidden: int = 128
     dropout: float = 0.01
     per_type: bool = True
+    inertia: bool = True
 
 
 def _encoder(inputs: int, width: int, dropout: float) -> nn.Sequential:
@@ -57,18 +61,19 @@ class Policy(nn.Module):
     """Action logits and value from ego, neighbour and road features.
 
     Args:
-        config: sizes. features: widths of ego, neighbour and road features. actions: K.
+        config: sizes. features: widths of ego, neighbour and road features.
+        ends: [3, K, 3] where the tokens of each type end (``Vocabulary.ends``), metres and radians.
     """
 
-    def __init__(self, config: PolicyConfig, features: tuple[int, int, int], actions: int) -> None:
+    def __init__(self, config: PolicyConfig, features: tuple[int, int, int], ends: Tensor) -> None:
         super().__init__()
-        self.config, self.features, self.actions = config, features, actions
+        self.config, self.features, self.actions = config, features, ends.shape[1]
         self.ego, self.neighbour, self.road = (
             _encoder(size, config.embedding, config.dropout) for size in features
         )
         self.fuse = nn.Sequential(nn.Linear(3 * config.embedding, config.hidden), nn.Dropout(config.dropout))
         self.heads = len(TYPE_NAMES) if config.per_type else 1
-        self.actor = nn.Linear(config.hidden, self.heads * actions)
+        self.actor = nn.Linear(config.hidden, self.heads * self.actions)
         self.critic = nn.Linear(config.hidden, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -76,6 +81,7 @@ class Policy(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.orthogonal_(self.actor.weight, 0.01)
         nn.init.orthogonal_(self.critic.weight, 1.0)
+        self.inertia = Inertia(config.hidden, ends) if config.inertia else None
 
     def forward(
         self,
@@ -85,12 +91,14 @@ class Policy(nn.Module):
         road: Tensor,
         road_seen: Tensor,
         agent_type: Tensor,
+        motion: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N].
 
         Args:
             ego: [N, E]. neighbour: [N, P, F]. neighbour_seen: [N, P] bool. road: [N, R, G].
             road_seen: [N, R] bool. agent_type: [N] int64, row of the vocabulary.
+            motion: [N, 3] the last token's motion, metres and radians.
         """
         fused = self.fuse(
             torch.cat(
@@ -107,6 +115,8 @@ class Policy(nn.Module):
             by_type = logits.view(len(logits), self.heads, self.actions)
             index = agent_type.view(-1, 1, 1).expand(-1, 1, self.actions)
             logits = by_type.gather(1, index).squeeze(1)
+        if self.inertia is not None:
+            logits = logits + self.inertia(fused, agent_type, motion)
         return logits, self.critic(fused).squeeze(-1)
 
 
@@ -146,7 +156,7 @@ def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
             raise ValueError(content["format"])
         vocabulary = Vocabulary.from_state_dict(content["vocabulary"])
         ego, neighbour, road = content["features"]
-        policy = Policy(PolicyConfig(**content["config"]), (ego, neighbour, road), vocabulary.size)
+        policy = Policy(PolicyConfig(**content["config"]), (ego, neighbour, road), vocabulary.ends)
         policy.load_state_dict(content["weights"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error

@@ -284,7 +284,13 @@ def fit_reference(
         trainer = _trainer(config, recorder)
         if done < config.steps:
             model.train()
-            trainer.fit(module, loader, ckpt_path=interrupted if done else None, weights_only=True)
+            try:
+                trainer.fit(module, loader, ckpt_path=interrupted if done else None, weights_only=True)
+            except SystemExit as exit_:
+                # Lightning turns Ctrl-C into an exit of its own; what the caller must see is the interruption.
+                if isinstance(exit_.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from None
+                raise
         else:
             _restore(interrupted, module, recorder)
     figures = _final_figures(recorder)

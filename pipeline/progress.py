@@ -1,10 +1,10 @@
-"""One line of progress on stderr for every stage; silent where stderr is no terminal unless asked."""
+"""Progress of every stage on stderr: one line that moves on a terminal, a new line now and then in a log."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -14,6 +14,21 @@ ItemT = TypeVar("ItemT")
 
 # A pipe or log file gets a line every half minute instead of ten a second.
 _LOG_INTERVAL_SECONDS = 30.0
+
+
+class _Lines:
+    """What tqdm writes, as lines: a log file wants no carriage returns."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if line := text.strip("\r\n "):
+            self._stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def bar(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
@@ -31,7 +46,8 @@ def bar(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
         unit=unit,
         dynamic_ncols=interactive,
         mininterval=0.1 if interactive else _LOG_INTERVAL_SECONDS,
-        file=sys.stderr,
+        file=sys.stderr if interactive else _Lines(sys.stderr),
+        ascii=None if interactive else True,
         leave=True,
         smoothing=0.05,
     )

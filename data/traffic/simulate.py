@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import UserError
 from data.scene import STEP_SECONDS
 from data.traffic.demand import Demand
 from data.traffic.sumo import SumoError
@@ -44,10 +45,16 @@ def simulate(network: Path, demand: Demand, warm_up: int, steps: int, seed: int)
         seed: of SUMO's own randomness.
 
     Raises:
-        SumoError: SUMO gave up.
+        SumoError: SUMO gave up. UserError: SUMO cannot be loaded.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        import libsumo
+        try:
+            import libsumo
+        except ImportError as error:
+            raise UserError(
+                f"SUMO cannot be loaded: {error}; install the system libraries of OpenGL and X11 "
+                "(Debian, Ubuntu: apt install libgl1 libxrender1)"
+            ) from error
 
     options = {
         "net-file": str(network),

@@ -17,7 +17,7 @@ from models.reference.network import Reference
 __all__ = ["load_reference", "read_notes", "save_reference"]
 
 _KIND = "reference"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = None) -> None:

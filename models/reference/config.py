@@ -29,6 +29,7 @@ class ReferenceConfig:
         time_span: how far back an agent sees its own past, seconds.
         time_slots: how many past moments in that span it attends to, denser towards the present.
         dropout: probability, in training only.
+        inertia: add logits that fall with the distance from the last motion (``models.inertia``).
     """
 
     hidden: int = 64
@@ -45,6 +46,7 @@ class ReferenceConfig:
     time_span: float = 3.0
     time_slots: int = 8
     dropout: float = 0.0
+    inertia: bool = True
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.map_pieces import MapPieces
 from data.tokenizer import MotionTokens
 from data.vocabulary import TYPE_NAMES, Vocabulary
+from models.inertia import Inertia
 from models.layers import mlp
 from models.reference.config import ReferenceConfig
 from models.reference.decoder import (
@@ -92,6 +93,7 @@ class Reference(nn.Module):
         self.head = nn.ModuleList([nn.LayerNorm(width), mlp(width, width, width), nn.Linear(width, width)])
         self.token_weight = nn.Parameter(torch.zeros(len(TYPE_NAMES), vocabulary.size, width))
         self.token_bias = nn.Parameter(torch.zeros(len(TYPE_NAMES), vocabulary.size))
+        self.inertia = Inertia(width, vocabulary.ends) if config.inertia else None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -136,14 +138,22 @@ class Reference(nn.Module):
         moving = tables.embedding.index_select(0, row.flatten()).view(*row.shape, -1)
         return moving + static.unsqueeze(2)
 
-    def logits(self, tables: TokenTables, types: Tensor, x: Tensor) -> Tensor:
-        """[B, A, T, D] to [B, A, T, K], by the head of each agent's type."""
+    def logits(self, tables: TokenTables, types: Tensor, x: Tensor, previous: Tensor, moved: Tensor) -> Tensor:
+        """[B, A, T, D] to [B, A, T, K], by the head of each agent's type and by inertia.
+
+        Args:
+            types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is real.
+        """
         hidden = self.head[1](self.head[0](x))
         result = hidden @ tables.weight[0].T + tables.bias[0]
         for index in range(1, len(TYPE_NAMES)):
             mine = (types == index)[..., None, None]
             result = torch.where(mine, hidden @ tables.weight[index].T + tables.bias[index], result)
-        return result
+        if self.inertia is None:
+            return result
+        kind = types.unsqueeze(-1).expand_as(previous)
+        last = torch.where(moved.unsqueeze(-1), self.vocabulary.ends[kind, previous], 0.0)
+        return result + self.inertia(hidden, kind, last)
 
     def forward(self, inputs: SceneInputs) -> Tensor:
         """Teacher-forced logits [B, A, N, K] of a batch for training."""
@@ -185,7 +195,7 @@ class Reference(nn.Module):
         x = self.embed(tables, agents, previous, moved)
         for index, layer in enumerate(self.agent_layers()):
             x = layer(x, layer.time.sources(x), view.sources[index], time, road, social)
-        return self.logits(tables, agents.types, x[:, :, :real])
+        return self.logits(tables, agents.types, *(t[:, :, :real] for t in (x, previous, moved)))
 
     def new_memory(self, rows: int, agents: int) -> Memory:
         """An empty ring."""
@@ -240,7 +250,7 @@ class Reference(nn.Module):
             memory.sources[index][:, :, here] = own
         memory.pose[:, :, here] = pose
         memory.present[:, :, here] = present
-        return self.logits(tables, agents.types, x)[:, :, 0]
+        return self.logits(tables, agents.types, x, previous.unsqueeze(-1), moved.unsqueeze(-1))[:, :, 0]
 
 
 def _motion_features(vocabulary: Vocabulary) -> Tensor:

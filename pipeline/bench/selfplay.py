@@ -57,7 +57,7 @@ def _train(
 ) -> None:
     """An update from beginning to end."""
     torch.manual_seed(0)
-    policy = Policy(PolicyConfig(), feature_sizes(view), vocabulary.size)
+    policy = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
     config = PPOConfig(minibatch=_MINIBATCH, epochs=epochs, beta=0.0 if score is None else 0.1)
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from data.road import Z_STRETCH, RoadGrid, Segments, cell_of
 from pipeline.selfplay.simulator import Motion, State
 from pipeline.selfplay.worlds import EDGE_CELL, World
 
-__all__ = ["Events", "collisions", "find_events", "goals", "off_road", "red_lights"]
+__all__ = ["Events", "collisions", "events_at_start", "find_events", "goals", "off_road", "red_lights"]
 
 _GOAL_RADIUS = 2.0
 # Half width of the strip in which crossing a stop point counts, metres: half a lane.
@@ -170,4 +170,22 @@ def find_events(
         off_road=off_road(world, motion, box_scale, drivers),
         red_light=red_lights(world, motion),
         goal=goals(world, state),
+    )
+
+
+def events_at_start(world: World, state: State, box_scale: float, drivers: tuple[Tensor, Tensor]) -> Events:
+    """Who overlaps another or is off the road before anybody decides; nobody has passed a light or met a goal.
+
+    Args:
+        world: batched. state: of ``reset``. box_scale, drivers: as for ``find_events``.
+    """
+    still = Motion(
+        start=state.pose, pose=state.pose.unsqueeze(2), present=state.present.unsqueeze(-1), first_step=0
+    )
+    nobody = torch.zeros_like(world.exists)
+    return Events(
+        collision=collisions(world, still, box_scale),
+        off_road=off_road(world, still, box_scale, drivers),
+        red_light=nobody,
+        goal=nobody,
     )

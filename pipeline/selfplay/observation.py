@@ -67,6 +67,7 @@ class Observation:
     road: Tensor  # [N, R, 13]
     road_seen: Tensor  # [N, R] bool
     type: Tensor  # [N] int64 from type_index
+    motion: Tensor  # [N, 3] the last token's motion in the frame of its start, metres and radians
 
 
 def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
@@ -102,6 +103,7 @@ def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: Obse
         **_neighbours(world, state, who, config),
         **_road(world, state, who, pose, heading, config),
         type=world.types[w, a],
+        motion=state.last_motion[w, a],
     )
 
 

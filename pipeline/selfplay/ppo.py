@@ -10,6 +10,7 @@ one controlled agent; padded slots are never part of a batch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,9 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from data.vocabulary import Vocabulary
-from pipeline.selfplay.events import find_events
+from pipeline.selfplay.events import events_at_start, find_events
 from pipeline.selfplay.observation import Observation, ObservationConfig, observe
-from pipeline.selfplay.reward import RewardConfig, note_events, task_reward
+from pipeline.selfplay.reward import RewardConfig, note_events, still, task_reward, without
 from pipeline.selfplay.simulator import controlled_agents, decisions, places, reset, step
 from pipeline.selfplay.worlds import World
 
@@ -95,7 +96,9 @@ def join(observations: Sequence[Observation]) -> Observation:
 
 def act(policy: nn.Module, seen: Observation) -> tuple[Tensor, Tensor]:
     """Logits [N, K] and values [N] of a policy."""
-    logits, value = policy(seen.ego, seen.neighbour, seen.neighbour_seen, seen.road, seen.road_seen, seen.type)
+    logits, value = policy(
+        seen.ego, seen.neighbour, seen.neighbour_seen, seen.road, seen.road_seen, seen.type, seen.motion
+    )
     return logits, value
 
 
@@ -126,7 +129,9 @@ def collect(
     state = reset(world, hidden)
     tokens = torch.zeros_like(world.types)
     nobody = torch.zeros_like(controlled)
-    colliding, leaving = nobody, nobody
+    before = events_at_start(world, state, view.box_scale, drivers)
+    # What lasts from the start on is the record's doing: paying for it would teach parked cars to flee.
+    excused = before if reward.forgive_start else dataclasses.replace(before, collision=nobody, off_road=nobody)
     happened = dict.fromkeys(("collision", "off_road", "red_light", "goal"), nobody)
     seen: list[Observation] = []
     actions: list[Tensor] = []
@@ -143,9 +148,11 @@ def collect(
         tokens = tokens.index_put(who, action)
         state, motion = step(world, state, tokens, controlled, vocabulary)
         events = find_events(world, state, motion, view.box_scale, drivers)
-        rewards.append(task_reward(events, colliding, leaving, reward)[who])
-        colliding, leaving = events.collision, events.off_road
-        happened = {name: flag | getattr(events, name) for name, flag in happened.items()}
+        excused = still(excused, events)
+        blamed = without(events, excused)
+        rewards.append(task_reward(blamed, before, reward)[who])
+        before = blamed
+        happened = {name: flag | getattr(blamed, name) for name, flag in happened.items()}
         state = note_events(state, events)
         actions.append(action)
         log_probs.append(log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.selfplay.events import Events
 from pipeline.selfplay.simulator import State
 
-__all__ = ["RewardConfig", "note_events", "task_reward"]
+__all__ = ["RewardConfig", "note_events", "still", "task_reward", "without"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class RewardConfig:
         off_road: for a decision in which a corner of a vehicle's box is off the road.
         red_light: for passing a red light; 0 in the paper.
         per_event: pay for a collision or leaving the road when it begins, not for every decision it lasts.
+        forgive_start: a collision or a place off the road in which an agent is from the start counts only once it
+            has ended; of recorded vehicles that stand still, many are parked beside the road.
     """
 
     goal: float = 1.0
@@ -31,17 +33,31 @@ class RewardConfig:
     off_road: float = -0.75
     red_light: float = -0.75
     per_event: bool = False
+    forgive_start: bool = True
 
 
-def task_reward(events: Events, was_colliding: Tensor, was_off_road: Tensor, config: RewardConfig) -> Tensor:
+def still(excused: Events, events: Events) -> Events:
+    """Which excused collisions and places off the road go on."""
+    return dataclasses.replace(
+        excused, collision=excused.collision & events.collision, off_road=excused.off_road & events.off_road
+    )
+
+
+def without(events: Events, excused: Events) -> Events:
+    """The events that somebody is to blame for."""
+    return dataclasses.replace(
+        events, collision=events.collision & ~excused.collision, off_road=events.off_road & ~excused.off_road
+    )
+
+
+def task_reward(events: Events, before: Events, config: RewardConfig) -> Tensor:
     """[W, A] reward of a decision.
 
     Args:
-        events: of the decision. was_colliding, was_off_road: [W, A] in the decision before.
-        config: weights.
+        events: of the decision. before: of the decision before. config: weights.
     """
-    collision = events.collision & ~was_colliding if config.per_event else events.collision
-    leaving = events.off_road & ~was_off_road if config.per_event else events.off_road
+    collision = events.collision & ~before.collision if config.per_event else events.collision
+    leaving = events.off_road & ~before.off_road if config.per_event else events.off_road
     return (
         config.goal * events.goal.float()
         + config.collision * collision.float()

@@ -46,7 +46,7 @@ class SelfPlayConfig:
     Args:
         agent_steps: transitions to train on; a transition is one decision of one controlled agent.
         worlds: scenes simulated at once.
-        scenes: scenes of the training split to draw from, spread evenly; 0 for all.
+        pool: scenes of the training split to draw from, spread evenly; 0 for all.
         max_agents: scenes with more simulated agents are left out, which bounds padding.
         checkpoint_every: updates between checkpoints for going on after an interruption.
         device: cpu or cuda.
@@ -58,7 +58,7 @@ class SelfPlayConfig:
 
     agent_steps: int = 400_000
     worlds: int = 24
-    scenes: int = 96
+    pool: int = 96
     max_agents: int = 64
     checkpoint_every: int = 2
     device: str = "cpu"
@@ -77,7 +77,7 @@ def _choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
     usable = [index for index, info in enumerate(store.infos) if info.simulated <= config.max_agents]
     if not usable:
         raise UserError(f"{store.folder}: no scene with at most {config.max_agents} agents; raise --max_agents")
-    count = min(config.scenes or len(usable), len(usable))
+    count = min(config.pool or len(usable), len(usable))
     return [usable[index * len(usable) // count] for index in range(count)]
 
 
@@ -160,7 +160,7 @@ def run_selfplay(
     anchor = Anchor(agent, loaded) if config.ppo.beta or config.ppo.alpha else None
     fabric = Fabric(accelerator=config.device, devices=1)
     torch.manual_seed(_seed_of(seed, 0, "weights"))
-    policy = Policy(config.policy, feature_sizes(config.view), vocabulary.size)
+    policy = Policy(config.policy, feature_sizes(config.view), vocabulary.ends)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5)
     fingerprint = _fingerprint(config, seed, reference, [str(scene.scenario_id) for scene in loaded])
     training = _Training(policy, optimizer)

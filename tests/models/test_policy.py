@@ -16,13 +16,21 @@ from tests.models.reference.conftest import make_model
 SIZES = (6, 6, 13)
 
 
+def ends(actions: int) -> torch.Tensor:
+    return torch.randn(3, actions, 3, generator=torch.Generator().manual_seed(2))
+
+
 def make(config: PolicyConfig, actions: int = 7, sizes: tuple[int, int, int] = SIZES) -> Policy:
     torch.manual_seed(0)
-    policy = Policy(config, sizes, actions).eval()
+    policy = Policy(config, sizes, ends(actions)).eval()
     with torch.no_grad():
         policy.actor.weight.normal_()
         policy.actor.bias.normal_()
     return policy
+
+
+def make_for(vocabulary: Vocabulary, config: PolicyConfig) -> Policy:
+    return Policy(config, SIZES, vocabulary.ends).eval()
 
 
 def inputs(count: int = 5, sizes: tuple[int, int, int] = SIZES) -> dict[str, torch.Tensor]:
@@ -34,18 +42,19 @@ def inputs(count: int = 5, sizes: tuple[int, int, int] = SIZES) -> dict[str, tor
         "road": torch.randn(count, 12, sizes[2], generator=generator),
         "road_seen": torch.rand(count, 12, generator=generator) < 0.6,
         "agent_type": torch.arange(count) % 3,
+        "motion": torch.randn(count, 3, generator=generator),
     }
 
 
 def test_the_papers_net_has_65289_parameters() -> None:
-    policy = Policy(PolicyConfig(per_type=False), SIZES, 200)
+    policy = Policy(PolicyConfig(per_type=False, inertia=False), SIZES, ends(200))
     assert sum(parameter.numel() for parameter in policy.parameters()) == 65_289
 
 
 def test_first_opinions_are_almost_even() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        logits, value = Policy(PolicyConfig(), SIZES, 200).eval()(**inputs())
+        logits, value = Policy(PolicyConfig(inertia=False), SIZES, ends(200)).eval()(**inputs())
     assert logits.shape == (5, 200)
     assert value.shape == (5,)
     assert float(logits.abs().max()) < 0.2
@@ -53,7 +62,7 @@ def test_first_opinions_are_almost_even() -> None:
 
 def test_values_are_those_of_the_net_written_out() -> None:
     """GPUDrive's block: linear, layer norm, tanh, linear; maximum over what is seen; two linear heads."""
-    policy, seen = make(PolicyConfig(per_type=False)), inputs()
+    policy, seen = make(PolicyConfig(per_type=False, inertia=False)), inputs()
     weights = {name: tensor.double() for name, tensor in policy.state_dict().items()}
 
     def block(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -103,13 +112,21 @@ def test_each_type_has_its_own_head() -> None:
         assert others.tolist() == [index % 3 == kind for index in range(6)]
 
 
+def test_before_learning_inertia_prefers_the_token_that_goes_on() -> None:
+    seen = inputs(6) | {"motion": ends(7)[torch.arange(6) % 3, torch.arange(6)]}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits, _ = Policy(PolicyConfig(), SIZES, ends(7)).eval()(**seen)
+    assert logits.argmax(-1).tolist() == list(range(6))
+
+
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     return make_model(2).vocabulary
 
 
 def test_checkpoint_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    policy = make(PolicyConfig(embedding=8, hidden=16), vocabulary.size)
+    policy = make_for(vocabulary, PolicyConfig(embedding=8, hidden=16))
     path = tmp_path / "policy.ckpt"
     save_policy(path, policy, vocabulary, {"neighbours": 9})
     loaded, words, view = load_policy(path)
@@ -137,7 +154,7 @@ def test_wrong_files_are_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
     save_reference(path, make_model(2))
     with pytest.raises(UserError, match="a checkpoint of a reference"):
         load_policy(path)
-    save_policy(path, make(PolicyConfig(), vocabulary.size), vocabulary, {})
+    save_policy(path, make_for(vocabulary, PolicyConfig()), vocabulary, {})
     content = torch.load(path, weights_only=True)
     changes = {"format": 99, "config": {"depth": 3}, "weights": {}, "features": [1, 2]}
     for name, value in changes.items():

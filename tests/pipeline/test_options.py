@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
+from pipeline.cli import COMMANDS, main
 from pipeline.options import CommandParser, command_parser, expand_flags, load_preset, normalise, pop_option
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,14 @@ def test_command_line_without_tracebacks(tmp_path: Path) -> None:
         assert text in done.stderr
         assert "Traceback" not in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert not end.value.code
+    assert "example" in capsys.readouterr().out.lower()
 
 
 def test_help_names_defaults_units_and_an_example() -> None:

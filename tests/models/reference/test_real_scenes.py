@@ -34,8 +34,10 @@ def test_step_by_step_logits_equal_teacher_forced_ones(fast_model, scenes):
     valid = torch.cat((inputs.tokens.valid[..., :first], future), dim=-1)
     poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], rollout.poses[:, 1, :, :, -1]), dim=2)
     scored = ReferenceAgent(fast_model).score(encoding, batch, ids, valid, poses)[:, :, first:]
-    difference = (scored - logits[:, 1].log_softmax(-1)).abs()[inputs.agents.simulated]
-    assert float(difference.max()) < 1e-4
+    simulated = inputs.agents.simulated
+    # Tokens far from the last motion have log-probabilities of minus hundreds, to be compared relatively.
+    expected = logits[:, 1].log_softmax(-1)
+    torch.testing.assert_close(scored[simulated], expected[simulated], atol=1e-4, rtol=1e-5)
 
 
 def test_pruned_batched_and_moved_scenes_give_the_same_logits(fast_model, scenes):

@@ -27,7 +27,7 @@ def vocabulary(reference) -> Vocabulary:
 def make_policy(vocabulary: Vocabulary, view: ObservationConfig = VIEW, gain: float = 3.0) -> Policy:
     """A policy with decided opinions."""
     torch.manual_seed(5)
-    policy = Policy(PolicyConfig(dropout=0.0), feature_sizes(view), vocabulary.size)
+    policy = Policy(PolicyConfig(dropout=0.0), feature_sizes(view), vocabulary.ends)
     with torch.no_grad():
         policy.actor.weight.normal_(std=gain / 10)
     return policy.eval()

@@ -170,6 +170,7 @@ def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor
         road=torch.zeros(count, 1, 13),
         road_seen=torch.zeros(count, 1, dtype=torch.bool),
         type=torch.zeros(count, dtype=torch.int64),
+        motion=torch.zeros(count, 3),
     )
     return Episode(
         observation=observation,
@@ -188,7 +189,8 @@ def play_bandit(
 ) -> tuple[Tensor, list[dict]]:
     """Probabilities of the arms that are learnt, and the figures of every update."""
     torch.manual_seed(0)
-    policy = Policy(PolicyConfig(embedding=8, hidden=8, dropout=0.0, per_type=False), (6, 6, 13), len(worth))
+    net = PolicyConfig(embedding=8, hidden=8, dropout=0.0, per_type=False, inertia=False)
+    policy = Policy(net, (6, 6, 13), torch.zeros(3, len(worth), 3))
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
     fabric = Fabric(accelerator="cpu", devices=1)
     generator = torch.Generator().manual_seed(0)
@@ -294,7 +296,7 @@ def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.net = Policy(PolicyConfig(dropout=0.0), feature_sizes(VIEW), vocabulary.size)
+            self.net = Policy(PolicyConfig(dropout=0.0), feature_sizes(VIEW), vocabulary.ends)
 
         def forward(self, *seen: Tensor) -> tuple[Tensor, Tensor]:
             sizes.append(len(seen[0]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.selfplay.events import Events
-from pipeline.selfplay.reward import RewardConfig, note_events, task_reward
+from pipeline.selfplay.reward import RewardConfig, note_events, still, task_reward, without
 from pipeline.selfplay.simulator import reset
 from pipeline.selfplay.worlds import build_world
 from tests.models.scenes import random_scene
@@ -25,7 +25,7 @@ def paid(config: RewardConfig, history: list[Events]) -> list[float]:
     before = events()
     rewards = []
     for now in history:
-        rewards.append(float(task_reward(now, before.collision, before.off_road, config)))
+        rewards.append(float(task_reward(now, before, config)))
         before = now
     return rewards
 
@@ -52,6 +52,17 @@ def test_what_lasts_is_paid_per_decision_or_per_event() -> None:
     ]
     assert paid(WEIGHTS, history) == [-2, -6, -4, 0, -2]
     assert paid(dataclasses.replace(WEIGHTS, per_event=True), history) == [-2, -4, 0, 0, -2]
+
+
+def test_what_an_agent_starts_in_is_excused_until_it_ends() -> None:
+    excused, blamed = events("collision", "off_road"), []
+    for now in (events("collision", "off_road"), events("off_road"), events("collision", "off_road"), events()):
+        excused = still(excused, now)
+        blame = without(now, excused)
+        blamed.append([name for name in NAMES if bool(getattr(blame, name))])
+    assert blamed == [[], [], ["collision"], []]
+    blame = without(events("off_road", "red_light", "goal"), still(excused, events("off_road")))
+    assert [bool(getattr(blame, name)) for name in NAMES] == [False, True, True, True]
 
 
 def test_agents_remember_the_last_collision_and_any_goal(vocabulary) -> None:

@@ -25,7 +25,7 @@ from tests.scenes import Mover, hand_made
 CONFIG = SelfPlayConfig(
     agent_steps=2000,
     worlds=2,
-    scenes=3,
+    pool=3,
     checkpoint_every=1,
     policy=PolicyConfig(embedding=16, hidden=32),
     view=VIEW,
