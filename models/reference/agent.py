@@ -11,14 +11,16 @@ from torch import Tensor
 from data.batch import collate
 from data.geometry import wrap_angle
 from data.map_pieces import cut_map
+from data.randomness import generator_for
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
-from models.reference.engine import Engine, Sampler, SamplingConfig, scenario_generator
+from models.reference.engine import Engine, Sampler
 from models.reference.inputs import agent_inputs, known_lights, scene_inputs, select_agents
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
+from models.sampling import SamplingConfig
 
 __all__ = ["ReferenceAgent"]
 
@@ -40,20 +42,14 @@ class ReferenceAgent:
 
     @classmethod
     def from_checkpoint(
-        cls,
-        path: Path,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        device: torch.device | str = "cpu",
+        cls, path: Path, sampling: SamplingConfig | None = None, device: torch.device | str = "cpu"
     ) -> ReferenceAgent:
-        """Load ``reference.ckpt``; for temperature, top_k and top_p see ``SamplingConfig``.
+        """Load ``reference.ckpt``.
 
         Raises:
             UserError: not such a checkpoint.
         """
-        return cls(load_reference(path, device), SamplingConfig(temperature, top_k, top_p))
+        return cls(load_reference(path, device), sampling)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -82,7 +78,7 @@ class ReferenceAgent:
         agents = len(scene.agents.id)
         tokens = FUTURE_STEPS // self.vocabulary.token_steps
         lights = known_lights(batch, 1 + FUTURE_STEPS // CURRENT_INDEX)
-        uniform = torch.rand(count, tokens, agents, generator=scenario_generator(seed, str(scene.scenario_id))).to(
+        uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
             self.device
         )
         parts = []

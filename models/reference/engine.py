@@ -8,49 +8,23 @@ scenes, R rollouts, A agents, M new tokens, K vocabulary size.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from data.errors import UserError
 from data.scene import CURRENT_INDEX
 from data.tokenizer import MotionTokens, apply_token
 from models.reference.inputs import AgentInputs, KnownLights
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Memory, Reference, TokenTables
+from models.sampling import SamplingConfig, draw
 
-__all__ = ["Chooser", "Engine", "Rollout", "Sampler", "SamplingConfig", "scenario_generator"]
+__all__ = ["Chooser", "Engine", "Rollout", "Sampler"]
 
 # (number of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
 Chooser = Callable[[int, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How tokens are drawn from the model's distribution.
-
-    Attributes:
-        temperature: divides the logits; below 1 sharpens.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: only the likeliest tokens that together have this probability; 1 for all.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError("sampling: temperature must be above 0, top_k at least 0 and top_p in (0, 1]")
-
-
-def scenario_generator(seed: int, scenario_id: str) -> torch.Generator:
-    """Randomness of a scenario: a function of (seed, scenario id) alone, on the CPU whatever the device."""
-    digest = hashlib.sha256(f"{seed}/{scenario_id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Sampler:
@@ -64,21 +38,7 @@ class Sampler:
         self.uniform, self.config = uniform, config
 
     def __call__(self, step: int, logits: Tensor, pose: Tensor) -> Tensor:
-        config = self.config
-        logits = logits / config.temperature
-        if config.top_k:
-            least = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        if config.top_p < 1:
-            ordered = logits.sort(dim=-1, descending=True)
-            probability = ordered.values.softmax(-1)
-            # A token stays if those before it have not reached the share: the first always does.
-            beyond = probability.cumsum(-1) - probability >= config.top_p
-            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
-        cumulative = logits.softmax(-1).cumsum(-1)
-        drawn = self.uniform[:, step].unsqueeze(-1) * cumulative[..., -1:]
-        # The first token whose cumulative probability exceeds the draw; never one of probability zero.
-        return (cumulative <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)
+        return draw(logits, self.uniform[:, step], self.config)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.scene import Scene
+from models.sampling import SamplingConfig
 
 __all__ = ["AGENT_NAMES", "LEARNT", "SimAgent", "make_agent"]
 
@@ -28,12 +29,14 @@ class SimAgent(Protocol):
         ...
 
 
-def make_agent(name: str, checkpoint: Path | None, top_k: int = 0) -> SimAgent:
+def make_agent(
+    name: str, checkpoint: Path | None, sampling: SamplingConfig | None = None, device: str = "cpu"
+) -> SimAgent:
     """Make an agent.
 
     Args:
         name: one of ``AGENT_NAMES``. checkpoint: of a learnt agent.
-        top_k: a learnt agent samples among its k likeliest tokens; 0 among all.
+        sampling: how a learnt agent draws its tokens. device: of a learnt agent.
 
     Raises:
         UserError: unknown name, or no checkpoint for a learnt agent.
@@ -49,12 +52,12 @@ def make_agent(name: str, checkpoint: Path | None, top_k: int = 0) -> SimAgent:
         from models.reference.agent import ReferenceAgent
 
         assert checkpoint is not None
-        return ReferenceAgent.from_checkpoint(checkpoint, top_k=top_k)
+        return ReferenceAgent.from_checkpoint(checkpoint, sampling, device)
     if name == "policy":
         from pipeline.sampling.policy_agent import PolicyAgent
 
         assert checkpoint is not None
-        return PolicyAgent.from_checkpoint(checkpoint, top_k=top_k)
+        return PolicyAgent.from_checkpoint(checkpoint, sampling, device)
     from pipeline.sampling.baselines import ConstantVelocity, LogReplay
 
     return LogReplay() if name == "log" else ConstantVelocity()

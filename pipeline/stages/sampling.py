@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from data.errors import UserError
 from data.files import atomic_write, read_json, sha256_of, write_json
 from data.scenes_source import SceneSource, content_digest, open_scenes
+from models.sampling import SamplingConfig
 from pipeline.code_version import code_version
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
@@ -34,16 +36,22 @@ class SampleConfig:
     Args:
         agent: log, constant_velocity, reference or policy.
         rollouts: joint futures per scenario; the challenge wants 32.
-        top_k: a learnt agent samples among its k likeliest tokens; 0 among all.
+        temperature: divides a learnt agent's logits; below 1 sharpens.
+        top_k: a learnt agent draws among its k likeliest tokens; 0 among all.
+        top_p: a learnt agent draws among the likeliest tokens that together have this probability; 1 among all.
         shard_scenarios: scenarios in an output file.
-        workers: processes; 0 for one per core.
+        workers: processes; 0 for one per core, or a single one on cuda.
+        device: of a learnt agent, cpu or cuda.
     """
 
     agent: str = "policy"
     rollouts: int = 32
+    temperature: float = 1.0
     top_k: int = 0
+    top_p: float = 1.0
     shard_scenarios: int = 16
     workers: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,15 @@ class _Inputs:
     agent: str
     checkpoint: Path | None
     checkpoint_digest: str | None
-    top_k: int
+    sampling: SamplingConfig
+    device: str
 
 
 @lru_cache(maxsize=1)
 def _opened(inputs: _Inputs) -> tuple[SceneSource, SimAgent]:
-    return open_scenes(inputs.scenarios), make_agent(inputs.agent, inputs.checkpoint, inputs.top_k)
+    return open_scenes(inputs.scenarios), make_agent(
+        inputs.agent, inputs.checkpoint, inputs.sampling, inputs.device
+    )
 
 
 def _sample_shard(task: _Task) -> int:
@@ -138,7 +149,8 @@ def run_sample(
         agent=config.agent,
         checkpoint=checkpoint,
         checkpoint_digest=sha256_of(checkpoint) if checkpoint else None,
-        top_k=config.top_k,
+        sampling=SamplingConfig(config.temperature, config.top_k, config.top_p),
+        device=config.device,
     )
     # Opened here too: names every mistake in the options before workers start.
     source, _ = _opened(inputs)
@@ -158,7 +170,8 @@ def run_sample(
     recipe = {
         "agent": config.agent,
         "rollouts": config.rollouts,
-        "top_k": config.top_k,
+        **dataclasses.asdict(inputs.sampling),
+        "device": config.device,
         "shard_scenarios": config.shard_scenarios,
         "seed": seed,
         "checkpoint": inputs.checkpoint_digest,
@@ -168,9 +181,10 @@ def run_sample(
     _prepare(out, recipe, {task.target.name for task in tasks})
     todo = [task for task in tasks if not task.target.exists()]
     done = count - sum(task.last - task.first for task in todo)
+    workers = worker_count(config.workers or int(config.device != "cpu"))
     started = time.perf_counter()
     with bar(f"sample {config.agent}", count, " scenario", initial=done) as progress:
-        for _, finished in run_tasks(_sample_shard, todo, worker_count(config.workers)):
+        for _, finished in run_tasks(_sample_shard, todo, workers):
             progress.update(finished)
     seconds = time.perf_counter() - started
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from data.errors import UserError
 from data.tfrecord import write_records
 from data.womd import parse_scenario
 from pipeline.sampling.baselines import ConstantVelocity, LogReplay
-from pipeline.sampling.seeds import generator_for, seed_for
 from pipeline.stages.sampling import SampleConfig, run_sample
 from tests.builders import scenario_proto
 
@@ -162,12 +160,3 @@ def test_clear_errors(scenarios: str, tmp_path: Path) -> None:
     write_records(short, [scenario_proto("t", steps=11).SerializeToString()])
     with pytest.raises(UserError, match="scenario t: 11 steps; the log agent needs a future"):
         run_sample(dataclasses.replace(CONFIG, agent="log"), scenarios=str(short), out=tmp_path / "o")
-
-
-def test_seeds_belong_to_the_scenario() -> None:
-    assert seed_for(0, "a") != seed_for(0, "b")
-    assert seed_for(0, "a") != seed_for(1, "a")
-    assert 0 <= seed_for(0, "a") < 2**63
-    first, second = (torch.rand(3, generator=generator_for(3, "x")) for _ in range(2))
-    assert torch.equal(first, second)
-    assert math.isfinite(float(first.sum()))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
-import pytest
 import torch
 
 from data.batch import collate
-from data.errors import UserError
+from data.randomness import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
-from models.reference.engine import Engine, Sampler, SamplingConfig, scenario_generator
+from models.reference.engine import Engine, Sampler
 from models.reference.inputs import known_lights, scene_inputs
 from models.reference.map_encoder import stack_map_encodings
+from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
 
 
@@ -125,7 +124,7 @@ def test_rollouts_are_a_function_of_seed_and_scenario(fast_model):
     assert torch.equal(agent.rollouts(random_scene(0), 4, seed=1), first)
     assert not torch.equal(agent.rollouts(random_scene(0), 4, seed=2), first)
     torch.testing.assert_close(agent.rollouts(random_scene(0), 2, seed=1), first[:2], atol=1e-3, rtol=0)
-    draws = [torch.rand(1, generator=scenario_generator(0, name)) for name in ("a", "b", "a")]
+    draws = [torch.rand(1, generator=generator_for(0, name)) for name in ("a", "b", "a")]
     assert draws[0] == draws[2] != draws[1]
 
 
@@ -150,60 +149,3 @@ def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch)
     torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
     swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
     assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
-
-
-LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0])
-
-
-def frequencies(config, draws=40_000):
-    uniform = torch.rand(draws, 1, 1, generator=torch.Generator().manual_seed(0))
-    ids = Sampler(uniform, config)(0, LOGITS.expand(draws, 1, 6), torch.zeros(draws, 1, 3))
-    counts = Counter(ids.flatten().tolist())
-    return [counts[token] / draws for token in range(6)]
-
-
-def by_hand(config):
-    """The distribution a sampler should have, in plain Python."""
-    scaled = [math.exp(v / config.temperature) for v in LOGITS.tolist()]
-    order = sorted(range(6), key=lambda token: -scaled[token])
-    if config.top_k:
-        order = order[: config.top_k]
-    total, kept, mass = sum(scaled[token] for token in order), [], 0.0
-    for token in order:
-        if mass >= config.top_p:
-            break
-        kept.append(token)
-        mass += scaled[token] / total
-    norm = sum(scaled[token] for token in kept)
-    return [scaled[token] / norm if token in kept else 0.0 for token in range(6)]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        SamplingConfig(),
-        SamplingConfig(temperature=0.5),
-        SamplingConfig(top_k=3),
-        SamplingConfig(top_k=1),
-        SamplingConfig(top_p=0.7),
-        SamplingConfig(top_p=1e-6),
-        SamplingConfig(temperature=2.0, top_k=5, top_p=0.8),
-    ],
-)
-def test_sampler_has_the_distribution_by_hand(config):
-    for found, expected in zip(frequencies(config), by_hand(config), strict=True):
-        assert found == pytest.approx(expected, abs=0.01)
-        assert (found == 0) == (expected == 0)
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
-def test_sampler_at_the_ends_of_the_unit_interval(uniform):
-    logits = LOGITS.masked_fill(torch.tensor([True, False, False, False, False, True]), -math.inf)
-    ids = Sampler(torch.full((1, 1, 1), uniform), SamplingConfig())(0, logits.view(1, 1, 6), torch.zeros(1, 1, 3))
-    assert int(ids) == (1 if uniform == 0 else 4), "never a token of probability zero"
-
-
-@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}])
-def test_impossible_sampling_is_refused(changes):
-    with pytest.raises(UserError):
-        SamplingConfig(**changes)

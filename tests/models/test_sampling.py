@@ -1,0 +1,67 @@
+"""Tokens are drawn with the probabilities that temperature, top-k and top-p leave."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from data.errors import UserError
+from models.sampling import SamplingConfig, draw
+
+LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0])
+
+
+def frequencies(config: SamplingConfig, draws: int = 40_000) -> list[float]:
+    ids = draw(LOGITS.expand(draws, 6), torch.rand(draws, generator=torch.Generator().manual_seed(0)), config)
+    counts = Counter(ids.flatten().tolist())
+    return [counts[token] / draws for token in range(6)]
+
+
+def by_hand(config: SamplingConfig) -> list[float]:
+    """The distribution draws should have, in plain Python."""
+    scaled = [math.exp(v / config.temperature) for v in LOGITS.tolist()]
+    order = sorted(range(6), key=lambda token: -scaled[token])
+    if config.top_k:
+        order = order[: config.top_k]
+    total, kept, mass = sum(scaled[token] for token in order), [], 0.0
+    for token in order:
+        if mass >= config.top_p:
+            break
+        kept.append(token)
+        mass += scaled[token] / total
+    norm = sum(scaled[token] for token in kept)
+    return [scaled[token] / norm if token in kept else 0.0 for token in range(6)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(),
+        SamplingConfig(temperature=0.5),
+        SamplingConfig(top_k=3),
+        SamplingConfig(top_k=1),
+        SamplingConfig(top_p=0.7),
+        SamplingConfig(top_p=1e-6),
+        SamplingConfig(temperature=2.0, top_k=5, top_p=0.8),
+    ],
+)
+def test_drawing_has_the_distribution_by_hand(config):
+    for found, expected in zip(frequencies(config), by_hand(config), strict=True):
+        assert found == pytest.approx(expected, abs=0.01)
+        assert (found == 0) == (expected == 0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_drawing_at_the_ends_of_the_unit_interval(uniform):
+    logits = LOGITS.masked_fill(torch.tensor([True, False, False, False, False, True]), -math.inf)
+    ids = draw(logits, torch.tensor(uniform), SamplingConfig())
+    assert int(ids) == (1 if uniform == 0 else 4), "never a token of probability zero"
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}])
+def test_impossible_sampling_is_refused(changes):
+    with pytest.raises(UserError):
+        SamplingConfig(**changes)
