@@ -100,15 +100,24 @@ class Policy(nn.Module):
             road_seen: [N, R] bool. agent_type: [N] int64, row of the vocabulary.
             motion: [N, 3] the last token's motion, metres and radians.
         """
+        return self.decide(ego, neighbour, neighbour_seen, self.see_road(road, road_seen), agent_type, motion)
+
+    def see_road(self, road: Tensor, road_seen: Tensor) -> Tensor:
+        """[N, D] the road as the net sees it: most of the work, and constant while an agent stands still."""
+        return _pooled(self.road(road), road_seen)
+
+    def decide(
+        self,
+        ego: Tensor,
+        neighbour: Tensor,
+        neighbour_seen: Tensor,
+        road: Tensor,
+        agent_type: Tensor,
+        motion: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
         fused = self.fuse(
-            torch.cat(
-                (
-                    self.ego(ego),
-                    _pooled(self.neighbour(neighbour), neighbour_seen),
-                    _pooled(self.road(road), road_seen),
-                ),
-                dim=-1,
-            )
+            torch.cat((self.ego(ego), _pooled(self.neighbour(neighbour), neighbour_seen), road), dim=-1)
         )
         logits = self.actor(fused)
         if self.heads > 1:

@@ -35,11 +35,11 @@ from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import read_notes, save_reference
-from models.reference.closed_loop import rollout_error
 from models.reference.inputs import SceneInputs, collate_inputs, keep_agents, scene_inputs
 from models.reference.loss import loss_mask, token_figures
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
+from pipeline.closed_loop import closed_loop_figures
 from pipeline.progress import bar
 
 __all__ = ["CHECKPOINT_FILE", "FitConfig", "Loss", "fit_reference"]
@@ -296,8 +296,8 @@ def fit_reference(
     figures = _final_figures(recorder)
     if held_out is not None:
         futures = (held_out[row] for row in looked_at[: config.rollout_scenes])
-        errors = rollout_error(ReferenceAgent(model), futures, rollouts=8, seed=seed)
-        figures |= {f"validation_{key}_m": value for key, value in errors.items()}
+        found = closed_loop_figures(ReferenceAgent(model), futures, rollouts=8, seed=seed)
+        figures |= {f"validation_{key}": value for key, value in found.items()}
     save_reference(final, model.cpu(), {"fingerprint": fingerprint, "figures": figures, "stage": name})
     recorder.write_metrics()
     interrupted.unlink(missing_ok=True)

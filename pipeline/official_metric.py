@@ -121,7 +121,7 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     Raises:
         UserError: a metric that Waymo's code does not compute.
     """
-    if config.mended or config.ttc_all_types or config.metric not in _YEARS:
+    if config.ttc_all_types or config.metric not in _YEARS:
         raise UserError("--official compares the 2025 and 2024 metrics as Waymo's code computes them, nothing else")
     count = min(config.official_scenarios, len(scored))
     chosen = random.Random(seed).sample(scored, count)

@@ -16,6 +16,8 @@ import matplotlib
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data.files import atomic_path
 from data.geometry import box_corners
 from data.scene import CURRENT_INDEX, AgentType, MapKind, Scene

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data.files import sha256_of
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -6,13 +6,14 @@ rollout is two of 33 parts; the row's name says that it is scaled.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from data.scene import Scene
+from data.scene import Agents, Scene
 from data.tfrecord import read_records
 from data.womd import parse_scenario
 from pipeline.bench.rows import Row, cpu_seconds, peak_memory_mb, record_files
@@ -54,6 +55,56 @@ def _official(scene: Scene) -> tuple[float, float]:
     return once * (_ROLLOUTS + 1) / 2, peak_memory_mb()
 
 
+def _larger_map(scene: Scene, times: int) -> Scene:
+    """The scene with its map several times, copies 300 m apart."""
+    road = scene.map
+    count = len(road.kind)
+    copies = torch.arange(times)
+    shift = torch.tensor([300.0, 0.0, 0.0]) * copies.view(-1, 1, 1)
+
+    def repeated(value: torch.Tensor) -> torch.Tensor:
+        return value.repeat(times)
+
+    features = {name: repeated(getattr(road, name)) for name in ("kind", "subtype", "speed_limit", "interpolating")}
+    larger = dataclasses.replace(
+        road,
+        point=(road.point + shift).flatten(0, 1),
+        point_feature=(road.point_feature + count * copies.unsqueeze(-1)).flatten(),
+        feature_id=(road.feature_id + 1_000_000 * copies.unsqueeze(-1)).flatten(),
+        **features,
+    )
+    return dataclasses.replace(scene, map=larger)
+
+
+def _fewer_agents(scene: Scene, count: int) -> Scene:
+    """The scene with its evaluated agents and others up to a number."""
+    order = torch.argsort((~(scene.simulated & scene.evaluated)).int() + (~scene.simulated).int(), stable=True)
+    kept = order[:count]
+    agents = Agents(**{name: value[kept] for name, value in vars(scene.agents).items()})
+    return dataclasses.replace(scene, agents=agents)
+
+
+def _growth(scene: Scene, kind: str) -> list[Row]:
+    """How the time grows with rollouts, agents and map."""
+    config = load_config("2025")
+
+    def seconds(scene: Scene, rollouts: int) -> float:
+        ids, states = scene.agents.id[scene.simulated], _rollouts(scene, rollouts)
+        return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=3)
+
+    agents = int(scene.simulated.sum())
+    base = seconds(scene, _ROLLOUTS)
+    title = f"metric, growth, {kind}"
+    rows = [Row(f"{title}, {agents} agents, {_ROLLOUTS} rollouts", base, "CPU s")]
+    for rollouts in (8, 128):
+        rows.append(Row(f"{title}, {rollouts} rollouts", seconds(scene, rollouts), "CPU s"))
+    for count in (agents // 4, agents // 2):
+        rows.append(Row(f"{title}, {count} agents", seconds(_fewer_agents(scene, count), _ROLLOUTS), "CPU s"))
+    for times in (2, 4):
+        rows.append(Row(f"{title}, map {times} times", seconds(_larger_map(scene, times), _ROLLOUTS), "CPU s"))
+    return rows
+
+
 def bench() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         kind, files = record_files(Path(folder))
@@ -66,4 +117,6 @@ def bench() -> list[Row]:
         name = f"{_ROLLOUTS} rollouts, {kind}, {int(scene.simulated.sum())} agents; Waymo's code on 1, scaled"
         rows.append(Row(f"metric, {name}", seconds, "CPU s", theirs, theirs / seconds))
         rows.append(Row(f"metric, {name}", memory, "MB peak", their_memory, their_memory / memory))
+    largest = max(chosen, key=lambda scene: int(scene.simulated.sum()))
+    rows += run_isolated(partial(_growth, largest, kind)).value
     return rows

@@ -15,15 +15,42 @@ from data.vocabulary import Vocabulary
 from models.policy import Policy, load_policy
 from models.sampling import SamplingConfig, draw
 from pipeline.selfplay.events import collisions
-from pipeline.selfplay.observation import ObservationConfig, observe
-from pipeline.selfplay.ppo import act
-from pipeline.selfplay.simulator import controlled_agents, decisions, places, reset, step
-from pipeline.selfplay.worlds import build_world, repeat_world
+from pipeline.selfplay.observation import ObservationConfig, observe_ego, observe_neighbours, observe_road
+from pipeline.selfplay.simulator import State, controlled_agents, decisions, places, reset, step
+from pipeline.selfplay.worlds import World, build_world, repeat_world
 
 __all__ = ["PolicyAgent"]
 
 # Rollouts times agents that move together; more are done one part after the other, to bound the memory.
 _MAX_ROWS = 4096
+
+
+class _Roads:
+    """What agents see of the road, encoded anew only for those that moved: of all agents, most stand still."""
+
+    def __init__(self, policy: Policy, view: ObservationConfig) -> None:
+        self._policy, self._view = policy, view
+        self._pose, self._code = torch.zeros(0), torch.zeros(0)
+
+    def seen(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
+        """[N, D] of ``Policy.see_road``."""
+        w, a = who
+        pose = state.pose[w, a]
+        if not len(self._code):
+            # In the beginning all worlds are one.
+            first = w == 0
+            code = self._encoded(worlds, state, (w[first], a[first]))
+            self._code = code.repeat(len(pose) // len(code), 1)
+        else:
+            (moved,) = (pose != self._pose).any(-1).nonzero(as_tuple=True)
+            if len(moved):
+                code = self._encoded(worlds, state, (w[moved], a[moved]))
+                self._code = self._code.index_copy(0, moved, code)
+        self._pose = pose
+        return self._code
+
+    def _encoded(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
+        return self._policy.see_road(*observe_road(worlds, state, who, self._view))
 
 
 class PolicyAgent:
@@ -72,9 +99,18 @@ class PolicyAgent:
             controlled = controlled_agents(worlds)
             who = places(controlled)
             state = reset(worlds, torch.ones_like(controlled))
+            roads = _Roads(self.policy, self.view)
             poses = []
             for index in range(part.shape[1]):
-                logits, _ = act(self.policy, observe(worlds, state, who, self.view))
+                neighbours = observe_neighbours(worlds, state, who, self.view)
+                logits, _ = self.policy.decide(
+                    observe_ego(worlds, state, who, self.view),
+                    neighbours["neighbour"],
+                    neighbours["neighbour_seen"],
+                    roads.seen(worlds, state, who),
+                    worlds.types[who],
+                    state.last_motion[who],
+                )
                 tokens = torch.zeros_like(worlds.types).index_put(
                     who, draw(logits, part[:, index][who], self.sampling)
                 )

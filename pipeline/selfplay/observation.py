@@ -16,7 +16,15 @@ from data.vocabulary import TYPE_NAMES
 from pipeline.selfplay.simulator import State
 from pipeline.selfplay.worlds import VIEW_CELL, World
 
-__all__ = ["Observation", "ObservationConfig", "feature_sizes", "observe"]
+__all__ = [
+    "Observation",
+    "ObservationConfig",
+    "feature_sizes",
+    "observe",
+    "observe_ego",
+    "observe_neighbours",
+    "observe_road",
+]
 
 _TYPES = len(TYPE_NAMES)
 _ROAD_KINDS = len(MapKind) - 1
@@ -95,19 +103,20 @@ def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: Obse
         world: batched. state: of all agents. who: ([N] world, [N] agent) of those that observe.
         config: what they see.
     """
+    road, road_seen = observe_road(world, state, who, config)
     w, a = who
-    pose = state.pose[w, a]  # [N, 3]
-    heading = pose[:, 2]
     return Observation(
-        ego=_ego(world, state, who, config),
-        **_neighbours(world, state, who, config),
-        **_road(world, state, who, pose, heading, config),
+        ego=observe_ego(world, state, who, config),
+        **observe_neighbours(world, state, who, config),
+        road=road,
+        road_seen=road_seen,
         type=world.types[w, a],
         motion=state.last_motion[w, a],
     )
 
 
-def _ego(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Tensor:
+def observe_ego(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Tensor:
+    """``Observation.ego`` of some agents; see ``observe``."""
     w, a = who
     pose, size, velocity = state.pose[w, a], world.size[w, a], state.velocity[w, a]
     goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
@@ -150,9 +159,10 @@ def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
     return torch.stack((there.float(), closeness, red.float()), dim=-1)
 
 
-def _neighbours(
+def observe_neighbours(
     world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
 ) -> dict[str, Tensor]:
+    """``neighbour`` and ``neighbour_seen`` of some agents; see ``observe``."""
     w, a = who
     agents = state.pose.shape[1]
     gap = state.pose[:, :, None, :2] - state.pose[:, None, :, :2]
@@ -185,15 +195,13 @@ def _neighbours(
     return {"neighbour": pad(feature, (0, 0, 0, short)), "neighbour_seen": pad(seen, (0, short))}
 
 
-def _road(
-    world: World,
-    state: State,
-    who: tuple[Tensor, Tensor],
-    pose: Tensor,
-    heading: Tensor,
-    config: ObservationConfig,
-) -> dict[str, Tensor]:
+def observe_road(
+    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+) -> tuple[Tensor, Tensor]:
+    """``road`` and ``road_seen`` of some agents, which depend on nothing that moves but their poses."""
     w, a = who
+    pose = state.pose[w, a]  # [N, 3]
+    heading = pose[:, 2]
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     candidates = world.road_grid.table[w, cell].long()  # [N, J]
     row = w.unsqueeze(-1)
@@ -223,4 +231,4 @@ def _road(
     feature = torch.where(seen.unsqueeze(-1), feature, 0.0)
     short = config.road_segments - index.shape[1]
     pad = torch.nn.functional.pad
-    return {"road": pad(feature, (0, 0, 0, short)), "road_seen": pad(seen, (0, short))}
+    return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from data.files import read_json, sha256_of, write_json, write_text
-from data.scenes_source import SceneSource, content_digest, open_scenes
+from data.scenes_source import content_digest, open_scenes
 from pipeline.code_version import code_version
+from pipeline.diagnosis import print_diagnosis, write_diagnosis
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
+from pipeline.scoring import ScoringTask, score_file
 from submission.checks import ROLLOUTS
-from submission.protos import from_proto, rollout_files, scenario_rollouts_messages
-from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics, prepare_scene
-from submission.realism.score import score
+from submission.protos import rollout_files
+from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics
 
 __all__ = ["EvaluateConfig", "run_evaluate"]
 
@@ -37,7 +38,10 @@ class EvaluateConfig:
     Args:
         metric: 2025, 2024, 2025_scenario_gen, or the path of a textproto in the same format.
         ttc_all_types: time to collision counts for all types as on the 2024 leaderboard, not for vehicles alone.
-        mended: without the documented defects of Waymo's code; not comparable with the leaderboard.
+        mended: score without the documented defects of Waymo's code too, to see what they cost.
+        diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
+        allow_broken: damaged or unknown rollouts are a warning; the rest counts.
+        cache: folder where prepared scenes are kept for the next evaluation.
         official: cross-check some scenarios against Waymo's own code (minutes for each scenario).
         official_scenarios: how many.
         workers: processes; 0 for one per core.
@@ -46,63 +50,23 @@ class EvaluateConfig:
     metric: str = "2025"
     ttc_all_types: bool = False
     mended: bool = False
+    diagnose: bool = False
+    allow_broken: bool = False
+    cache: Path | None = None
     official: bool = False
     official_scenarios: int = 1
     workers: int = 0
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One file of rollouts to score."""
-
-    file: Path
-    scenarios: str
-    digest: str
-    config: EvaluateConfig
-    target: Path
-
-
-@lru_cache(maxsize=1)
-def _source(scenarios: str, digest: str) -> SceneSource:
-    """Opened once in a process; ``digest`` tells changed files apart."""
-    return open_scenes(scenarios)
-
-
-def _score_file(task: _Task) -> list[dict[str, Any]]:
-    """Score every scenario of a file; rows are kept in ``task.target`` for a run that is interrupted."""
-    source, config = _source(task.scenarios, task.digest), task.config
-    metric = load_config(config.metric)
-    known = set(source.ids)
-    rows = []
-    with task.file.open("rb") as handle:
-        for message, _ in scenario_rollouts_messages(handle, str(task.file), task.file.stat().st_size):
-            if message.scenario_id not in known:
-                raise UserError(f"{task.file}: scenario {message.scenario_id} is not in {task.scenarios}")
-            rollouts = from_proto(message, str(task.file))
-            scene = source.get(rollouts.scenario_id)
-            row: dict[str, Any] = {"scenario_id": rollouts.scenario_id, "joint_scenes": len(rollouts.states)}
-            if scene.unscorable_reason is None:
-                context = prepare_scene(scene, bug_compatible=not config.mended)
-                try:
-                    result = score(context, rollouts.agent_id, rollouts.states, metric, config.ttc_all_types)
-                except ValueError as error:
-                    raise UserError(f"{task.file}: {error}") from error
-                row["values"] = {name: float(value) for name, value in result.values.items()}
-            else:
-                row["reason"] = scene.unscorable_reason
-            rows.append(row)
-    write_json(task.target, rows)
-    return rows
-
-
 def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -> Iterator[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
     files, digest = rollout_files(rollouts), content_digest(scenarios)
+    code = code_version(__name__)
     recipe = {
         "files": {file.name: sha256_of(file) for file in files},
-        "metric": [config.metric, config.ttc_all_types, config.mended],
+        "metric": [config.metric, config.ttc_all_types, config.mended, config.diagnose],
         "scenarios": digest,
-        "code": code_version(__name__),
+        "code": code,
     }
     parts = out / _PARTS
     if not (parts / _RECIPE).exists() or read_json(parts / _RECIPE) != recipe:
@@ -110,10 +74,25 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
             stale.unlink()
         parts.mkdir(parents=True, exist_ok=True)
         write_json(parts / _RECIPE, recipe)
-    tasks = [_Task(file, scenarios, digest, config, parts / f"{file.name}.json") for file in files]
+    # Prepared scenes belong to these scenarios and this code.
+    cache = None if config.cache is None else config.cache / hashlib.sha256(f"{digest}/{code}".encode()).hexdigest()
+    tasks = [
+        ScoringTask(
+            file=file,
+            scenarios=scenarios,
+            digest=digest,
+            metric=config.metric,
+            ttc_all_types=config.ttc_all_types,
+            mended=config.mended,
+            losses=config.diagnose,
+            cache=cache,
+            target=parts / f"{file.name}.json",
+        )
+        for file in files
+    ]
     todo = [task for task in tasks if not task.target.exists()]
     with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
-        for _ in run_tasks(_score_file, todo, worker_count(config.workers)):
+        for _ in run_tasks(score_file, todo, worker_count(config.workers)):
             progress.update()
     for task in tasks:
         yield from read_json(task.target)
@@ -133,12 +112,17 @@ def run_evaluate(
         show: print the table of buckets and fields.
 
     Raises:
-        UserError: damaged files, a scenario that is unknown or scored twice, wrong objects, nothing to score.
+        UserError: a scenario that is scored twice, nothing to score, and, once everything is written, rollouts that
+            are damaged, unknown or of wrong objects, unless ``allow_broken``.
     """
     scenarios = str(scenarios)
     metric = load_config(config.metric)
     out.mkdir(parents=True, exist_ok=True)
-    rows = sorted(_collect(config, scenarios, str(rollouts), out), key=lambda row: row["scenario_id"])
+    found = list(_collect(config, scenarios, str(rollouts), out))
+    broken = [row["broken"] for row in found if "broken" in row]
+    for message in broken:
+        print(f"warning: {message}", file=sys.stderr)
+    rows = sorted((row for row in found if "broken" not in row), key=lambda row: row["scenario_id"])
     ids = [row["scenario_id"] for row in rows]
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -146,18 +130,23 @@ def run_evaluate(
     _warn(rows, open_scenes(scenarios).ids)
     scored = [row for row in rows if "values" in row]
     if not scored:
-        raise UserError(f"{rollouts}: no scenario can be scored ({rows[0]['reason'] if rows else 'no rollouts'})")
+        why = rows[0]["reason"] if rows else broken[0] if broken else "no rollouts"
+        raise UserError(f"{rollouts}: no scenario can be scored ({why})")
     values = [row["values"] for row in scored]
     metrics = mean_metrics(values)
     report = {
         "scenarios": len(scored),
         "metric": config.metric,
-        "mended": config.mended,
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
         "intervals": bootstrap_intervals(values, seed),
         "unscorable": {row["scenario_id"]: row["reason"] for row in rows if "reason" in row},
+        "broken": broken,
     }
+    if config.mended:
+        report["mended"] = mean_metrics([row["mended"] for row in scored])
+    if config.diagnose:
+        write_diagnosis(out / "diagnosis.csv", scored)
     if config.official:
         from pipeline.official_metric import largest_differences
 
@@ -168,6 +157,13 @@ def run_evaluate(
     shutil.rmtree(out / _PARTS)
     if show:
         _print_report(report)
+        if config.diagnose:
+            print_diagnosis(scored)
+    if broken and not config.allow_broken:
+        raise UserError(
+            f"{len(broken)} rollouts cannot be scored ({broken[0]}); {out / 'metrics.json'} holds the rest; "
+            "mend them, or accept that with --allow_broken"
+        )
     return {"scenarios": len(scored), **{name: round(metrics[name], 6) for name in METRIC_FIELDS}}
 
 
@@ -208,12 +204,13 @@ def _write_table(path: Path, scored: list[dict[str, Any]]) -> None:
 
 def _print_report(report: Mapping[str, Any]) -> None:
     intervals = report["intervals"]
-    print(f"{report['scenarios']} scenarios, metric {report['metric']}{', mended' if report['mended'] else ''}")
+    print(f"{report['scenarios']} scenarios, metric {report['metric']}")
     for name, value in report["buckets"].items():
         print(f"  {name:42} {value:.4f}")
     for name in METRIC_FIELDS:
         low, high = intervals[name]
-        print(f"  {name:42} {report['metrics'][name]:.4f}   95% interval {low:.4f} .. {high:.4f}")
+        mended = f"   mended {report['mended'][name]:.4f}" if "mended" in report else ""
+        print(f"  {name:42} {report['metrics'][name]:.4f}   95% interval {low:.4f} .. {high:.4f}{mended}")
     if "official" in report:
         print(f"  largest differences to Waymo's code on {', '.join(report['official']['scenarios'])}:")
         for name, value in report["official"]["differences"].items():

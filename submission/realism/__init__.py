@@ -10,22 +10,29 @@ result.values["metametric"]
 """
 
 from submission.realism.aggregate import bootstrap_intervals, buckets, mean_metrics
+from submission.realism.cache import load_context, save_context
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
+from submission.realism.diagnosis import Loss, diagnose
 from submission.realism.features import Features, SceneContext, prepare_scene
-from submission.realism.score import METRIC_FIELDS, SceneScore, score
+from submission.realism.score import METRIC_FIELDS, SceneScore, score, score_states
 
 __all__ = [
     "BUCKETS",
     "COMPONENTS",
     "METRIC_FIELDS",
     "Features",
+    "Loss",
     "MetricConfig",
     "SceneContext",
     "SceneScore",
     "bootstrap_intervals",
     "buckets",
+    "diagnose",
     "load_config",
+    "load_context",
     "mean_metrics",
     "prepare_scene",
+    "save_context",
     "score",
+    "score_states",
 ]

@@ -23,7 +23,7 @@ def _histogram(component: Component) -> Histogram:
 
 def _edges(histogram: Histogram, device: torch.device) -> Tensor:
     """Bin edges as tf.linspace makes them: start + step * i in float32, the last one exact."""
-    low, high = torch.tensor([histogram.low, histogram.high], dtype=torch.float32, device=device)
+    low, high = (torch.full((), value, device=device) for value in (histogram.low, histogram.high))
     step = (high - low) / histogram.bins
     index = torch.arange(histogram.bins, dtype=torch.float32, device=device)
     return torch.cat((low + step * index, high.unsqueeze(0)))

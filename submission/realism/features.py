@@ -6,12 +6,12 @@ Shape legend: R rollouts, E evaluated agents, A all simulated agents (the evalua
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, AgentType, Scene
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, AgentType, Scene, map_tensors
 from submission.realism.kinematics import kinematics, norm
 from submission.realism.objects import Boxes, nearest_object_distance, planar_speed, time_to_collision
 from submission.realism.red_light import SignalFences, prepare_signals, violations
@@ -70,6 +70,9 @@ class SceneContext:
     bug_compatible: bool
     log_features: Features | None = None
 
+    def to(self, device: torch.device | str) -> SceneContext:
+        return map_tensors(self, lambda tensor: tensor.to(device))
+
 
 def prepare_scene(scene: Scene, bug_compatible: bool = True) -> SceneContext:
     """Compute map and log features of a single scene.
@@ -99,17 +102,23 @@ def prepare_scene(scene: Scene, bug_compatible: bool = True) -> SceneContext:
         bug_compatible=bug_compatible,
     )
     log_features = compute_features(context, states[None, :, _HISTORY:], context.log_valid)
-    return SceneContext(**{**context.__dict__, "log_features": log_features})
+    return replace(context, log_features=log_features)
 
 
-def compute_features(context: SceneContext, future: Tensor, valid: Tensor | None = None) -> Features:
+def compute_features(
+    context: SceneContext, future: Tensor, valid: Tensor | None = None, exhaustive: bool | None = None
+) -> Features:
     """Features of futures.
 
     Args:
         context: of the scene.
         future: [R, A, 80, 4] x, y, z, heading, agents in the order of ``context.agent_id``.
         valid: [A, 91] bool for the log; simulated agents are always valid.
+        exhaustive: compare all with all instead of pruning; the same figures, with shapes that depend on no value,
+            so that a GPU never waits for the host. By default pruned on CPUs, exhaustive elsewhere.
     """
+    if exhaustive is None:
+        exhaustive = future.device.type != "cpu"
     rollouts = len(future)
     count = context.evaluated
     if valid is None:
@@ -120,13 +129,13 @@ def compute_features(context: SceneContext, future: Tensor, valid: Tensor | None
     scored = slice(_HISTORY, None)
     speed, acceleration, turn, turn_acceleration = kinematics(states[:, :count, :, :3], states[:, :count, :, 3])
     boxes = Boxes(future[..., :3], future[..., 3], context.size, valid[:, scored])
-    nearest = nearest_object_distance(boxes, count)
+    nearest = nearest_object_distance(boxes, count, exhaustive)
     plane = planar_speed(states[:, :, _HISTORY - _LEAD :, :3], states[:, :, _HISTORY - _LEAD :, 3])
     ttc = time_to_collision(boxes, plane[..., _LEAD:], count, wrap_yaw=not context.bug_compatible)
     size = context.size[:count, None].expand(rollouts, count, FUTURE_STEPS, 3)
-    edge = box_distance(future[:, :count, :, :3], future[:, :count, :, 3], size, context.edges)
+    edge = box_distance(future[:, :count, :, :3], future[:, :count, :, 3], size, context.edges, exhaustive)
     edge = torch.where(valid[:count, scored], edge, -1e10)
-    red = violations(states[:, :count, :, :2], valid[:count], context.fences, _HISTORY)
+    red = violations(states[:, :count, :, :2], valid[:count], context.fences, _HISTORY, exhaustive)
     log, log_valid = context.log[:count], context.log_valid[:count]
     error = norm(states[:, :count, :, :3] - log[..., :3])
     averaged = slice(None) if context.bug_compatible else scored

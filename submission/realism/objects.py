@@ -27,9 +27,6 @@ _SMALL_OVERLAP = 0.5
 _MARGIN = 0.02
 # Boxes thinner than this count as lines, metres.
 _THIN = 0.01
-# Orders in which the corners of two boxes take turns along the outline of their Minkowski sum.
-_ORDER_A = (0, 0, 1, 1, 2, 2, 3, 3)
-_ORDER_B = (0, 1, 1, 2, 2, 3, 3, 0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,9 @@ def rotated(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
     """[N] signed distance of convex boxes [N, 4, 2]: that of the origin to the Minkowski sum of a and -b."""
     minus_b = -corners_b
-    order_a = torch.tensor(_ORDER_A, device=corners_a.device)
-    order_b = torch.tensor(_ORDER_B, device=corners_a.device)
+    # 0 0 1 1 2 2 3 3 and 0 1 1 2 2 3 3 0: in which order the corners of two boxes take turns along the outline.
+    turns = torch.arange(8, device=corners_a.device)
+    order_a, order_b = turns // 2, (turns + 1) // 2 % 4
 
     def downmost(corners: Tensor) -> tuple[Tensor, Tensor]:
         start = corners[..., 1].argmin(dim=-1, keepdim=True)  # [N, 1]
@@ -102,11 +100,15 @@ def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
     return torch.where((outward <= 0).all(-1), -nearest, nearest)
 
 
-def nearest_object_distance(boxes: Boxes, evaluated: int) -> Tensor:
+def nearest_object_distance(boxes: Boxes, evaluated: int, exhaustive: bool = False) -> Tensor:
     """Signed distance to the nearest other object, boxes with rounded corners, in the plane.
 
     Pairs are pruned with bounds that cannot exclude the minimum: the signed distance of two boxes lies between
     those of their circumscribed and inscribed circles (signed distance falls as sets grow).
+
+    Args:
+        boxes: of all agents. evaluated: E.
+        exhaustive: all pairs, with shapes that depend on no value; for GPUs, which would wait for the host.
 
     Returns:
         [R, E, T] metres, 1e10 where an agent is alone or invalid.
@@ -114,6 +116,8 @@ def nearest_object_distance(boxes: Boxes, evaluated: int) -> Tensor:
     position, size = boxes.position, boxes.size
     shrink = torch.minimum(size[:, 0], size[:, 1]) * _ROUNDING / 2.0  # [A]
     length, width = size[:, 0] - 2.0 * shrink, size[:, 1] - 2.0 * shrink
+    if exhaustive:
+        return _nearest_of_all(boxes, evaluated, shrink, length, width)
     # Of the core boxes, plus what the rounding adds back.
     outer = torch.sqrt(length**2 + width**2) / 2 + shrink
     # Waymo's code never finds the inside of a box that is a line; its distance to such a box is at most that to the
@@ -140,6 +144,26 @@ def nearest_object_distance(boxes: Boxes, evaluated: int) -> Tensor:
     result = torch.full((rollouts * evaluated * steps,), FAR, device=position.device)
     result.scatter_reduce_(0, (r * evaluated + e) * steps + t, exact, "amin")
     return result.view(rollouts, evaluated, steps)
+
+
+def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, length: Tensor, width: Tensor) -> Tensor:
+    """[R, E, T] as ``nearest_object_distance``; ``shrink``, ``length`` and ``width`` [A] of the core boxes."""
+    position = boxes.position
+    rollouts, agents, steps = position.shape[:3]
+    shape = (rollouts, agents, steps)
+    corners = _corners(
+        position[..., :2], boxes.heading, length[:, None].expand(shape), width[:, None].expand(shape)
+    )
+    result = position.new_full((rollouts, evaluated, steps), FAR)
+    own = corners[:, :evaluated].reshape(-1, 4, 2)
+    number = torch.arange(evaluated, device=position.device)
+    for other in range(agents):
+        theirs = corners[:, other, None].expand(-1, evaluated, -1, -1, -1).reshape(-1, 4, 2)
+        exact = _signed_distance(own, theirs).view(rollouts, evaluated, steps)
+        exact = exact - shrink[:evaluated, None] - shrink[other]
+        both = boxes.valid[:evaluated] & boxes.valid[other] & (number != other).unsqueeze(-1)
+        result = torch.minimum(result, torch.where(both, exact, FAR))
+    return result
 
 
 def time_to_collision(boxes: Boxes, speed: Tensor, evaluated: int, wrap_yaw: bool) -> Tensor:

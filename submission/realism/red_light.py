@@ -15,7 +15,7 @@ from torch import Tensor
 from data.scene import LightState, MapKind, Scene
 from submission.realism.kinematics import norm
 
-__all__ = ["SignalFences", "prepare_signals", "violations"]
+__all__ = ["Lanes", "SignalFences", "prepare_signals", "violations"]
 
 # LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
 _SURFACE_STREET = 2
@@ -24,7 +24,7 @@ _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Lanes:
+class Lanes:
     """Candidate segments of surface-street lanes.
 
     Attributes:
@@ -53,7 +53,7 @@ class SignalFences:
     start: Tensor
     direction: Tensor
     stop_t: Tensor
-    lanes: _Lanes
+    lanes: Lanes
     bug_compatible: bool
 
 
@@ -71,7 +71,7 @@ def _rank(point: Tensor, start: Tensor, direction: Tensor, bug_compatible: bool)
     return norm(offset)
 
 
-def _surface_lanes(scene: Scene, bug_compatible: bool) -> _Lanes:
+def _surface_lanes(scene: Scene, bug_compatible: bool) -> Lanes:
     """Segments of surface-street lanes of at least two points.
 
     In Waymo's code a segment counts if its start is a point of the lane, so that a lane shorter than the longest
@@ -90,7 +90,7 @@ def _surface_lanes(scene: Scene, bug_compatible: bool) -> _Lanes:
     point = road.point[:, :2]
     following = point[(starts + 1).clamp(max=max(len(point) - 1, 0))]
     end = torch.where(phantom[starts].unsqueeze(-1), torch.zeros_like(following), following)
-    return _Lanes(point[starts], end - point[starts], road.feature_id[feature[starts]])
+    return Lanes(point[starts], end - point[starts], road.feature_id[feature[starts]])
 
 
 def prepare_signals(scene: Scene, bug_compatible: bool = True) -> SignalFences:
@@ -125,7 +125,7 @@ def _first_least(rank: Tensor) -> Tensor:
     return torch.where(least, index, rank.shape[-1]).amin(-1)
 
 
-def _nearest_lane(points: Tensor, lanes: _Lanes, bug_compatible: bool) -> Tensor:
+def _nearest_lane(points: Tensor, lanes: Lanes, bug_compatible: bool) -> Tensor:
     """[Q] feature id of the lane nearest to points [Q, 2]."""
     result = torch.empty(len(points), dtype=torch.int64, device=points.device)
     block = max(1, _BLOCK // max(1, len(lanes.lane)))
@@ -136,19 +136,23 @@ def _nearest_lane(points: Tensor, lanes: _Lanes, bug_compatible: bool) -> Tensor
     return result
 
 
-def violations(position: Tensor, valid: Tensor, fences: SignalFences, first_step: int) -> Tensor:
+def violations(
+    position: Tensor, valid: Tensor, fences: SignalFences, first_step: int, exhaustive: bool = False
+) -> Tensor:
     """Whether agents run a red light, step by step.
 
     Args:
         position: [R, E, T, 2] metres, over all steps of the scene. valid: [E, T] bool.
         fences: of the scene. first_step: earlier steps are not asked for.
+        exhaustive: find the nearest lane of every point, with shapes that depend on no value; for GPUs, which would
+            wait for the host.
 
     Returns:
         [R, E, T - first_step] bool.
     """
     rollouts, agents, steps = position.shape[:3]
     result = torch.zeros(rollouts, agents, steps - first_step, dtype=torch.bool, device=position.device)
-    if not len(fences.lane) or not bool(fences.is_stop[:, first_step:].any()):
+    if not len(fences.lane) or not (exhaustive or bool(fences.is_stop[:, first_step:].any())):
         return result
     window = slice(first_step - 1, steps)
     to_point = position[:, :, None, window] - fences.start[:, window]  # [R, E, S, T', 2]
@@ -157,6 +161,10 @@ def violations(position: Tensor, valid: Tensor, fences: SignalFences, first_step
     crossed = (
         behind[..., :-1] & ahead[..., 1:] & fences.is_stop[:, first_step:] & valid[:, None, first_step:]
     )  # [R, E, S, T']
+    if exhaustive:
+        points = position[:, :, first_step:]
+        lane = _nearest_lane(points.reshape(-1, 2), fences.lanes, fences.bug_compatible).view(points.shape[:3])
+        return (crossed & (lane.unsqueeze(2) == fences.lane[:, None])).any(2)
     r, e, s, t = crossed.nonzero(as_tuple=True)
     points = position[r, e, t + first_step]
     hit = _nearest_lane(points, fences.lanes, fences.bug_compatible) == fences.lane[s]

@@ -25,6 +25,8 @@ _CELL = 2.0
 _MARGIN = 0.02
 # Elements of one block of the pairwise tables, which bounds memory.
 _BLOCK = 1 << 22
+# The same where every segment is looked at, on GPUs.
+_WIDE_BLOCK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _project(point: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor,
 
 def _stretched(offset: Tensor) -> Tensor:
     """Length of vectors with heights weighted."""
-    return norm(offset * offset.new_tensor([1.0, 1.0, _Z_STRETCH]))
+    return norm(torch.cat((offset[..., :2], offset[..., 2:] * _Z_STRETCH), dim=-1))
 
 
 def _cells(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,15 +171,24 @@ def _candidates(points: Tensor, edges: RoadEdges) -> tuple[Tensor, Tensor]:
     return cell, table
 
 
-def signed_distance(points: Tensor, edges: RoadEdges) -> Tensor:
-    """Planar distance to the nearest road edge, negative on the road.
+def _nearest_of_all(points: Tensor, edges: RoadEdges) -> Tensor:
+    """[Q] number of the nearest segment, every segment being looked at; shapes depend on no value."""
+    nearest = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    best = torch.full_like(points[:, 0], torch.inf)
+    number = torch.arange(len(edges.start), device=points.device)
+    for part in number.split(max(1, _WIDE_BLOCK // len(points))):
+        _, offset, _ = _project(points[:, None], edges.start[part], edges.end[part])
+        distance = _stretched(offset)
+        least = distance.amin(1)
+        first = torch.where(distance == least.unsqueeze(1), part, len(number)).amin(1)
+        # Earlier blocks win ties, as the first segment does within one.
+        nearest = torch.where(least < best, first, nearest)
+        best = torch.minimum(least, best)
+    return nearest
 
-    Args:
-        points: [Q, 3] metres. edges: with at least one segment.
 
-    Returns:
-        [Q] metres.
-    """
+def _nearest_of_candidates(points: Tensor, edges: RoadEdges) -> Tensor:
+    """[Q] number of the nearest segment, found among proven candidates."""
     cell, table = _candidates(points, edges)
     # A padding segment, infinitely far.
     far = points.new_full((1, 3), 1e8)
@@ -195,6 +206,21 @@ def signed_distance(points: Tensor, edges: RoadEdges) -> Tensor:
         # Ties go to the first segment.
         is_least = distance == distance.amin(1, keepdim=True)
         nearest[chosen] = torch.where(is_least, few, len(edges.start)).amin(1)
+    return nearest
+
+
+def signed_distance(points: Tensor, edges: RoadEdges, exhaustive: bool = False) -> Tensor:
+    """Planar distance to the nearest road edge, negative on the road.
+
+    Args:
+        points: [Q, 3] metres. edges: with at least one segment.
+        exhaustive: look at every segment, with shapes that depend on no value; for GPUs, which would wait for the
+            host.
+
+    Returns:
+        [Q] metres.
+    """
+    nearest = _nearest_of_all(points, edges) if exhaustive else _nearest_of_candidates(points, edges)
     rel_t, offset, to_point = _project(points, edges.start[nearest], edges.end[nearest])
     planar = norm(offset[:, :2])
 
@@ -220,11 +246,14 @@ def _direction(edges: RoadEdges, segment: Tensor) -> Tensor:
     return edges.end[segment, :2] - edges.start[segment, :2]
 
 
-def box_distance(position: Tensor, heading: Tensor, size: Tensor, edges: RoadEdges) -> Tensor:
+def box_distance(
+    position: Tensor, heading: Tensor, size: Tensor, edges: RoadEdges, exhaustive: bool = False
+) -> Tensor:
     """Signed distance of boxes: that of the bottom corner farthest off the road.
 
     Args:
         position: [..., 3] box centres. heading: [...]. size: [..., 3] length, width, height.
+        edges, exhaustive: see ``signed_distance``.
 
     Returns:
         [...] metres.
@@ -235,4 +264,4 @@ def box_distance(position: Tensor, heading: Tensor, size: Tensor, edges: RoadEdg
     cos, sin = torch.cos(heading).unsqueeze(-1), torch.sin(heading).unsqueeze(-1)
     z = (-height).unsqueeze(-1).expand_as(x)
     corners = torch.cat((rotated(x, y, cos, sin), z.unsqueeze(-1)), dim=-1) + position.unsqueeze(-2)
-    return signed_distance(corners.reshape(-1, 3), edges).view(corners.shape[:-1]).amax(-1)
+    return signed_distance(corners.reshape(-1, 3), edges, exhaustive).view(corners.shape[:-1]).amax(-1)

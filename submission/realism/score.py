@@ -12,7 +12,7 @@ from submission.realism.estimators import indicator_log_likelihood, timeseries_l
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
-__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features"]
+__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features", "score_states"]
 
 _HISTORY = 11
 METRIC_FIELDS = (
@@ -39,14 +39,15 @@ class SceneScore:
         scenario_id: of the scene.
         values: float32 scalars by the field names of the proto (``METRIC_FIELDS``).
         features: of the simulation.
-        agent_log_likelihood: for each feature the mean log-likelihood of every evaluated agent [E], NaN where no
-            step of it counts; what cost the score.
+        agent_log_likelihood: for each feature the summed log-likelihood of every evaluated agent [E].
+        agent_samples: for each feature how many log-likelihoods that sum has [E].
     """
 
     scenario_id: str
     values: dict[str, Tensor]
     features: Features
     agent_log_likelihood: dict[str, Tensor]
+    agent_samples: dict[str, Tensor]
 
 
 def align(context: SceneContext, agent_id: Tensor, states: Tensor) -> Tensor:
@@ -73,9 +74,17 @@ def score(
         config: from ``load_config``.
         ttc_all_types: time to collision counts for all types, as the 2024 leaderboard did, not for vehicles alone.
     """
-    return score_features(
-        context, compute_features(context, align(context, agent_id, states)), config, ttc_all_types
-    )
+    return score_states(context, align(context, agent_id, states), config, ttc_all_types)
+
+
+def score_states(
+    context: SceneContext, states: Tensor, config: MetricConfig, ttc_all_types: bool = False
+) -> SceneScore:
+    """Score states [R, A, 80, 4] whose agents are in the order of ``context.agent_id``; see ``score``.
+
+    For use inside training: on a GPU nothing here waits for the host, and the values are tensors there.
+    """
+    return score_features(context, compute_features(context, states), config, ttc_all_types)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -103,6 +112,7 @@ def score_features(
     }
     values: dict[str, Tensor] = {}
     per_agent: dict[str, Tensor] = {}
+    samples: dict[str, Tensor] = {}
     events: dict[str, Tensor] = {}
     for name in COMPONENTS:
         if name in _INDICATORS:
@@ -114,7 +124,7 @@ def score_features(
             events[name] = (getattr(sim, field) & valid).any(-1)
             likelihood = indicator_log_likelihood(logged, simulated, config.component(name))
             values[f"{name}_likelihood"] = likelihood.mean().exp()
-            per_agent[name] = likelihood
+            per_agent[name], samples[name] = likelihood, torch.ones_like(likelihood)
         else:
             likelihood = timeseries_log_likelihood(
                 getattr(log, name)[0],
@@ -123,11 +133,12 @@ def score_features(
                 drop_nan=not context.bug_compatible,
             )
             values[f"{name}_likelihood"] = _mean(likelihood, masks[name]).exp()
-            per_agent[name] = torch.where(masks[name], likelihood, 0.0).sum(-1) / masks[name].sum(-1)
-    weights = torch.tensor([config.component(name).weight for name in COMPONENTS], dtype=torch.float32)
-    likelihoods = torch.stack([values[f"{name}_likelihood"] for name in COMPONENTS])
-    # Weights are float32 in the proto, the sum is taken in double precision.
-    metametric = (weights.double().to(likelihoods.device) * likelihoods.double()).sum().float()
+            per_agent[name] = torch.where(masks[name], likelihood, 0.0).sum(-1)
+            samples[name] = masks[name].sum(-1)
+    # Weights are float32 in the proto, the sum is taken in double precision and in this order.
+    total = sum(config.weights[name] * values[f"{name}_likelihood"].double() for name in COMPONENTS)
+    assert isinstance(total, Tensor)
+    metametric = total.float()
     values = {
         "metametric": metametric,
         "average_displacement_error": sim.displacement.mean(),
@@ -137,4 +148,4 @@ def score_features(
         "simulated_offroad_rate": events["offroad_indication"].float().mean(),
         "simulated_traffic_light_violation_rate": events["traffic_light_violation"].float().mean(),
     }
-    return SceneScore(context.scenario_id, values, sim, per_agent)
+    return SceneScore(context.scenario_id, values, sim, per_agent, samples)

@@ -109,6 +109,7 @@ def test_a_finished_training_is_not_repeated(data, pretrained, monkeypatch):
     kill_at(monkeypatch, 0)
     figures = run_pretrain(PRETRAIN, **data, out=pretrained, seed=5)
     assert set(figures) >= {"training_loss", "validation_cross_entropy", "validation_top1", "validation_min_ade_m"}
+    assert 0 < figures["validation_realism"] < 1
 
 
 def test_an_interrupted_training_with_other_settings_is_refused(data, tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ from data.vocabulary import type_index
 from models.sampling import SamplingConfig
 from pipeline.sampling import policy_agent
 from pipeline.sampling.policy_agent import PolicyAgent
+from pipeline.selfplay.observation import observe_road
+from pipeline.selfplay.simulator import places, reset, step
+from pipeline.selfplay.worlds import build_world, repeat_world
 from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW
 from tests.scenes import Mover, hand_made
@@ -99,3 +102,23 @@ def test_the_likeliest_token_alone_gives_one_future(policy, vocabulary) -> None:
     greedy = PolicyAgent(policy, vocabulary, VIEW, SamplingConfig(top_k=1))
     rollouts = greedy.rollouts(random_scene(0), 3, 0)
     assert torch.equal(rollouts[0], rollouts[1])
+
+
+def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary) -> None:
+    """Whatever moves and stands, the codes are those of everybody's road encoded anew."""
+    world = repeat_world(build_world(random_scene(3), vocabulary, VIEW.road_segments), 3)
+    controlled = world.exists
+    who = places(controlled)
+    state = reset(world, torch.ones_like(controlled))
+    roads = policy_agent._Roads(policy, VIEW)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        with torch.no_grad():
+            expected = policy.see_road(*observe_road(world, state, who, VIEW))
+            torch.testing.assert_close(roads.seen(world, state, who), expected, atol=1e-5, rtol=0)
+        tokens = torch.randint(vocabulary.size, world.types.shape, generator=generator)
+        tokens = torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, 0, tokens)
+        before = state.pose
+        state, _ = step(world, state, tokens, controlled, vocabulary)
+        still = (state.pose == before).all(-1)
+        assert torch.equal(still, tokens == 0), "token 0 is rest, exactly"

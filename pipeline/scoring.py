@@ -1,0 +1,113 @@
+"""Scoring one file of rollouts: the unit of work of ``evaluate``, in any process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import write_json
+from data.scene import Scene
+from data.scenes_source import SceneSource, open_scenes
+from submission.protos import Rollouts, from_proto, scenario_rollouts_messages
+from submission.realism import (
+    MetricConfig,
+    SceneContext,
+    diagnose,
+    load_config,
+    load_context,
+    prepare_scene,
+    save_context,
+    score,
+)
+
+__all__ = ["ScoringTask", "score_file"]
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """One file of rollouts to score.
+
+    Attributes:
+        file: of rollouts. scenarios: where their scenarios are; digest: tells changed ones apart.
+        metric, ttc_all_types: the metric. mended: score without documented defects too.
+        losses: say which agents and features lost how much.
+        cache: folder of prepared scenes, or None.
+        target: where the rows are kept for a run that is interrupted.
+    """
+
+    file: Path
+    scenarios: str
+    digest: str
+    metric: str
+    ttc_all_types: bool
+    mended: bool
+    losses: bool
+    cache: Path | None
+    target: Path
+
+
+@lru_cache(maxsize=1)
+def _source(scenarios: str, digest: str) -> SceneSource:
+    """Opened once in a process; ``digest`` tells changed files apart."""
+    return open_scenes(scenarios)
+
+
+def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None) -> SceneContext:
+    if cache is None:
+        return prepare_scene(scene, bug_compatible)
+    path = cache / f"{scene.scenario_id}{'' if bug_compatible else '.mended'}.pt"
+    context = load_context(path)
+    if context is None:
+        context = prepare_scene(scene, bug_compatible)
+        save_context(path, context)
+    return context
+
+
+def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTask) -> dict[str, Any]:
+    """Scores of a scenario."""
+    row: dict[str, Any] = {"scenario_id": rollouts.scenario_id, "joint_scenes": len(rollouts.states)}
+    if scene.unscorable_reason is not None:
+        return row | {"reason": scene.unscorable_reason}
+    for name, bug_compatible in (("values", True), ("mended", False)):
+        if not (bug_compatible or task.mended):
+            continue
+        context = _prepared(scene, bug_compatible, task.cache)
+        result = score(context, rollouts.agent_id, rollouts.states, metric, task.ttc_all_types)
+        row[name] = {field: float(value) for field, value in result.values.items()}
+        if bug_compatible and task.losses:
+            row["losses"] = [asdict(loss) for loss in diagnose(context, result, metric)]
+    return row
+
+
+def score_file(task: ScoringTask) -> int:
+    """Score every scenario of a file and write the rows to ``task.target``; returns their number.
+
+    What is damaged becomes a row that says so, and the rest of the file is scored as far as it can be read.
+    """
+    source, metric = _source(task.scenarios, task.digest), load_config(task.metric)
+    known = set(source.ids)
+    rows: list[dict[str, Any]] = []
+    with task.file.open("rb") as handle:
+        messages = scenario_rollouts_messages(handle, str(task.file), task.file.stat().st_size)
+        while True:
+            try:
+                message, _ = next(messages)
+            except StopIteration:
+                break
+            except UserError as error:
+                rows.append({"broken": str(error)})
+                break
+            try:
+                if message.scenario_id not in known:
+                    raise UserError(f"{task.file}: scenario {message.scenario_id} is not in {task.scenarios}")
+                rollouts = from_proto(message, str(task.file))
+                rows.append(_row(rollouts, source.get(rollouts.scenario_id), metric, task))
+            except UserError as error:
+                rows.append({"broken": str(error)})
+            except ValueError as error:
+                rows.append({"broken": f"{task.file}: {error}"})
+    write_json(task.target, rows)
+    return len(rows)
