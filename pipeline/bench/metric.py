@@ -16,8 +16,7 @@ import torch
 from data.scene import Agents, Scene
 from data.tfrecord import read_records
 from data.womd import parse_scenario
-from pipeline.bench.rows import Row, cpu_seconds, peak_memory_mb, record_files
-from pipeline.isolation import run_isolated
+from pipeline.bench.rows import Row, cpu_seconds, fresh, peak_memory_mb, record_files
 from pipeline.official_metric import scenario_proto, score_officially
 from pipeline.sampling.baselines import ConstantVelocity
 from submission.protos import Rollouts, to_proto
@@ -88,6 +87,8 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
     """How the time grows with rollouts, agents and map."""
     config = load_config("2025")
 
+    torch.set_num_threads(1)
+
     def seconds(scene: Scene, rollouts: int) -> float:
         ids, states = scene.agents.id[scene.simulated], _rollouts(scene, rollouts)
         return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=3)
@@ -112,11 +113,11 @@ def bench() -> list[Row]:
     chosen = [scene for scene in scenes if scene.scenario_id in _WANTED] or scenes[:2]
     rows = []
     for scene in chosen:
-        seconds, memory = run_isolated(partial(_ours, scene)).value
-        theirs, their_memory = run_isolated(partial(_official, scene)).value
+        seconds, memory = fresh(partial(_ours, scene))
+        theirs, their_memory = fresh(partial(_official, scene))
         name = f"{_ROLLOUTS} rollouts, {kind}, {int(scene.simulated.sum())} agents; Waymo's code on 1, scaled"
         rows.append(Row(f"metric, {name}", seconds, "CPU s", theirs, theirs / seconds))
         rows.append(Row(f"metric, {name}", memory, "MB peak", their_memory, their_memory / memory))
     largest = max(chosen, key=lambda scene: int(scene.simulated.sum()))
-    rows += run_isolated(partial(_growth, largest, kind)).value
+    rows += fresh(partial(_growth, largest, kind))
     return rows

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["Row", "cpu_seconds", "peak_memory_mb", "record_files"]
+__all__ = ["Row", "cpu_seconds", "fresh", "peak_memory_mb", "record_files"]
+
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,12 @@ def cpu_seconds(function: Callable[[], object], repeats: int = 1) -> float:
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def fresh(function: Callable[[], ValueT]) -> ValueT:
+    """Call a picklable function in a process that has loaded nothing else, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function).result()
 
 
 def record_files(scratch: Path) -> tuple[str, list[Path]]:

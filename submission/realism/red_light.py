@@ -20,7 +20,7 @@ __all__ = ["Lanes", "SignalFences", "prepare_signals", "violations"]
 # LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
 _SURFACE_STREET = 2
 # Elements of one block of the pairwise tables.
-_BLOCK = 1 << 22
+_BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)

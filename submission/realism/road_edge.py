@@ -23,8 +23,8 @@ _CYCLIC_TOLERANCE = 1.0
 _CELL = 2.0
 # Added to the pruning bound, metres: more than float32 coordinates of a few kilometres are rounded.
 _MARGIN = 0.02
-# Elements of one block of the pairwise tables, which bounds memory.
-_BLOCK = 1 << 22
+# Elements of one block of the pairwise tables: what caches hold.
+_BLOCK = 1 << 19
 # The same where every segment is looked at, on GPUs.
 _WIDE_BLOCK = 1 << 26
 

@@ -153,7 +153,11 @@ def invalid_steps() -> Case:
         (6, slice(8, 12)),
     ):
         scene = _hidden(scene, agent, steps)
-    return scene, _rollouts(scene, 6)
+    states = _rollouts(scene, 6)
+    # Off the road, and into another, only where the log does not see the agent.
+    states[:, 2, 70:, 1] += 40.0
+    states[:, 1, 20:30, :2] = states[:, 0, 20:30, :2]
+    return scene, states
 
 
 def closed_edges() -> Case:

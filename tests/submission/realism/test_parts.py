@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from data.scene import MapKind, RoadMap
+from data.scene import LightState, MapKind, RoadMap
 from data.womd import parse_scenario
 from submission.realism import COMPONENTS, load_config, prepare_scene, score
 from submission.realism.config import Component, Histogram, parse_config
 from submission.realism.estimators import timeseries_log_likelihood
-from submission.realism.objects import Boxes, nearest_object_distance
+from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
+from submission.realism.red_light import prepare_signals, violations
 from submission.realism.road_edge import prepare_edges, signed_distance
 from tests.builders import scenario_proto
+from tests.scenes import Mover, Signal, hand_made
 
 
 def edge_map(polylines: list[np.ndarray]) -> RoadMap:
@@ -126,6 +128,36 @@ def test_nearest_object_equals_shapely(seed: int) -> None:
             assert found[row] == pytest.approx(min(gaps), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("turn", "overlap", "followed"),
+    [
+        (0.0, 0.1, True),
+        (0.0, -0.1, False),
+        (9.9, 0.3, True),
+        (10.1, 0.3, False),
+        (10.1, 0.6, True),
+        (-74.9, 0.6, True),
+        (75.1, 0.6, False),
+        (180.0, 0.6, False),
+    ],
+)
+def test_who_follows_whom(turn: float, overlap: float, followed: bool) -> None:
+    """At 10 m/s towards somebody at rest, turned by some degrees and reaching into the way by some metres."""
+    angle = math.radians(turn)
+    # Half extents of the other box along and across the way.
+    along = 2.0 * abs(math.cos(angle)) + 1.0 * abs(math.sin(angle))
+    across = 2.0 * abs(math.sin(angle)) + 1.0 * abs(math.cos(angle))
+    position = torch.zeros(1, 2, 1, 3)
+    position[0, 1, 0, :2] = torch.tensor([20.0, 1.0 + across - overlap])
+    heading = torch.tensor([0.0, angle]).view(1, 2, 1)
+    boxes = Boxes(
+        position, heading, torch.tensor([[4.0, 2.0, 1.5]]).repeat(2, 1), torch.ones(2, 1, dtype=torch.bool)
+    )
+    speed = torch.tensor([10.0, 0.0]).view(1, 2, 1)
+    found = float(time_to_collision(boxes, speed, 1, wrap_yaw=False))
+    assert found == pytest.approx((20.0 - 2.0 - along) / 10.0 if followed else 5.0, abs=1e-5)
+
+
 def component(bins: int = 5, **flags: bool) -> Component:
     return Component(Histogram(0.0, 10.0, bins, 0.1), 1.0, **flags)
 
@@ -176,6 +208,25 @@ def test_red_light_is_seen_only_at_red() -> None:
         states[..., 1], states[..., 2] = -2500.0, 1.5
         result = score(context, scene.agents.id, states, load_config("2025"))
         assert float(result.values["simulated_traffic_light_violation_rate"]) == expected, state
+
+
+@pytest.mark.parametrize(("points_beside", "seen"), [(11, True), (10, False)])
+def test_only_the_longest_lane_has_no_phantom(points_beside: int, seen: bool) -> None:
+    """A red light is run where the neighbouring lane ends: its phantom segment would be nearer than the own lane.
+
+    The neighbour ends at (10, 0); the signal's lane has a point at (9, 1.5). The longest lane has 11 points.
+    """
+    last = points_beside - 1
+    beside = [(10.0 - 10.0 * (last - index), 0.0) for index in range(points_beside)]
+    own = [(9.0, 1.5), (30.0, 1.5), (60.0, 1.5)]
+    elsewhere = [(1000.0 + index, 1000.0) for index in range(11)]
+    signal = Signal(1, (10.5, 1.5), [LightState.STOP] * 91)
+    lanes = [(MapKind.LANE, line) for line in (beside, own, elsewhere)]
+    scene = hand_made([Mover()], lanes, [signal])
+    scene.map.subtype[:] = 2
+    position = torch.stack((torch.linspace(9.0, 11.57, 91), torch.full((91,), 0.3)), dim=-1).view(1, 1, 91, 2)
+    found = violations(position, torch.ones(1, 91, dtype=torch.bool), prepare_signals(scene), 11)
+    assert bool(found.any()) == seen
 
 
 def test_weights_sum_to_one() -> None:
