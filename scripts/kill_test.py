@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"undisturbed: {whole:.0f} s", flush=True)
     rng = random.Random(options.seed)
     for number in range(options.kills):
-        # On the whole the kills spread over the run; start-up alone takes some seconds each time.
-        wait = rng.uniform(0.2, 1.0) * (whole / options.kills + 8.0)
+        # On the whole the kills spread over the run; starting takes some seconds each time.
+        wait = 5.0 + rng.uniform(0.0, 2.5) * whole / options.kills
         process = _start(folder, "killed", options.preset)
         try:
             process.wait(timeout=wait)
