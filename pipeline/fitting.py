@@ -358,6 +358,8 @@ def _trainer(config: FitConfig, recorder: _Recorder) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        # Threads must not add up gradients in the order in which they happen to come.
+        deterministic="warn",
     )
 
 

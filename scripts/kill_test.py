@@ -2,8 +2,8 @@
 
     python scripts/kill_test.py --kills 10 --preset smoke
 
-Every file must be the same to the bit, manifests apart (they carry ids and times). Prints each kill, the differing
-files if there are any, and exits with status 1 then.
+Every file must be the same to the bit, manifests and notes of source files apart, which carry ids and times. Prints
+each kill, the differing files if there are any, and exits with status 1 then.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def _start(folder: Path, name: str, preset: str) -> subprocess.Popen[bytes]:
 
 
 def _artefacts(run: Path) -> dict[str, str]:
-    files = (path for path in run.rglob("*") if path.is_file() and path.name not in _NOT_COMPARED)
+    files = (
+        path
+        for path in run.rglob("*")
+        if path.is_file() and path.name not in _NOT_COMPARED and path.suffix != ".source"
+    )
     return {path.relative_to(run).as_posix(): sha256_of(path) for path in files}
 
 

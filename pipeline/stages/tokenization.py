@@ -26,7 +26,7 @@ __all__ = ["VOCABULARY_FILE", "TokenizeConfig", "ingest", "learn_vocabulary", "r
 VOCABULARY_FILE = "vocabulary.pt"
 REJECTED_FILE = "rejected.csv"
 _REJECTED_HEADER = ("file", "record", "code", "reason")
-_SOURCE_NOTE, _REJECTED_NOTE = "source", "rejected"
+_REJECTED_NOTE = "rejected"
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
         yield scene
 
 
+def _source_file(target: Path) -> Path:
+    """Where it is kept which source file a shard was made of. Not in the shard: it names the file's time."""
+    return target.with_name(f".{target.name}.source")
+
+
 def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
     """Write one shard of the store. Returns the number of scenes and the rejected records."""
     rejected: list[list[str]] = []
@@ -80,8 +85,9 @@ def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
         infos = write_shard(
             task.target,
             _parsed(task, rejected),
-            notes=lambda: {_SOURCE_NOTE: task.shard.fingerprint, _REJECTED_NOTE: rejected},
+            notes=lambda: {_REJECTED_NOTE: rejected},
         )
+        write_text(_source_file(task.target), task.shard.fingerprint)
     except FileNotFoundError as error:
         raise UserError(f"{task.shard.url}: the file is gone") from error
     except PermissionError as error:
@@ -91,7 +97,8 @@ def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
 
 def _is_done(task: _IngestTask) -> bool:
     """Whether an earlier run wrote this shard of the store from the same source file."""
-    return task.target.exists() and read_notes(task.target).get(_SOURCE_NOTE) == task.shard.fingerprint
+    source = _source_file(task.target)
+    return task.target.exists() and source.exists() and source.read_text() == task.shard.fingerprint
 
 
 def ingest(config: TokenizeConfig, *, data: str, split: str, out: Path) -> dict[str, float]:
@@ -110,6 +117,7 @@ def ingest(config: TokenizeConfig, *, data: str, split: str, out: Path) -> dict[
     for stale in out.glob("*.scenes.parquet"):
         if stale.name not in expected:
             stale.unlink()
+            _source_file(stale).unlink(missing_ok=True)
     todo = [task for task in tasks if not _is_done(task)]
     started, count = time.perf_counter(), 0
     workers = min(worker_count(config.workers), max(1, len(todo)))
