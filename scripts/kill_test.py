@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     rng = random.Random(options.seed)
     for number in range(options.kills):
         # On the whole the kills spread over the run; starting takes some seconds each time.
-        wait = 5.0 + rng.uniform(0.0, 2.5) * whole / options.kills
+        wait = 5.0 + rng.uniform(0.0, 1.8) * whole / options.kills
         process = _start(folder, "killed", options.preset)
         try:
             process.wait(timeout=wait)
