@@ -94,6 +94,7 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
         return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=3)
 
     agents = int(scene.simulated.sum())
+    seconds(scene, _ROLLOUTS)  # what torch sets up once
     base = seconds(scene, _ROLLOUTS)
     title = f"metric, growth, {kind}"
     rows = [Row(f"{title}, {agents} agents, {_ROLLOUTS} rollouts", base, "CPU s")]
