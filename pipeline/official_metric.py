@@ -121,7 +121,7 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     Raises:
         UserError: a metric that Waymo's code does not compute.
     """
-    if config.ttc_all_types or config.metric not in _YEARS:
+    if config.ttc_all_types or config.metric_name not in _YEARS:
         raise UserError("--official compares the 2025 and 2024 metrics as Waymo's code computes them, nothing else")
     count = min(config.official_scenarios, len(scored))
     chosen = random.Random(seed).sample(scored, count)
@@ -130,7 +130,7 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     differences = dict.fromkeys(METRIC_FIELDS, 0.0)
     for row in chosen:
         name = row["scenario_id"]
-        job = _Job(source.get(name), messages[name], config.metric)
+        job = _Job(source.get(name), messages[name], config.metric_name)
         official = run_isolated(partial(_judge, job))
         for field in METRIC_FIELDS:
             differences[field] = max(differences[field], abs(row["values"][field] - official.value[field]))

@@ -36,7 +36,8 @@ class EvaluateConfig:
     """The metric.
 
     Args:
-        metric: 2025, 2024, 2025_scenario_gen, or the path of a textproto in the same format.
+        metric: 2025, 2024 or 2025_scenario_gen.
+        metric_config: an own textproto in the same format, instead of ``metric``.
         ttc_all_types: time to collision counts for all types as on the 2024 leaderboard, not for vehicles alone.
         mended: score without the documented defects of Waymo's code too, to see what they cost.
         diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
@@ -48,6 +49,7 @@ class EvaluateConfig:
     """
 
     metric: str = "2025"
+    metric_config: Path | None = None
     ttc_all_types: bool = False
     mended: bool = False
     diagnose: bool = False
@@ -57,6 +59,11 @@ class EvaluateConfig:
     official_scenarios: int = 1
     workers: int = 0
 
+    @property
+    def metric_name(self) -> str:
+        """Name or path of the configuration, as ``load_config`` takes it."""
+        return str(self.metric_config or self.metric)
+
 
 def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -> Iterator[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
@@ -64,7 +71,7 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
     code = code_version(__name__)
     recipe = {
         "files": {file.name: sha256_of(file) for file in files},
-        "metric": [config.metric, config.ttc_all_types, config.mended, config.diagnose],
+        "metric": [config.metric_name, config.ttc_all_types, config.mended, config.diagnose],
         "scenarios": digest,
         "code": code,
     }
@@ -81,7 +88,7 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
             file=file,
             scenarios=scenarios,
             digest=digest,
-            metric=config.metric,
+            metric=config.metric_name,
             ttc_all_types=config.ttc_all_types,
             mended=config.mended,
             losses=config.diagnose,
@@ -116,7 +123,7 @@ def run_evaluate(
             are damaged, unknown or of wrong objects, unless ``allow_broken``.
     """
     scenarios = str(scenarios)
-    metric = load_config(config.metric)
+    metric = load_config(config.metric_name)
     out.mkdir(parents=True, exist_ok=True)
     found = list(_collect(config, scenarios, str(rollouts), out))
     broken = [row["broken"] for row in found if "broken" in row]
@@ -136,7 +143,7 @@ def run_evaluate(
     metrics = mean_metrics(values)
     report = {
         "scenarios": len(scored),
-        "metric": config.metric,
+        "metric": config.metric_name,
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
         "intervals": bootstrap_intervals(values, seed),
@@ -162,7 +169,7 @@ def run_evaluate(
     if broken and not config.allow_broken:
         raise UserError(
             f"{len(broken)} rollouts cannot be scored ({broken[0]}); {out / 'metrics.json'} holds the rest; "
-            "mend them, or accept that with --allow_broken"
+            "mend them, or accept that with --allow-broken"
         )
     return {"scenarios": len(scored), **{name: round(metrics[name], 6) for name in METRIC_FIELDS}}
 

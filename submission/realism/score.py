@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from submission.realism.estimators import indicator_log_likelihood, timeseries_l
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
-__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features", "score_states"]
+__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features", "score_scenes", "score_states"]
 
 _HISTORY = 11
 METRIC_FIELDS = (
@@ -85,6 +86,14 @@ def score_states(
     For use inside training: on a GPU nothing here waits for the host, and the values are tensors there.
     """
     return score_features(context, compute_features(context, states), config, ttc_all_types)
+
+
+def score_scenes(
+    contexts: Sequence[SceneContext], states: Sequence[Tensor], config: MetricConfig, ttc_all_types: bool = False
+) -> dict[str, Tensor]:
+    """Fields of the proto [B] of B scenes; see ``score_states``. Scenes queue up on a device, one by one."""
+    rows = [score_states(*item, config, ttc_all_types).values for item in zip(contexts, states, strict=True)]
+    return {name: torch.stack([row[name] for row in rows]) for name in METRIC_FIELDS}
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from data.tfrecord import write_records
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
 from submission.realism import METRIC_FIELDS
+from submission.realism.config import config_path
 from tests.builders import scenario_proto
 
 CONFIG = EvaluateConfig(workers=1)
@@ -56,6 +57,10 @@ def test_files_and_warnings(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_years_and_defects_differ(made: Path, tmp_path: Path) -> None:
     years = [evaluate(made, tmp_path / year, EvaluateConfig(workers=1, metric=year)) for year in ("2025", "2024")]
     assert years[0]["metametric"] != years[1]["metametric"]
+    own = tmp_path / "own.textproto"
+    own.write_text(config_path("2024").read_text())
+    same = evaluate(made, tmp_path / "own", EvaluateConfig(workers=1, metric_config=own))
+    assert same["metametric"] == years[1]["metametric"]
     both = evaluate(made, tmp_path / "both", EvaluateConfig(workers=1, mended=True))
     assert both["metametric"] == years[0]["metametric"], "the leaderboard's figures stay what they are"
     report = json.loads((tmp_path / "both" / "metrics.json").read_text())
@@ -92,7 +97,7 @@ def test_what_is_damaged_is_named_and_the_rest_counts(
     def run(config: EvaluateConfig) -> dict[str, float]:
         return run_evaluate(config, scenarios=str(made), rollouts=str(folder), out=tmp_path / "o")
 
-    with pytest.raises(UserError, match=r"2 rollouts cannot be scored .*b\.binproto.*--allow_broken"):
+    with pytest.raises(UserError, match=r"2 rollouts cannot be scored .*b\.binproto.*--allow-broken"):
         run(CONFIG)
     report = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert report["scenarios"] >= 2
