@@ -41,7 +41,7 @@ class MapPieces:
     @property
     def valid(self) -> Tensor:
         """[M] bool."""
-        return self.kind != MapKind.PADDING
+        return self.kind != int(MapKind.PADDING)  # a plain number, so that torch.compile can read it
 
 
 def cut_map(scene: Scene, origin: Tensor, multiple: int = 1) -> MapPieces:

@@ -75,9 +75,16 @@ def match_token(vocabulary: Vocabulary, pose: Tensor, target: Tensor, types: Ten
     return _match(vocabulary.corners[types], vocabulary.box[types], pose, target)
 
 
-def _match(token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _match(
+    token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor, rank: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The token of each rank, and the distance of the nearest."""
     goal = pose_corners(local_pose(target, pose), box)  # [..., 4, 2]
-    distance, ids = corner_distance(token_corners, goal.unsqueeze(-3)).min(-1)
+    every = corner_distance(token_corners, goal.unsqueeze(-3))
+    distance, ids = every.min(-1)
+    if rank is not None:
+        near = every.topk(min(int(rank.max()) + 1, every.shape[-1]), dim=-1, largest=False).indices
+        ids = near.gather(-1, rank.clamp(max=near.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
     return ids, distance
 
 
@@ -88,6 +95,7 @@ def tokenize_motion(
     types: Tensor,
     anchor: int | None = CURRENT_INDEX,
     max_jump: float = MAX_JUMP,
+    rank: Tensor | None = None,
 ) -> MotionTokens:
     """Tokenise motion by rolling matching: each token is chosen from where the tokens before it led.
 
@@ -98,6 +106,8 @@ def tokenize_motion(
         pose: [..., T, 3] recorded, T - 1 a multiple of token_steps (steps after the last boundary are not read).
         valid: [..., T] bool. types: [...] from ``type_index``.
         anchor: a step on a boundary, or None. max_jump: see ``MAX_JUMP``, metres.
+        rank: [..., N] int64, which of the nearest tokens is taken instead of the nearest (0), so that motion
+            strays from the recording a little and comes back; for training.
 
     Raises:
         ValueError: the anchor is not on a boundary.
@@ -112,7 +122,7 @@ def tokenize_motion(
     ids, matched, poses = [], [], [current]
     for index in range(pose.shape[-2] - 1):
         target = pose[..., index + 1, :]
-        best, distance = _match(token_corners, box, current, target)
+        best, distance = _match(token_corners, box, current, target, None if rank is None else rank[..., index])
         good = valid[..., index] & valid[..., index + 1] & (distance <= max_jump)
         reached = apply_token(vocabulary, current, best, types)[..., -1, :]
         restart = ~good | ((index + 1) * steps == anchor)

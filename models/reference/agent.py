@@ -17,9 +17,10 @@ from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
 from models.reference.engine import Engine, Sampler
-from models.reference.inputs import agent_inputs, known_lights, scene_inputs, select_agents
+from models.reference.inputs import agent_inputs, known_lights, select_agents
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
+from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 
 __all__ = ["ReferenceAgent"]

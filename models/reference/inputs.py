@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from data.map_pieces import MapPieces, cut_map
+from data.map_pieces import MapPieces
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
-from data.tokenizer import MotionTokens, scene_origin, tokenize_scene
-from data.vocabulary import Vocabulary, type_index
+from data.tokenizer import MotionTokens
+from data.vocabulary import type_index
 
 __all__ = [
     "AgentInputs",
@@ -27,8 +27,11 @@ __all__ = [
     "collate_inputs",
     "keep_agents",
     "known_lights",
-    "scene_inputs",
+    "lights_known",
+    "select_agents",
 ]
+
+PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class SceneInputs:
     agents: AgentInputs
     tokens: MotionTokens  # [B, A, N] and [B, A, N + 1, ...], valid only for simulated agents
     recorded: Tensor  # [B, A, N + 1, 3] poses at the boundaries as recorded (see tokens.pose_valid)
+    target: Tensor  # [B, A, N] int64 the token that leads nearest to the recording from where the tokens led
+    learnt: Tensor  # [B, A] bool agents whose tokens are learnt; others are context
 
 
 def known_lights(scene: Scene, seconds: int) -> KnownLights:
@@ -68,8 +73,16 @@ def known_lights(scene: Scene, seconds: int) -> KnownLights:
     Args:
         scene: a batch. seconds: L; the current step begins the second of them.
     """
-    observed = scene.lights.observed[..., : CURRENT_INDEX + 1]
-    state = scene.lights.state[..., : CURRENT_INDEX + 1]
+    return lights_known(scene.lights.state, scene.lights.observed, seconds)
+
+
+def lights_known(state: Tensor, observed: Tensor, seconds: int) -> KnownLights:
+    """``known_lights`` of tensors.
+
+    Args:
+        state: [B, S, T] int64 LightState. observed: [B, S, T] bool. seconds: as in ``known_lights``.
+    """
+    observed, state = observed[..., : CURRENT_INDEX + 1], state[..., : CURRENT_INDEX + 1]
     step = torch.arange(CURRENT_INDEX + 1, device=state.device)
     last = torch.where(observed, step, -1).cummax(-1).values  # [B, S, 11]
     moment = torch.arange(seconds, device=state.device) * CURRENT_INDEX
@@ -87,40 +100,15 @@ def agent_inputs(scene: Scene) -> AgentInputs:
     )
 
 
-def scene_inputs(scene: Scene, vocabulary: Vocabulary) -> SceneInputs:
-    """Tokenise a batch of scenes and cut its map."""
-    origin = scene_origin(scene)
-    tokens = tokenize_scene(vocabulary, scene, origin)
-    simulated = scene.simulated.unsqueeze(-1)
-    tokens = MotionTokens(
-        ids=tokens.ids,
-        valid=tokens.valid & simulated,
-        poses=torch.where(simulated.unsqueeze(-1), tokens.poses, 0.0),
-        pose_valid=tokens.pose_valid & simulated,
-    )
-    boundary = slice(0, vocabulary.token_steps * tokens.ids.shape[-1] + 1, vocabulary.token_steps)
-    position = scene.agents.position[..., boundary, :2] - origin[:, None, None]
-    return SceneInputs(
-        pieces=cut_map(scene, origin),
-        lights=known_lights(scene, -(-scene.num_steps // CURRENT_INDEX) - 1),
-        agents=agent_inputs(scene),
-        tokens=tokens,
-        recorded=torch.cat((position, scene.agents.heading[..., boundary].unsqueeze(-1)), dim=-1),
-    )
-
-
-def collate_inputs(inputs: Sequence[SceneInputs]) -> SceneInputs:
-    """Put prepared inputs together along B, padding agents, lights and pieces."""
-    return _join(list(inputs))
-
-
-def _join(parts: list[Any]) -> Any:
-    """Concatenate equal dataclasses of tensors [B_i, n_i, ...] along B, padded to the largest n."""
+def collate_inputs(parts: Sequence[PartT]) -> PartT:
+    """Concatenate equal dataclasses of tensors [B_i, n_i, ...] along B, padded to the largest n (of agents, lights,
+    pieces)."""
     joined: dict[str, Any] = {}
-    for field in dataclasses.fields(parts[0]):
+    first: Any = parts[0]
+    for field in dataclasses.fields(first):
         values = [getattr(part, field.name) for part in parts]
         if dataclasses.is_dataclass(values[0]):
-            joined[field.name] = _join(values)
+            joined[field.name] = collate_inputs(values)
             continue
         longest = max(value.shape[1] for value in values)
         fill = -1 if field.name == "light" else 0
@@ -128,19 +116,21 @@ def _join(parts: list[Any]) -> Any:
         for target, value in zip(padded, values, strict=True):
             target[:, : value.shape[1]] = value
         joined[field.name] = torch.cat(padded)
-    return type(parts[0])(**joined)
+    result: PartT = type(first)(**joined)
+    return result
 
 
-def keep_agents(scene: Scene, count: int) -> Scene:
-    """A single scene with at most ``count`` agents: those evaluated, then those nearest to the AV at the current
-    step; agents that are not simulated are left out always. The order of those kept stays.
+def keep_agents(scene: Scene, count: int, until: int = CURRENT_INDEX) -> Scene:
+    """A single scene with at most ``count`` agents: those evaluated, then those that come nearest to the AV between
+    the current step and ``until``; agents not valid then are left out always. The order of those kept stays.
     """
-    agents = scene.agents
-    position = agents.position[:, CURRENT_INDEX, :2]
+    agents, time = scene.agents, slice(CURRENT_INDEX, until + 1)
+    position, valid = agents.position[:, time, :2], agents.valid[:, time]
     distance = (position - position[agents.is_sdc].mean(0)).norm(dim=-1).nan_to_num(0.0)
-    rank = torch.where(scene.evaluated, -1.0, distance)
-    rank = torch.where(scene.simulated, rank, torch.inf)
-    kept = torch.argsort(rank, stable=True)[: min(count, int(scene.simulated.sum()))].sort().values
+    distance = distance.masked_fill(~valid, torch.inf).amin(-1)
+    there = valid.any(-1)
+    rank = torch.where(scene.evaluated & there, -1.0, distance)
+    kept = torch.argsort(rank, stable=True)[: min(count, int(there.sum()))].sort().values
     return select_agents(scene, kept)
 
 

@@ -11,11 +11,14 @@ from models.reference.inputs import SceneInputs
 __all__ = ["loss_mask", "smoothed_targets", "token_figures", "token_loss"]
 
 
-def loss_mask(inputs: SceneInputs) -> Tensor:
-    """[B, A, N] bool: valid tokens but the first, of which no agent has any past."""
-    mask = inputs.tokens.valid.clone()
-    mask[..., 0] = False
-    return mask
+def loss_mask(inputs: SceneInputs, start: int = 1) -> Tensor:
+    """[B, A, N] bool: valid tokens of the agents that are learnt.
+
+    Args:
+        start: number of the first token that counts; of the very first, no agent has any past.
+    """
+    mask = inputs.tokens.valid & inputs.learnt.unsqueeze(-1)
+    return mask & (torch.arange(mask.shape[-1], device=mask.device) >= start)
 
 
 def smoothed_targets(vocabulary: Vocabulary, share: float, spread: float) -> Tensor:
@@ -40,19 +43,17 @@ def smoothed_targets(vocabulary: Vocabulary, share: float, spread: float) -> Ten
     return torch.stack(rows)
 
 
-def token_loss(logits: Tensor, target: Tensor, mask: Tensor, distribution: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy in nats over the tokens of the mask; 0 where there are none.
+def token_loss(logits: Tensor, target: Tensor, distribution: Tensor | None = None) -> Tensor:
+    """Cross-entropy [...] of each token in nats.
 
     Args:
-        logits: [..., K]. target: [...] int64. mask: [...] bool. distribution: [..., K] to learn instead of the
-            certainty of ``target``.
+        logits: [..., K]. target: [...] int64. distribution: [..., K] to learn instead of the certainty of
+            ``target``.
     """
-    log_probability = logits.log_softmax(-1)
+    log_probability = logits.float().log_softmax(-1)
     if distribution is None:
-        loss = -log_probability.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    else:
-        loss = -(log_probability * distribution).sum(-1)
-    return (loss * mask).sum() / mask.sum().clamp(min=1)
+        return -log_probability.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return -(log_probability * distribution).sum(-1)
 
 
 def token_figures(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:

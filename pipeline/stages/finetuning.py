@@ -20,6 +20,7 @@ from data.files import sha256_of
 from data.scene import CURRENT_INDEX
 from data.tokenizer import MotionTokens, local_pose, match_token
 from data.vocabulary import corner_distance, pose_corners
+from models.reference.augmentation import AugmentationConfig
 from models.reference.checkpoint import load_reference
 from models.reference.engine import Engine
 from models.reference.inputs import SceneInputs
@@ -47,7 +48,12 @@ class FinetuneConfig:
     freeze_encoders: bool = True
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            steps=200, learning_rate=2e-4, warmup_steps=10, final_rate=0.05, validate_every=100
+            steps=200,
+            learning_rate=2e-4,
+            warmup_steps=10,
+            final_rate=0.05,
+            validate_every=100,
+            augment=AugmentationConfig(history_drop=0.0),
         )
     )
 
@@ -114,16 +120,22 @@ def roll_out(model: Reference, inputs: SceneInputs, top_k: int, max_error: float
     target, _ = match_token(vocabulary, start, inputs.recorded[:, :, 1:], types)
     box = vocabulary.box[types]
     error = corner_distance(pose_corners(start, box), pose_corners(inputs.recorded[:, :, :-1], box))
-    mask = tokens.pose_valid[..., :-1] & tokens.pose_valid[..., 1:] & inputs.agents.simulated.unsqueeze(-1)
+    mask = tokens.pose_valid[..., :-1] & tokens.pose_valid[..., 1:] & inputs.learnt.unsqueeze(-1)
     mask = mask & (torch.arange(count, device=mask.device) >= first) & (error <= max_error)
     return ClosedLoop(executed, target, mask)
 
 
-def closed_loop_loss(model: Reference, inputs: SceneInputs, top_k: int, max_error: float) -> Tensor:
+@dataclass(frozen=True)
+class ClosedLoopLoss:
     """Cross-entropy of the tokens that lead back to the log, along a rollout of the model."""
-    loop = roll_out(model, inputs, top_k, max_error)
-    logits = model(dataclasses.replace(inputs, tokens=loop.tokens))
-    return token_loss(logits, loop.target, loop.mask)
+
+    top_k: int
+    max_error: float
+
+    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor]:
+        loop = roll_out(model, inputs, self.top_k, self.max_error)
+        logits = model(dataclasses.replace(inputs, tokens=loop.tokens))
+        return token_loss(logits, loop.target), loop.mask
 
 
 def run_finetune(
@@ -154,7 +166,7 @@ def run_finetune(
     return fit_reference(
         "finetune",
         model,
-        lambda model, inputs: closed_loop_loss(model, inputs, config.top_k, config.max_error),
+        ClosedLoopLoss(config.top_k, config.max_error),
         config.fit,
         scenes=scenes,
         validation=validation,

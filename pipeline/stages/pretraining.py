@@ -31,7 +31,7 @@ class PretrainConfig:
         label_smoothing: share of the target that goes to tokens ending near the true one; 0.1 in CAT-K. At five
             decisions a second its noise adds up in rollouts until a fine-tuning without it takes it away.
         label_spread: corner distance over which that share fades by a factor e, metres.
-        history_drop: probability that an agent comes into view only at the current step.
+        learn_history: also learn the tokens of the recorded first second; CAT-K learns the future alone.
         fit: optimisation, batches and validation.
     """
 
@@ -39,24 +39,29 @@ class PretrainConfig:
     model: ReferenceConfig = field(default_factory=ReferenceConfig)
     label_smoothing: float = 0.0
     label_spread: float = 0.1
-    history_drop: float = 0.1
+    learn_history: bool = True
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1 or self.label_spread <= 0 or not 0 <= self.history_drop <= 1:
-            raise UserError(
-                "pretrain: label_smoothing must be in [0, 1), label_spread above 0 and history_drop in [0, 1]"
-            )
+        if not 0 <= self.label_smoothing < 1 or self.label_spread <= 0:
+            raise UserError("pretrain: label_smoothing must be in [0, 1) and label_spread above 0")
 
 
-def hide_history(inputs: SceneInputs, share: float, token_steps: int) -> SceneInputs:
-    """Hide all but the last token of the history of some agents, drawn by the global generator."""
-    tokens = inputs.tokens
-    drawn = torch.rand(tokens.valid.shape[:2]).to(tokens.valid.device) < share
-    index = torch.arange(tokens.valid.shape[-1], device=tokens.valid.device)
-    early = index < CURRENT_INDEX // token_steps - 1
-    valid = tokens.valid & ~(drawn.unsqueeze(-1) & early)
-    return dataclasses.replace(inputs, tokens=dataclasses.replace(tokens, valid=valid))
+class TeacherForcing:
+    """Cross-entropy of recorded tokens, given those before them."""
+
+    def __init__(self, config: PretrainConfig, vocabulary: Vocabulary) -> None:
+        self._start = 1 if config.learn_history else CURRENT_INDEX // vocabulary.token_steps
+        self._smoothed: Tensor | None = None
+        if config.label_smoothing:
+            self._smoothed = smoothed_targets(vocabulary, config.label_smoothing, config.label_spread)
+
+    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor]:
+        target, distribution = inputs.target, None
+        if self._smoothed is not None:
+            self._smoothed = self._smoothed.to(target.device)
+            distribution = self._smoothed[inputs.agents.types.unsqueeze(-1), target]
+        return token_loss(model(inputs), target, distribution), loss_mask(inputs, self._start)
 
 
 def run_pretrain(
@@ -81,23 +86,16 @@ def run_pretrain(
     words = Vocabulary.load(vocabulary)
     torch.manual_seed(seed)
     model = Reference(config.model if config.size == "custom" else size_preset(config.size), words)
-
-    smoothed = smoothed_targets(words, config.label_smoothing, config.label_spread)
-
-    def loss(model: Reference, inputs: SceneInputs) -> Tensor:
-        inputs = hide_history(inputs, config.history_drop, words.token_steps)
-        target = inputs.tokens.ids
-        distribution = smoothed.to(target.device)[inputs.agents.types.unsqueeze(-1), target]
-        return token_loss(model(inputs), target, loss_mask(inputs), distribution)
-
     return fit_reference(
         "pretrain",
         model,
-        loss,
+        TeacherForcing(config, words),
         config.fit,
         scenes=scenes,
         validation=validation,
         out=out,
         seed=seed,
         settings=dataclasses.asdict(config),
+        # Shifted and noisy motion strays from where the pieces were looked up.
+        margin=1.5 if config.fit.augment.time_shift or config.fit.augment.noise else 1.0,
     )

@@ -11,8 +11,9 @@ from data.randomness import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler
-from models.reference.inputs import known_lights, scene_inputs
+from models.reference.inputs import known_lights
 from models.reference.map_encoder import stack_map_encodings
+from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
 

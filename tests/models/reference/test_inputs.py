@@ -7,7 +7,8 @@ import dataclasses
 import torch
 
 from data.batch import collate
-from models.reference.inputs import collate_inputs, keep_agents, known_lights, scene_inputs
+from models.reference.inputs import collate_inputs, keep_agents, known_lights
+from models.reference.recording import scene_inputs
 from tests.models.scenes import random_scene
 
 

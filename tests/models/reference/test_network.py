@@ -12,9 +12,10 @@ from data.augmentation import move
 from data.batch import collate
 from data.scene import map_tensors
 from models.reference.config import ReferenceConfig
-from models.reference.inputs import KnownLights, collate_inputs, scene_inputs, select_agents
+from models.reference.inputs import KnownLights, collate_inputs, select_agents
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
+from models.reference.recording import scene_inputs
 from tests.models.scenes import random_scene
 
 

@@ -13,8 +13,9 @@ from data.batch import collate
 from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
 from models.reference.agent import ReferenceAgent
-from models.reference.inputs import keep_agents, scene_inputs
+from models.reference.inputs import keep_agents
 from models.reference.pruning import prune_map
+from models.reference.recording import scene_inputs
 from tests.models.reference.test_engine import roll
 
 pytestmark = pytest.mark.womd

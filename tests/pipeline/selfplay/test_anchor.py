@@ -9,7 +9,8 @@ from data.batch import collate
 from data.scene import until_now
 from data.tokenizer import match_token
 from models.reference.agent import ReferenceAgent
-from models.reference.inputs import known_lights, scene_inputs, select_agents
+from models.reference.inputs import known_lights, select_agents
+from models.reference.recording import scene_inputs
 from pipeline.selfplay import anchor as anchor_module
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.simulator import controlled_agents, decisions, reset, step

@@ -5,65 +5,25 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from data.batch import collate
 from data.errors import UserError
-from data.store import shard_name, write_shard
 from data.tokenizer import apply_token, match_token
-from data.vocabulary import VocabularyConfig, build_vocabulary
+from models.reference.augmentation import AugmentationConfig
 from models.reference.checkpoint import load_reference
 from models.reference.config import ReferenceConfig
-from models.reference.inputs import scene_inputs
 from models.reference.loss import loss_mask, smoothed_targets, token_figures, token_loss
-from pipeline import fitting
-from pipeline.fitting import FitConfig
-from pipeline.stages.finetuning import FinetuneConfig, closed_loop_loss, roll_out, run_finetune
-from pipeline.stages.pretraining import PretrainConfig, hide_history, run_pretrain
-from tests.models.reference.conftest import CONFIG, make_model
+from models.reference.recording import scene_inputs
+from pipeline.fitting import FitConfig, fit
+from pipeline.fitting.module import FitModule
+from pipeline.stages.finetuning import ClosedLoopLoss, roll_out, run_finetune
+from pipeline.stages.pretraining import PretrainConfig, run_pretrain
+from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-
-FIT = FitConfig(
-    steps=8,
-    batch_size=2,
-    max_agents=4,
-    learning_rate=3e-3,
-    warmup_steps=2,
-    validation_scenes=2,
-    validate_every=4,
-    rollout_scenes=1,
-    checkpoint_every=3,
-)
-MODEL = dataclasses.replace(CONFIG, dropout=0.2)
-PRETRAIN = PretrainConfig(size="custom", model=MODEL, fit=FIT)
-FINETUNE = FinetuneConfig(top_k=4, fit=dataclasses.replace(FIT, steps=4))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> dict[str, Path]:
-    """Stores of both splits, and the vocabulary."""
-    folder = tmp_path_factory.mktemp("data")
-    paths = {
-        "scenes": folder / "training",
-        "validation": folder / "validation",
-        "vocabulary": folder / "vocabulary.pt",
-    }
-    scenes = [random_scene(seed) for seed in range(8)]
-    for split, some in (("training", scenes[:6]), ("validation", scenes[6:])):
-        (folder / split).mkdir()
-        write_shard(folder / split / shard_name(split, 0, 1), some)
-    build_vocabulary(scenes, VocabularyConfig(size=40, token_steps=5), seed=0).save(paths["vocabulary"])
-    return paths
-
-
-@pytest.fixture(scope="module")
-def pretrained(data, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("pretrain")
-    run_pretrain(PRETRAIN, **data, out=out, seed=5)
-    return out
+from tests.pipeline.fitting.conftest import FINETUNE, FIT, PRETRAIN
 
 
 class Killed(BaseException):
@@ -72,14 +32,14 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, step):
     """Let training die when it is about to do this step."""
-    original = fitting._Fit.training_step
+    original = FitModule.training_step
 
     def dying(self, batch, batch_idx):
         if self.global_step == step:
             raise Killed
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(fitting._Fit, "training_step", dying)
+    monkeypatch.setattr(FitModule, "training_step", dying)
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])
@@ -98,7 +58,7 @@ def test_killed_pretraining_ends_with_the_same_bytes(data, pretrained, tmp_path,
 
 def test_killed_between_training_and_the_final_file(data, pretrained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "save_reference", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(fit, "save_reference", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
     run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
@@ -158,8 +118,16 @@ def test_metrics_have_a_row_for_each_step(pretrained):
 
 def test_pretraining_learns(data, tmp_path):
     """Eighty steps bring the cross-entropy of the motion trained on well below that of guessing."""
-    fit = dataclasses.replace(FIT, steps=80, batch_size=4, learning_rate=3e-3, warmup_steps=5, validate_every=80)
-    config = PretrainConfig(size="custom", model=ReferenceConfig(hidden=32, layers=1), history_drop=0.0, fit=fit)
+    fit = dataclasses.replace(
+        FIT,
+        steps=80,
+        batch_size=4,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        validate_every=80,
+        augment=AugmentationConfig(history_drop=0.0),
+    )
+    config = PretrainConfig(size="custom", model=ReferenceConfig(hidden=32, layers=1), fit=fit)
     paths = {**data, "validation": data["scenes"]}
     figures = run_pretrain(config, **paths, out=tmp_path, seed=0)
     assert figures["validation_cross_entropy"] < 0.75 * math.log(40)
@@ -219,32 +187,22 @@ def test_nothing_is_learnt_far_from_the_log():
 def test_closed_loop_loss_reaches_the_weights():
     model = make_model(5).requires_grad_(True)
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
-    closed_loop_loss(model, inputs, top_k=4, max_error=5.0).backward()
+    loss, mask = ClosedLoopLoss(top_k=4, max_error=5.0)(model, inputs)
+    loss[mask].mean().backward()
     gradients = [p.grad for p in model.layers.parameters()]
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
-
-
-def test_hidden_history_keeps_the_last_token():
-    model = make_model(2)
-    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
-    torch.manual_seed(0)
-    hidden = hide_history(inputs, 1.0, 2).tokens.valid
-    assert not bool(hidden[..., :4].any())
-    assert torch.equal(hidden[..., 4:], inputs.tokens.valid[..., 4:])
-    assert torch.equal(hide_history(inputs, 0.0, 2).tokens.valid, inputs.tokens.valid)
 
 
 def test_loss_and_figures_by_hand():
     logits = torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [5.0, 5.0, 5.0]]])
     target, mask = torch.tensor([[0, 2, 1]]), torch.tensor([[True, True, False]])
     log_probability = logits.log_softmax(-1)
-    by_hand = -(log_probability[0, 0, 0] + log_probability[0, 1, 2]) / 2
-    torch.testing.assert_close(token_loss(logits, target, mask), by_hand)
+    by_hand = -log_probability[0, [0, 1, 2], [0, 2, 1]]
+    torch.testing.assert_close(token_loss(logits, target)[0], by_hand)
     certain = torch.nn.functional.one_hot(target, 3).float()
-    torch.testing.assert_close(token_loss(logits, target, mask, certain), by_hand)
-    assert float(token_loss(logits, target, torch.zeros_like(mask))) == 0.0
+    torch.testing.assert_close(token_loss(logits, target, certain)[0], by_hand)
     figures = token_figures(logits, target, mask)
-    torch.testing.assert_close(figures, torch.tensor([2 * float(by_hand), 1.0, 2.0, 2.0]).double())
+    torch.testing.assert_close(figures, torch.tensor([float(by_hand[:2].sum()), 1.0, 2.0, 2.0]).double())
 
 
 def test_smoothed_targets_are_distributions_near_the_true_token():
@@ -264,10 +222,54 @@ def test_history_has_no_loss_at_the_first_boundary():
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
     mask = loss_mask(inputs)
     assert not bool(mask[..., 0].any())
-    assert torch.equal(mask[..., 1:], inputs.tokens.valid[..., 1:])
+    learnt = inputs.tokens.valid & inputs.learnt.unsqueeze(-1)
+    assert torch.equal(mask[..., 1:], learnt[..., 1:])
+    assert torch.equal(loss_mask(inputs, 2)[..., 2:], learnt[..., 2:])
+    assert not bool(loss_mask(inputs, 2)[..., :2].any())
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError):
         FitConfig(**changes)
+
+
+def test_the_average_of_weights_is_kept(data, tmp_path):
+    """With a decay of 0.5 over three steps: after the first w1, then (w1 + w2) / 2, then (w1 + w2 + 2 w3) / 4."""
+    fit = dataclasses.replace(FIT, steps=3)
+    weights = []
+    for steps in (1, 2, 3):
+        # The schedule must not depend on where the training ends.
+        config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(fit, steps=steps, final_rate=1.0))
+        run_pretrain(config, **data, out=tmp_path / f"{steps}", seed=5)
+        weights.append(load_reference(tmp_path / f"{steps}" / "reference.ckpt").state_dict())
+    averaging = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(fit, final_rate=1.0, ema=0.5))
+    run_pretrain(averaging, **data, out=tmp_path / "average", seed=5)
+    average = load_reference(tmp_path / "average" / "reference.ckpt").state_dict()
+    for name, tensor in average.items():
+        one, two, three = (state[name] for state in weights)
+        torch.testing.assert_close(tensor, (one + two + 2 * three) / 4, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_killed_with_average_augmentation_and_loaders_ends_with_the_same_bytes(data, tmp_path, monkeypatch, step):
+    augment = AugmentationConfig(time_shift=4, agent_drop=0.1, noise=0.2)
+    fit = dataclasses.replace(FIT, ema=0.9, augment=augment, workers=1, rollout_every=4)
+    config = dataclasses.replace(PRETRAIN, fit=fit)
+    run_pretrain(config, **data, out=tmp_path / "whole", seed=5)
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            run_pretrain(config, **data, out=tmp_path / "killed", seed=5)
+    run_pretrain(config, **data, out=tmp_path / "killed", seed=5)
+    for name in ("reference.ckpt", "metrics.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_realism_of_sampled_futures_is_logged_at_intervals(data, tmp_path):
+    config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(FIT, rollout_every=4))
+    figures = run_pretrain(config, **data, out=tmp_path, seed=5)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [bool(row["validation_realism"]) for row in rows] == [step in (4, 8) for step in range(1, 9)]
+    assert 0 < figures["validation_realism"] < 1
+    assert figures["validation_realism"] == float(rows[-1]["validation_realism"])

@@ -1,0 +1,162 @@
+"""Augmentation of recordings on the device of the batch, with numbers drawn beforehand for each scene.
+
+What is drawn for a scene at a step is a function of (seed, step, scene), so it does not depend on how many loaders
+or devices share the work. Shape legend: B scenes, A agents, T steps, N tokens, M pieces, S lights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from data.geometry import rotate, wrap_angle
+from data.randomness import generator_for
+from data.scene import CURRENT_INDEX
+from models.reference.recording import Recording
+
+__all__ = ["AugmentationConfig", "Draws", "augment", "draw_for", "token_ranks"]
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What is done to a recording before it is learnt from; each probability is of a scene or an agent alone.
+
+    Args:
+        mirror: probability that a scene is mirrored left to right.
+        rotate: turn every scene by any angle. The reference sees relative poses only, so that its logits stay the
+            same but for rounding; for models that do not.
+        time_shift: a scene begins up to this many 0.1 s steps later; what is then missing at its end is unknown.
+        agent_drop: probability that an agent is taken out of the scene.
+        history_drop: probability that an agent comes into view only at the current step (0.1 in CAT-K).
+        noise: probability that a token of the context is not the nearest one but another near one, so that the
+            model learns to come back (SMART, Trajeglish); what is learnt stays the token that leads back.
+        noise_choices: among how many of the nearest tokens that one is drawn.
+    """
+
+    mirror: float = 0.5
+    rotate: bool = False
+    time_shift: int = 0
+    agent_drop: float = 0.0
+    history_drop: float = 0.1
+    noise: float = 0.0
+    noise_choices: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("mirror", "agent_drop", "history_drop", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; it must be in [0, 1]")
+        if self.time_shift < 0 or self.noise_choices < 1:
+            raise UserError("augment: time_shift must be at least 0 and noise_choices at least 1")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform numbers in [0, 1) for the augmentation of a batch."""
+
+    scene: Tensor  # [B, 3] mirror, angle, shift
+    agent: Tensor  # [B, A, 2] drop, drop of the history
+    token: Tensor  # [B, A, N, 2] noise, which token
+
+
+def draw_for(seed: int, step: int, row: int, agents: int, tokens: int) -> Draws:
+    """The numbers of one scene (B = 1).
+
+    Args:
+        seed, step, row: of the training, its step, and the scene. agents, tokens: A and N.
+    """
+    generator = generator_for(seed, f"{step}/{row}")
+    shapes = ((1, 3), (1, agents, 2), (1, agents, tokens, 2))
+    return Draws(*(torch.rand(shape, generator=generator) for shape in shapes))
+
+
+def augment(recording: Recording, draws: Draws, config: AugmentationConfig) -> Recording:
+    """Mirror, turn and shift the scenes of a batch, and take agents out of them."""
+    if config.agent_drop:
+        gone = draws.agent[..., 0] < config.agent_drop
+        recording = dataclasses.replace(recording, valid=recording.valid & ~gone.unsqueeze(-1))
+    if config.time_shift:
+        recording = _shift(recording, (draws.scene[:, 2] * (config.time_shift + 1)).long())
+    if config.history_drop:
+        recording = _hide_history(recording, draws.agent[..., 1] < config.history_drop)
+    if config.mirror:
+        recording = _mirror(recording, draws.scene[:, 0] < config.mirror)
+    if config.rotate:
+        recording = _turn(recording, (2 * draws.scene[:, 1] - 1) * math.pi)
+    return recording
+
+
+def token_ranks(draws: Draws, config: AugmentationConfig) -> Tensor | None:
+    """[B, A, N] which of the nearest tokens is executed (see ``tokenize_motion``); None for the nearest always."""
+    if not config.noise:
+        return None
+    other = (draws.token[..., 1] * config.noise_choices).long()
+    return torch.where(draws.token[..., 0] < config.noise, other, 0)
+
+
+def _hide_history(recording: Recording, hidden: Tensor) -> Recording:
+    """Invalidate everything before the current step of some agents [B, A]; their last token is made up then."""
+    early = torch.arange(recording.valid.shape[-1], device=hidden.device) < CURRENT_INDEX
+    return dataclasses.replace(recording, valid=recording.valid & ~(hidden.unsqueeze(-1) & early))
+
+
+def _shift(recording: Recording, shift: Tensor) -> Recording:
+    """Begin ``shift`` [B] steps later."""
+    steps = recording.valid.shape[-1]
+    index = torch.arange(steps, device=shift.device) + shift.unsqueeze(-1)  # [B, T]
+    there = (index < steps).unsqueeze(1)
+    index = index.clamp(max=steps - 1)
+
+    def take(values: Tensor) -> Tensor:
+        at = index.view(len(index), 1, steps, *(1,) * (values.dim() - 3)).expand_as(values)
+        return values.gather(2, at)
+
+    return dataclasses.replace(
+        recording,
+        light_state=take(recording.light_state),
+        light_observed=take(recording.light_observed) & there,
+        pose=take(recording.pose),
+        velocity=take(recording.velocity),
+        valid=take(recording.valid) & there,
+    )
+
+
+def _mirror(recording: Recording, chosen: Tensor) -> Recording:
+    """Reflect some scenes [B] at the x axis."""
+    sign = torch.where(chosen, -1.0, 1.0)
+
+    def flipped(values: Tensor, angle: bool) -> Tensor:
+        factor = sign.view(-1, *(1,) * (values.dim() - 2))
+        rest = [wrap_angle(values[..., 2] * factor)] if angle else []
+        return torch.stack((values[..., 0], values[..., 1] * factor, *rest), dim=-1)
+
+    pieces = recording.pieces
+    return dataclasses.replace(
+        recording,
+        pieces=dataclasses.replace(pieces, point=flipped(pieces.point, False), pose=flipped(pieces.pose, True)),
+        pose=flipped(recording.pose, True),
+        velocity=flipped(recording.velocity, False),
+    )
+
+
+def _turn(recording: Recording, angle: Tensor) -> Recording:
+    """Turn each scene about its centre by ``angle`` [B]."""
+
+    def turned(values: Tensor, is_pose: bool) -> Tensor:
+        about = angle.view(-1, *(1,) * (values.dim() - 2)).expand(values.shape[:-1])
+        position = rotate(values[..., :2], about)
+        if not is_pose:
+            return position
+        return torch.cat((position, wrap_angle(values[..., 2] + about).unsqueeze(-1)), dim=-1)
+
+    pieces = recording.pieces
+    return dataclasses.replace(
+        recording,
+        pieces=dataclasses.replace(pieces, point=turned(pieces.point, False), pose=turned(pieces.pose, True)),
+        pose=turned(recording.pose, True),
+        velocity=turned(recording.velocity, False),
+    )

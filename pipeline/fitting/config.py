@@ -1,0 +1,92 @@
+"""Options of training the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data.errors import UserError
+from models.reference.augmentation import AugmentationConfig
+
+__all__ = ["FitConfig"]
+
+_PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Optimisation, batches and validation.
+
+    Args:
+        steps: optimisation steps in all.
+        batch_size: scenes in a step, of all devices together.
+        max_agents: agents of a scene that are trained on: those evaluated, then those nearest to the AV.
+        learning_rate: peak of AdamW's learning rate.
+        warmup_steps: steps over which the learning rate rises from 0.
+        final_rate: share of the peak at which the cosine ends.
+        weight_decay: of AdamW, on matrices only.
+        gradient_clip: largest norm of the gradient.
+        ema: decay by step of the average of weights that is validated and kept; 0 for the last weights (0.999 is
+            common for long trainings).
+        augment: what is done to recordings before they are learnt from.
+        validation_scenes: scenes of the validation split that are looked at, spread over it.
+        validate_every: steps between validations.
+        rollout_scenes: of these, how many on which futures are sampled and compared with the log.
+        rollout_every: steps between such comparisons, a multiple of validate_every; 0 for one at the end.
+        checkpoint_every: steps between checkpoints for going on after an interruption.
+        workers: processes that prepare batches; 0 prepares them in the training process.
+        cache_scenes: scenes kept in memory by each process (some 0.2 MB each).
+        compile: fuse the network with torch.compile; pays off in trainings of many minutes.
+        precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
+        device: cpu, cuda, or auto for a GPU where there is one.
+        devices: how many of them on each machine.
+        nodes: machines; each runs this command, started by torchrun or Slurm.
+    """
+
+    steps: int = 1000
+    batch_size: int = 2
+    max_agents: int = 32
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    final_rate: float = 0.01
+    weight_decay: float = 0.01
+    gradient_clip: float = 0.5
+    ema: float = 0.0
+    augment: AugmentationConfig = field(default_factory=AugmentationConfig)
+    validation_scenes: int = 16
+    validate_every: int = 250
+    rollout_scenes: int = 8
+    rollout_every: int = 0
+    checkpoint_every: int = 100
+    workers: int = 0
+    cache_scenes: int = 1024
+    compile: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        positive = (
+            "steps",
+            "batch_size",
+            "max_agents",
+            "validate_every",
+            "checkpoint_every",
+            "learning_rate",
+            "devices",
+            "nodes",
+        )
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UserError(f"fit.{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"fit.ema is {self.ema}; it must be in [0, 1)")
+        if self.precision not in _PRECISIONS:
+            raise UserError(f"fit.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
+        if self.batch_size < self.devices * self.nodes:
+            raise UserError(
+                f"fit.batch_size is {self.batch_size}, less than a scene for each of "
+                f"{self.devices * self.nodes} devices; raise it"
+            )
+        if self.rollout_every % self.validate_every:
+            raise UserError("fit.rollout_every must be a multiple of fit.validate_every, or 0")

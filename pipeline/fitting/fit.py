@@ -1,0 +1,169 @@
+"""One training from a store of scenes to ``reference.ckpt``, going on where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from data.errors import UserError
+from data.scene import Scene
+from data.store import SceneStore
+from data.vocabulary import LOAD_ERRORS, Vocabulary
+from models.reference.checkpoint import read_notes, save_reference
+from models.reference.inputs import SceneInputs
+from models.reference.network import Reference
+from models.reference.recording import recording_inputs
+from pipeline.fitting.batches import RecordedScenes
+from pipeline.fitting.config import FitConfig
+from pipeline.fitting.module import FitModule, Loss
+from pipeline.fitting.recorder import TRAINING_FILE, Recorder
+
+__all__ = ["CHECKPOINT_FILE", "fit_reference"]
+
+CHECKPOINT_FILE = "reference.ckpt"
+
+
+def fit_reference(
+    name: str,
+    model: Reference,
+    loss: Loss,
+    config: FitConfig,
+    *,
+    scenes: Path,
+    validation: Path | None,
+    out: Path,
+    seed: int,
+    settings: Mapping[str, Any],
+    margin: float = 1.0,
+) -> dict[str, float]:
+    """Train ``model`` and write ``reference.ckpt`` and ``metrics.csv``.
+
+    Args:
+        name: of the stage, for the progress bar. loss: see ``Loss``.
+        scenes: store to train on. validation: store to validate on, or None.
+        settings: plain values that say what is being trained (configuration, start); an interrupted run goes on
+            only with the same. margin: see ``prune_map``.
+
+    Returns:
+        Final ``training_loss`` (mean of the last 50 steps), validation figures, and errors of sampled futures.
+
+    Raises:
+        UserError: ``out`` holds an interrupted training with other settings, or training diverged.
+    """
+    store = SceneStore(scenes)
+    held_out = None if validation is None else SceneStore(validation)
+    fingerprint = _fingerprint(settings, seed, store.ids, held_out.ids if held_out else [], model.vocabulary)
+    final, interrupted = out / CHECKPOINT_FILE, out / TRAINING_FILE
+    if final.exists() and not interrupted.exists():
+        notes = read_notes(final)
+        if notes["fingerprint"] == fingerprint:
+            return dict(notes["figures"])
+    done = _resumable(interrupted, fingerprint)
+
+    def recorded(source: SceneStore, rows: Sequence[int]) -> RecordedScenes:
+        return RecordedScenes(source, rows, model.vocabulary, model.config, config, seed=seed, margin=margin)
+
+    looked_at = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
+    prepared: list[SceneInputs] = []
+    futures: list[Scene] = []
+    if held_out is not None:
+        kept = recorded(held_out, looked_at)
+        prepared = [recording_inputs(kept.recording(index), model.vocabulary) for index in range(len(kept))]
+        futures = [held_out[row] for row in looked_at[: config.rollout_scenes]]
+    training = recorded(store, range(len(store)))
+    module = FitModule(model, loss, training, config, seed=seed, start=done, fingerprint=fingerprint)
+    recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
+    trainer = _trainer(config, recorder)
+    if done < config.steps:
+        try:
+            trainer.fit(module, ckpt_path=interrupted if done else None, weights_only=True)
+        except SystemExit as exit_:
+            # Lightning turns Ctrl-C into an exit of its own; what the caller must see is the interruption.
+            if isinstance(exit_.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+    if not trainer.is_global_zero:
+        return recorder.figures()
+    # What counts is the file: processes of several devices take what they trained with them when they end.
+    content = _load_training(interrupted)
+    module.load_state_dict(content["state_dict"])
+    recorder.load_state_dict(content["callbacks"][recorder.state_key])
+    figures = recorder.figures()
+    save_reference(final, module.result.cpu(), {"fingerprint": fingerprint, "figures": figures, "stage": name})
+    recorder.write_metrics()
+    interrupted.unlink(missing_ok=True)
+    return figures
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """``count`` numbers spread over ``range(total)``, since neighbours in a shard may resemble one another."""
+    count = min(count, total)
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
+
+
+def _fingerprint(
+    settings: Mapping[str, Any], seed: int, training: list[str], validation: list[str], vocabulary: Vocabulary
+) -> str:
+    digest = hashlib.sha256(repr((sorted(settings.items()), seed, training, validation)).encode())
+    digest.update(vocabulary.poses.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_training(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except LOAD_ERRORS as error:
+        raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
+    return content
+
+
+def _resumable(path: Path, fingerprint: str) -> int:
+    """Steps done by an interrupted run, 0 where there is none."""
+    if not path.exists():
+        return 0
+    content = _load_training(path)
+    saved = bytes(content["state_dict"]["fingerprint"].tolist()).hex()
+    if saved != fingerprint:
+        raise UserError(f"{path}: an interrupted training with other settings or data; delete it to start anew")
+    return int(content["global_step"])
+
+
+def _trainer(config: FitConfig, recorder: Recorder) -> lightning.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    strategy = "auto"
+    if config.devices * config.nodes > 1:
+        # Started by torchrun or Slurm, the other processes exist already.
+        launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+        strategy = "ddp" if launched else "ddp_spawn"
+    precision = config.precision
+    if precision == "auto":
+        on_gpu = config.device in ("cuda", "gpu") or (config.device == "auto" and torch.cuda.is_available())
+        precision = "bf16-mixed" if on_gpu else "32-true"
+    return lightning.Trainer(
+        accelerator=config.device,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=config.steps,
+        max_epochs=-1,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        # Threads must not add up gradients in the order in which they happen to come.
+        deterministic="warn",
+    )

@@ -1,0 +1,128 @@
+"""The reference with its loss, optimiser, schedule and average of weights, as Lightning trains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from data.scene import map_tensors
+from models.reference.augmentation import augment, token_ranks
+from models.reference.inputs import SceneInputs
+from models.reference.network import Reference
+from models.reference.recording import recording_inputs
+from pipeline.fitting.batches import Batch, RecordedScenes, training_loader
+from pipeline.fitting.config import FitConfig
+
+__all__ = ["FitModule", "Loss"]
+
+# (model, batch) to the loss of every token and which of them count, both [B, A, N]; what is random in it uses the
+# global generator, seeded for each step.
+Loss = Callable[[Reference, SceneInputs], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Decay:
+    """The new average of weights; torch's own function for it cannot be sent to other processes."""
+
+    decay: float
+
+    @torch.no_grad()
+    def __call__(self, average: Any, current: Any, count: Any) -> None:
+        torch._foreach_lerp_(average, current, 1 - self.decay)
+
+
+class FitModule(lightning.LightningModule):
+    """Trains ``model``; ``result`` is what is validated and kept.
+
+    Args:
+        start: number of the first step, for going on after an interruption.
+        fingerprint: of the settings, kept in checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: Reference,
+        loss: Loss,
+        scenes: RecordedScenes,
+        config: FitConfig,
+        seed: int,
+        start: int,
+        fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.model, self._loss, self._scenes, self._config = model, loss, scenes, config
+        self._seed, self._start = seed, start
+        self.register_buffer("fingerprint", torch.frombuffer(bytearray.fromhex(fingerprint), dtype=torch.uint8))
+        self.averaged: AveragedModel | None = None
+        if config.ema:
+            self.averaged = AveragedModel(model, multi_avg_fn=_Decay(config.ema))
+            self.averaged.requires_grad_(False)
+
+    def setup(self, stage: str) -> None:
+        if self._config.compile:
+            # Sizes differ from batch to batch; one compilation serves them all.
+            self.model.compile(fullgraph=True, dynamic=True)
+
+    @property
+    def result(self) -> Reference:
+        """The trained network, or the average of its weights."""
+        network = self.model if self.averaged is None else self.averaged.module
+        assert isinstance(network, Reference)
+        return network
+
+    def train_dataloader(self) -> Any:
+        return training_loader(
+            self._scenes,
+            self._config,
+            seed=self._seed,
+            start=self._start,
+            rank=self.trainer.global_rank,
+            devices=self.trainer.world_size,
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(int(np.random.SeedSequence([self._seed, self.global_step]).generate_state(1)[0]))
+        config = self._config.augment
+        with torch.no_grad():
+            recording = augment(batch.recording, batch.draws, config)
+            inputs = recording_inputs(recording, self.model.vocabulary, token_ranks(batch.draws, config))
+        loss, mask = self._loss(self.model, inputs)
+        count = mask.sum().clamp(min=1)
+        devices = self.trainer.world_size
+        if devices > 1:
+            # Devices average their gradients: each must divide by the tokens of all, not by its own.
+            count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
+        return (loss * mask).sum() * devices / count
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def _rate(self, step: int) -> float:
+        config = self._config
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self._config.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self._config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,174 @@
+"""What happens between steps: validation, a row of figures for each, the progress bar, and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from data.errors import UserError
+from data.files import atomic_path, write_text
+from data.scene import Scene, map_tensors
+from models.reference.agent import ReferenceAgent
+from models.reference.inputs import SceneInputs
+from models.reference.loss import loss_mask, token_figures
+from pipeline.closed_loop import closed_loop_figures
+from pipeline.fitting.config import FitConfig
+from pipeline.fitting.module import FitModule
+from pipeline.progress import bar
+
+__all__ = ["COLUMNS", "TRAINING_FILE", "Recorder"]
+
+TRAINING_FILE = "training.ckpt"
+_METRICS_FILE = "metrics.csv"
+_TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
+_ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_velocity_ade_m", "validation_realism")
+COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
+# Rollouts of each scene that is looked at while training.
+_FUTURES = 8
+
+
+class Recorder(Callback):
+    """Does all of it; of several devices each validates its share, and the first one writes.
+
+    Args:
+        name: of the stage, for the progress bar. out: folder of the outputs.
+        validation: held-out scenes, each alone. scenes: of these, the ones to sample futures of. seed: of those.
+        start: steps done by an interrupted run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out: Path,
+        config: FitConfig,
+        validation: Sequence[SceneInputs],
+        scenes: Sequence[Scene],
+        *,
+        seed: int,
+        start: int,
+    ) -> None:
+        self._name, self._out, self._config, self._start = name, out, config, start
+        self._validation, self._scenes, self._seed = validation, scenes, seed
+        self._progress: tqdm | None = None
+        self.rows: list[list[float | int | None]] = []
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            # Here and not before: with several devices this is another process.
+            self._progress = bar(self._name, self._config.steps, " steps", initial=self._start)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def recent_loss(self) -> float:
+        """Mean over the last 50 steps."""
+        losses = [float(row[1] or 0.0) for row in self.rows[-50:]]
+        return sum(losses) / len(losses)
+
+    def figures(self) -> dict[str, float]:
+        """The last figures of each kind."""
+        found = {"training_loss": self.recent_loss()}
+        for row in self.rows:
+            found |= {n: float(v) for n, v in zip(COLUMNS[3:], row[3:], strict=True) if v is not None}
+        return found
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, FitModule)
+        step, config = trainer.global_step, self._config
+        loss = float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean"))
+        if not math.isfinite(loss):
+            raise UserError(f"training diverged: the loss is {loss} at step {step}; lower fit.learning_rate")
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        last = step == config.steps
+        figures: dict[str, float] = {}
+        if last or step % config.validate_every == 0:
+            figures |= self._tokens(trainer, pl_module)
+            if last or (config.rollout_every and step % config.rollout_every == 0):
+                figures |= self._futures(trainer, pl_module)
+        self.rows.append([step, loss, rate, *(figures.get(name) for name in COLUMNS[3:])])
+        if self._progress is not None:
+            self._progress.update()
+            self._progress.set_postfix(loss=f"{self.recent_loss():.3f}", refresh=False)
+        if last or step % config.checkpoint_every == 0:
+            self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write all that is needed to go on; every device takes part."""
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self._out / TRAINING_FILE)
+            return
+        self.write_metrics()
+        with atomic_path(self._out / TRAINING_FILE) as temporary:
+            trainer.save_checkpoint(temporary)
+
+    def write_metrics(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        write_text(self._out / _METRICS_FILE, text.getvalue())
+
+    @torch.no_grad()
+    def _tokens(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
+        """Cross-entropy (nats), top-1 and top-5 accuracy over tokens of held-out scenes."""
+        network = module.result.eval()
+        total = torch.zeros(4, dtype=torch.float64, device=module.device)
+        for inputs in self._validation[trainer.global_rank :: trainer.world_size]:
+            moved = map_tensors(inputs, lambda tensor: tensor.to(module.device))
+            total += token_figures(network(moved), moved.target, loss_mask(moved))
+        module.model.train()
+        total = trainer.strategy.reduce(total, reduce_op="sum")
+        if not total[3]:
+            return {}
+        return dict(zip(_TOKENS, (total[:3] / total[3]).tolist(), strict=True))
+
+    def _futures(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
+        """What ``closed_loop_figures`` says of each scene, the mean over scenes."""
+        mine = self._scenes[trainer.global_rank :: trainer.world_size]
+        total = torch.zeros(2, len(_ROLLOUTS), dtype=torch.float64, device=module.device)
+        trained = [parameter.requires_grad for parameter in module.result.parameters()]
+        agent = ReferenceAgent(module.result)
+        for scene in mine:
+            found = closed_loop_figures(agent, [scene], rollouts=_FUTURES, seed=self._seed)
+            for column, name in enumerate(_ROLLOUTS):
+                value = found.get(name.removeprefix("validation_"))
+                if value is not None:
+                    total[:, column] += torch.tensor([value, 1.0], dtype=torch.float64, device=module.device)
+        for parameter, flag in zip(module.result.parameters(), trained, strict=True):
+            parameter.requires_grad_(flag)
+        module.model.train()
+        total = trainer.strategy.reduce(total, reduce_op="sum")
+        return {
+            name: float(value / count)
+            for name, value, count in zip(_ROLLOUTS, total[0], total[1], strict=True)
+            if count
+        }
