@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.vocabulary import TYPE_NAMES
 
 __all__ = ["SamplingConfig", "draw"]
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn from a model's distribution.
+    """How tokens are drawn from a model's distribution: one number for all, or three, for vehicles, pedestrians and
+    cyclists.
 
     Args:
         temperature: divides the logits; below 1 sharpens.
@@ -22,30 +24,46 @@ class SamplingConfig:
         top_p: only the likeliest tokens that together have this probability; 1 for all.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float | tuple[float, float, float] = 1.0
+    top_k: int | tuple[int, int, int] = 0
+    top_p: float | tuple[float, float, float] = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        temperature, top_k, top_p = self.by_type
+        if min(temperature) <= 0 or min(top_k) < 0 or min(top_p) <= 0 or max(top_p) > 1:
             raise UserError("sampling: temperature must be above 0, top_k at least 0 and top_p in (0, 1]")
 
+    @property
+    def by_type(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
+        """Temperature, top_k and top_p, each of the three types."""
+        count = len(TYPE_NAMES)
+        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        return (
+            temperature if isinstance(temperature, tuple) else (temperature,) * count,
+            top_k if isinstance(top_k, tuple) else (top_k,) * count,
+            top_p if isinstance(top_p, tuple) else (top_p,) * count,
+        )
 
-def draw(logits: Tensor, uniform: Tensor, config: SamplingConfig) -> Tensor:
+
+def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig) -> Tensor:
     """[...] int64 the first token whose cumulative probability exceeds the draw; never one of probability zero.
 
     Args:
-        logits: [..., K]. uniform: [...] in [0, 1). config: what to draw from.
+        logits: [..., K]. uniform: [...] in [0, 1). types: [...] int64 from ``type_index``.
+        config: what to draw from.
     """
-    logits = logits / config.temperature
-    if config.top_k:
-        least = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if config.top_p < 1:
-        ordered = logits.sort(dim=-1, descending=True)
-        probability = ordered.values.softmax(-1)
+    temperature, top_k, top_p = config.by_type
+    if set(temperature) != {1.0}:
+        logits = logits / logits.new_tensor(temperature)[types].unsqueeze(-1)
+    if any(top_k) or min(top_p) < 1:
+        ordered = logits.sort(dim=-1, descending=True, stable=True)
+        size = logits.shape[-1]
+        count = torch.tensor([k or size for k in top_k], device=logits.device)[types].unsqueeze(-1)
+        beyond = torch.arange(size, device=logits.device) >= count
+        probability = ordered.values.masked_fill(beyond, -torch.inf).softmax(-1)
         # A token stays if those before it have not reached the share: the first always does.
-        beyond = probability.cumsum(-1) - probability >= config.top_p
+        share = logits.new_tensor(top_p)[types].unsqueeze(-1)
+        beyond = beyond | ((probability.cumsum(-1) - probability >= share) & (share < 1))
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
     drawn = uniform.unsqueeze(-1) * cumulative[..., -1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.batch import collate
-from data.geometry import wrap_angle
+from data.ground import joint_states
 from data.map_pieces import cut_map
 from data.randomness import generator_for
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
@@ -69,7 +69,7 @@ class ReferenceAgent:
 
         Returns:
             [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
-            order; z stays what it is at the current step, headings are in [-pi, pi).
+            order; z follows the map (see ``data.ground``), headings are in [-pi, pi).
         """
         scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
         origin = scene_origin(scene)
@@ -84,17 +84,12 @@ class ReferenceAgent:
         )
         parts = []
         for part in uniform.split(max(1, _MAX_ROWS // agents)):
-            sampler = Sampler(part, self.sampling)
+            sampler = Sampler(part, inputs.agents.types.expand(len(part), -1), self.sampling)
             rollout = self.engine.rollout(
                 encoding, inputs.agents, inputs.tokens, lights, len(part), tokens, sampler
             )
             parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
-        pose = torch.cat(parts).cpu().double()
-        height = scene.agents.position[:, CURRENT_INDEX, 2].double().view(1, -1, 1, 1)
-        position = pose[..., :2] + origin.double()
-        result = torch.cat((position, height.expand(*pose.shape[:3], 1), pose[..., 2:]), dim=-1).float()
-        result[..., 3] = wrap_angle(result[..., 3])
-        return result
+        return joint_states(scene, torch.cat(parts), origin)
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:

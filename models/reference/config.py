@@ -74,7 +74,14 @@ class ReferenceConfig:
 SIZES: dict[str, ReferenceConfig] = {
     "micro": ReferenceConfig(),
     "nano": ReferenceConfig(
-        hidden=128, relation=48, layers=2, map_layers=1, piece_neighbours=12, map_neighbours=40, agent_neighbours=16
+        hidden=128,
+        relation=48,
+        layers=2,
+        map_layers=1,
+        piece_neighbours=12,
+        map_neighbours=40,
+        agent_neighbours=16,
+        dropout=0.1,
     ),
     "mini": ReferenceConfig(
         hidden=160,

@@ -31,14 +31,14 @@ class Sampler:
     """Draws tokens with numbers drawn beforehand, so that a rollout's randomness depends on nothing beside it.
 
     Args:
-        uniform: [B * R, M, A] in [0, 1).
+        uniform: [B * R, M, A] in [0, 1). types: [B * R, A] of the agents.
     """
 
-    def __init__(self, uniform: Tensor, config: SamplingConfig) -> None:
-        self.uniform, self.config = uniform, config
+    def __init__(self, uniform: Tensor, types: Tensor, config: SamplingConfig) -> None:
+        self.uniform, self.types, self.config = uniform, types, config
 
     def __call__(self, step: int, logits: Tensor, pose: Tensor) -> Tensor:
-        return draw(logits, self.uniform[:, step], self.config)
+        return draw(logits, self.uniform[:, step], self.types, self.config)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.geometry import wrap_angle
+from data.ground import joint_states
 from data.randomness import generator_for
 from data.scene import Scene, map_tensors, until_now
 from data.vocabulary import Vocabulary
@@ -112,15 +112,10 @@ class PolicyAgent:
                     state.last_motion[who],
                 )
                 tokens = torch.zeros_like(worlds.types).index_put(
-                    who, draw(logits, part[:, index][who], self.sampling)
+                    who, draw(logits, part[:, index][who], worlds.types[who], self.sampling)
                 )
                 state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
                 state = dataclasses.replace(state, collided=collisions(worlds, motion, self.view.box_scale))
                 poses.append(motion.pose)
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
-        pose = torch.cat(parts).cpu().double()
-        position = pose[..., :2] + world.origin.cpu().double()
-        height = world.height.cpu().double().view(1, agents, 1, 1).expand(*pose.shape[:3], 1)
-        result = torch.cat((position, height, pose[..., 2:]), dim=-1).float()
-        result[..., 3] = wrap_angle(result[..., 3])
-        return result
+        return joint_states(scene, torch.cat(parts), world.origin[0])

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.files import sha256_of
 from data.scene import CURRENT_INDEX
 from data.vocabulary import Vocabulary
+from models.reference.checkpoint import load_reference
 from models.reference.config import ReferenceConfig, size_preset
 from models.reference.inputs import SceneInputs
 from models.reference.loss import loss_mask, smoothed_targets, token_loss
@@ -70,6 +72,7 @@ def run_pretrain(
     scenes: Path,
     validation: Path | None = None,
     vocabulary: Path,
+    start: Path | None = None,
     out: Path,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -78,6 +81,8 @@ def run_pretrain(
     Args:
         scenes: store of the training split. validation: store of the validation split, if there is one.
         vocabulary: motion vocabulary of the training split.
+        start: ``reference.ckpt`` of the same size and vocabulary to begin with, perhaps trained on other scenes;
+            random weights if not given.
         out: where ``reference.ckpt`` and ``metrics.csv`` go. seed: of weights, order and augmentation.
 
     Raises:
@@ -86,6 +91,13 @@ def run_pretrain(
     words = Vocabulary.load(vocabulary)
     torch.manual_seed(seed)
     model = Reference(config.model if config.size == "custom" else size_preset(config.size), words)
+    if start is not None:
+        begun = load_reference(start)
+        if begun.config != model.config or not torch.equal(begun.vocabulary.poses, words.poses):
+            raise UserError(
+                f"{start}: a reference of another size or vocabulary; give the options it was trained with"
+            )
+        model = begun
     return fit_reference(
         "pretrain",
         model,
@@ -95,7 +107,7 @@ def run_pretrain(
         validation=validation,
         out=out,
         seed=seed,
-        settings=dataclasses.asdict(config),
+        settings={**dataclasses.asdict(config), "start": None if start is None else sha256_of(start)},
         # Shifted and noisy motion strays from where the pieces were looked up.
         margin=1.5 if config.fit.augment.time_shift or config.fit.augment.noise else 1.0,
     )

@@ -36,7 +36,8 @@ class SampleConfig:
     Args:
         agent: log, constant_velocity, reference or policy.
         rollouts: joint futures per scenario; the challenge wants 32.
-        temperature: divides a learnt agent's logits; below 1 sharpens.
+        temperature: divides a learnt agent's logits; below 1 sharpens. Here and in the next two, one number for
+            all, or three, as [1.0,0.8,0.9], for vehicles, pedestrians and cyclists.
         top_k: a learnt agent draws among its k likeliest tokens; 0 among all.
         top_p: a learnt agent draws among the likeliest tokens that together have this probability; 1 among all.
         shard_scenarios: scenarios in an output file.
@@ -46,9 +47,9 @@ class SampleConfig:
 
     agent: str = "policy"
     rollouts: int = 32
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float | tuple[float, float, float] = 1.0
+    top_k: int | tuple[int, int, int] = 0
+    top_p: float | tuple[float, float, float] = 1.0
     shard_scenarios: int = 16
     workers: int = 0
     device: str = "cpu"

@@ -14,21 +14,23 @@ from models.sampling import SamplingConfig, draw
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0])
 
 
-def frequencies(config: SamplingConfig, draws: int = 40_000) -> list[float]:
-    ids = draw(LOGITS.expand(draws, 6), torch.rand(draws, generator=torch.Generator().manual_seed(0)), config)
+def frequencies(config: SamplingConfig, draws: int = 40_000, kind: int = 0) -> list[float]:
+    uniform = torch.rand(draws, generator=torch.Generator().manual_seed(0))
+    ids = draw(LOGITS.expand(draws, 6), uniform, torch.full((draws,), kind), config)
     counts = Counter(ids.flatten().tolist())
     return [counts[token] / draws for token in range(6)]
 
 
 def by_hand(config: SamplingConfig) -> list[float]:
     """The distribution draws should have, in plain Python."""
-    scaled = [math.exp(v / config.temperature) for v in LOGITS.tolist()]
+    temperature, top_k, top_p = (values[0] for values in config.by_type)
+    scaled = [math.exp(v / temperature) for v in LOGITS.tolist()]
     order = sorted(range(6), key=lambda token: -scaled[token])
-    if config.top_k:
-        order = order[: config.top_k]
+    if top_k:
+        order = order[: int(top_k)]
     total, kept, mass = sum(scaled[token] for token in order), [], 0.0
     for token in order:
-        if mass >= config.top_p:
+        if mass >= top_p:
             break
         kept.append(token)
         mass += scaled[token] / total
@@ -54,14 +56,24 @@ def test_drawing_has_the_distribution_by_hand(config):
         assert (found == 0) == (expected == 0)
 
 
+def test_each_type_has_its_own():
+    config = SamplingConfig(temperature=(1.0, 0.5, 2.0), top_k=(0, 3, 5), top_p=(0.7, 1.0, 0.8))
+    for kind in range(3):
+        temperature, top_k, top_p = config.by_type
+        own = SamplingConfig(temperature[kind], int(top_k[kind]), top_p[kind])
+        assert frequencies(config, 1000, kind) == frequencies(own, 1000, kind)
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 def test_drawing_at_the_ends_of_the_unit_interval(uniform):
     logits = LOGITS.masked_fill(torch.tensor([True, False, False, False, False, True]), -math.inf)
-    ids = draw(logits, torch.tensor(uniform), SamplingConfig())
+    ids = draw(logits, torch.tensor(uniform), torch.tensor(0), SamplingConfig())
     assert int(ids) == (1 if uniform == 0 else 4), "never a token of probability zero"
 
 
-@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": (1.0, 1.0, 1.5)}]
+)
 def test_impossible_sampling_is_refused(changes):
     with pytest.raises(UserError):
         SamplingConfig(**changes)

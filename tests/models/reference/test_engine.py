@@ -28,7 +28,8 @@ def roll(model, scenes, rollouts, uniform=None):
     if uniform is None:
         shape = (rows, count, inputs.agents.types.shape[1])
         uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    sampler, seen = Sampler(uniform, SamplingConfig()), []
+    types = inputs.agents.types.repeat_interleave(rollouts, 0)
+    sampler, seen = Sampler(uniform, types, SamplingConfig()), []
 
     def choose(step, logits, pose):
         seen.append(logits)

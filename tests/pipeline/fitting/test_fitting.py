@@ -23,7 +23,7 @@ from pipeline.stages.finetuning import ClosedLoopLoss, roll_out, run_finetune
 from pipeline.stages.pretraining import PretrainConfig, run_pretrain
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.fitting.conftest import FINETUNE, FIT, PRETRAIN
+from tests.pipeline.fitting.conftest import FINETUNE, FIT, MODEL, PRETRAIN
 
 
 class Killed(BaseException):
@@ -273,3 +273,15 @@ def test_realism_of_sampled_futures_is_logged_at_intervals(data, tmp_path):
     assert [bool(row["validation_realism"]) for row in rows] == [step in (4, 8) for step in range(1, 9)]
     assert 0 < figures["validation_realism"] < 1
     assert figures["validation_realism"] == float(rows[-1]["validation_realism"])
+
+
+def test_pretraining_goes_on_from_other_weights(data, pretrained, tmp_path):
+    start = pretrained / "reference.ckpt"
+    config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(FIT, steps=1, learning_rate=1e-9))
+    run_pretrain(config, **data, start=start, out=tmp_path / "on", seed=9)
+    before, after = (load_reference(path).state_dict() for path in (start, tmp_path / "on" / "reference.ckpt"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    other = dataclasses.replace(config, model=dataclasses.replace(MODEL, layers=1))
+    with pytest.raises(UserError, match="another size or vocabulary"):
+        run_pretrain(other, **data, start=start, out=tmp_path / "other", seed=9)

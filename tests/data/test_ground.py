@@ -1,0 +1,100 @@
+"""Heights follow the map: on slopes, under bridges, and where there is nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from data.ground import follow_ground
+from data.scene import Scene
+from tests.models.scenes import random_scene
+
+ORIGIN = (900.0, -400.0)
+
+
+def sloping(rise: float) -> Scene:
+    """The crossing, rising along x; agents as they are."""
+    scene = random_scene(0, origin=ORIGIN)
+    point = scene.map.point.clone()
+    point[:, 2] = rise * (point[:, 0] - ORIGIN[0])
+    return dataclasses.replace(scene, map=dataclasses.replace(scene.map, point=point))
+
+
+def drive(scene: Scene, start: torch.Tensor, speed: float) -> torch.Tensor:
+    """[1, 1, 80, 2] along the first lane of the crossing."""
+    lane = scene.map.point[scene.map.point_feature == 0, :2]
+    direction = (lane[-1] - lane[0]) / (lane[-1] - lane[0]).norm()
+    return (start[:2] + 0.1 * speed * torch.arange(1, 81).unsqueeze(-1) * direction).view(1, 1, 80, 2)
+
+
+def start_of(scene: Scene, height: float = 0.8) -> torch.Tensor:
+    """Ten metres along the first lane, the box's centre above the ground."""
+    place = scene.map.point[scene.map.point_feature == 0][8]
+    return place + torch.tensor([0.0, 0.0, height])
+
+
+def test_an_agent_climbs_with_its_road():
+    scene = sloping(0.06)
+    start = start_of(scene)
+    position = drive(scene, start, 10.0)
+    height = follow_ground(scene, position, start.unsqueeze(0))
+    expected = start[2] + 0.06 * (position[..., 0] - start[0])
+    assert float((expected[..., -1] - start[2]).abs()) > 1.0, "it must climb or fall"
+    assert float((height - expected).abs().max()) < 0.15
+    assert height.dtype == torch.float32
+
+
+def test_who_stands_keeps_the_height():
+    scene = sloping(0.06)
+    start = start_of(scene)
+    height = follow_ground(scene, start[:2].expand(3, 1, 80, 2), start.unsqueeze(0))
+    assert torch.equal(height, start[2].expand(3, 1, 80))
+
+
+def test_a_bridge_overhead_is_not_climbed():
+    scene = sloping(0.0)
+    road = scene.map
+    # A second crossing six metres above and a little aside, so that its pieces are nearer by chance.
+    above = road.point + torch.tensor([0.7, 0.4, 6.0])
+    count = len(road.kind)
+    both = dataclasses.replace(
+        road,
+        point=torch.cat((road.point, above)),
+        point_feature=torch.cat((road.point_feature, road.point_feature + count)),
+        **{
+            name: getattr(road, name).repeat(2)
+            for name in ("feature_id", "kind", "subtype", "speed_limit", "interpolating")
+        },
+    )
+    scene = dataclasses.replace(scene, map=both)
+    below, over = start_of(scene), start_of(scene) + torch.tensor([0.0, 0.0, 6.0])
+    start = torch.stack((below, over))
+    position = drive(scene, below, 8.0).expand(1, 2, 80, 2)
+    height = follow_ground(scene, position, start)
+    torch.testing.assert_close(height, start[:, 2].view(1, 2, 1).expand(1, 2, 80))
+
+
+def test_far_from_any_road_and_without_a_map_the_height_stays():
+    scene = sloping(0.06)
+    start = start_of(scene)
+    away = drive(scene, start, 10.0) + 500.0
+    assert torch.equal(follow_ground(scene, away, start.unsqueeze(0)), start[2].expand(1, 1, 80))
+    empty = dataclasses.replace(
+        scene,
+        map=dataclasses.replace(
+            scene.map,
+            **{name: value[:0] for name, value in vars(scene.map).items() if not name.startswith("link")},
+        ),
+    )
+    assert torch.equal(
+        follow_ground(empty, drive(scene, start, 10.0), start.unsqueeze(0)), start[2].expand(1, 1, 80)
+    )
+
+
+def test_one_height_between_two_looks_is_between_their_heights():
+    scene = sloping(0.06)
+    start = start_of(scene)
+    height = follow_ground(scene, drive(scene, start, 10.0), start.unsqueeze(0))[0, 0]
+    steps = torch.cat((start[2:], height)).diff()
+    assert bool((steps * steps.sum() > 0).all()), "it climbs or falls all the time"
