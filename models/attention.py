@@ -112,13 +112,38 @@ class RelativeAttention(nn.Module):
         """Keys and values [..., 2 * width] of sources [..., width], to be gathered per group of targets."""
         return self.source(self.norm_source(x))
 
+    def by_head(self, sources: Tensor) -> Tensor:
+        """[..., N, 2 * width] to [2, ..., H, N, width / H]: keys, then values, as products read them.
+
+        Laid out once where they are made, since sources that many steps look at would be copied by each of them.
+        """
+        return sources.unflatten(-1, (2, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).contiguous()
+
+    def gather_by_head(self, sources: Tensor, index: Tensor) -> Tensor:
+        """``by_head`` of the sources that lists name, without making the lists of sources first.
+
+        Args:
+            sources: [B, N, 2 * width]. index: [B, ..., J] int64 rows of N.
+
+        Returns:
+            [2, B, ..., H, J, width / H].
+        """
+        table = self.by_head(sources)  # [2, B, H, N, width / H]
+        rows = table.shape[3]
+        # Where the rows of each part, scene and head begin.
+        first = rows * torch.arange(table[..., 0, 0].numel(), device=index.device).view(table.shape[:3])
+        middle = (1,) * (index.dim() - 2)
+        place = first.view(2, len(index), *middle, self.heads, 1) + index.unsqueeze(-2)
+        return table.flatten(0, 3).index_select(0, place.flatten()).view(*place.shape, -1)
+
     def forward(
         self, target: Tensor, source: Tensor, relation: Tensor, bias: Tensor, index: Tensor | None = None
     ) -> Tensor:
         """Attend.
 
         Args:
-            target: [..., S, width]. source: [..., N, 2 * width] from ``sources``, shared by the S targets.
+            target: [..., S, width].
+            source: [2, ..., H, N, width / H] from ``sources`` and ``by_head``, shared by the S targets.
             relation: [..., S, J, relation]. bias: [..., S, J] added to the scores, -inf for what is not seen.
             index: [..., S, J] int64 (broadcastable), which of the N sources those J are, none that is seen twice;
                 without it J is N, in order.
@@ -129,7 +154,7 @@ class RelativeAttention(nn.Module):
         width = target.shape[-1]
         each = width // self.heads
         query = self.query(self.norm_target(target)).unflatten(-1, (self.heads, each)) / math.sqrt(each)
-        key, value = source.unflatten(-1, (2 * self.heads, each)).transpose(-3, -2).chunk(2, dim=-3)
+        key, value = source.unbind(0)
         relative_query = torch.einsum("...hd,hdf->...hf", query, self.relation_key)  # [..., S, H, F]
         # Products with all N sources, of which each target picks its own: less to move than keys and values.
         score = query.transpose(-3, -2) @ key.transpose(-2, -1)  # [..., H, S, N]

@@ -10,6 +10,7 @@ boundary. So the boundaries of a block share the gathered keys and values, and r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class Edges:
 class MapView:
     """The map neighbours of each agent for some blocks, gathered: all that agents need of the map meanwhile."""
 
-    sources: tuple[Tensor, ...]  # per layer [B, A, L, J, 2 D] keys and values
+    sources: tuple[Tensor, ...]  # per layer [2, B, A, L, H, J, D / H] keys and values by head
     pose: Tensor  # [B, A, L, J, 3]
     bias: Tensor  # [B, A, L, J] how well each is seen, see ``models.attention.nearest``
     light: Tensor  # [B, A, L, J] int64 row of the lights, -1 for none
@@ -69,13 +70,17 @@ def expected_centre(pose: Tensor, previous: Tensor, moved: Tensor, block: int) -
 
 
 def look_at_map(
-    encoding: MapEncoding, sources: tuple[Tensor, ...], centre: Tensor, config: ReferenceConfig
+    encoding: MapEncoding,
+    layers: Sequence[AgentLayer],
+    sources: tuple[Tensor, ...],
+    centre: Tensor,
+    config: ReferenceConfig,
 ) -> MapView:
     """Find and gather the map neighbours of each agent.
 
     Args:
-        sources: per layer [B, M, 2 D] keys and values of all pieces. centre: [B, R, A, L, 2]; R rollouts of a
-            scene look at the same map.
+        layers: of the network. sources: of each, [B, M, 2 D] keys and values of all pieces.
+        centre: [B, R, A, L, 2]; R rollouts of a scene look at the same map.
 
     Returns:
         A view with B * R rows.
@@ -90,7 +95,10 @@ def look_at_map(
     )
     rows = (batch * rollouts, agents, blocks, near.index.shape[-1])
     return MapView(
-        sources=tuple(gather_rows(source, near.index).view(*rows, -1) for source in sources),
+        sources=tuple(
+            layer.map.gather_by_head(source, near.index).view(2, *rows[:3], layer.map.heads, rows[3], -1)
+            for layer, source in zip(layers, sources, strict=True)
+        ),
         pose=gather_rows(encoding.pose, near.index).view(*rows, 3),
         bias=near.bias.view(rows),
         light=gather_rows(encoding.light, near.index).view(rows),
@@ -170,14 +178,15 @@ class AgentLayer(nn.Module):
         """One layer.
 
         Args:
-            x: [B, A, T, D]. past: [B, A, W, 2 D] from ``time.sources``. view: [B, A, L, J, 2 D] of ``MapView``;
-                T = L * S. time, road, social: edges; those between agents have [B * T, A] in front.
+            x: [B, A, T, D]. past: [2, B, A, H, W, D / H] keys and values for ``time``, by head.
+            view: [2, B, A, L, H, J, D / H] of ``MapView``; T = L * S.
+            time, road, social: edges; those between agents have [B * T, A] in front.
         """
-        blocks = view.shape[2]
+        blocks = view.shape[3]
         x = x + self.time(x, past, time.relation, time.bias, time.index)
         x = x + self.map(x.unflatten(2, (blocks, -1)), view, road.relation, road.bias).flatten(2, 3)
         together = x.transpose(1, 2).flatten(0, 1)  # [B * T, A, D]
-        source = self.agent.sources(together)
+        source = self.agent.by_head(self.agent.sources(together))
         update = self.agent(together, source, social.relation, social.bias, social.index)
         x = x + update.unflatten(0, (len(x), -1)).transpose(1, 2)
         return x + self.feed_forward(x)

@@ -18,7 +18,7 @@ from data.scene import CURRENT_INDEX
 from data.tokenizer import MotionTokens, apply_token
 from models.reference.inputs import AgentInputs, KnownLights
 from models.reference.map_encoder import MapEncoding
-from models.reference.network import Memory, Reference, TokenTables
+from models.reference.network import Memory, Moment, Reference, TokenTables
 from models.sampling import SamplingConfig, draw
 
 __all__ = ["Chooser", "Engine", "Rollout", "Sampler"]
@@ -86,20 +86,8 @@ class Engine:
         pose = history.poses[:, :, first].repeat_interleave(rollouts, 0)
         ids, poses = [], []
         for step in range(tokens):
-            boundary = first + step
-            logits = model.step(
-                boundary,
-                memory,
-                self.tables,
-                encoding,
-                sources,
-                agents,
-                _at_second(lights, boundary // model.block),
-                pose,
-                previous,
-                moved,
-                agents.simulated,
-            )
+            moment = Moment(pose, previous, moved, agents.simulated)
+            logits = self._step(first + step, memory, encoding, sources, agents, lights, moment)
             previous, moved = choose(step, logits, pose), agents.simulated
             motion = apply_token(model.vocabulary, pose, previous, agents.types)
             pose = motion[..., -1, :]
@@ -125,21 +113,29 @@ class Engine:
         memory = self.model.new_memory(rows, count)
         nothing = torch.zeros_like(history.valid[:, :, 0])
         for boundary in range(first):
+            previous = history.ids[:, :, boundary - 1] if boundary else nothing.long()
             moved = history.valid[:, :, boundary - 1] if boundary else nothing
-            self.model.step(
-                boundary,
-                memory,
-                self.tables,
-                encoding,
-                sources,
-                agents,
-                _at_second(lights, boundary // self.model.block),
-                history.poses[:, :, boundary],
-                history.ids[:, :, boundary - 1] if boundary else nothing.long(),
-                moved,
-                moved | history.valid[:, :, boundary],
-            )
+            present = moved | history.valid[:, :, boundary]
+            moment = Moment(history.poses[:, :, boundary], previous, moved, present)
+            self._step(boundary, memory, encoding, sources, agents, lights, moment)
         return memory
+
+    def _step(
+        self,
+        boundary: int,
+        memory: Memory,
+        encoding: MapEncoding,
+        sources: tuple[Tensor, ...],
+        agents: AgentInputs,
+        lights: KnownLights,
+        moment: Moment,
+    ) -> Tensor:
+        """Logits [B * R, A, K] at a boundary, the next in order."""
+        if boundary % self.model.block == 0:
+            self.model.look(boundary, memory, encoding, sources, moment)
+        number = torch.tensor([boundary], device=moment.pose.device)
+        second = _at_second(lights, boundary // self.model.block)
+        return self.model.advance(number, memory, self.tables, agents, second, moment)
 
 
 def _at_second(lights: KnownLights, second: int) -> KnownLights:

@@ -69,7 +69,7 @@ class MapLayer(nn.Module):
         self.feed_forward = FeedForward(config.hidden, config.dropout)
 
     def forward(self, x: Tensor, index: Tensor, relation: Tensor, bias: Tensor) -> Tensor:
-        source = gather_rows(self.attention.sources(x), index)
+        source = self.attention.gather_by_head(self.attention.sources(x), index)
         x = x + self.attention(x.unsqueeze(-2), source, relation, bias).squeeze(-2)
         return x + self.feed_forward(x)
 

@@ -30,7 +30,7 @@ from models.reference.decoder import (
 from models.reference.inputs import AgentInputs, KnownLights, SceneInputs
 from models.reference.map_encoder import MapEncoder, MapEncoding
 
-__all__ = ["Memory", "Reference", "TokenTables"]
+__all__ = ["Memory", "Moment", "Reference", "TokenTables"]
 
 # Metres by which agent sizes are divided.
 _SIZE_SCALE = (5.0, 2.0, 2.0)
@@ -49,7 +49,7 @@ class TokenTables:
 class Memory:
     """Ring of the last W boundaries of each agent, W being the furthest time slot; boundary n sits at n mod W."""
 
-    sources: list[Tensor]  # per layer [B, A, W, 2 D]
+    sources: list[Tensor]  # per layer [2, B, A, H, W, D / H] keys and values by head
     pose: Tensor  # [B, A, W, 3]
     present: Tensor  # [B, A, W] bool
     view: MapView | None = None  # of the block under way
@@ -57,13 +57,24 @@ class Memory:
     def repeat(self, rollouts: int) -> Memory:
         """Give each row R copies, one after the other."""
 
-        def copy(tensor: Tensor) -> Tensor:
-            return tensor.repeat_interleave(rollouts, dim=0)
+        def copy(tensor: Tensor, dim: int = 0) -> Tensor:
+            return tensor.repeat_interleave(rollouts, dim=dim)
 
         view = self.view
         if view is not None:
-            view = MapView(tuple(map(copy, view.sources)), copy(view.pose), copy(view.bias), copy(view.light))
-        return Memory([copy(source) for source in self.sources], copy(self.pose), copy(self.present), view)
+            sources = tuple(copy(source, 1) for source in view.sources)
+            view = MapView(sources, copy(view.pose), copy(view.bias), copy(view.light))
+        return Memory([copy(source, 1) for source in self.sources], copy(self.pose), copy(self.present), view)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the agents of all rows are at a boundary, and how they came there."""
+
+    pose: Tensor  # [B * R, A, 3]
+    previous: Tensor  # [B * R, A] int64 the token that led here
+    moved: Tensor  # [B * R, A] bool, whether that token is real
+    present: Tensor  # [B * R, A] bool
 
 
 class Reference(nn.Module):
@@ -74,6 +85,7 @@ class Reference(nn.Module):
     """
 
     motion: Tensor
+    offset: Tensor
 
     def __init__(self, config: ReferenceConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -84,6 +96,7 @@ class Reference(nn.Module):
         self.register_buffer("motion", _motion_features(vocabulary), persistent=False)
         self.block = block_length(steps)
         self.offsets = config.time_offsets(steps)
+        self.register_buffer("offset", torch.tensor(self.offsets), persistent=False)
         self.map_encoder = MapEncoder(config)
         self.token = mlp(4 * steps + len(TYPE_NAMES), width, width)
         self.no_token = nn.Parameter(torch.zeros(width))
@@ -180,77 +193,84 @@ class Reference(nn.Module):
         present = valid | moved
         count = pose.shape[2]
         tables = self.token_tables()
-        slot = torch.arange(count, device=pose.device).unsqueeze(-1) - torch.tensor(
-            self.offsets, device=pose.device
-        )  # [N, J]
+        slot = torch.arange(count, device=pose.device).unsqueeze(-1) - self.offset  # [N, J]
         reached, slot = slot >= 0, slot.clamp(min=0)
         before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
         centre = expected_centre(pose, before, moved, self.block)[:, :, :: self.block]
-        view = look_at_map(encoding, self.map_sources(encoding), centre.unsqueeze(1), self.config)
+        layers = list(self.agent_layers())
+        view = look_at_map(encoding, layers, self.map_sources(encoding), centre.unsqueeze(1), self.config)
         time = self.relations.over_time(pose, pose, present, slot, reached)
         road = self.relations.to_map(view, pose.unflatten(2, (-1, self.block)), lights)
         social = self.relations.between_agents(
             pose.transpose(1, 2).flatten(0, 1), present.transpose(1, 2).flatten(0, 1)
         )
         x = self.embed(tables, agents, previous, moved)
-        for index, layer in enumerate(self.agent_layers()):
-            x = layer(x, layer.time.sources(x), view.sources[index], time, road, social)
+        for index, layer in enumerate(layers):
+            x = layer(x, layer.time.by_head(layer.time.sources(x)), view.sources[index], time, road, social)
         return self.logits(tables, agents.types, *(t[:, :, :real] for t in (x, previous, moved)))
 
     def new_memory(self, rows: int, agents: int) -> Memory:
         """An empty ring."""
         parameter, size = self.no_token, self.offsets[-1]
+        width, heads = self.config.hidden, self.config.heads
         return Memory(
-            sources=[parameter.new_zeros(rows, agents, size, 2 * self.config.hidden) for _ in self.layers],
+            sources=[
+                parameter.new_zeros(2, rows, agents, heads, size, width // heads) for _ in range(self.config.layers)
+            ],
             pose=parameter.new_zeros(rows, agents, size, 3),
             present=torch.zeros(rows, agents, size, dtype=torch.bool, device=parameter.device),
         )
 
-    def step(
+    def look(
+        self, boundary: int, memory: Memory, encoding: MapEncoding, sources: tuple[Tensor, ...], moment: Moment
+    ) -> None:
+        """Look the map up for the block that begins at a boundary; the memory keeps the view.
+
+        Args:
+            boundary: n, counted from 0. encoding, sources: of B scenes (see ``map_sources``).
+        """
+        before = memory.pose[:, :, (boundary - 1) % self.offsets[-1]]
+        centre = expected_centre(moment.pose, before, moment.moved, self.block)
+        centre = centre.view(len(encoding.origin), -1, moment.pose.shape[1], 1, 2)
+        memory.view = look_at_map(encoding, list(self.agent_layers()), sources, centre, self.config)
+
+    def advance(
         self,
-        boundary: int,
+        boundary: Tensor,
         memory: Memory,
         tables: TokenTables,
-        encoding: MapEncoding,
-        sources: tuple[Tensor, ...],
         agents: AgentInputs,
         lights: KnownLights,
-        pose: Tensor,
-        previous: Tensor,
-        moved: Tensor,
-        present: Tensor,
+        moment: Moment,
     ) -> Tensor:
         """Logits [B * R, A, K] at one boundary; the memory takes the boundary in.
 
+        Shapes are the same at every boundary and nothing depends on a value, so that it compiles once.
+
         Args:
-            boundary: n, counted from 0; call in order. encoding, sources: of B scenes.
+            boundary: [1] int64 n, counted from 0; to be called in order, after ``look`` where a block begins.
             agents: of B * R rows. lights: [B, S, 1] of this block.
-            pose: [B * R, A, 3]. previous, moved: [B * R, A] the token that led here and whether it is real.
-            present: [B * R, A].
         """
-        size = self.offsets[-1]
-        offset = torch.tensor(self.offsets, device=pose.device).unsqueeze(0)
-        slot, reached = (boundary - offset) % size, offset <= boundary
-        if boundary % self.block == 0:
-            before = memory.pose[:, :, (boundary - 1) % size]
-            centre = expected_centre(pose, before, moved, self.block)
-            centre = centre.view(len(encoding.origin), -1, pose.shape[1], 1, 2)
-            memory.view = look_at_map(encoding, sources, centre, self.config)
-        if memory.view is None:
-            raise ValueError(f"the first boundary must be 0, got {boundary}")
         view = memory.view
-        time = self.relations.over_time(pose.unsqueeze(2), memory.pose, memory.present, slot, reached)
+        if view is None:
+            raise ValueError("look at the map first")
+        size = self.offsets[-1]
+        slot, reached = (boundary - self.offset) % size, self.offset <= boundary
+        pose, previous, moved = moment.pose, moment.previous.unsqueeze(-1), moment.moved.unsqueeze(-1)
+        time = self.relations.over_time(
+            pose.unsqueeze(2), memory.pose, memory.present, slot.unsqueeze(0), reached.unsqueeze(0)
+        )
         road = self.relations.to_map(view, pose[:, :, None, None], lights)
-        social = self.relations.between_agents(pose, present)
-        x = self.embed(tables, agents, previous.unsqueeze(-1), moved.unsqueeze(-1))
+        social = self.relations.between_agents(pose, moment.present)
+        x = self.embed(tables, agents, previous, moved)
         here = boundary % size
         for index, layer in enumerate(self.agent_layers()):
-            own = layer.time.sources(x)[:, :, 0]
+            own = layer.time.by_head(layer.time.sources(x))  # [2, B * R, A, H, 1, D / H]
             x = layer(x, memory.sources[index], view.sources[index], time, road, social)
-            memory.sources[index][:, :, here] = own
-        memory.pose[:, :, here] = pose
-        memory.present[:, :, here] = present
-        return self.logits(tables, agents.types, x, previous.unsqueeze(-1), moved.unsqueeze(-1))[:, :, 0]
+            memory.sources[index].index_copy_(4, here, own)
+        memory.pose.index_copy_(2, here, pose.unsqueeze(2))
+        memory.present.index_copy_(2, here, moment.present.unsqueeze(2))
+        return self.logits(tables, agents.types, x, previous, moved)[:, :, 0]
 
 
 def _motion_features(vocabulary: Vocabulary) -> Tensor:

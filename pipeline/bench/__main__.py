@@ -15,7 +15,7 @@ from data.files import write_json
 from pipeline.bench.rows import Row
 from pipeline.summary import render_table
 
-_BENCHES = ("ingest", "metric", "sample", "selfplay")
+_BENCHES = ("ingest", "metric", "reference", "sample", "selfplay")
 
 
 def _cells(row: Row) -> list[str]:

@@ -42,6 +42,10 @@ def dense(module, target, source, relation, mask):
     return module.output(torch.cat(outputs, dim=-1))
 
 
+def sources_of(module, source):
+    return module.by_head(module.sources(source))
+
+
 def bias_of(mask):
     return torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -math.inf)
 
@@ -62,7 +66,7 @@ def inputs(targets=7, sources=9):
 
 def test_all_sources_in_order(attention):
     target, source, relation, mask = inputs()
-    found = attention(target, attention.sources(source), relation, bias_of(mask))
+    found = attention(target, sources_of(attention, source), relation, bias_of(mask))
     expected = dense(attention, target, source.expand(7, 9, WIDTH), relation, mask)
     torch.testing.assert_close(found, expected)
 
@@ -74,7 +78,7 @@ def test_neighbour_lists_equal_dense_masked_attention(attention):
     listed = torch.rand(7, 4, generator=generator) > 0.2
     mask = torch.zeros(7, 9, dtype=torch.bool).scatter(1, index, listed)
     picked = relation.gather(1, index.unsqueeze(-1).expand(-1, -1, RELATION))
-    found = attention(target, attention.sources(source), picked, bias_of(listed), index)
+    found = attention(target, sources_of(attention, source), picked, bias_of(listed), index)
     torch.testing.assert_close(found, dense(attention, target, source.expand(7, 9, WIDTH), relation, mask))
 
 
@@ -82,9 +86,9 @@ def test_groups_are_independent(attention):
     groups = [inputs() for _ in range(2)]
     target, source, relation, mask = (torch.stack(part) for part in zip(*groups, strict=True))
     target[1] += 1.0
-    both = attention(target, attention.sources(source), relation, bias_of(mask))
+    both = attention(target, sources_of(attention, source), relation, bias_of(mask))
     for row in range(2):
-        alone = attention(target[row], attention.sources(source[row]), relation[row], bias_of(mask[row]))
+        alone = attention(target[row], sources_of(attention, source[row]), relation[row], bias_of(mask[row]))
         torch.testing.assert_close(both[row], alone)
 
 
@@ -92,20 +96,22 @@ def test_masked_sources_have_no_influence_and_no_sources_give_no_nan(attention):
     target, source, relation, mask = inputs()
     mask[:, 3] = False
     mask[2] = False
-    found = attention(target, attention.sources(source), relation, bias_of(mask))
+    found = attention(target, sources_of(attention, source), relation, bias_of(mask))
     assert bool(found.isfinite().all())
     torch.testing.assert_close(found[2], attention.output.bias)
     source[3] += 100.0
     relation[:, 3] -= 50.0
-    torch.testing.assert_close(attention(target, attention.sources(source), relation, bias_of(mask)), found)
+    torch.testing.assert_close(attention(target, sources_of(attention, source), relation, bias_of(mask)), found)
     mask[0, 3] = True
-    assert not torch.allclose(attention(target, attention.sources(source), relation, bias_of(mask))[0], found[0])
+    assert not torch.allclose(
+        attention(target, sources_of(attention, source), relation, bias_of(mask))[0], found[0]
+    )
 
 
 def test_gradients_are_finite_where_nothing_is_seen(attention):
     target, source, relation, mask = inputs()
     target.requires_grad_()
-    attention(target, attention.sources(source), relation, bias_of(torch.zeros_like(mask))).sum().backward()
+    attention(target, sources_of(attention, source), relation, bias_of(torch.zeros_like(mask))).sum().backward()
     assert bool(target.grad.isfinite().all())
     assert all(bool(p.grad.isfinite().all()) for p in attention.parameters() if p.grad is not None)
 
@@ -115,9 +121,11 @@ def test_bias_is_added_to_the_scores(attention):
     target, source, relation, _ = inputs(sources=3)
     bias = torch.zeros(7, 3, dtype=torch.float64)
     bias[:, 1] = math.log(2.0)
-    found = attention(target, attention.sources(source), relation, bias)
+    found = attention(target, sources_of(attention, source), relation, bias)
     twice = torch.tensor([0, 1, 1, 2])
-    doubled = attention(target, attention.sources(source[twice]), relation[:, twice], torch.zeros(7, 4).double())
+    doubled = attention(
+        target, sources_of(attention, source[twice]), relation[:, twice], torch.zeros(7, 4).double()
+    )
     torch.testing.assert_close(found, doubled)
 
 
@@ -159,7 +167,12 @@ def test_what_is_seen_is_continuous(attention):
         places = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-3.0 + shift, 0.0], [3.0, 0.0], [9.0, 0.0]]).double()
         near = nearest(torch.zeros(1, 2).double(), places, torch.ones(5, dtype=torch.bool), 3, 50.0)
         relation = torch.zeros(1, 3, RELATION).double()
-        results.append((near.index, attention(target, attention.sources(source), relation, near.bias, near.index)))
+        results.append(
+            (
+                near.index,
+                attention(target, sources_of(attention, source), relation, near.bias, near.index),
+            )
+        )
     assert results[0][0].tolist() != results[1][0].tolist()
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-3, rtol=0)
 

@@ -1,0 +1,132 @@
+"""The reference: tokens learnt and rollouts sampled a second, and the memory that takes, beside CAT-K.
+
+CAT-K cannot run here (its licence and its compiled extensions stay out of this repository). Its figures are those
+measured once with its own code on the kind of machine this project is developed on, two cores of an AMD EPYC, one
+thread, CPU seconds, for two real scenarios, with tokens of 0.5 s and a vocabulary of 2,048; machines differ, so
+take these ratios as rough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from data.batch import collate
+from data.scene import Scene
+from data.tfrecord import read_records
+from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
+from data.womd import parse_scenario
+from models.reference.agent import ReferenceAgent
+from models.reference.augmentation import AugmentationConfig, augment, draw_for
+from models.reference.config import size_preset
+from models.reference.inputs import keep_agents
+from models.reference.loss import loss_mask, token_loss
+from models.reference.network import Reference
+from models.reference.pruning import prune_map
+from models.reference.recording import recording_inputs, recording_of
+from pipeline.bench.rows import Row, cpu_seconds, fresh, peak_memory_mb, record_files
+
+__all__ = ["bench"]
+
+_ROLLOUTS = 32
+_STEPS = 3
+# Scenario one and two of CAT-K's measurement: 50 and 84 simulated agents.
+_WANTED = ("637f20cafde22ff8", "ee519cf571686d19")
+# (size, scenario) to agent-tokens (agents times 18 slots) per CPU second in training, batch of one scene.
+_CATK_TOKENS = {("tiny", 0): 45.0, ("tiny", 1): 118.0, ("mini", 0): 75.0, ("mini", 1): 196.0}
+# Size to peak memory of training, MB.
+_CATK_MEMORY = {"tiny": 8000.0, "mini": 4800.0}
+# (size, scenario) to CPU seconds of 32 rollouts: 32 times one, since they are serial.
+_CATK_ROLLOUTS = {("tiny", 0): 183.0, ("tiny", 1): 166.0, ("mini", 0): 107.0}
+_VOCABULARIES = {"0.5 s, K 2048": VocabularyConfig(size=2048, token_steps=5), "0.2 s, K 200": VocabularyConfig()}
+_SIZES = ("nano", "mini", "tiny")
+
+
+def _model(size: str, words: Vocabulary) -> Reference:
+    torch.manual_seed(0)
+    return Reference(size_preset(size), words)
+
+
+def _training(scene: Scene, size: str, words: Vocabulary) -> tuple[float, float]:
+    """CPU seconds of one optimisation step on a scene, augmentation and tokens included, and the peak memory."""
+    torch.set_num_threads(1)
+    model = _model(size, words)
+    recording = recording_of(collate([keep_agents(scene, 256)]))
+    pruned = prune_map(recording_inputs(recording, words), model.config, words.token_steps)
+    recording = dataclasses.replace(recording, pieces=pruned.pieces)
+    agents, steps = recording.valid.shape[1:]
+    draws = draw_for(0, 0, 0, agents, (steps - 1) // words.token_steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        with torch.no_grad():
+            inputs = recording_inputs(augment(recording, draws, AugmentationConfig()), words)
+        mask = loss_mask(inputs)
+        loss = (token_loss(model(inputs), inputs.target) * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+
+    step()
+    return cpu_seconds(step, _STEPS), peak_memory_mb()
+
+
+def _sampling(scene: Scene, size: str, words: Vocabulary) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    agent = ReferenceAgent(_model(size, words))
+    agent.rollouts(scene, 1, 0)
+    return cpu_seconds(lambda: agent.rollouts(scene, _ROLLOUTS, 0)), peak_memory_mb()
+
+
+def _loading(records: list[bytes], words: Vocabulary) -> float:
+    """Scenes a second of one loader that has none of them in memory yet: parsed, cut and pruned."""
+    torch.set_num_threads(1)
+    scenes = [parse_scenario(record) for record in records]
+    config = size_preset("nano")
+
+    def load() -> None:
+        for scene in scenes:
+            recording = recording_of(collate([keep_agents(scene, 32)]))
+            prune_map(recording_inputs(recording, words), config, words.token_steps)
+
+    return len(scenes) / cpu_seconds(load)
+
+
+def bench() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        kind, files = record_files(Path(folder))
+        records = [r for file in files for r in read_records(file) if isinstance(r, bytes)]
+    scenes = [parse_scenario(record) for record in records]
+    chosen = [scene for wanted in _WANTED for scene in scenes if scene.scenario_id == wanted]
+    known = len(chosen) == len(_WANTED)
+    chosen = chosen if known else scenes[:2]
+    rows = []
+    for title, config in _VOCABULARIES.items():
+        words = build_vocabulary(scenes, dataclasses.replace(config, max_segments=20_000), 0)
+        comparable = known and words.token_steps == 5
+        for size in _SIZES:
+            million = sum(p.numel() for p in _model(size, words).parameters()) / 1e6
+            for number, scene in enumerate(chosen):
+                agents = int(scene.simulated.sum())
+                name = f"{size} {million:.1f}M, {title}, {kind}, {agents} agents"
+                seconds, memory = fresh(partial(_training, scene, size, words))
+                slots = agents * (90 // words.token_steps)
+                theirs = _CATK_TOKENS.get((size, number)) if comparable else None
+                ratio = None if theirs is None else slots / seconds / theirs
+                rows.append(Row(f"train, {name}", slots / seconds, "agent-tokens/CPU s", theirs, ratio))
+                theirs = _CATK_MEMORY.get(size) if comparable else None
+                ratio = None if theirs is None else theirs / memory
+                rows.append(Row(f"train, {name}", memory, "MB peak", theirs, ratio))
+                seconds, memory = fresh(partial(_sampling, scene, size, words))
+                theirs = _CATK_ROLLOUTS.get((size, number)) if comparable else None
+                ratio = None if theirs is None else theirs / seconds
+                rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", seconds, "CPU s", theirs, ratio))
+                rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", memory, "MB peak"))
+    words = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
+    rows.append(Row(f"loader without its memory, {kind}", fresh(partial(_loading, records, words)), "scenes/CPU s"))
+    return rows
