@@ -18,13 +18,15 @@ __all__ = ["Neighbours", "RelativeAttention", "closest", "fading", "gather_rows"
 
 # Rank of what must not be chosen: further than any distance in tenths of a millimetre.
 _FAR = 2**40
+# Up to a million sources.
+_ROW_BITS = 20
 # Over how many metres before the end of its neighbour list a target loses sight of its sources.
 _FADE = 1.0
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The J sources nearest to each target; J is at most the number of sources."""
+    """The J sources nearest to each target; unseen ones fill the lists where there are fewer."""
 
     index: Tensor  # [..., Q, J] int64
     bias: Tensor  # [..., Q, J] float, added to scores: 0 near by, -inf for what is not seen
@@ -41,11 +43,12 @@ def closest(
     """The nearest sources by planar distance.
 
     Args:
-        target: [..., Q, 2]. source: [..., N, 2]. valid: [..., N] bool. count: how many, if there are as many.
+        target: [..., Q, 2]. source: [..., N, 2]. valid: [..., N] bool. count: J, how many.
         exclude_self: targets are the sources, and none is its own neighbour.
 
     Returns:
-        index [..., Q, J] int64 and distance [..., Q, J] ascending, infinite where no valid source was left.
+        index [..., Q, J] int64 and distance [..., Q, J] ascending, infinite (and index 0) where no valid source was
+        left.
     """
     # Exact differences: the expansion |a|^2 + |b|^2 - 2ab loses centimetres a kilometre from the origin.
     distance = torch.cdist(target, source, compute_mode="donot_use_mm_for_euclid_dist")
@@ -56,10 +59,16 @@ def closest(
     # Roads overlap, so equal distances are common. Ranking by tenths of a millimetre and then by row makes the
     # choice the same whatever else is padded to the batch.
     rank = (distance * 1e4).long().masked_fill(hidden, _FAR)
-    rank = rank * sources + torch.arange(sources, device=source.device)
-    chosen = rank.topk(min(count, sources), dim=-1, largest=False).values
-    index = chosen % sources
-    return index, distance.gather(-1, index).masked_fill(chosen // sources >= _FAR, math.inf)
+    rank = (rank << _ROW_BITS) | torch.arange(sources, device=source.device)
+    if sources < count:
+        # Lists have one length whatever the number of sources: no size depends on a smaller one then, which
+        # compiled for any number of sources was broadcast wrongly (torch 2.13).
+        rank = nn.functional.pad(rank, (0, count - sources), value=_FAR << _ROW_BITS)
+    chosen = rank.topk(count, dim=-1, largest=False).values
+    index = chosen & (2**_ROW_BITS - 1)
+    far = (chosen >> _ROW_BITS) >= _FAR
+    index = torch.where(far, 0, index)
+    return index, distance.gather(-1, index).masked_fill(far, math.inf)
 
 
 def nearest(
@@ -74,9 +83,8 @@ def nearest(
         target, source, valid, exclude_self: see ``closest``. count: the most neighbours. radius: metres.
     """
     index, distance = closest(target, source, valid, count + 1, exclude_self)
-    limit = distance[..., count:].clamp(max=radius) if index.shape[-1] > count else radius
-    index, distance = index[..., :count], distance[..., :count]
-    return Neighbours(index, fading(distance, limit))
+    limit = distance[..., count:].clamp(max=radius)
+    return Neighbours(index[..., :count], fading(distance[..., :count], limit))
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
@@ -167,7 +175,9 @@ class RelativeAttention(nn.Module):
         picked = picked + relative + bias.unsqueeze(-3)
         sink = self.sink[:, None, None].expand(*picked.shape[:-1], 1)
         weight = torch.cat((picked, sink), dim=-1).softmax(-1)[..., :-1]  # [..., H, S, J]
-        spread = weight if index is None else torch.zeros_like(score).scatter_add(-1, index, weight)
+        spread = weight
+        if index is not None:
+            spread = torch.zeros_like(score, dtype=weight.dtype).scatter_add(-1, index, weight)
         result = (spread @ value).transpose(-3, -2)  # [..., S, H, each]
         related = weight.transpose(-3, -2) @ relation  # [..., S, H, F]
         result = result + torch.einsum("...hf,hfd->...hd", related, self.relation_value)

@@ -76,6 +76,14 @@ COMMANDS: dict[str, Command] = {
         "--scenes runs/store/training --checkpoint runs/pretrain/reference.ckpt --out runs/finetune",
         "fine-tune the reference in closed loop",
     ),
+    "export": Command(
+        "pipeline.stages.export",
+        "run_export",
+        "ExportConfig",
+        "export",
+        "--checkpoint runs/demo/finetune/reference.ckpt --out runs/export",
+        "write the reference as safetensors and JSON",
+    ),
     "selfplay": Command(
         "pipeline.stages.selfplay",
         "run_selfplay",

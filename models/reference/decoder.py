@@ -143,15 +143,17 @@ class Relations(nn.Module):
 
     def _light_bias(self, view: MapView, lights: KnownLights) -> Tensor:
         """[B, A, L, J, F] what the light of each piece says."""
-        scenes, count, blocks = lights.code.shape
-        row = view.light.clamp(min=0).view(scenes, -1, *view.light.shape[1:])  # [B, R, A, L, J]
+        steady, fading = (nn.functional.pad(table, (0, 0, 1, 0)) for table in self.light)
+        fade = torch.exp(-lights.age / _LIGHT_FADE).unsqueeze(-1)
+        says = steady[lights.code] + fading[lights.code] * fade  # [scenes, S, L, F]
+        # Row 0 is "no light"; there are far fewer lights than edges.
+        says = nn.functional.pad(says, (0, 0, 0, 0, 1, 0))
+        scenes, count, blocks = says.shape[:3]
+        row = (view.light + 1).view(scenes, -1, *view.light.shape[1:])  # [B, R, A, L, J]
         scene = torch.arange(scenes, device=row.device).view(-1, 1, 1, 1, 1)
         block = torch.arange(blocks, device=row.device).unsqueeze(-1)
-        place = ((scene * count + row) * blocks + block).flatten(0, 1)
-        code = torch.where(view.light >= 0, lights.code.flatten()[place], 0)
-        fade = torch.exp(-lights.age.flatten()[place] / _LIGHT_FADE).unsqueeze(-1)
-        steady, fading = (nn.functional.pad(table, (0, 0, 1, 0))[code] for table in self.light)
-        return steady + fading * fade
+        place = (scene * count + row) * blocks + block
+        return says.flatten(0, 2).index_select(0, place.flatten()).view(*view.light.shape, -1)
 
     def between_agents(self, pose: Tensor, present: Tensor) -> Edges:
         """Edges of each agent to the agents nearest to it at the same moment.

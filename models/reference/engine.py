@@ -50,10 +50,15 @@ class Rollout:
 
 
 class Engine:
-    """Rolls a reference out; weights must not change during its life."""
+    """Rolls a reference out; weights must not change during its life.
 
-    def __init__(self, model: Reference) -> None:
+    Args:
+        compiled: fuse the step of a rollout with torch.compile, once for all sizes of scenes.
+    """
+
+    def __init__(self, model: Reference, compiled: bool = False) -> None:
         self.model = model.eval()
+        self._advance = torch.compile(model.advance, fullgraph=True, dynamic=True) if compiled else model.advance
         with torch.no_grad():
             self.tables: TokenTables = model.token_tables()
 
@@ -82,15 +87,19 @@ class Engine:
         memory = memory.repeat(rollouts)
         agents = _repeat(agents, rollouts)
         # A boundary behind: the last token of the history, which led to where the agents are now.
-        previous, moved = (t[:, :, first - 1].repeat_interleave(rollouts, 0) for t in (history.ids, history.valid))
-        pose = history.poses[:, :, first].repeat_interleave(rollouts, 0)
+        # Tensors of their own: to compiled code, a view, or one tensor given twice, is another case.
+        previous, moved, pose = (
+            t.repeat_interleave(rollouts, 0).clone()
+            for t in (history.ids[:, :, first - 1], history.valid[:, :, first - 1], history.poses[:, :, first])
+        )
+        executed = agents.simulated.clone()
         ids, poses = [], []
         for step in range(tokens):
             moment = Moment(pose, previous, moved, agents.simulated)
-            logits = self._step(first + step, memory, encoding, sources, agents, lights, moment)
-            previous, moved = choose(step, logits, pose), agents.simulated
+            logits = self._step(self._advance, first + step, memory, encoding, sources, agents, lights, moment)
+            previous, moved = choose(step, logits, pose), executed
             motion = apply_token(model.vocabulary, pose, previous, agents.types)
-            pose = motion[..., -1, :]
+            pose = motion[..., -1, :].contiguous()
             ids.append(previous)
             poses.append(motion)
         scenes = len(encoding.origin)
@@ -117,11 +126,13 @@ class Engine:
             moved = history.valid[:, :, boundary - 1] if boundary else nothing
             present = moved | history.valid[:, :, boundary]
             moment = Moment(history.poses[:, :, boundary], previous, moved, present)
-            self._step(boundary, memory, encoding, sources, agents, lights, moment)
+            # Few steps of few rows: not worth compiling for.
+            self._step(self.model.advance, boundary, memory, encoding, sources, agents, lights, moment)
         return memory
 
     def _step(
         self,
+        advance: Callable[..., Tensor],
         boundary: int,
         memory: Memory,
         encoding: MapEncoding,
@@ -130,12 +141,12 @@ class Engine:
         lights: KnownLights,
         moment: Moment,
     ) -> Tensor:
-        """Logits [B * R, A, K] at a boundary, the next in order."""
+        """Logits [B * R, A, K] at a boundary, the next in order, by ``Reference.advance`` or it compiled."""
         if boundary % self.model.block == 0:
             self.model.look(boundary, memory, encoding, sources, moment)
         number = torch.tensor([boundary], device=moment.pose.device)
         second = _at_second(lights, boundary // self.model.block)
-        return self.model.advance(number, memory, self.tables, agents, second, moment)
+        return advance(number, memory, self.tables, agents, second, moment)
 
 
 def _at_second(lights: KnownLights, second: int) -> KnownLights:

@@ -158,10 +158,13 @@ class Reference(nn.Module):
             types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is real.
         """
         hidden = self.head[1](self.head[0](x))
-        result = hidden @ tables.weight[0].T + tables.bias[0]
-        for index in range(1, len(TYPE_NAMES)):
-            mine = (types == index)[..., None, None]
-            result = torch.where(mine, hidden @ tables.weight[index].T + tables.bias[index], result)
+        with torch.autocast(hidden.device.type, enabled=False):
+            # Differences of logits near ten are lost in bfloat16.
+            hidden, weight = hidden.float(), tables.weight.float()
+            result = hidden @ weight[0].T + tables.bias[0]
+            for index in range(1, len(TYPE_NAMES)):
+                mine = (types == index)[..., None, None]
+                result = torch.where(mine, hidden @ weight[index].T + tables.bias[index], result)
         if self.inertia is None:
             return result
         kind = types.unsqueeze(-1).expand_as(previous)
@@ -267,7 +270,7 @@ class Reference(nn.Module):
         for index, layer in enumerate(self.agent_layers()):
             own = layer.time.by_head(layer.time.sources(x))  # [2, B * R, A, H, 1, D / H]
             x = layer(x, memory.sources[index], view.sources[index], time, road, social)
-            memory.sources[index].index_copy_(4, here, own)
+            memory.sources[index].index_copy_(4, here, own.to(memory.sources[index].dtype))
         memory.pose.index_copy_(2, here, pose.unsqueeze(2))
         memory.present.index_copy_(2, here, moment.present.unsqueeze(2))
         return self.logits(tables, agents.types, x, previous, moved)[:, :, 0]

@@ -154,8 +154,8 @@ def test_nearest_is_the_brute_force_nearest(seed, count, exclude):
         real = distance[row].isfinite()
         assert order[row][real].tolist() == [other for _, other in expected]
         seen = {other: min(1.0, min(6.0, beyond) - d) for d, other in expected if d < min(6.0, beyond)}
-        weight = dict(zip(found.index[row].tolist(), found.bias[row].exp().tolist(), strict=True))
-        assert {other: w for other, w in weight.items() if w > 0} == pytest.approx(seen, abs=1e-5)
+        weight = zip(found.index[row].tolist(), found.bias[row].exp().tolist(), strict=True)
+        assert {other: w for other, w in weight if w > 0} == pytest.approx(seen, abs=1e-5)
 
 
 def test_what_is_seen_is_continuous(attention):

@@ -13,6 +13,7 @@ from data.batch import collate
 from data.scene import map_tensors
 from models.reference.config import ReferenceConfig
 from models.reference.inputs import KnownLights, collate_inputs, select_agents
+from models.reference.loss import loss_mask
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import scene_inputs
@@ -188,3 +189,19 @@ def test_time_slots_ascend_from_one_to_the_span(steps):
     assert offsets[-1] == 30 // steps
     assert list(offsets) == sorted(set(offsets))
     assert len(offsets) == min(8, 30 // steps)
+
+
+def test_half_precision_keeps_places_and_probabilities(fast_model):
+    inputs = inputs_of(fast_model, random_scene(0))
+    exact = fast_model(inputs).log_softmax(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = fast_model(inputs)
+    assert near.dtype == torch.float32
+    error = (near.log_softmax(-1) - exact)[loss_mask(inputs)].abs()
+    assert 0 < float(error.mean()) < 0.02 * float(exact.std())
+    # Half a kilometre from anything, half precision of places would turn every wave.
+    waves = fast_model.relations.agent
+    far = torch.tensor([[500.3, -211.7, 0.4]])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = waves(far, torch.zeros(1, 3))
+    torch.testing.assert_close(half.float(), waves(far, torch.zeros(1, 3)), atol=0.05, rtol=0.05)

@@ -285,3 +285,18 @@ def test_pretraining_goes_on_from_other_weights(data, pretrained, tmp_path):
     other = dataclasses.replace(config, model=dataclasses.replace(MODEL, layers=1))
     with pytest.raises(UserError, match="another size or vocabulary"):
         run_pretrain(other, **data, start=start, out=tmp_path / "other", seed=9)
+
+
+def test_training_in_half_precision_stays_near(data, pretrained, tmp_path):
+    config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(FIT, precision="bf16-mixed", device="cpu"))
+    run_pretrain(config, **data, out=tmp_path, seed=5)
+    exact, near = (
+        [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
+        for folder in (pretrained, tmp_path)
+    )
+    assert near != exact
+    assert near == pytest.approx(exact, rel=0.03)
+    half = dataclasses.replace(FINETUNE, fit=dataclasses.replace(FINETUNE.fit, precision="bf16-mixed"))
+    paths = {name: path for name, path in data.items() if name != "vocabulary"}
+    figures = run_finetune(half, **paths, checkpoint=tmp_path / "reference.ckpt", out=tmp_path / "tuned", seed=5)
+    assert math.isfinite(figures["training_loss"])
