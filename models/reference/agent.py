@@ -34,23 +34,31 @@ _MAX_SCORED = 32_768
 
 
 class ReferenceAgent:
-    """A frozen reference in evaluation mode, on the device of its weights."""
+    """A frozen reference in evaluation mode, on the device of its weights.
 
-    def __init__(self, model: Reference, sampling: SamplingConfig | None = None) -> None:
+    Args:
+        sampling: how tokens are drawn. compiled: fuse the steps of rollouts, see ``Engine``.
+    """
+
+    def __init__(self, model: Reference, sampling: SamplingConfig | None = None, compiled: bool = False) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.engine = Engine(self.model)
+        self.engine = Engine(self.model, compiled)
         self.sampling = sampling or SamplingConfig()
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, sampling: SamplingConfig | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: Path,
+        sampling: SamplingConfig | None = None,
+        device: torch.device | str = "cpu",
+        compiled: bool = False,
     ) -> ReferenceAgent:
         """Load ``reference.ckpt``.
 
         Raises:
             UserError: not such a checkpoint.
         """
-        return cls(load_reference(path, device), sampling)
+        return cls(load_reference(path, device), sampling, compiled)
 
     @property
     def vocabulary(self) -> Vocabulary:

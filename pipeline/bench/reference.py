@@ -76,10 +76,10 @@ def _training(scene: Scene, size: str, words: Vocabulary) -> tuple[float, float]
     return cpu_seconds(step, _STEPS), peak_memory_mb()
 
 
-def _sampling(scene: Scene, size: str, words: Vocabulary) -> tuple[float, float]:
+def _sampling(scene: Scene, size: str, words: Vocabulary, compiled: bool = False) -> tuple[float, float]:
     torch.set_num_threads(1)
-    agent = ReferenceAgent(_model(size, words))
-    agent.rollouts(scene, 1, 0)
+    agent = ReferenceAgent(_model(size, words), compiled=compiled)
+    agent.rollouts(scene, _ROLLOUTS if compiled else 1, 0)
     return cpu_seconds(lambda: agent.rollouts(scene, _ROLLOUTS, 0)), peak_memory_mb()
 
 
@@ -128,5 +128,8 @@ def bench() -> list[Row]:
                 rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", seconds, "CPU s", theirs, ratio))
                 rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", memory, "MB peak"))
     words = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
+    seconds, memory = fresh(partial(_sampling, chosen[0], "nano", words, compiled=True))
+    name = f"{_ROLLOUTS} rollouts compiled, nano, 0.2 s, K 200, {kind}, {int(chosen[0].simulated.sum())} agents"
+    rows += [Row(name, seconds, "CPU s"), Row(name, memory, "MB peak")]
     rows.append(Row(f"loader without its memory, {kind}", fresh(partial(_loading, records, words)), "scenes/CPU s"))
     return rows

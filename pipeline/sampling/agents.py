@@ -30,13 +30,18 @@ class SimAgent(Protocol):
 
 
 def make_agent(
-    name: str, checkpoint: Path | None, sampling: SamplingConfig | None = None, device: str = "cpu"
+    name: str,
+    checkpoint: Path | None,
+    sampling: SamplingConfig | None = None,
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> SimAgent:
     """Make an agent.
 
     Args:
         name: one of ``AGENT_NAMES``. checkpoint: of a learnt agent.
         sampling: how a learnt agent draws its tokens. device: of a learnt agent.
+        compiled: fuse the reference's steps with torch.compile.
 
     Raises:
         UserError: unknown name, or no checkpoint for a learnt agent.
@@ -52,7 +57,7 @@ def make_agent(
         from models.reference.agent import ReferenceAgent
 
         assert checkpoint is not None
-        return ReferenceAgent.from_checkpoint(checkpoint, sampling, device)
+        return ReferenceAgent.from_checkpoint(checkpoint, sampling, device, compiled)
     if name == "policy":
         from pipeline.sampling.policy_agent import PolicyAgent
 
