@@ -31,13 +31,19 @@ class Outcome:
     peak_memory_mb: float
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, even by ``kill -9`` (Linux; elsewhere no effect).
 
     Orphans would go on writing into folders that the next run is using.
+
+    Args:
+        parent: its process id; if it is dead already, this process ends at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # It may have died while this process was starting, before there was anybody to ask.
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _child(function: Callable[[], Any], write_end: int) -> NoReturn:
@@ -82,11 +88,12 @@ def run_isolated(function: Callable[[], Any]) -> Outcome:
     read_end, write_end = os.pipe()
     # Ctrl-C goes to the whole process group: the child ends by it, the parent waits for the child.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(read_end)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        die_with_parent()
+        die_with_parent(parent)
         _child(function, write_end)
     try:
         os.close(write_end)

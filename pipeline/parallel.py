@@ -26,10 +26,10 @@ def worker_count(wanted: int) -> int:
     return wanted or len(os.sched_getaffinity(0))
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(parent: int) -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    die_with_parent(parent)
     torch.set_num_threads(1)
 
 
@@ -58,7 +58,9 @@ def run_tasks(
         return
     # Fresh processes: forking one with threads of torch or Arrow may deadlock.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),)
+    )
     try:
         futures: dict[Future[ResultT], int] = {
             pool.submit(function, task): index for index, task in enumerate(tasks)

@@ -20,7 +20,6 @@ from data.scene import STEP_SECONDS
 from data.store import SceneStore
 from data.tokenizer import retokenisation_error
 from data.vocabulary import TYPE_NAMES, Vocabulary, VocabularyConfig, build_vocabulary
-from models.reference.augmentation import AugmentationConfig
 from pipeline.fitting import FitConfig
 from pipeline.stages.pretraining import PretrainConfig, run_pretrain
 from pipeline.summary import render_table
@@ -51,7 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
                 validation_scenes=22,
                 rollout_scenes=22,
                 validate_every=options.steps,
-                augment=AugmentationConfig(noise=0.2),
             )
             figures = run_pretrain(
                 PretrainConfig(size=options.size, fit=fit),

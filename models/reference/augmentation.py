@@ -43,7 +43,7 @@ class AugmentationConfig:
     time_shift: int = 0
     agent_drop: float = 0.0
     history_drop: float = 0.1
-    noise: float = 0.0
+    noise: float = 0.2
     noise_choices: int = 5
 
     def __post_init__(self) -> None:

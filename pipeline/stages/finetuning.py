@@ -53,7 +53,7 @@ class FinetuneConfig:
             warmup_steps=10,
             final_rate=0.05,
             validate_every=100,
-            augment=AugmentationConfig(history_drop=0.0),
+            augment=AugmentationConfig(history_drop=0.0, noise=0.0),
         )
     )
 

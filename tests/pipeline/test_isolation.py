@@ -96,3 +96,32 @@ def test_tasks(workers: int) -> None:
 def test_a_killed_worker_is_named() -> None:
     with pytest.raises(UserError, match="worker process was killed"):
         list(run_tasks(square, [1, 2000, 3], 2))
+
+
+def test_who_starts_after_its_parent_died_ends_at_once() -> None:
+    code = "from pipeline.isolation import die_with_parent; die_with_parent(2**22 + 1); print('alive')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+
+
+def test_workers_that_are_still_starting_die_with_a_killed_parent() -> None:
+    code = (
+        "from pipeline.parallel import run_tasks\n"
+        "from tests.pipeline.test_isolation import square\n"
+        "if __name__ == '__main__': list(run_tasks(square, [1, 2, 3], 2))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    workers: list[int] = []
+    while len(workers) < 3:  # two workers, and the process that keeps account of shared memory
+        workers = [int(pid) for pid in children.read_text().split()]
+        time.sleep(0.005)
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        alive = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        if not alive:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{len(alive)} workers outlived their parent")

@@ -18,7 +18,7 @@ from models.reference.inputs import collate_inputs
 from models.reference.recording import Recording, recording_inputs, recording_of
 from tests.models.scenes import random_scene
 
-NOTHING = AugmentationConfig(mirror=0.0, history_drop=0.0)
+NOTHING = AugmentationConfig(mirror=0.0, history_drop=0.0, noise=0.0)
 
 
 def draws_of(recording: Recording, value: float | None = None) -> Draws:

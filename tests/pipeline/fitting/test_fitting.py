@@ -125,7 +125,7 @@ def test_pretraining_learns(data, tmp_path):
         learning_rate=3e-3,
         warmup_steps=5,
         validate_every=80,
-        augment=AugmentationConfig(history_drop=0.0),
+        augment=AugmentationConfig(history_drop=0.0, noise=0.0),
     )
     config = PretrainConfig(size="custom", model=ReferenceConfig(hidden=32, layers=1), fit=fit)
     paths = {**data, "validation": data["scenes"]}
