@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from data.errors import UserError
+from pipeline.allocator import keep_freed_memory
 from pipeline.isolation import die_with_parent
 
 __all__ = ["run_tasks", "worker_count"]
@@ -30,6 +31,7 @@ def _prepare_worker(parent: int) -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
+    keep_freed_memory()
     torch.set_num_threads(1)
 
 

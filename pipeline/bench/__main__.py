@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from data.files import write_json
+from pipeline.allocator import keep_freed_memory
 from pipeline.bench.rows import Row
 from pipeline.summary import render_table
 
@@ -39,4 +40,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.allocator import keep_freed_memory
+
 __all__ = ["Row", "cpu_seconds", "fresh", "peak_memory_mb", "record_files"]
 
 ValueT = TypeVar("ValueT")
@@ -51,7 +53,9 @@ def peak_memory_mb() -> float:
 
 def fresh(function: Callable[[], ValueT]) -> ValueT:
     """Call a picklable function in a process that has loaded nothing else, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=keep_freed_memory
+    ) as pool:
         return pool.submit(function).result()
 
 
