@@ -10,7 +10,6 @@ boundary. So the boundaries of a block share the gathered keys and values, and r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +46,8 @@ class Edges:
 
 @dataclass(frozen=True)
 class MapView:
-    """The map neighbours of each agent for some blocks, gathered: all that agents need of the map meanwhile."""
+    """The map neighbours of each agent for some blocks."""
 
-    sources: tuple[Tensor, ...]  # per layer [2, B, A, L, H, J, D / H] keys and values by head
     pose: Tensor  # [B, A, L, J, 3]
     bias: Tensor  # [B, A, L, J] how well each is seen, see ``models.attention.nearest``
     light: Tensor  # [B, A, L, J] int64 row of the lights, -1 for none
@@ -69,21 +67,14 @@ def expected_centre(pose: Tensor, previous: Tensor, moved: Tensor, block: int) -
     return pose[..., :2] + step * (block / 2)
 
 
-def look_at_map(
-    encoding: MapEncoding,
-    layers: Sequence[AgentLayer],
-    sources: tuple[Tensor, ...],
-    centre: Tensor,
-    config: ReferenceConfig,
-) -> MapView:
-    """Find and gather the map neighbours of each agent.
+def look_at_map(encoding: MapEncoding, centre: Tensor, config: ReferenceConfig) -> tuple[MapView, Tensor]:
+    """Find the map neighbours of each agent.
 
     Args:
-        layers: of the network. sources: of each, [B, M, 2 D] keys and values of all pieces.
         centre: [B, R, A, L, 2]; R rollouts of a scene look at the same map.
 
     Returns:
-        A view with B * R rows.
+        A view with B * R rows, and which pieces they are, [B, R, A, L, J] int64.
     """
     batch, rollouts, agents, blocks, _ = centre.shape
     near = nearest(
@@ -94,15 +85,12 @@ def look_at_map(
         2 * config.map_radius,
     )
     rows = (batch * rollouts, agents, blocks, near.index.shape[-1])
-    return MapView(
-        sources=tuple(
-            layer.map.gather_by_head(source, near.index).view(2, *rows[:3], layer.map.heads, rows[3], -1)
-            for layer, source in zip(layers, sources, strict=True)
-        ),
+    view = MapView(
         pose=gather_rows(encoding.pose, near.index).view(*rows, 3),
         bias=near.bias.view(rows),
         light=gather_rows(encoding.light, near.index).view(rows),
     )
+    return view, near.index.view(*centre.shape[:4], -1)
 
 
 class Relations(nn.Module):
@@ -176,12 +164,20 @@ class AgentLayer(nn.Module):
         self.time, self.map, self.agent = (RelativeAttention(*arguments) for _ in range(3))
         self.feed_forward = FeedForward(config.hidden, config.dropout)
 
+    def see(self, source: Tensor, index: Tensor) -> Tensor:
+        """Keys and values of the pieces that agents look at, [2, B * R, A, L, H, J, D / H].
+
+        Args:
+            source: [B, M, 2 D] from ``map.sources``, of all pieces. index: [B, R, A, L, J] from ``look_at_map``.
+        """
+        return self.map.gather_by_head(source, index).flatten(1, 2)
+
     def forward(self, x: Tensor, past: Tensor, view: Tensor, time: Edges, road: Edges, social: Edges) -> Tensor:
         """One layer.
 
         Args:
             x: [B, A, T, D]. past: [2, B, A, H, W, D / H] keys and values for ``time``, by head.
-            view: [2, B, A, L, H, J, D / H] of ``MapView``; T = L * S.
+            view: [2, B, A, L, H, J, D / H] from ``see``; T = L * S.
             time, road, social: edges; those between agents have [B * T, A] in front.
         """
         blocks = view.shape[3]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.map_pieces import MapPieces
 from data.tokenizer import MotionTokens
@@ -53,6 +54,7 @@ class Memory:
     pose: Tensor  # [B, A, W, 3]
     present: Tensor  # [B, A, W] bool
     view: MapView | None = None  # of the block under way
+    seen: tuple[Tensor, ...] = ()  # per layer [2, B, A, 1, H, J, D / H], keys and values of what is in view
 
     def repeat(self, rollouts: int) -> Memory:
         """Give each row R copies, one after the other."""
@@ -62,9 +64,9 @@ class Memory:
 
         view = self.view
         if view is not None:
-            sources = tuple(copy(source, 1) for source in view.sources)
-            view = MapView(sources, copy(view.pose), copy(view.bias), copy(view.light))
-        return Memory([copy(source, 1) for source in self.sources], copy(self.pose), copy(self.present), view)
+            view = MapView(copy(view.pose), copy(view.bias), copy(view.light))
+        sources, seen = ([copy(tensor, 1) for tensor in tensors] for tensors in (self.sources, self.seen))
+        return Memory(sources, copy(self.pose), copy(self.present), view, tuple(seen))
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Reference(nn.Module):
 
     Args:
         config: sizes. vocabulary: becomes buffers that follow the weights from device to device.
+
+    Attributes:
+        recompute: let the backward pass compute what layers hold in between again, instead of keeping it: less
+            memory, more time.
     """
 
     motion: Tensor
@@ -89,7 +95,7 @@ class Reference(nn.Module):
 
     def __init__(self, config: ReferenceConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, False
         width, steps = config.hidden, vocabulary.token_steps
         for name, tensor in vocabulary.state_dict().items():
             self.register_buffer(f"vocabulary_{name}", tensor.clone(), persistent=False)
@@ -200,16 +206,21 @@ class Reference(nn.Module):
         reached, slot = slot >= 0, slot.clamp(min=0)
         before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
         centre = expected_centre(pose, before, moved, self.block)[:, :, :: self.block]
-        layers = list(self.agent_layers())
-        view = look_at_map(encoding, layers, self.map_sources(encoding), centre.unsqueeze(1), self.config)
+        view, seen = look_at_map(encoding, centre.unsqueeze(1), self.config)
         time = self.relations.over_time(pose, pose, present, slot, reached)
         road = self.relations.to_map(view, pose.unflatten(2, (-1, self.block)), lights)
         social = self.relations.between_agents(
             pose.transpose(1, 2).flatten(0, 1), present.transpose(1, 2).flatten(0, 1)
         )
         x = self.embed(tables, agents, previous, moved)
-        for index, layer in enumerate(layers):
-            x = layer(x, layer.time.by_head(layer.time.sources(x)), view.sources[index], time, road, social)
+        for layer in self.agent_layers():
+
+            def run(x: Tensor, layer: AgentLayer = layer) -> Tensor:
+                past = layer.time.by_head(layer.time.sources(x))
+                here = layer.see(layer.map.sources(encoding.feature), seen)
+                return layer(x, past, here, time, road, social)
+
+            x = checkpoint(run, x, use_reentrant=False) if self.recompute else run(x)
         return self.logits(tables, agents.types, *(t[:, :, :real] for t in (x, previous, moved)))
 
     def new_memory(self, rows: int, agents: int) -> Memory:
@@ -235,7 +246,10 @@ class Reference(nn.Module):
         before = memory.pose[:, :, (boundary - 1) % self.offsets[-1]]
         centre = expected_centre(moment.pose, before, moment.moved, self.block)
         centre = centre.view(len(encoding.origin), -1, moment.pose.shape[1], 1, 2)
-        memory.view = look_at_map(encoding, list(self.agent_layers()), sources, centre, self.config)
+        memory.view, index = look_at_map(encoding, centre, self.config)
+        memory.seen = tuple(
+            layer.see(source, index) for layer, source in zip(self.agent_layers(), sources, strict=True)
+        )
 
     def advance(
         self,
@@ -269,7 +283,7 @@ class Reference(nn.Module):
         here = boundary % size
         for index, layer in enumerate(self.agent_layers()):
             own = layer.time.by_head(layer.time.sources(x))  # [2, B * R, A, H, 1, D / H]
-            x = layer(x, memory.sources[index], view.sources[index], time, road, social)
+            x = layer(x, memory.sources[index], memory.seen[index], time, road, social)
             memory.sources[index].index_copy_(4, here, own.to(memory.sources[index].dtype))
         memory.pose.index_copy_(2, here, pose.unsqueeze(2))
         memory.present.index_copy_(2, here, moment.present.unsqueeze(2))

@@ -35,6 +35,7 @@ class FitConfig:
         checkpoint_every: steps between checkpoints for going on after an interruption.
         workers: processes that prepare batches; 0 prepares them in the training process.
         cache_scenes: scenes kept in memory by each process (some 0.2 MB each).
+        recompute: keep less of the forward pass and compute it again in the backward pass: less memory, more time.
         compile: fuse the network with torch.compile; pays off in trainings of many minutes.
         precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
         device: cpu, cuda, or auto for a GPU where there is one.
@@ -59,6 +60,7 @@ class FitConfig:
     checkpoint_every: int = 100
     workers: int = 0
     cache_scenes: int = 1024
+    recompute: bool = False
     compile: bool = False
     precision: str = "auto"
     device: str = "auto"

@@ -60,6 +60,7 @@ class FitModule(lightning.LightningModule):
         super().__init__()
         self.model, self._loss, self._scenes, self._config = model, loss, scenes, config
         self._seed, self._start = seed, start
+        model.recompute = config.recompute
         self.register_buffer("fingerprint", torch.frombuffer(bytearray.fromhex(fingerprint), dtype=torch.uint8))
         self.averaged: AveragedModel | None = None
         if config.ema:
