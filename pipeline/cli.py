@@ -164,7 +164,9 @@ def _call(name: str, arguments: list[str]) -> None:
     own, fields = split_config(parsed, [*inspect.signature(function).parameters])
     config = config_class(**{field.name: fields[field.name] for field in dataclasses.fields(config_class)})
     figures = function(config, **own)
-    if command.section is not None:
+    # Of processes that torchrun or Slurm started together, the first one speaks.
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    if command.section is not None and first:
         print(json.dumps(figures, indent=2, default=str))
 
 

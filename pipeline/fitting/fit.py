@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from models.reference.recording import recording_inputs
 from pipeline.fitting.batches import RecordedScenes
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule, Loss
-from pipeline.fitting.recorder import TRAINING_FILE, Recorder
+from pipeline.fitting.recorder import TRAINING_FILE, Recorder, silence_lightning
 
 __all__ = ["CHECKPOINT_FILE", "fit_reference"]
 
@@ -137,8 +135,7 @@ def _resumable(path: Path, fingerprint: str) -> int:
 
 
 def _trainer(config: FitConfig, recorder: Recorder) -> lightning.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    silence_lightning()
     strategy = "auto"
     if config.devices * config.nodes > 1:
         # Started by torchrun or Slurm, the other processes exist already.

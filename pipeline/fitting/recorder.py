@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
 from pipeline.progress import bar
 
-__all__ = ["COLUMNS", "TRAINING_FILE", "Recorder"]
+__all__ = ["COLUMNS", "TRAINING_FILE", "Recorder", "silence_lightning"]
 
 TRAINING_FILE = "training.ckpt"
 _METRICS_FILE = "metrics.csv"
@@ -34,6 +36,13 @@ _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_ve
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
 # Rollouts of each scene that is looked at while training.
 _FUTURES = 8
+
+
+def silence_lightning() -> None:
+    """Its hints are for those who write training loops, which users of this one do not."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 class Recorder(Callback):
@@ -62,6 +71,7 @@ class Recorder(Callback):
         self.rows: list[list[float | int | None]] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        silence_lightning()
         if trainer.is_global_zero:
             # Here and not before: with several devices this is another process.
             self._progress = bar(self._name, self._config.steps, " steps", initial=self._start)
