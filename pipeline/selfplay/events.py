@@ -138,10 +138,13 @@ def red_lights(world: World, motion: Motion) -> Tensor:
         return delta[..., 0] * cos + delta[..., 1] * sin, delta[..., 1] * cos - delta[..., 0] * sin
 
     before, _ = local(motion.start)
-    for index in range(motion.pose.shape[2]):
+    steps = motion.pose.shape[2]
+    # One slice, since compiled code takes a slice from anywhere, but each single index for a case of its own.
+    red_now = world.red[:, :, motion.first_step : motion.first_step + steps]
+    for index in range(steps):
         pose = motion.pose[:, :, index]
         after, aside = local(pose)
-        red = (world.red[:, :, motion.first_step + index] & world.light_valid).unsqueeze(1)
+        red = (red_now[:, :, index] & world.light_valid).unsqueeze(1)
         same_way = torch.cos(pose[:, :, None, 2] - heading) > 0.5
         crossed = (before < 0) & (after >= 0) & (aside.abs() < _STOP_LINE_HALF_WIDTH) & same_way & red
         ran = ran | (crossed.any(-1) & motion.present[:, :, index])

@@ -73,7 +73,7 @@ def reset(world: World, goal_hidden: Tensor) -> State:
     return State(
         pose=world.pose,
         velocity=world.velocity,
-        present=world.exists,
+        present=world.exists.clone(),
         last_motion=last,
         collided=nobody,
         goal_reached=nobody,
@@ -114,13 +114,13 @@ def step(
     replayed = controlled[..., None]
     pose = torch.where(replayed[..., None], moved, logged)
     present = torch.where(replayed, state.present[..., None], world.log_valid[:, :, first : first + steps])
-    end = pose[:, :, -1]
+    end = pose[:, :, -1].contiguous()
     before = pose[:, :, -2] if steps > 1 else state.pose
     motion = Motion(start=state.pose, pose=pose, present=present & world.exists[..., None], first_step=first + 1)
     after = State(
         pose=end,
         velocity=(end[..., :2] - before[..., :2]) / STEP_SECONDS,
-        present=motion.present[..., -1],
+        present=motion.present[..., -1].contiguous(),
         last_motion=_local(end, state.pose),
         collided=state.collided,
         goal_reached=state.goal_reached,
