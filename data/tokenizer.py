@@ -28,6 +28,7 @@ __all__ = [
     "scene_origin",
     "tokenize_motion",
     "tokenize_scene",
+    "tokenize_straying",
 ]
 
 # A pose that no token reaches within this mean corner distance (metres) is a jump of the recording (a flipped
@@ -72,20 +73,14 @@ def match_token(vocabulary: Vocabulary, pose: Tensor, target: Tensor, types: Ten
     Returns:
         ids [...] int64 and the mean corner distance [...] in metres that remains.
     """
-    return _match(vocabulary.corners[types], vocabulary.box[types], pose, target)
-
-
-def _match(
-    token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor, rank: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The token of each rank, and the distance of the nearest."""
-    goal = pose_corners(local_pose(target, pose), box)  # [..., 4, 2]
-    every = corner_distance(token_corners, goal.unsqueeze(-3))
-    distance, ids = every.min(-1)
-    if rank is not None:
-        near = every.topk(min(int(rank.max()) + 1, every.shape[-1]), dim=-1, largest=False).indices
-        ids = near.gather(-1, rank.clamp(max=near.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+    distance, ids = _distances(vocabulary.corners[types], vocabulary.box[types], pose, target).min(-1)
     return ids, distance
+
+
+def _distances(token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor) -> Tensor:
+    """[..., K] mean corner distance of ``target`` from where each token leads."""
+    goal = pose_corners(local_pose(target, pose), box)  # [..., 4, 2]
+    return corner_distance(token_corners, goal.unsqueeze(-3))
 
 
 def tokenize_motion(
@@ -95,7 +90,6 @@ def tokenize_motion(
     types: Tensor,
     anchor: int | None = CURRENT_INDEX,
     max_jump: float = MAX_JUMP,
-    rank: Tensor | None = None,
 ) -> MotionTokens:
     """Tokenise motion by rolling matching: each token is chosen from where the tokens before it led.
 
@@ -106,8 +100,32 @@ def tokenize_motion(
         pose: [..., T, 3] recorded, T - 1 a multiple of token_steps (steps after the last boundary are not read).
         valid: [..., T] bool. types: [...] from ``type_index``.
         anchor: a step on a boundary, or None. max_jump: see ``MAX_JUMP``, metres.
-        rank: [..., N] int64, which of the nearest tokens is taken instead of the nearest (0), so that motion
-            strays from the recording a little and comes back; for training.
+
+    Raises:
+        ValueError: the anchor is not on a boundary.
+    """
+    return tokenize_straying(vocabulary, pose, valid, types, None, anchor, max_jump)[0]
+
+
+def tokenize_straying(
+    vocabulary: Vocabulary,
+    pose: Tensor,
+    valid: Tensor,
+    types: Tensor,
+    rank: Tensor | None,
+    anchor: int | None = CURRENT_INDEX,
+    max_jump: float = MAX_JUMP,
+) -> tuple[MotionTokens, Tensor]:
+    """``tokenize_motion`` that may stray from the recording a little and come back, for training.
+
+    Args:
+        pose, valid, types, anchor, max_jump: as for ``tokenize_motion``.
+        rank: [..., N] int64, which of the nearest tokens is executed instead of the nearest (0); None for the
+            nearest always.
+
+    Returns:
+        The tokens executed, and [..., N] int64 the one nearest to the recording from where they led, 0 where not
+        valid.
 
     Raises:
         ValueError: the anchor is not on a boundary.
@@ -119,23 +137,31 @@ def tokenize_motion(
     pose, valid = pose[..., boundary, :], valid[..., boundary]
     token_corners, box = vocabulary.corners[types], vocabulary.box[types]
     current = pose[..., 0, :]
-    ids, matched, poses = [], [], [current]
+    ids, nearest, matched, poses = [], [], [], [current]
+    # The number of ranks decides sizes: asked for once, since a device has to be waited for.
+    ranks = 1 if rank is None else min(int(rank.max()) + 1, vocabulary.size)
     for index in range(pose.shape[-2] - 1):
         target = pose[..., index + 1, :]
-        best, distance = _match(token_corners, box, current, target, None if rank is None else rank[..., index])
+        every = _distances(token_corners, box, current, target)
+        distance, best = every.min(-1)
         good = valid[..., index] & valid[..., index + 1] & (distance <= max_jump)
+        nearest.append(torch.where(good, best, 0))
+        if rank is not None:
+            near = every.topk(ranks, dim=-1, largest=False).indices
+            best = near.gather(-1, rank[..., index].clamp(max=ranks - 1).unsqueeze(-1)).squeeze(-1)
         reached = apply_token(vocabulary, current, best, types)[..., -1, :]
         restart = ~good | ((index + 1) * steps == anchor)
         current = torch.where(restart.unsqueeze(-1), target, reached)
         ids.append(torch.where(good, best, 0))
         matched.append(good)
         poses.append(current)
-    return MotionTokens(
+    tokens = MotionTokens(
         ids=torch.stack(ids, dim=-1),
         valid=torch.stack(matched, dim=-1),
         poses=torch.stack(poses, dim=-2),
         pose_valid=valid,
     )
+    return tokens, torch.stack(nearest, dim=-1)
 
 
 def extend_back(

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         steps += int(whole.sum()) * valid.shape[1]
         if agent is None or scene.unscorable_reason is not None:
             continue
-        states, ids, prepared = agent.rollouts(scene, options.rollouts, 0), agents.id[scene.simulated], None
+        states, ids = agent.rollouts(scene, options.rollouts, 0), agents.id[scene.simulated]
         prepared = prepare_scene(scene)
         flat = states.clone()
         flat[..., 2] = start[:, None, 2]

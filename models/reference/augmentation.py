@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,7 @@ def augment(recording: Recording, draws: Draws, config: AugmentationConfig) -> R
 
 
 def token_ranks(draws: Draws, config: AugmentationConfig) -> Tensor | None:
-    """[B, A, N] which of the nearest tokens is executed (see ``tokenize_motion``); None for the nearest always."""
+    """[B, A, N] which of the nearest tokens is executed, see ``tokenize_straying``; None for the nearest always."""
     if not config.noise:
         return None
     other = (draws.token[..., 1] * config.noise_choices).long()
@@ -125,22 +126,27 @@ def _shift(recording: Recording, shift: Tensor) -> Recording:
     )
 
 
+def _moved(recording: Recording, move: Callable[[Tensor, bool], Tensor]) -> Recording:
+    """Everything that has a place or a direction, moved by ``move(values, whether they are poses)``."""
+    pieces = recording.pieces
+    return dataclasses.replace(
+        recording,
+        pieces=dataclasses.replace(pieces, point=move(pieces.point, False), pose=move(pieces.pose, True)),
+        pose=move(recording.pose, True),
+        velocity=move(recording.velocity, False),
+    )
+
+
 def _mirror(recording: Recording, chosen: Tensor) -> Recording:
     """Reflect some scenes [B] at the x axis."""
     sign = torch.where(chosen, -1.0, 1.0)
 
-    def flipped(values: Tensor, angle: bool) -> Tensor:
+    def flipped(values: Tensor, is_pose: bool) -> Tensor:
         factor = sign.view(-1, *(1,) * (values.dim() - 2))
-        rest = [wrap_angle(values[..., 2] * factor)] if angle else []
+        rest = [wrap_angle(values[..., 2] * factor)] if is_pose else []
         return torch.stack((values[..., 0], values[..., 1] * factor, *rest), dim=-1)
 
-    pieces = recording.pieces
-    return dataclasses.replace(
-        recording,
-        pieces=dataclasses.replace(pieces, point=flipped(pieces.point, False), pose=flipped(pieces.pose, True)),
-        pose=flipped(recording.pose, True),
-        velocity=flipped(recording.velocity, False),
-    )
+    return _moved(recording, flipped)
 
 
 def _turn(recording: Recording, angle: Tensor) -> Recording:
@@ -153,10 +159,4 @@ def _turn(recording: Recording, angle: Tensor) -> Recording:
             return position
         return torch.cat((position, wrap_angle(values[..., 2] + about).unsqueeze(-1)), dim=-1)
 
-    pieces = recording.pieces
-    return dataclasses.replace(
-        recording,
-        pieces=dataclasses.replace(pieces, point=turned(pieces.point, False), pose=turned(pieces.pose, True)),
-        pose=turned(recording.pose, True),
-        velocity=turned(recording.velocity, False),
-    )
+    return _moved(recording, turned)

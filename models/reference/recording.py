@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.map_pieces import MapPieces, cut_map
 from data.scene import CURRENT_INDEX, Scene
-from data.tokenizer import MotionTokens, extend_back, match_token, scene_origin, tokenize_motion
+from data.tokenizer import MotionTokens, extend_back, scene_origin, tokenize_straying
 from data.vocabulary import Vocabulary, type_index
 from models.reference.inputs import AgentInputs, SceneInputs, lights_known
 
@@ -72,10 +72,10 @@ def recording_inputs(recording: Recording, vocabulary: Vocabulary, rank: Tensor 
     """Tokenise recorded motion.
 
     Args:
-        rank: [B, A, N] int64, see ``tokenize_motion``; 0 everywhere if not given.
+        rank: [B, A, N] int64, see ``tokenize_straying``; 0 everywhere if not given.
     """
     pose, valid = extend_back(recording.pose, recording.velocity, recording.valid, vocabulary.token_steps)
-    tokens = tokenize_motion(vocabulary, pose, valid, recording.types, rank=rank)
+    tokens, target = tokenize_straying(vocabulary, pose, valid, recording.types, rank)
     simulated = recording.valid[..., CURRENT_INDEX]
     shown = simulated.unsqueeze(-1)
     tokens = MotionTokens(
@@ -86,13 +86,6 @@ def recording_inputs(recording: Recording, vocabulary: Vocabulary, rank: Tensor 
     )
     steps, count = vocabulary.token_steps, tokens.ids.shape[-1]
     recorded = recording.pose[..., : steps * count + 1 : steps, :]
-    target = tokens.ids
-    if rank is not None:
-        types = recording.types.unsqueeze(-1).expand_as(target)
-        back, _ = match_token(
-            vocabulary, tokens.poses[:, :, :-1], pose[..., steps : steps * count + 1 : steps, :], types
-        )
-        target = torch.where(tokens.valid, back, 0)
     return SceneInputs(
         pieces=recording.pieces,
         lights=lights_known(

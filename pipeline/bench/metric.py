@@ -7,16 +7,12 @@ rollout is two of 33 parts; the row's name says that it is scaled.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from data.scene import Agents, Scene
-from data.tfrecord import read_records
-from data.womd import parse_scenario
-from pipeline.bench.rows import Row, cpu_seconds, fresh, peak_memory_mb, record_files
+from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 from pipeline.official_metric import scenario_proto, score_officially
 from pipeline.sampling.baselines import ConstantVelocity
 from submission.protos import Rollouts, to_proto
@@ -25,8 +21,6 @@ from submission.realism import load_config, prepare_scene, score
 __all__ = ["bench"]
 
 _ROLLOUTS = 32
-# Original Waymo protos with many agents, where there are real data.
-_WANTED = ("637f20cafde22ff8", "ee519cf571686d19")
 
 
 def _rollouts(scene: Scene, count: int) -> torch.Tensor:
@@ -108,10 +102,8 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
 
 
 def bench() -> list[Row]:
-    with tempfile.TemporaryDirectory() as folder:
-        kind, files = record_files(Path(folder))
-        scenes = [parse_scenario(r) for file in files for r in read_records(file) if isinstance(r, bytes)]
-    chosen = [scene for scene in scenes if scene.scenario_id in _WANTED] or scenes[:2]
+    kind, scenes = load_scenes()
+    chosen, _ = known_pair(scenes)
     rows = []
     for scene in chosen:
         seconds, memory = fresh(partial(_ours, scene))

@@ -9,17 +9,13 @@ take these ratios as rough.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from data.batch import collate
 from data.scene import Scene
-from data.tfrecord import read_records
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
-from data.womd import parse_scenario
 from models.reference.agent import ReferenceAgent
 from models.reference.augmentation import AugmentationConfig, augment, draw_for
 from models.reference.config import size_preset
@@ -28,15 +24,13 @@ from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import recording_inputs, recording_of
-from pipeline.bench.rows import Row, cpu_seconds, fresh, peak_memory_mb, record_files
+from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 
 __all__ = ["bench"]
 
 _ROLLOUTS = 32
 _STEPS = 3
-# Scenario one and two of CAT-K's measurement: 50 and 84 simulated agents.
-_WANTED = ("637f20cafde22ff8", "ee519cf571686d19")
-# (size, scenario) to agent-tokens (agents times 18 slots) per CPU second in training, batch of one scene.
+# (size, number of the known scene) to agent-tokens (agents times 18 slots) per CPU second in training on one scene.
 _CATK_TOKENS = {("tiny", 0): 45.0, ("tiny", 1): 118.0, ("mini", 0): 75.0, ("mini", 1): 196.0}
 # Size to peak memory of training, MB.
 _CATK_MEMORY = {"tiny": 8000.0, "mini": 4800.0}
@@ -84,10 +78,9 @@ def _sampling(scene: Scene, size: str, words: Vocabulary, compiled: bool = False
     return cpu_seconds(lambda: agent.rollouts(scene, _ROLLOUTS, 0)), peak_memory_mb()
 
 
-def _loading(records: list[bytes], words: Vocabulary) -> float:
-    """Scenes a second of one loader that has none of them in memory yet: parsed, cut and pruned."""
+def _loading(scenes: list[Scene], words: Vocabulary) -> float:
+    """Scenes a second of one loader that has them parsed, but not yet cut and pruned."""
     torch.set_num_threads(1)
-    scenes = [parse_scenario(record) for record in records]
     config = size_preset("nano")
 
     def load() -> None:
@@ -99,13 +92,8 @@ def _loading(records: list[bytes], words: Vocabulary) -> float:
 
 
 def bench() -> list[Row]:
-    with tempfile.TemporaryDirectory() as folder:
-        kind, files = record_files(Path(folder))
-        records = [r for file in files for r in read_records(file) if isinstance(r, bytes)]
-    scenes = [parse_scenario(record) for record in records]
-    chosen = [scene for wanted in _WANTED for scene in scenes if scene.scenario_id == wanted]
-    known = len(chosen) == len(_WANTED)
-    chosen = chosen if known else scenes[:2]
+    kind, scenes = load_scenes()
+    chosen, known = known_pair(scenes)
     rows = []
     for title, config in _VOCABULARIES.items():
         words = build_vocabulary(scenes, dataclasses.replace(config, max_segments=20_000), 0)
@@ -135,5 +123,5 @@ def bench() -> list[Row]:
     seconds, memory = fresh(partial(_sampling, chosen[0], "nano", words, compiled=True))
     name = f"{_ROLLOUTS} rollouts compiled, nano, 0.2 s, K 200, {kind}, {int(chosen[0].simulated.sum())} agents"
     rows += [Row(name, seconds, "CPU s"), Row(name, memory, "MB peak")]
-    rows.append(Row(f"loader without its memory, {kind}", fresh(partial(_loading, records, words)), "scenes/CPU s"))
+    rows.append(Row(f"loader without its memory, {kind}", fresh(partial(_loading, scenes, words)), "scenes/CPU s"))
     return rows

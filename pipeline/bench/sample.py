@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from data.scene import Scene
-from data.tfrecord import read_records
 from data.vocabulary import VocabularyConfig, build_vocabulary
-from data.womd import parse_scenario
 from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
-from pipeline.bench.rows import Row, cpu_seconds, record_files
+from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.sampling.agents import SimAgent
 from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes
@@ -28,16 +23,9 @@ _ROLLOUTS = 32
 _SIZES = ("micro", "mini")
 
 
-def _scenes() -> tuple[str, list[Scene]]:
-    with tempfile.TemporaryDirectory() as folder:
-        kind, files = record_files(Path(folder))
-        records = (record for path in files for record in read_records(path))
-        return kind, [parse_scenario(r) for _, r in zip(range(_SCENES), records) if isinstance(r, bytes)]
-
-
 def bench() -> list[Row]:
     """Scenarios a second; networks have random weights, which are as fast as trained ones."""
-    kind, scenes = _scenes()
+    kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     torch.manual_seed(0)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 
-from data.scene import Scene, map_tensors
-from data.tfrecord import read_records
+from data.scene import map_tensors
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
-from data.womd import parse_scenario
 from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
-from pipeline.bench.rows import Row, cpu_seconds, record_files
+from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.events import find_events
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes, observe
@@ -31,13 +27,6 @@ __all__ = ["bench"]
 
 _WORLDS = 16
 _MINIBATCH = 2048
-
-
-def _scenes() -> tuple[str, list[Scene]]:
-    with tempfile.TemporaryDirectory() as folder:
-        kind, files = record_files(Path(folder))
-        records = (record for path in files for record in read_records(path))
-        return kind, [parse_scenario(r) for _, r in zip(range(_WORLDS), records) if isinstance(r, bytes)]
 
 
 def _simulate(world: World, vocabulary: Vocabulary, view: ObservationConfig) -> None:
@@ -85,7 +74,7 @@ def bench() -> list[Row]:
 
     The reference has random weights, which is as fast as a trained one.
     """
-    kind, scenes = _scenes()
+    kind, scenes = load_scenes(_WORLDS)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     pool: list[World] = []

@@ -99,12 +99,9 @@ class FitModule(lightning.LightningModule):
             recording = augment(batch.recording, batch.draws, config)
             inputs = recording_inputs(recording, self.model.vocabulary, token_ranks(batch.draws, config))
         loss, mask = self._loss(self.model, inputs)
-        count = mask.sum().clamp(min=1)
-        devices = self.trainer.world_size
-        if devices > 1:
-            # Devices average their gradients: each must divide by the tokens of all, not by its own.
-            count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
-        return (loss * mask).sum() * devices / count
+        # Devices average their gradients: each must divide by the tokens of all, not by its own.
+        count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
+        return (loss * mask).sum() * self.trainer.world_size / count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.augmentation import mirror, move
 from data.batch import collate
 from data.map_pieces import PIECE_LENGTH, cut_map
 from data.scene import MapKind, RoadMap
 from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
 from tests.models.scenes import random_scene
+from tests.transformations import mirror, move
 
 
 def scene_with(features, feature_ids=None):

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from data.augmentation import mirror, move
 from data.batch import collate
 from data.errors import UserError
 from data.scene import CURRENT_INDEX, map_tensors
@@ -17,6 +16,7 @@ from models.reference.augmentation import AugmentationConfig, Draws, augment, dr
 from models.reference.inputs import collate_inputs
 from models.reference.recording import Recording, recording_inputs, recording_of
 from tests.models.scenes import random_scene
+from tests.transformations import mirror, move
 
 NOTHING = AugmentationConfig(mirror=0.0, history_drop=0.0, noise=0.0)
 

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 
-from data.augmentation import move
 from data.batch import collate
 from data.scene import map_tensors
 from models.reference.config import ReferenceConfig
@@ -19,6 +18,7 @@ from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import scene_inputs
 from tests.models.scenes import random_scene
+from tests.transformations import move
 
 
 def inputs_of(model, *scenes):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.augmentation import move
 from data.batch import collate
 from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
@@ -17,6 +16,7 @@ from models.reference.inputs import keep_agents
 from models.reference.pruning import prune_map
 from models.reference.recording import scene_inputs
 from tests.models.reference.test_engine import roll
+from tests.transformations import move
 
 pytestmark = pytest.mark.womd
 

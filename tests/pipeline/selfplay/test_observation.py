@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.augmentation import move
 from data.scene import AgentType, LightState, MapKind, Scene
 from models.reference.inputs import select_agents
 from pipeline.selfplay.observation import Observation, ObservationConfig, feature_sizes, observe
@@ -21,6 +20,7 @@ from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW
 from tests.pipeline.selfplay.test_simulator import arcs
 from tests.scenes import Mover, Signal, hand_made
+from tests.transformations import move
 
 PAPER = ObservationConfig(
     neighbours=63,

@@ -1,4 +1,4 @@
-"""Transformations of a scene that leave traffic as plausible as it was: mirror, turn, shift.
+"""Mirror, turn and shift of whole scenes: what tests compare recordings and invariance with.
 
 All take single scenes and batches, and return new ones. Mirroring changes which side traffic drives on, yet each
 agent's motion, seen from itself, is one that agents of the other hand make; vocabulary and models gain from it.
