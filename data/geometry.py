@@ -6,6 +6,7 @@ Frames: x east, y north, headings counter-clockwise from +x in radians; a local 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -65,18 +66,40 @@ def boxes_overlap(
     Returns:
         [...] bool.
     """
-    delta = center_b - center_a
-    dx, dy = delta.unbind(-1)
-    cos_a, sin_a = torch.cos(heading_a), torch.sin(heading_a)
-    cos_b, sin_b = torch.cos(heading_b), torch.sin(heading_b)
+    gap = box_separation(
+        center_a.unbind(-1),
+        (torch.cos(heading_a), torch.sin(heading_a)),
+        half_a.unbind(-1),
+        center_b.unbind(-1),
+        (torch.cos(heading_b), torch.sin(heading_b)),
+        half_b.unbind(-1),
+    )
+    return gap < 0
+
+
+Numbers = Sequence[Tensor] | Tensor
+
+
+def box_separation(
+    center_a: Numbers, axis_a: Numbers, half_a: Numbers, center_b: Numbers, axis_b: Numbers, half_b: Numbers
+) -> Tensor:
+    """Widest gap between oriented boxes along an axis of either, negative where they overlap; all broadcast.
+
+    Args:
+        center_a, center_b: x and y, metres. axis_a, axis_b: cosine and sine of the heading.
+        half_a, half_b: half length and half width, metres.
+
+    Returns:
+        [...] metres.
+    """
+    (cos_a, sin_a), (cos_b, sin_b) = axis_a, axis_b
+    (la, wa), (lb, wb) = half_a, half_b
+    dx, dy = center_b[0] - center_a[0], center_b[1] - center_a[1]
     # cos and sin of the heading difference give all projections of one box on the other's axes.
     cos_ab = (cos_a * cos_b + sin_a * sin_b).abs()
     sin_ab = (cos_a * sin_b - sin_a * cos_b).abs()
-    la, wa = half_a.unbind(-1)
-    lb, wb = half_b.unbind(-1)
     gap_a_long = (dx * cos_a + dy * sin_a).abs() - (la + lb * cos_ab + wb * sin_ab)
     gap_a_side = (dy * cos_a - dx * sin_a).abs() - (wa + lb * sin_ab + wb * cos_ab)
     gap_b_long = (dx * cos_b + dy * sin_b).abs() - (lb + la * cos_ab + wa * sin_ab)
     gap_b_side = (dy * cos_b - dx * sin_b).abs() - (wb + la * sin_ab + wa * cos_ab)
-    gap = torch.maximum(torch.maximum(gap_a_long, gap_a_side), torch.maximum(gap_b_long, gap_b_side))
-    return gap < 0
+    return torch.maximum(torch.maximum(gap_a_long, gap_a_side), torch.maximum(gap_b_long, gap_b_side))

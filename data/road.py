@@ -49,11 +49,29 @@ _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
 class Segments:
     """Straight pieces of map features, centred on the scene. A stop sign is a piece of length zero."""
 
-    start: Tensor  # [N, 2] float32, metres
-    end: Tensor  # [N, 2]
-    height: Tensor  # [N, 2] z of start and end
+    line: Tensor  # [N, 6] float32: x, y of the start, x, y from there to the end, z of start and end; metres
     kind: Tensor  # [N] int64, MapKind
     turn: Tensor  # [N, 2] int64: neighbours before and after along the same feature, -1 where there is none
+
+    @property
+    def start(self) -> Tensor:
+        """[N, 2]"""
+        return self.line[..., :2]
+
+    @property
+    def end(self) -> Tensor:
+        """[N, 2]"""
+        return self.line[..., :2] + self.line[..., 2:4]
+
+    @property
+    def middle(self) -> Tensor:
+        """[N, 2]"""
+        return self.line[..., :2] + self.line[..., 2:4] / 2
+
+    @property
+    def height(self) -> Tensor:
+        """[N, 2] z of start and end"""
+        return self.line[..., 4:]
 
 
 @dataclass(frozen=True)
@@ -131,16 +149,12 @@ def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segment
         turns.append(np.stack((before, after), axis=1))
         count += size
     if not count:
-        empty = torch.zeros(0, 2)
-        return Segments(
-            empty, empty, empty, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
-        )
+        return Segments(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64))
     start, end = (np.concatenate(part).astype(np.float64) for part in (starts, ends))
     center = origin.double().numpy()
+    line = (start[:, :2] - center, end[:, :2] - start[:, :2], start[:, 2:], end[:, 2:])
     return Segments(
-        start=torch.from_numpy((start[:, :2] - center).astype(np.float32)),
-        end=torch.from_numpy((end[:, :2] - center).astype(np.float32)),
-        height=torch.from_numpy(np.stack((start[:, 2], end[:, 2]), axis=1).astype(np.float32)),
+        line=torch.from_numpy(np.concatenate(line, axis=1).astype(np.float32)),
         kind=torch.from_numpy(np.concatenate(kinds).astype(np.int64)),
         turn=torch.from_numpy(np.concatenate(turns).astype(np.int64)),
     )
@@ -194,7 +208,7 @@ def _height_differences(edges: Segments, heights: Tensor) -> list[tuple[Tensor, 
 
 def _planar_distance(x: Tensor, y: Tensor, edges: Segments, number: Tensor) -> Tensor:
     """From points (x, y) to segments of some numbers; all broadcast."""
-    direction = edges.end - edges.start
+    direction = edges.line[:, 2:4]
     squared = (direction * direction).sum(-1).clamp(min=1e-9)
     along_x, along_y = direction[number, 0], direction[number, 1]
     x, y = x - edges.start[number, 0], y - edges.start[number, 1]
@@ -232,7 +246,40 @@ def _nearest_in_parts(
     return kept
 
 
-def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: Tensor) -> RoadGrid:
+def _starboard(x: Tensor, y: Tensor, line: Tensor) -> Tensor:
+    """Positive where points (x, y) lie on the starboard side of lines [..., 6]."""
+    return (x - line[..., 0]) * line[..., 3] - (y - line[..., 1]) * line[..., 2]
+
+
+def _one_sided(edges: Segments, center: Tensor, number: Tensor, row: Tensor, cell: float) -> Tensor:
+    """Which cells lie on one side of all that is listed for them, so that any of it tells the side.
+
+    The side of a point is told by the nearest segment, at its ends together with the neighbour there; all are
+    linear functions of the point, whose signs are constant in a cell if they are at its corners.
+
+    Args:
+        center: [M, 2] of the cells of pairs of a cell and a segment. number: [M] their segments.
+        row: [M] their cells. cell: side, metres.
+
+    Returns:
+        [G] bool, for all cells up to the last of ``row``.
+    """
+    reach = cell / 2 + _ROUNDING
+    offset = torch.tensor([[-reach, -reach], [-reach, reach], [reach, -reach], [reach, reach]])
+    corner = center[:, None] + offset  # [M, 4, 2]
+    turn = edges.turn[number]
+    involved = torch.cat((number[:, None], torch.where(turn >= 0, turn, number[:, None])), dim=1)  # [M, 3]
+    side = _starboard(corner[:, :, None, 0], corner[:, :, None, 1], edges.line[involved][:, None])  # [M, 4, 3]
+    count = int(row.max()) + 1
+    least, most = torch.full((count,), torch.inf), torch.full((count,), -torch.inf)
+    least.scatter_reduce_(0, row, side.amin((1, 2)), "amin")
+    most.scatter_reduce_(0, row, side.amax((1, 2)), "amax")
+    return (least > 0) | (most < 0)
+
+
+def edge_grid(
+    edges: Segments, low: Tensor, high: Tensor, cell: float, heights: Tensor, sides_only: bool = False
+) -> RoadGrid:
     """List for every cell all segments that can be nearest to a point in it, heights counting ``Z_STRETCH`` times.
 
     A point of a cell is at most r from its centre. With d the planar distance of the centre to a segment, and gap
@@ -244,6 +291,7 @@ def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: 
     Args:
         edges: of the road. low, high: [2] extent, metres. cell: side, metres.
         heights: [n] of the points that will be asked for, metres.
+        sides_only: keep only what tells on which side of the nearest edge a point lies, not how far from it.
     """
     shape, coarse = _cells(low, high, cell * _PARTS)
     shape = shape * _PARTS
@@ -271,7 +319,13 @@ def edge_grid(edges: Segments, low: Tensor, high: Tensor, cell: float, heights: 
     place, number = place[order], number[order]
     center = low + (torch.stack((place // shape[1], place % shape[1]), dim=-1) + 0.5) * cell
     stays = _nearest_in_parts(edges, differences, center, number, place, cell).any(1)
-    return RoadGrid(low, shape, _listed(place[stays], number[stays], cells))
+    place, number = place[stays], number[stays]
+    if sides_only:
+        first = torch.ones_like(place, dtype=torch.bool)
+        first[1:] = place[1:] != place[:-1]
+        needed = first | ~_one_sided(edges, center[stays], number, place, cell)[place]
+        place, number = place[needed], number[needed]
+    return RoadGrid(low, shape, _listed(place, number, cells))
 
 
 def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: int) -> RoadGrid:
@@ -287,7 +341,7 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     count = len(segments.kind)
     if not count:
         return RoadGrid(low, shape, torch.full((len(centers), 1), -1, dtype=torch.int32))
-    middle = (segments.start + segments.end) / 2
+    middle = segments.middle
     distance = torch.hypot(centers[:, None, 0] - middle[:, 0], centers[:, None, 1] - middle[:, 1])  # [G, N]
     last = distance.kthvalue(min(size, count), dim=1, keepdim=True).values
     row, number = (distance <= last + cell * 2**0.5 + _ROUNDING).nonzero(as_tuple=True)
@@ -319,24 +373,18 @@ def _pad(tensors: Sequence[Tensor], fill: int) -> Tensor:
 def stack_grids(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, RoadGrid]:
     """Batch segments and grids of several scenes; there is always one more segment, far away, for padding."""
 
-    def far(value: float, *shape: int) -> Tensor:
-        return torch.full(shape, value)
-
-    segments = []
-    for part, _ in parts:
-        segments.append(
-            Segments(
-                torch.cat((part.start, far(1e5, 1, 2))),
-                torch.cat((part.end, far(1e5, 1, 2))),
-                torch.cat((part.height, far(0.0, 1, 2))),
-                torch.cat((part.kind, torch.zeros(1, dtype=torch.int64))),
-                torch.cat((part.turn, torch.full((1, 2), -1))),
-            )
+    far = torch.tensor([[1e5, 1e5, 0.0, 0.0, 0.0, 0.0]])
+    segments = [
+        Segments(
+            torch.cat((part.line, far)),
+            torch.cat((part.kind, torch.zeros(1, dtype=torch.int64))),
+            torch.cat((part.turn, torch.full((1, 2), -1))),
         )
+        for part, _ in parts
+    ]
+    longest = max(len(part.kind) for part in segments)
     merged = Segments(
-        start=_pad([s.start for s in segments], 100_000),
-        end=_pad([s.end for s in segments], 100_000),
-        height=_pad([s.height for s in segments], 0),
+        line=torch.stack([torch.cat((s.line, far.expand(longest - len(s.line), -1))) for s in segments]),
         kind=_pad([s.kind for s in segments], 0),
         turn=_pad([s.turn for s in segments], -1),
     )

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.files import atomic_write
-from data.vocabulary import LOAD_ERRORS, TYPE_NAMES, Vocabulary
+from data.vocabulary import TYPE_NAMES, Vocabulary
+from models.checkpoints import read_checkpoint
 from models.inertia import Inertia
 
-__all__ = ["Policy", "PolicyConfig", "load_policy", "save_policy"]
+__all__ = ["POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
 
-_KIND, _FORMAT = "policy", 2
+POLICY_KIND, _FORMAT = "policy", 2
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Policy(nn.Module):
 def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation: dict[str, Any]) -> None:
     """Write a self-contained checkpoint atomically; ``observation`` are the fields of what the policy sees."""
     content = {
-        "kind": _KIND,
+        "kind": POLICY_KIND,
         "format": _FORMAT,
         "config": dataclasses.asdict(policy.config),
         "features": list(policy.features),
@@ -149,20 +150,8 @@ def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
     Raises:
         UserError: no such file, another kind of file, or of another version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; run selfplay first, or mend the path")
+    content = read_checkpoint(path, POLICY_KIND, _FORMAT)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged") from error
-    kind = content.get("kind") if isinstance(content, dict) else None
-    if kind != _KIND:
-        found = f"a checkpoint of a {kind}" if kind else "some other file"
-        raise UserError(f"{path}: {found}, expected one of a policy (policy.ckpt)")
-    try:
-        if content["format"] != _FORMAT:
-            raise ValueError(content["format"])
         vocabulary = Vocabulary.from_state_dict(content["vocabulary"])
         ego, neighbour, road = content["features"]
         policy = Policy(PolicyConfig(**content["config"]), (ego, neighbour, road), vocabulary.ends)

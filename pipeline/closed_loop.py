@@ -1,4 +1,4 @@
-"""A quick look at a reference in closed loop, while it is trained: distance from the log, and realism."""
+"""A quick look at a model in closed loop, while it is trained: distance from the log, and realism."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
-from models.reference.agent import ReferenceAgent
+from pipeline.sampling.agents import SimAgent
 from submission.realism import load_config, prepare_scene, score
 
 __all__ = ["closed_loop_figures"]
 
 
-def closed_loop_figures(
-    agent: ReferenceAgent, scenes: Iterable[Scene], rollouts: int, seed: int
-) -> dict[str, float]:
+def closed_loop_figures(agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int) -> dict[str, float]:
     """Displacement errors of all simulated agents over the future steps that the log has, and realism.
 
     Returns:

@@ -103,6 +103,7 @@ def _selfplay(run: Run, out: Path) -> dict[str, Any]:
         run.config.selfplay,
         scenes=run.store("training"),
         reference=run.path("finetune") / REFERENCE,
+        validation=run.store("validation"),
         out=out,
         seed=run.config.seed,
     )

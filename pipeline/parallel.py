@@ -16,7 +16,7 @@ from data.errors import UserError
 from pipeline.allocator import keep_freed_memory
 from pipeline.isolation import die_with_parent
 
-__all__ = ["run_tasks", "worker_count"]
+__all__ = ["prepare_worker", "run_tasks", "worker_count"]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -27,7 +27,8 @@ def worker_count(wanted: int) -> int:
     return wanted or len(os.sched_getaffinity(0))
 
 
-def _prepare_worker(parent: int) -> None:
+def prepare_worker(parent: int) -> None:
+    """What a fresh process does first: end with its parent, leave Ctrl-C to it, use one thread."""
     # Ctrl-C reaches the whole process group; the parent alone decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
@@ -61,7 +62,7 @@ def run_tasks(
     # Fresh processes: forking one with threads of torch or Arrow may deadlock.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),)
+        min(workers, len(tasks)), mp_context=context, initializer=prepare_worker, initargs=(os.getpid(),)
     )
     try:
         futures: dict[Future[ResultT], int] = {

@@ -24,6 +24,8 @@ from data.files import sha256_of
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NOT_COMPARED = {"manifest.json", "started.json", ".lock"}
+# Curves for TensorBoard carry times, too.
+_CURVES = "events.out.tfevents"
 
 
 def _start(folder: Path, name: str, preset: str) -> subprocess.Popen[bytes]:
@@ -47,7 +49,10 @@ def _artefacts(run: Path) -> dict[str, str]:
     files = (
         path
         for path in run.rglob("*")
-        if path.is_file() and path.name not in _NOT_COMPARED and path.suffix != ".source"
+        if path.is_file()
+        and path.name not in _NOT_COMPARED
+        and path.suffix != ".source"
+        and not path.name.startswith(_CURVES)
     )
     return {path.relative_to(run).as_posix(): sha256_of(path) for path in files}
 

@@ -10,7 +10,8 @@ import torch
 
 from data.errors import UserError
 from data.files import atomic_write
-from data.vocabulary import LOAD_ERRORS, Vocabulary
+from data.vocabulary import Vocabulary
+from models.checkpoints import read_checkpoint
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 
@@ -33,33 +34,13 @@ def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = 
     atomic_write(path, lambda file: torch.save(content, file))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; run pretrain (and finetune) first, or mend the path")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged; train again") from error
-    if not isinstance(content, dict) or content.get("kind") != _KIND:
-        kind = content.get("kind") if isinstance(content, dict) else None
-        found = f"a checkpoint of a {kind}" if kind else "some other file"
-        raise UserError(f"{path}: {found}, expected one of a {_KIND} (reference.ckpt)")
-    if content.get("format") != _FORMAT:
-        raise UserError(
-            f"{path}: reference checkpoint of format {content.get('format')}, this version reads {_FORMAT}; "
-            "train again"
-        )
-    return content
-
-
 def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
     """Read what ``save_reference`` wrote.
 
     Raises:
         UserError: no such file, another kind of file, or of another version.
     """
-    content = _read(path)
+    content = read_checkpoint(path, _KIND, _FORMAT)
     try:
         model = Reference(ReferenceConfig(**content["config"]), Vocabulary.from_state_dict(content["vocabulary"]))
         model.load_state_dict(content["weights"])
@@ -74,5 +55,5 @@ def read_notes(path: Path) -> dict[str, Any]:
     Raises:
         UserError: as ``load_reference``.
     """
-    notes: dict[str, Any] = _read(path)["notes"]
+    notes: dict[str, Any] = read_checkpoint(path, _KIND, _FORMAT)["notes"]
     return notes

@@ -119,6 +119,11 @@ def bench() -> list[Row]:
                 ratio = None if theirs is None else theirs / seconds
                 rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", seconds, "CPU s", theirs, ratio))
                 rows.append(Row(f"{_ROLLOUTS} rollouts, {name}", memory, "MB peak"))
+                if ratio is not None and theirs is not None:
+                    seconds, _ = fresh(partial(_sampling, scene, size, words, compiled=True))
+                    rows.append(
+                        Row(f"{_ROLLOUTS} rollouts compiled, {name}", seconds, "CPU s", theirs, theirs / seconds)
+                    )
     words = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     seconds, memory = fresh(partial(_sampling, chosen[0], "nano", words, compiled=True))
     name = f"{_ROLLOUTS} rollouts compiled, nano, 0.2 s, K 200, {kind}, {int(chosen[0].simulated.sum())} agents"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor, nn
 
 from data.scene import map_tensors
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
@@ -16,44 +19,64 @@ from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.events import find_events
-from pipeline.selfplay.observation import ObservationConfig, feature_sizes, observe
-from pipeline.selfplay.ppo import PPOConfig, Scorer, collect, update
+from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.episode import Driven, Scorer, collect
+from pipeline.selfplay.observation import ObservationConfig, feature_sizes
+from pipeline.selfplay.ppo import update
 from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions, places, reset, step
+from pipeline.selfplay.simulator import decisions, places, reset
+from pipeline.selfplay.stepping import Stepper
 from pipeline.selfplay.worlds import World, build_world, stack_worlds
 
 __all__ = ["bench"]
 
 _WORLDS = 16
 _MINIBATCH = 2048
+# PufferDrive's C environment and its policy (2025-11), random actions, agent-steps a second of one core of the kind
+# of machine this project is developed on; its steps are of 0.1 s, ours of 0.2 s. Machines differ: rough ratios.
+_PUFFER_SIMULATOR, _PUFFER_POLICY = 127_000.0, 3_600.0
 
 
-def _simulate(world: World, vocabulary: Vocabulary, view: ObservationConfig) -> None:
+def _simulate(world: World, vocabulary: Vocabulary, stepper: Stepper) -> None:
     """An episode of random tokens with everything but the network: observations, motion, events."""
     generator = torch.Generator().manual_seed(0)
     who, drivers = places(world.exists), places(world.exists & (world.types == 0))
     state = reset(world, torch.zeros_like(world.exists))
     for _ in range(decisions(vocabulary)):
-        observe(world, state, who, view)
+        stepper.observe(world, state, who)
         tokens = torch.randint(vocabulary.size, world.types.shape, generator=generator)
-        state, motion = step(world, state, tokens, world.exists, vocabulary)
-        find_events(world, state, motion, view.box_scale, drivers)
+        state, _, _ = stepper.step(world, state, tokens, world.exists, who, drivers)
 
 
-def _train(
-    world: World, vocabulary: Vocabulary, view: ObservationConfig, score: Scorer | None, epochs: int
-) -> None:
-    """An update from beginning to end."""
-    torch.manual_seed(0)
-    policy = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
-    config = PPOConfig(minibatch=_MINIBATCH, epochs=epochs, beta=0.0 if score is None else 0.1)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        episode = collect(policy.eval(), world, vocabulary, score, config, RewardConfig(), view, generator)
-    if epochs:
-        update(Fabric(accelerator="cpu", devices=1), policy.train(), optimizer, episode, config, generator)
+@dataclass(frozen=True)
+class _Trainer:
+    """Updates from beginning to end; ``epochs`` 0 leaves it at driving."""
+
+    world: World
+    vocabulary: Vocabulary
+    view: ObservationConfig
+    compiled: bool
+
+    def run(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
+        torch.manual_seed(0)
+        policy = Policy(PolicyConfig(), feature_sizes(self.view), self.vocabulary.ends)
+        optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
+        config = PPOConfig(minibatch=_MINIBATCH, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
+        uniform = torch.rand(decisions(self.vocabulary) + 1, *self.world.types.shape)
+        stepper = Stepper(self.vocabulary, self.view, self.compiled)
+        driver = cast(nn.Module, torch.compile(policy, dynamic=True)) if self.compiled else policy
+        fabric, generator = Fabric(accelerator="cpu", devices=1), torch.Generator()
+
+        def work() -> None:
+            policy.eval()
+            episode = collect(
+                driver, self.world, self.vocabulary, score, config, RewardConfig(), self.view, uniform, stepper
+            )
+            if epochs:
+                policy.train()
+                update(fabric, driver, optimizer, episode, config, generator)
+
+        return work
 
 
 def _mebibytes(worlds: Sequence[World]) -> float:
@@ -82,19 +105,31 @@ def bench() -> list[Row]:
     world = stack_worlds(pool)
     agents = int(world.exists.sum())
     steps = agents * decisions(vocabulary)
-    anchor = Anchor(ReferenceAgent(Reference(size_preset("micro"), vocabulary)), scenes)
-    score = partial(anchor.log_probs, range(len(scenes)), world)
+    agent = ReferenceAgent(Reference(size_preset("micro"), vocabulary))
+    anchor = Anchor(agent, scenes.__getitem__)
+
+    def score(driven: Driven) -> Tensor:
+        names = range(len(scenes))
+        scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
+        return scored[driven.who].transpose(0, 1)
+
     epochs = PPOConfig().epochs
     rows = []
-    for name, work in (
-        ("simulator and observations alone", partial(_simulate, world, vocabulary, view)),
-        ("policy in the loop", partial(_train, world, vocabulary, view, None, 0)),
-        (f"trained, {epochs} epochs, no anchor", partial(_train, world, vocabulary, view, None, epochs)),
-        (f"trained, {epochs} epochs, anchored to micro", partial(_train, world, vocabulary, view, score, epochs)),
-    ):
-        # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
-        work()
-        rows.append(Row(f"{name}, {len(scenes)} worlds, {kind}", steps / cpu_seconds(work), "agent-steps/CPU s"))
+    for compiled in (False, True):
+        trainer = _Trainer(world, vocabulary, view, compiled)
+        simulate = partial(_simulate, world, vocabulary, Stepper(vocabulary, view, compiled))
+        for name, work, theirs in (
+            ("simulator and observations alone", simulate, _PUFFER_SIMULATOR),
+            ("policy in the loop", trainer.run(None, 0), _PUFFER_POLICY),
+            (f"trained, {epochs} epochs, no anchor", trainer.run(None, epochs), None),
+            (f"trained, {epochs} epochs, anchored to micro", trainer.run(score, epochs), None),
+        ):
+            # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
+            work()
+            speed = steps / cpu_seconds(work)
+            title = f"{name}{', compiled' if compiled else ''}, {len(scenes)} worlds, {kind}"
+            ratio = None if theirs is None else speed / theirs
+            rows.append(Row(title, speed, "agent-steps/CPU s", theirs, ratio))
     rows.append(Row(f"worlds built, {kind}", len(scenes) / building, "scenes/CPU s"))
     rows.append(Row(f"memory of a world, {agents / len(scenes):.0f} agents, {kind}", _mebibytes(pool), "MiB"))
     return rows

@@ -115,7 +115,7 @@ class PolicyAgent:
                     who, draw(logits, part[:, index][who], worlds.types[who], self.sampling)
                 )
                 state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
-                state = dataclasses.replace(state, collided=collisions(worlds, motion, self.view.box_scale))
+                state = dataclasses.replace(state, collided=collisions(worlds, motion, self.view.box_scale, who))
                 poses.append(motion.pose)
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
         return joint_states(scene, torch.cat(parts), world.origin[0])

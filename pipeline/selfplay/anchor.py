@@ -6,7 +6,8 @@ replayed agents tokenised from where they were. Maps are encoded once per scene,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -31,13 +32,14 @@ class Anchor:
 
     Args:
         reference: frozen.
-        scenes: single scenes; worlds are named by their place in this list.
+        scene: finds a scene by the name of its world; it is asked once for each, unless it is forgotten.
+        capacity: scenes whose encoded maps are kept.
     """
 
-    def __init__(self, reference: ReferenceAgent, scenes: Sequence[Scene]) -> None:
+    def __init__(self, reference: ReferenceAgent, scene: Callable[[int], Scene], capacity: int = 512) -> None:
         self.reference = reference
-        self._scenes = [_simulated_only(scene) for scene in scenes]
-        self._encodings: dict[int, MapEncoding] = {}
+        self._scene, self._capacity = scene, capacity
+        self._known: OrderedDict[int, tuple[Scene, MapEncoding]] = OrderedDict()
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -56,7 +58,7 @@ class Anchor:
         """Log-probabilities of every token at every decision of an episode.
 
         Args:
-            chosen: [W] places of the worlds' scenes.
+            chosen: [W] names of the worlds.
             world: the batch of these worlds.
             tokens: [W, A, D] executed by controlled agents.
             poses: [W, A, D + 1, 3] at the decisions and at the end, minus the origin.
@@ -77,34 +79,36 @@ class Anchor:
         valid = torch.cat((world.history_valid & exists, both), dim=-1)
         path = torch.cat((world.history_poses[:, :, :-1], poses), dim=2)
         result = torch.zeros(*tokens.shape, self.vocabulary.size, device=tokens.device)
-        for rows in self._groups(chosen, history + decisions):
-            scenes = [self._prepared(chosen[row]) for row in rows]
-            batch = collate([agents for agents, _ in scenes])
+        scenes = [self._prepared(name) for name in chosen]
+        while len(self._known) > max(self._capacity, len(set(chosen))):
+            self._known.popitem(last=False)
+        for rows in self._groups([len(agents.agents.id) for agents, _ in scenes], history + decisions):
+            batch = collate([scenes[row][0] for row in rows])
             count = batch.agents.id.shape[1]
-            encoding = stack_map_encodings([encoding for _, encoding in scenes])
+            encoding = stack_map_encodings([scenes[row][1] for row in rows])
             part = self.reference.score(encoding, batch, *(t[rows, :count] for t in (ids, valid, path)))
             result[rows, :count] = part[:, :, history:].to(result.device)
         return result
 
-    def _groups(self, chosen: Sequence[int], tokens: int) -> list[list[int]]:
+    def _groups(self, sizes: Sequence[int], tokens: int) -> list[list[int]]:
         """Rows of worlds to be scored together: of similar size, since padding costs as much as agents do."""
-        sizes = [len(self._scenes[index].agents.id) for index in chosen]
         limit = _SLOTS[self.reference.device.type] // tokens
         groups: list[list[int]] = []
-        for row in sorted(range(len(chosen)), key=lambda row: -sizes[row]):
+        for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
             if not groups or (len(groups[-1]) + 1) * sizes[groups[-1][0]] > limit:
                 groups.append([])
             groups[-1].append(row)
         return groups
 
-    def _prepared(self, index: int) -> tuple[Scene, MapEncoding]:
+    def _prepared(self, name: int) -> tuple[Scene, MapEncoding]:
         """A scene's agents and lights, and its encoded map."""
-        scene = self._scenes[index]
-        if index not in self._encodings:
-            self._encodings[index] = self.reference.encode_map(collate([scene]))
+        if name not in self._known:
+            scene = _simulated_only(self._scene(name))
+            encoding = self.reference.encode_map(collate([scene]))
             # Nothing reads the map again.
-            self._scenes[index] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0]))
-        return self._scenes[index], self._encodings[index]
+            self._known[name] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0])), encoding
+        self._known.move_to_end(name)
+        return self._known[name]
 
 
 def _simulated_only(scene: Scene) -> Scene:

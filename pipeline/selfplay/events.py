@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.geometry import box_corners, boxes_overlap
+from data.geometry import box_corners, box_separation
 from data.road import Z_STRETCH, RoadGrid, Segments, cell_of
 from pipeline.selfplay.simulator import Motion, State
 from pipeline.selfplay.worlds import EDGE_CELL, World
@@ -23,6 +23,7 @@ _STOP_LINE_HALF_WIDTH = 2.0
 # Boxes whose bottoms differ by more, metres, are on different levels. Heights stay what they are at the current
 # step, so on a hill they differ between agents that meet later; a bridge is higher.
 _LEVEL_GAP = 4.0
+_FAR = 1e9
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,37 @@ class Events:
     goal: Tensor  # reached for the first time
 
 
-def collisions(world: World, motion: Motion, box_scale: float) -> Tensor:
-    """Whose box overlapped another's at some step. Boxes at different levels do not collide."""
-    half = world.size[..., :2] * (box_scale / 2)
-    bottom = world.height - world.size[..., 2] / 2
-    agents = world.types.shape[1]
-    other = ~torch.eye(agents, dtype=torch.bool, device=half.device)
-    possible = ((bottom[:, :, None] - bottom[:, None]).abs() < _LEVEL_GAP) & other
-    hit = torch.zeros_like(world.exists)
+def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, Tensor]) -> Tensor:
+    """Whose box overlapped another's at some step. Boxes at different levels do not collide.
+
+    Args:
+        world: batched. motion: of all agents. box_scale: of the boxes.
+        who: ([N] world, [N] agent) of those that are asked about; the others' boxes count, too.
+
+    Returns:
+        [W, A] bool, False for those not asked about.
+    """
+    w, a = who
+    length, width, height = world.size.unbind(-1)
+    bottom = world.height - height / 2
+    itself = torch.arange(world.types.shape[1], device=a.device) == a[:, None]  # [N, A]
+    nearest = torch.full_like(bottom[w, a], torch.inf)
     for index in range(motion.pose.shape[2]):
-        pose, present = motion.pose[:, :, index], motion.present[:, :, index]
-        overlap = boxes_overlap(
-            pose[:, :, None, :2],
-            pose[:, :, None, 2],
-            half[:, :, None],
-            pose[:, None, :, :2],
-            pose[:, None, :, 2],
-            half[:, None],
-        )
-        both = present[:, :, None] & present[:, None] & possible
-        hit = hit | (overlap & both).any(-1)
-    return hit
+        x, y, heading = motion.pose[:, :, index].unbind(-1)
+        present = motion.present[:, :, index]
+        # A plane for each number: pairs are made of rows that lie in one piece, and no angle is computed twice.
+        numbers = (x, y, torch.cos(heading), torch.sin(heading), length * (box_scale / 2), width * (box_scale / 2))
+        boxes = torch.stack((*numbers, bottom))  # [7, W, A]
+        # Those absent are points far away, whatever their slots hold.
+        away = boxes.new_tensor([_FAR, 0, 0, 0, 0, 0, 0]).view(-1, 1, 1)
+        boxes = torch.where(present, boxes, away)
+        own, around = boxes[:, w, a].unsqueeze(-1), boxes[:, w]  # [7, N, 1], [7, N, A]
+        gap = box_separation(own[:2], own[2:4], own[4:6], around[:2], around[2:4], around[4:6])
+        gap = torch.maximum(gap, (own[6] - around[6]).abs() - _LEVEL_GAP)
+        least = torch.where(itself, torch.inf, gap).amin(-1)
+        nearest = torch.minimum(nearest, torch.where(present[w, a], least, torch.inf))
+    hit = nearest < 0
+    return torch.zeros_like(world.exists).index_put(who, hit)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
@@ -71,6 +82,8 @@ def _starboard(point: Tensor, segment: Tensor) -> Tensor:
 def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
     """Planar distance of points to the nearest of some edge segments, negative on the road (port) side.
 
+    With lists of ``edge_grid(sides_only=True)`` the sign is right, but not the distance.
+
     Args:
         edges: batched, [W, n, ...]. world: [N] of the points. point: [N, P, 2]. height: [N], metres.
         near: [N, P, J] segment numbers, those of padding being far away.
@@ -78,8 +91,7 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     Returns:
         [N, P] metres.
     """
-    # One table, so that a candidate is gathered at once: start, direction, heights.
-    table = torch.cat((edges.start, edges.end - edges.start, edges.height), dim=-1).flatten(0, 1)
+    table = edges.line.flatten(0, 1)
     first = world[:, None, None] * edges.kind.shape[1]
     start_x, start_y, along_x, along_y, low, high = _rows(table, near + first).unbind(-1)  # [N, P, J]
     x, y = point[..., 0, None] - start_x, point[..., 1, None] - start_y
@@ -159,35 +171,43 @@ def goals(world: World, state: State) -> Tensor:
 
 
 def find_events(
-    world: World, state: State, motion: Motion, box_scale: float, drivers: tuple[Tensor, Tensor]
+    world: World,
+    state: State,
+    motion: Motion,
+    box_scale: float,
+    who: tuple[Tensor, Tensor],
+    drivers: tuple[Tensor, Tensor],
 ) -> Events:
     """All events of a decision.
 
     Args:
         world: batched. state: the one behind the decision. motion: of the decision. box_scale: of the boxes.
+        who: ([N] world, [N] agent) of those whose collisions matter.
         drivers: ([N] world, [N] agent) of the vehicles, to which alone the road's edge matters: pedestrians and
             cyclists may use its side.
     """
     return Events(
-        collision=collisions(world, motion, box_scale),
+        collision=collisions(world, motion, box_scale, who),
         off_road=off_road(world, motion, box_scale, drivers),
         red_light=red_lights(world, motion),
         goal=goals(world, state),
     )
 
 
-def events_at_start(world: World, state: State, box_scale: float, drivers: tuple[Tensor, Tensor]) -> Events:
+def events_at_start(
+    world: World, state: State, box_scale: float, who: tuple[Tensor, Tensor], drivers: tuple[Tensor, Tensor]
+) -> Events:
     """Who overlaps another or is off the road before anybody decides; nobody has passed a light or met a goal.
 
     Args:
-        world: batched. state: of ``reset``. box_scale, drivers: as for ``find_events``.
+        world: batched. state: of ``reset``. box_scale, who, drivers: as for ``find_events``.
     """
     still = Motion(
         start=state.pose, pose=state.pose.unsqueeze(2), present=state.present.unsqueeze(-1), first_step=0
     )
     nobody = torch.zeros_like(world.exists)
     return Events(
-        collision=collisions(world, still, box_scale),
+        collision=collisions(world, still, box_scale, who),
         off_road=off_road(world, still, box_scale, drivers),
         red_light=nobody,
         goal=nobody,

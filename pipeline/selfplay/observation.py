@@ -49,6 +49,7 @@ class ObservationConfig:
         show_motion: what the own last token did.
         show_velocity: velocity of neighbours in the own frame, and the own velocity.
         show_light: the signal ahead, as last observed by the current step (later states are unknown to an entry).
+        history: at how many earlier decisions the own poses and the neighbours' places are remembered.
         box_scale: of the boxes that collide or leave the road, as felt and paid; GPUDrive shrinks to 0.7.
     """
 
@@ -62,6 +63,7 @@ class ObservationConfig:
     show_motion: bool = True
     show_velocity: bool = True
     show_light: bool = True
+    history: int = 0
     box_scale: float = 1.0
 
 
@@ -81,7 +83,8 @@ class Observation:
 def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
     """Widths of ego, neighbour and road features."""
     ego = 6 + _TYPES * config.show_type + 3 * config.show_motion + 2 * config.show_velocity + 3 * config.show_light
-    neighbour = 6 + _TYPES * config.show_type + 2 * config.show_velocity
+    ego += 4 * config.history
+    neighbour = 6 + _TYPES * config.show_type + 2 * config.show_velocity + 3 * config.history
     return ego, neighbour, 6 + _ROAD_KINDS
 
 
@@ -136,6 +139,12 @@ def observe_ego(world: World, state: State, who: tuple[Tensor, Tensor], config: 
         parts.append(_into_frame(velocity, pose[:, 2]) / config.speed_scale)
     if config.show_light:
         parts.append(_light_ahead(world, w, pose))
+    if config.history:
+        past, known = state.past[w, a], state.past_known[w, a].unsqueeze(-1)  # [N, h, 3]
+        turn = past[..., 2] - pose[:, None, 2]
+        place = _into_frame(past[..., :2] - pose[:, None, :2], pose[:, 2:]) / config.distance_scale
+        turn = torch.atan2(torch.sin(turn), torch.cos(turn)).unsqueeze(-1)
+        parts.append(torch.where(known, torch.cat((place, turn, known.float()), dim=-1), 0.0).flatten(1))
     return torch.cat(parts, dim=-1)
 
 
@@ -165,14 +174,14 @@ def observe_neighbours(
     """``neighbour`` and ``neighbour_seen`` of some agents; see ``observe``."""
     w, a = who
     agents = state.pose.shape[1]
-    gap = state.pose[:, :, None, :2] - state.pose[:, None, :, :2]
-    distance = gap.norm(dim=-1)  # [W, A, A]
-    itself = torch.eye(agents, dtype=torch.bool, device=distance.device)
-    far = itself | ~state.present[:, None] | (distance > config.radius)
+    own = state.pose[w, a]
+    gap = state.pose[w, :, :2] - own[:, None, :2]
+    distance = torch.hypot(gap[..., 0], gap[..., 1])  # [N, A]
+    itself = torch.arange(agents, device=a.device) == a[:, None]
+    far = itself | ~state.present[w] | (distance > config.radius)
     count = min(config.neighbours, agents)
     nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
-    index, seen = nearest.indices[w, a], torch.isfinite(nearest.values[w, a])  # [N, P]
-    own = state.pose[w, a]
+    index, seen = nearest.indices, torch.isfinite(nearest.values)  # [N, P]
     row = w.unsqueeze(-1)
     other, velocity, size = state.pose[row, index], state.velocity[row, index], world.size[row, index]
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
@@ -189,6 +198,10 @@ def observe_neighbours(
         parts.append(_one_hot(world.types[row, index], _TYPES))
     if config.show_velocity:
         parts.append(_into_frame(velocity, own[:, None, 2]) / config.speed_scale)
+    if config.history:
+        past, known = state.past[row, index], state.past_known[row, index].unsqueeze(-1)  # [N, P, h, 3]
+        place = _into_frame(past[..., :2] - other[..., None, :2], own[:, None, 2:]) / config.distance_scale
+        parts.append(torch.where(known, torch.cat((place, known.float()), dim=-1), 0.0).flatten(2))
     feature = torch.where(seen.unsqueeze(-1), torch.cat(parts, dim=-1), 0.0)
     short = config.neighbours - count
     pad = torch.nn.functional.pad
@@ -205,17 +218,16 @@ def observe_road(
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     candidates = world.road_grid.table[w, cell].long()  # [N, J]
     row = w.unsqueeze(-1)
-    middle = (world.road.start + world.road.end) / 2
-    place = middle[row, candidates] - pose[:, None, :2]
+    line = world.road.line[row, candidates]  # [N, J, 6]
+    place = line[..., :2] + line[..., 2:4] / 2 - pose[:, None, :2]
     rank = torch.hypot(place[..., 0], place[..., 1])
     count = min(config.road_segments, candidates.shape[1])
     index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    start, end = world.road.start[row, index], world.road.end[row, index]  # [N, R, 2]
-    kind = world.road.kind[row, index]
-    middle = _into_frame((start + end) / 2 - pose[:, None, :2], heading.unsqueeze(-1))
-    along = _into_frame(end - start, heading.unsqueeze(-1))
-    length = along.norm(dim=-1, keepdim=True)
-    seen = (kind > 0) & (middle.norm(dim=-1) <= config.radius)
+    line, kind = world.road.line[row, index], world.road.kind[row, index]  # [N, R, 6], [N, R]
+    middle = _into_frame(line[..., :2] + line[..., 2:4] / 2 - pose[:, None, :2], heading.unsqueeze(-1))
+    along = _into_frame(line[..., 2:4], heading.unsqueeze(-1))
+    length = torch.hypot(along[..., :1], along[..., 1:])
+    seen = (kind > 0) & (torch.hypot(middle[..., 0], middle[..., 1]) <= config.radius)
     # A point has no direction; dividing by zero must not make one.
     unit = along / length.clamp(min=1e-3)
     feature = torch.cat(
@@ -223,7 +235,7 @@ def observe_road(
             middle / config.distance_scale,
             length / 10.0,
             unit,
-            (world.road.height[row, index].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
+            (line[..., 4:].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
             _one_hot((kind - 1).clamp(min=0), _ROAD_KINDS),
         ),
         dim=-1,

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.selfplay.events import Events
 from pipeline.selfplay.simulator import State
 
-__all__ = ["RewardConfig", "note_events", "still", "task_reward", "without"]
+__all__ = ["RewardConfig", "note_events", "still", "task_rewards", "without"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,20 @@ def without(events: Events, excused: Events) -> Events:
     )
 
 
-def task_reward(events: Events, before: Events, config: RewardConfig) -> Tensor:
-    """[W, A] reward of a decision.
+def task_rewards(events: Events, before: Events, config: RewardConfig) -> dict[str, Tensor]:
+    """Rewards of a decision by what they are for, [W, A] each; the task reward is their sum.
 
     Args:
         events: of the decision. before: of the decision before. config: weights.
     """
     collision = events.collision & ~before.collision if config.per_event else events.collision
     leaving = events.off_road & ~before.off_road if config.per_event else events.off_road
-    return (
-        config.goal * events.goal.float()
-        + config.collision * collision.float()
-        + config.off_road * leaving.float()
-        + config.red_light * events.red_light.float()
-    )
+    return {
+        "goal": config.goal * events.goal.float(),
+        "collision": config.collision * collision.float(),
+        "off_road": config.off_road * leaving.float(),
+        "red_light": config.red_light * events.red_light.float(),
+    }
 
 
 def note_events(state: State, events: Events) -> State:

@@ -26,6 +26,8 @@ class State:
     velocity: Tensor  # [W, A, 2] m/s
     present: Tensor  # [W, A] bool: in the world now; replayed agents may leave
     last_motion: Tensor  # [W, A, 3] the last token in the agent's frame at its start
+    past: Tensor  # [W, A, h, 3] poses at the h decisions before, the latest last
+    past_known: Tensor  # [W, A, h] bool
     collided: Tensor  # [W, A] bool: during the last decision
     goal_reached: Tensor  # [W, A] bool: at any time
     goal_hidden: Tensor  # [W, A] bool: not shown in this episode, though still paid
@@ -60,12 +62,17 @@ def places(controlled: Tensor) -> tuple[Tensor, Tensor]:
     return world, agent
 
 
-def reset(world: World, goal_hidden: Tensor) -> State:
+def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
     """All worlds at the current step, behind the logged first second.
 
     Args:
-        world: batched. goal_hidden: [W, A] bool.
+        world: batched. goal_hidden: [W, A] bool. history: earlier decisions that agents remember; of those before
+            the logged first second nothing is known.
     """
+    logged = min(history, world.history_valid.shape[-1])
+    unknown = history - logged
+    first = world.history_valid.shape[-1] - logged
+    pad = torch.nn.functional.pad
     before = world.history_poses[:, :, -2]
     moved = world.history_valid[:, :, -1]
     last = torch.where(moved.unsqueeze(-1), _local(world.pose, before), torch.zeros_like(world.pose))
@@ -75,6 +82,8 @@ def reset(world: World, goal_hidden: Tensor) -> State:
         velocity=world.velocity,
         present=world.exists.clone(),
         last_motion=last,
+        past=pad(world.history_poses[:, :, first:-1], (0, 0, unknown, 0)),
+        past_known=pad(world.history_valid[:, :, first:], (unknown, 0)),
         collided=nobody,
         goal_reached=nobody,
         goal_hidden=goal_hidden,
@@ -122,6 +131,8 @@ def step(
         velocity=(end[..., :2] - before[..., :2]) / STEP_SECONDS,
         present=motion.present[..., -1].contiguous(),
         last_motion=_local(end, state.pose),
+        past=torch.cat((state.past, state.pose.unsqueeze(2)), dim=2)[:, :, 1:],
+        past_known=torch.cat((state.past_known, state.present.unsqueeze(2)), dim=2)[:, :, 1:],
         collided=state.collided,
         goal_reached=state.goal_reached,
         goal_hidden=state.goal_hidden,

@@ -132,7 +132,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
     low, high = _extent(now[:, :2], agents.velocity[chosen, CURRENT_INDEX])
     edges, road = edge_segments(scene, origin), road_segments(scene, origin)
     bottom = agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2
-    merged_edges, edge_cells = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom))])
+    merged_edges, edge_cells = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom, True))])
     merged_road, road_cells = stack_grids([(road, view_grid(road, low, high, VIEW_CELL, view_size))])
     world = World(
         origin=origin,

@@ -75,6 +75,27 @@ def test_no_nearest_edge_is_lost(seed: int) -> None:
     assert float((near >= 0).sum(1).double().mean()) < 0.1 * len(edges.kind)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_side_is_told_by_shorter_lists(seed: int) -> None:
+    """Cells on one side of all that may be nearest keep one segment, which has the cell on that side."""
+    lines = [circle(30.0 + seed, 80, (5.0, 3.0), 0.0), circle(8.0, 40, (5.0, 3.0), 0.0)[::-1]]
+    edges = edge_segments(scene_of(lines), ORIGIN)
+    low, high, heights = torch.tensor([-45.0, -60.0]), torch.tensor([52.0, 41.0]), torch.tensor([0.3, 5.8])
+    full, short = (edge_grid(edges, low, high, CELL, heights, sides_only) for sides_only in (False, True))
+    counts, fewer = (full.table >= 0).sum(1), (short.table >= 0).sum(1)
+    cut = fewer < counts
+    assert float(cut.double().mean()) > 0.2
+    assert (fewer[cut] == 1).all()
+    width = short.table.shape[1]
+    assert torch.equal(short.table[~cut], full.table[~cut, :width])
+    for row in cut.nonzero().flatten()[::37].tolist():
+        corner = low + CELL * torch.tensor([row // int(full.shape[1]), row % int(full.shape[1])])
+        point = (corner + CELL * torch.rand(50, 2, generator=torch.Generator().manual_seed(row)))[:, None]
+        line = edges.line[full.table[row][full.table[row] >= 0].long()]
+        cross = (point[..., 0] - line[:, 0]) * line[:, 3] - (point[..., 1] - line[:, 1]) * line[:, 2]
+        assert int(cross.sign().unique().numel()) == 1
+
+
 def test_heights_decide_which_of_two_levels_is_listed() -> None:
     above, below = [(-20.0, 0.1, 6.0), (20.0, 0.1, 6.0)], [(-20.0, 4.0, 0.0), (20.0, 4.0, 0.0)]
     edges = edge_segments(scene_of([above, below]), ORIGIN)
@@ -170,7 +191,7 @@ def test_stacked_worlds_keep_their_lists() -> None:
     segments, grid = stack_grids(parts)
     for row, (edges, own) in enumerate(parts):
         count, cells, width = len(edges.kind), *own.table.shape
-        assert torch.equal(segments.start[row, :count], edges.start)
+        assert torch.equal(segments.line[row, :count], edges.line)
         assert float(segments.start[row, count:].amin()) > 9e4
         assert (segments.kind[row, count:] == 0).all()
         table = grid.table[row, :cells, :width]

@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_rollout_engine(token_steps) -> None:
     scenes = [random_scene(0), random_scene(1, agents=3), random_scene(2, agents=5)]
     world = stack_worlds([build_world(scene, reference.vocabulary, 4) for scene in scenes])
     executed = play(world, reference.vocabulary, world.exists)
-    scores = Anchor(reference, scenes).log_probs([0, 1, 2], world, *executed)
+    scores = Anchor(reference, scenes.__getitem__).log_probs([0, 1, 2], world, *executed)
     assert scores.shape == (*executed[0].shape, reference.vocabulary.size)
     for row, scene in enumerate(scenes):
         count = int(scene.simulated.sum())
@@ -75,7 +75,7 @@ def test_a_score_does_not_depend_on_what_comes_with_it_or_after_it(reference) ->
     scenes = [random_scene(0)]
     vocabulary = reference.vocabulary
     world = build_world(scenes[0], vocabulary, 4)
-    anchor = Anchor(reference, scenes)
+    anchor = Anchor(reference, scenes.__getitem__)
     first = play(world, vocabulary, world.exists, seed=0)
     scores = anchor.log_probs([0], world, *first)
     changed = first[0].clone()
@@ -98,7 +98,7 @@ def test_replayed_agents_are_seen_as_they_moved(reference) -> None:
     controlled = controlled_agents(world, vehicles_only=True)
     assert controlled.any()
     assert (world.exists & ~controlled).any()
-    anchor = Anchor(reference, scenes)
+    anchor = Anchor(reference, scenes.__getitem__)
     tokens, poses, _, present = play(world, vocabulary, controlled)
     scores = anchor.log_probs([0], world, tokens, poses, controlled, present)
     unused = torch.where(controlled[..., None], tokens, (tokens + 3) % vocabulary.size)
@@ -121,9 +121,9 @@ def test_order_groups_and_repeated_worlds_do_not_matter(reference, monkeypatch) 
     chosen = [2, 0, 1, 0]
     world = stack_worlds([build_world(scenes[index], vocabulary, 4) for index in chosen])
     executed = play(world, vocabulary, world.exists)
-    together = Anchor(reference, scenes).log_probs(chosen, world, *executed)
+    together = Anchor(reference, scenes.__getitem__).log_probs(chosen, world, *executed)
     monkeypatch.setattr(anchor_module, "_SLOTS", {"cpu": 1})
-    anchor = Anchor(reference, scenes)
+    anchor = Anchor(reference, scenes.__getitem__)
     apart = anchor.log_probs(chosen, world, *executed)
     torch.testing.assert_close(apart[world.exists], together[world.exists], atol=1e-4, rtol=1e-4)
     # A second time, from kept encodings.
@@ -134,6 +134,8 @@ def test_one_token_may_not_be_certain_for_all(reference) -> None:
     """The tests above would pass for a reference without opinions."""
     scenes = [random_scene(0)]
     world = build_world(scenes[0], reference.vocabulary, 4)
-    scores = Anchor(reference, scenes).log_probs([0], world, *play(world, reference.vocabulary, world.exists))
+    scores = Anchor(reference, scenes.__getitem__).log_probs(
+        [0], world, *play(world, reference.vocabulary, world.exists)
+    )
     entropy = -(scores.exp() * scores).sum(-1)
     assert float(entropy.std()) > 0.01

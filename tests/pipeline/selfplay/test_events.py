@@ -47,7 +47,10 @@ def test_collisions_are_overlaps_of_shapely() -> None:
             boxes = np.array([[_box(p, s * scale) for p in rows] for rows, s in zip(pose[0], size)])
             areas = shapely.area(shapely.intersection(boxes[:, None], boxes[None]))
             hit = (areas > 0) & ~np.eye(12, dtype=bool)[..., None]
-            assert collisions(world, motion_of(world, pose), scale)[0].tolist() == hit.any((1, 2)).tolist()
+            assert (
+                collisions(world, motion_of(world, pose), scale, places(world.exists))[0].tolist()
+                == hit.any((1, 2)).tolist()
+            )
 
 
 def _box(pose: Tensor, size: Tensor) -> shapely.Polygon:
@@ -62,11 +65,11 @@ def test_levels_absence_and_padding_prevent_collisions() -> None:
     world = world_of(hand_made([Mover(), Mover(z=6.0), Mover(x=1.0), Mover(x=1.5, z=1.0)]))
     pose = world.pose[:, :, None].expand(-1, -1, 2, -1)
     motion = motion_of(world, pose)
-    assert collisions(world, motion, 1.0).tolist() == [[True, False, True, True]]
+    assert collisions(world, motion, 1.0, places(world.exists)).tolist() == [[True, False, True, True]]
     gone = dataclasses.replace(motion, present=motion.present & torch.tensor([True, True, True, False])[:, None])
-    assert collisions(world, gone, 1.0).tolist() == [[True, False, True, False]]
+    assert collisions(world, gone, 1.0, places(world.exists)).tolist() == [[True, False, True, False]]
     late = dataclasses.replace(motion, present=torch.tensor([[[1, 0], [1, 1], [0, 1], [0, 0]]]).bool())
-    assert not collisions(world, late, 1.0).any()
+    assert not collisions(world, late, 1.0, places(world.exists)).any()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -86,7 +89,11 @@ def compare_with_metric(scene: Scene, count: int, seed: int, least_agreement: fl
     bottom = (world.height - world.size[..., 2] / 2)[0, agents]
     row = torch.zeros(count, dtype=torch.int64)
     near = _lists(world, point[:, 0])
-    mine = signed_edge_distance(world.edges, row, point, bottom, near)[:, 0]
+    every = torch.arange(world.edges.kind.shape[1]).expand(count, 1, -1)
+    mine = signed_edge_distance(world.edges, row, point, bottom, every)[:, 0]
+    # The lists leave out what the side does not need, so that distances may be others; the side is the same.
+    side = signed_edge_distance(world.edges, row, point, bottom, near)[:, 0].sign()
+    assert float((side == mine.sign())[mine.abs() > 1e-4].double().mean()) == 1.0
     places_ = torch.cat((point[:, 0] + world.origin[0], bottom[:, None]), -1)
     expected = signed_distance(places_, prepare_edges(scene.map, bug_compatible=False))
     # Simplification may exchange edges that are about equally near once heights are weighted.
@@ -236,7 +243,7 @@ def test_padded_agents_have_no_events(vocabulary) -> None:
     world = dataclasses.replace(world, exists=torch.zeros_like(world.exists), moves=torch.zeros_like(world.moves))
     state = reset(world, world.exists)
     motion = motion_of(world, world.pose[:, :, None].expand(-1, -1, 2, -1))
-    events = find_events(world, state, motion, 1.0, places(world.exists))
+    events = find_events(world, state, motion, 1.0, places(world.exists), places(world.exists))
     assert not any(flag.any() for flag in vars(events).values())
 
 
@@ -252,5 +259,8 @@ def test_hills_keep_their_edges() -> None:
     point = world.pose[0, :, None, :2] + torch.tensor([0.0, 3.0])
     bottom = (world.height - world.size[..., 2] / 2)[0]
     row = torch.zeros(len(movers), dtype=torch.int64)
-    distance = signed_edge_distance(world.edges, row, point, bottom, _lists(world, point[:, 0]))
+    every = torch.arange(world.edges.kind.shape[1]).expand(len(row), 1, -1)
+    distance = signed_edge_distance(world.edges, row, point, bottom, every)
+    listed = signed_edge_distance(world.edges, row, point, bottom, _lists(world, point[:, 0]))
+    assert torch.equal(listed.sign(), distance.sign())
     torch.testing.assert_close(distance, torch.full_like(distance, -1.0), atol=1e-3, rtol=0)

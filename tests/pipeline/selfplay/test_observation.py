@@ -12,8 +12,8 @@ from torch import Tensor
 
 from data.scene import AgentType, LightState, MapKind, Scene
 from models.reference.inputs import select_agents
+from pipeline.selfplay.episode import act
 from pipeline.selfplay.observation import Observation, ObservationConfig, feature_sizes, observe
-from pipeline.selfplay.ppo import act
 from pipeline.selfplay.simulator import State, places, reset, step
 from pipeline.selfplay.worlds import World, build_world, stack_worlds
 from tests.models.scenes import random_scene
@@ -122,7 +122,7 @@ def test_the_nearest_road_is_seen(vocabulary) -> None:
     for count in (0, 7):
         state = after(world, vocabulary, count, tokens)
         seen = look(world, state)
-        middle = (world.road.start + world.road.end)[0, :-1] / 2
+        middle = world.road.middle[0, :-1]
         distance = torch.cdist(state.pose[0, :, :2], middle).topk(VIEW.road_segments, largest=False).values
         found = (seen.road[..., :2] * VIEW.distance_scale).norm(dim=-1)
         expected = torch.where(distance <= VIEW.radius, distance, 0.0)

@@ -11,16 +11,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from models.policy import Policy, PolicyConfig
+from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
 from pipeline.selfplay.observation import Observation, feature_sizes
-from pipeline.selfplay.ppo import (
-    Episode,
-    PPOConfig,
-    advantages,
-    collect,
-    exact_kl,
-    policy_loss,
-    update,
-)
+from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
 from pipeline.selfplay.reward import RewardConfig
 from pipeline.selfplay.worlds import build_world, stack_worlds
 from tests.models.scenes import random_scene
@@ -48,6 +42,16 @@ def random_batch(count: int = 12, actions: int = 6) -> dict[str, Tensor]:
     }
 
 
+def loss_of(batch: dict[str, Tensor], config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, with advantages normalised as they are for a single device."""
+    rest = {name: tensor for name, tensor in batch.items() if name not in ("logits", "value", "advantage")}
+    advantage = batch["advantage"]
+    normalised = (advantage - advantage.mean()) / advantage.std(unbiased=False)
+    known = max(1, int(batch["covered"].sum()))
+    minibatch = Minibatch(**rest, advantage=normalised, count=len(advantage), covered_count=known)
+    return policy_loss(batch["logits"], batch["value"], minibatch, config, config.beta)
+
+
 def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
     """The loss as a loop over transitions and tokens, in plain Python."""
     count = len(batch["logits"])
@@ -70,7 +74,11 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
         value_loss += 0.5 * (float(batch["value"][row]) - float(batch["target"][row])) ** 2
         if batch["covered"][row]:
             covered += 1
-            kl += sum(p * (math.log(p) - float(batch["reference"][row, k])) for k, p in enumerate(chance))
+            other = batch["reference"][row].tolist()
+            if config.kl == "reverse":
+                kl += sum(p * (math.log(p) - q) for p, q in zip(chance, other))
+            else:
+                kl += sum(math.exp(q) * (q - math.log(p)) for p, q in zip(chance, other))
     parts = {
         "surrogate": surrogate / count,
         "value_loss": value_loss / count,
@@ -79,7 +87,7 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
         "clip_fraction": clipped / count,
     }
     parts["loss"] = (
-        -parts["surrogate"]
+        -config.surrogate_weight * parts["surrogate"]
         + config.value_weight * parts["value_loss"]
         - config.entropy_weight * parts["entropy"]
         + config.beta * parts["kl"]
@@ -87,10 +95,11 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
     return parts
 
 
-def test_loss_is_that_of_a_slow_loop() -> None:
-    config = PPOConfig(beta=0.3, entropy_weight=0.05)
+@pytest.mark.parametrize(("kl", "surrogate"), [("reverse", 1.0), ("forward", 1.0), ("reverse", 0.0)])
+def test_loss_is_that_of_a_slow_loop(kl: str, surrogate: float) -> None:
+    config = PPOConfig(beta=0.3, entropy_weight=0.05, kl=kl, surrogate_weight=surrogate)
     batch = {name: t.float() if t.is_floating_point() else t for name, t in random_batch().items()}
-    loss, parts = policy_loss(**batch, config=config)
+    loss, parts = loss_of(batch, config)
     expected = by_hand(random_batch(), config)
     assert float(loss) == pytest.approx(expected.pop("loss"), abs=1e-5)
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, abs=1e-5)
@@ -99,11 +108,11 @@ def test_loss_is_that_of_a_slow_loop() -> None:
 
 def test_what_is_not_covered_has_no_kl() -> None:
     batch = random_batch()
-    loss, _ = policy_loss(**batch, config=PPOConfig())
+    loss, _ = loss_of(batch, PPOConfig())
     for nonsense in (math.nan, -math.inf, 7.0):
         other = batch | {"reference": batch["reference"].masked_fill(~batch["covered"][:, None], nonsense)}
-        assert torch.equal(policy_loss(**other, config=PPOConfig())[0], loss)
-    bare = policy_loss(**(batch | {"covered": torch.zeros(12, dtype=torch.bool)}), config=PPOConfig())[1]
+        assert torch.equal(loss_of(other, PPOConfig())[0], loss)
+    bare = loss_of(batch | {"covered": torch.zeros(12, dtype=torch.bool)}, PPOConfig())[1]
     assert float(bare["kl"]) == 0
 
 
@@ -123,6 +132,19 @@ def test_kl_and_its_gradient() -> None:
     assert float(exact_kl(reference, reference).abs().max()) < 1e-12
 
 
+def test_forward_kl_and_its_gradient() -> None:
+    batch = random_batch()
+    logits, reference = batch["logits"].requires_grad_(), batch["reference"]
+    kl = anchor_kl(logits.log_softmax(-1), reference, "forward")
+    chance = logits.detach().softmax(-1)
+    direct = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=reference), torch.distributions.Categorical(probs=chance)
+    )
+    torch.testing.assert_close(kl.detach(), direct)
+    # d KL / d logit_k = p_k - q_k: cross-entropy's.
+    torch.testing.assert_close(torch.autograd.grad(kl.sum(), logits)[0], chance - reference.exp())
+
+
 def test_gradient_of_the_loss_by_finite_differences() -> None:
     batch = random_batch()
     config = PPOConfig(beta=0.5, entropy_weight=0.1)
@@ -131,7 +153,7 @@ def test_gradient_of_the_loss_by_finite_differences() -> None:
     batch["reference"] = batch["reference"][:, :4].log_softmax(-1)
 
     def loss(x: Tensor, v: Tensor) -> Tensor:
-        return policy_loss(**(batch | {"logits": x, "value": v}), config=config)[0]
+        return loss_of(batch | {"logits": x, "value": v}, config)[0]
 
     x, v = logits.clone().requires_grad_(), value.clone().requires_grad_()
     gradient, worth = torch.autograd.grad(loss(x, v), (x, v))
@@ -180,7 +202,8 @@ def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor
         reward=reward,
         reference=None if reference is None else reference.expand(*action.shape, -1),
         covered=torch.ones_like(action, dtype=torch.bool),
-        rates={},
+        sums={},
+        seconds={},
     )
 
 
@@ -244,9 +267,9 @@ def test_without_reward_the_kl_to_the_anchor_falls() -> None:
     torch.testing.assert_close(chance, reference.exp(), atol=0.08, rtol=0)
 
 
-def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score=None) -> Episode:
-    generator = torch.Generator().manual_seed(9)
-    return collect(policy, world, vocabulary, score, config, RewardConfig(), VIEW, generator)
+def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score: Scorer | None = None) -> Episode:
+    uniform = torch.rand(41, *world.types.shape, generator=torch.Generator().manual_seed(9))
+    return collect(policy, world, vocabulary, score, config, RewardConfig(), VIEW, uniform)
 
 
 @pytest.mark.parametrize("value", [5.0, math.nan])
@@ -256,7 +279,8 @@ def test_garbage_in_padding_changes_no_episode_and_no_loss(policy, vocabulary, v
     clean = collected(policy, vocabulary, batch)
     dirty = collected(policy, vocabulary, garbage(batch, value))
     assert clean.transitions == 40 * (6 + 2 + 4)
-    assert clean.rates == dirty.rates
+    for name, total in clean.sums.items():
+        assert torch.equal(total, dirty.sums[name]), name
     for name, tensor in vars(clean.observation).items():
         assert torch.equal(tensor, getattr(dirty.observation, name)), name
     for name in ("action", "log_prob", "value", "reward"):
@@ -269,9 +293,9 @@ def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:
     fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).mul(9).log_softmax(-1)
     calls = []
 
-    def score(tokens: Tensor, poses: Tensor, controlled: Tensor, present: Tensor) -> Tensor:
-        calls.append((tokens.shape, poses.shape, present.shape))
-        return fixed.expand(*tokens.shape, -1)
+    def score(driven: Driven) -> Tensor:
+        calls.append((driven.tokens.shape, driven.poses.shape, driven.present.shape))
+        return fixed.expand(driven.tokens.shape[-1], len(driven.who[0]), -1)
 
     plain = collected(policy, vocabulary, batch, PLAIN, score)
     paid = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, alpha=0.1), score)

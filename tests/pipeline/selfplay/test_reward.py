@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.selfplay.events import Events
-from pipeline.selfplay.reward import RewardConfig, note_events, still, task_reward, without
+from pipeline.selfplay.reward import RewardConfig, note_events, still, task_rewards, without
 from pipeline.selfplay.simulator import reset
 from pipeline.selfplay.worlds import build_world
 from tests.models.scenes import random_scene
@@ -25,7 +25,7 @@ def paid(config: RewardConfig, history: list[Events]) -> list[float]:
     before = events()
     rewards = []
     for now in history:
-        rewards.append(float(task_reward(now, before, config)))
+        rewards.append(float(sum(task_rewards(now, before, config).values())))
         before = now
     return rewards
 

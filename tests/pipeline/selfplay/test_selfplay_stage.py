@@ -14,8 +14,8 @@ from data.scene import AgentType
 from data.store import shard_name, write_shard
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
-from pipeline.selfplay.ppo import PPOConfig
-from pipeline.stages import selfplay
+from pipeline.selfplay import training
+from pipeline.selfplay.config import PPOConfig
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -27,6 +27,7 @@ CONFIG = SelfPlayConfig(
     worlds=2,
     pool=3,
     checkpoint_every=1,
+    tensorboard=False,
     policy=PolicyConfig(embedding=16, hidden=32),
     view=VIEW,
     ppo=PPOConfig(minibatch=128, learning_rate=3e-3, epochs=2, beta=1.0),
@@ -73,8 +74,8 @@ def interrupt(monkeypatch, after: int) -> None:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    original = selfplay.update
-    monkeypatch.setattr(selfplay, "update", update)
+    original = training.update
+    monkeypatch.setattr(training, "update", update)
 
 
 @pytest.mark.parametrize(("every", "after"), [(1, 1), (1, 4), (2, 3), (3, 2)])

@@ -1,0 +1,157 @@
+"""Options of self-play, of PPO and of its anchor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data.errors import UserError
+from models.policy import PolicyConfig
+from pipeline.selfplay.observation import ObservationConfig
+from pipeline.selfplay.reward import RewardConfig
+
+__all__ = ["PPOConfig", "SelfPlayConfig"]
+
+_KINDS = ("reverse", "forward")
+_DRIVERS = ("policy", "log")
+_PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO and the anchor; defaults are the paper's Table A3 where it names a value.
+
+    Args:
+        epochs: passes over the transitions of an update.
+        minibatch: transitions in a gradient step, about: an update's transitions are divided into equal parts.
+        learning_rate: of Adam.
+        final_rate: share of it at the end, to which it falls linearly; 1 for constant.
+        gamma: discount of a decision.
+        gae_lambda: of the advantage estimate.
+        clip: of the probability ratio.
+        surrogate_weight: of PPO's own loss; 0 leaves the KL alone to teach, as in distillation.
+        value_weight: of the value loss.
+        entropy_weight: of the entropy bonus.
+        gradient_clip: largest norm of the gradient.
+        beta: weight of the KL between policy and reference in the loss; 0 for plain self-play.
+        beta_final: what it changes to, linearly over the training; not set for constant.
+        kl: reverse, KL(policy || reference), seeks the reference's main mode; forward, KL(reference || policy),
+            covers all it does.
+        alpha: weight of the reference's log-likelihood in the reward.
+        goal_dropout: share of agents whose goal is hidden in an episode, though reaching it is still paid.
+        vehicles_only: control moving vehicles alone, all others replay the log (the paper's main experiment).
+    """
+
+    epochs: int = 4
+    minibatch: int = 8192
+    learning_rate: float = 3e-4
+    final_rate: float = 1.0
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    surrogate_weight: float = 1.0
+    value_weight: float = 0.3
+    entropy_weight: float = 1e-4
+    gradient_clip: float = 0.5
+    beta: float = 0.1
+    beta_final: float | None = None
+    kl: str = "reverse"
+    alpha: float = 0.0
+    goal_dropout: float = 0.5
+    vehicles_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kl not in _KINDS:
+            raise UserError(f"ppo.kl is {self.kl!r}; choose one of {', '.join(_KINDS)}")
+        if self.epochs < 1 or self.minibatch < 2:
+            raise UserError("ppo.epochs must be at least 1 and ppo.minibatch at least 2")
+        if not 0 <= self.goal_dropout <= 1:
+            raise UserError(f"ppo.goal_dropout is {self.goal_dropout}; it must be in [0, 1]")
+
+    @property
+    def anchored(self) -> bool:
+        """Whether a reference is needed."""
+        return bool(self.beta or self.beta_final or self.alpha)
+
+    def beta_at(self, share: float) -> float:
+        """The weight of the KL when ``share`` of the training is done."""
+        return self.beta if self.beta_final is None else self.beta + (self.beta_final - self.beta) * min(1.0, share)
+
+    def rate_at(self, share: float) -> float:
+        """The learning rate when ``share`` of the training is done."""
+        return self.learning_rate * (1.0 + (self.final_rate - 1.0) * min(1.0, share))
+
+
+@dataclass(frozen=True)
+class SelfPlayConfig:
+    """Anchored self-play.
+
+    Args:
+        agent_steps: transitions to train on; a transition is one decision of one controlled agent.
+        driver: policy, which is self-play; or log, by which the policy learns to say what the log does where it is
+            (behaviour cloning, the reference of HR-PPO).
+        worlds: scenes simulated at once, of all devices together.
+        turnover: how many of them give way to other scenes at each update; 0 for all.
+        pool: scenes of the training split to draw from, spread evenly; 0 for all.
+        max_agents: scenes with more simulated agents are left out, which bounds padding.
+        cache_worlds: built worlds, and encoded maps, that each process keeps (some 2 MB each).
+        workers: processes that build worlds ahead of their use; 0 builds them in the training process.
+        checkpoint_every: updates between checkpoints for going on after an interruption.
+        evaluate_every: updates between evaluations on held-out scenes, after which the best policy so far is kept;
+            0 for none.
+        evaluate_scenes: of the validation split, spread evenly.
+        evaluate_rollouts: of each.
+        tensorboard: write curves for TensorBoard.
+        device: cpu, cuda, or auto for a GPU where there is one.
+        devices: how many of them on each machine.
+        nodes: machines; each runs this command, started by torchrun or Slurm.
+        precision: of the policy: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
+        compile: fuse simulator and policy with torch.compile; pays off in trainings of many minutes.
+        policy: size of the net.
+        view: what agents see.
+        reward: what events are worth.
+        ppo: optimisation and anchor.
+    """
+
+    agent_steps: int = 400_000
+    driver: str = "policy"
+    worlds: int = 24
+    turnover: int = 0
+    pool: int = 96
+    max_agents: int = 64
+    cache_worlds: int = 512
+    workers: int = 0
+    checkpoint_every: int = 2
+    evaluate_every: int = 0
+    evaluate_scenes: int = 8
+    evaluate_rollouts: int = 32
+    tensorboard: bool = True
+    device: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "auto"
+    compile: bool = False
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    view: ObservationConfig = field(default_factory=ObservationConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "agent_steps",
+            "worlds",
+            "max_agents",
+            "checkpoint_every",
+            "devices",
+            "nodes",
+            "evaluate_scenes",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"selfplay.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.driver not in _DRIVERS:
+            raise UserError(f"selfplay.driver is {self.driver!r}; choose one of {', '.join(_DRIVERS)}")
+        if self.precision not in _PRECISIONS:
+            raise UserError(f"selfplay.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
+        if self.worlds % (self.devices * self.nodes):
+            raise UserError(
+                f"selfplay.worlds is {self.worlds}, which {self.devices * self.nodes} devices cannot share evenly"
+            )

@@ -1,0 +1,133 @@
+"""Gymnasium's own checker, and what it does not check of many agents at once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+from data.errors import UserError
+from pipeline.selfplay.environment import DrivingEnv, DrivingVectorEnv
+from pipeline.selfplay.reward import RewardConfig
+from tests.models.scenes import random_scene
+from tests.pipeline.selfplay.conftest import VIEW
+from tests.pipeline.selfplay.test_simulator import arcs
+from tests.scenes import Mover, hand_made
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [random_scene(0), random_scene(1, agents=2), random_scene(2, agents=4)]
+
+
+def test_gymnasiums_checker_passes(scenes, vocabulary) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Numbers have no bounds but what a scene allows.
+        warnings.filterwarnings("ignore", message=".*infinity.*")
+        warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes.*")
+        env = DrivingEnv(scenes, vocabulary, VIEW)
+        check_env(env, skip_render_check=True)
+
+
+def rollout(env: DrivingVectorEnv, seed: int, count: int) -> list[Any]:
+    seen, info = env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    steps: list[Any] = [(seen, np.zeros(env.num_envs), False, False, info)]
+    for _ in range(count):
+        steps.append(env.step(rng.integers(20, size=env.num_envs)))
+    return steps
+
+
+def test_many_agents_at_once(scenes, vocabulary) -> None:
+    """Spaces, slots, truncation at 8 s and only there, and what was seen at the end."""
+    env = DrivingVectorEnv(scenes, vocabulary, worlds=2, agents=6, view=VIEW)
+    assert env.num_envs == 12
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    steps = rollout(env, 3, 85)
+    for number, (seen, reward, terminated, truncated, info) in enumerate(steps):
+        assert env.observation_space.contains(seen)
+        if number == 0:
+            active = info["active"]
+            assert 4 <= int(active.sum()) <= 12
+            continue
+        assert reward.shape == terminated.shape == truncated.shape == (12,)
+        assert not terminated.any()
+        assert truncated.all() == (number % 40 == 0)
+        assert truncated.any() == truncated.all()
+        assert (reward[~active] == 0).all()
+        if truncated.all():
+            assert set(info["final_obs"][0]) == set(seen)
+            assert not np.array_equal(info["final_obs"][0]["ego"], seen["ego"][0])
+            active = info["active"]
+        assert (seen["ego"][~active] == 0).all()
+        assert (np.abs(seen["ego"][active]).sum(-1) > 0).all()
+
+
+def test_the_same_seed_gives_the_same_episode(scenes, vocabulary) -> None:
+    env = DrivingVectorEnv(scenes, vocabulary, worlds=2, agents=6, view=VIEW)
+    first, again = rollout(env, 5, 42), rollout(env, 5, 42)
+    for one, two in zip(first, again, strict=True):
+        for name in one[0]:
+            assert np.array_equal(one[0][name], two[0][name]), name
+        assert np.array_equal(one[1], two[1])
+    assert not np.array_equal(rollout(env, 6, 1)[0][0]["ego"], first[0][0]["ego"])
+
+
+def test_seen_data_are_not_reused(scenes, vocabulary) -> None:
+    env = DrivingVectorEnv(scenes, vocabulary, worlds=1, agents=6, view=VIEW)
+    seen, _ = env.reset(seed=0)
+    before = {name: value.copy() for name, value in seen.items()}
+    env.step(np.full(6, 3))
+    assert all(np.array_equal(seen[name], before[name]) for name in seen)
+
+
+def test_a_collision_is_reported_and_paid() -> None:
+    """Two vehicles head on: standing still or going straight decides."""
+    head_on = hand_made([Mover(speed=10.0), Mover(x=12.0, heading=np.pi, speed=10.0)])
+    words = arcs()
+    straight = int(torch.cdist(words.ends[0, :, :2], torch.tensor([[2.0, 0.0]])).argmin())
+    env = DrivingVectorEnv([head_on], words, worlds=1, agents=3, reward=RewardConfig(collision=-0.5, goal=0.0))
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.array([straight, straight, 0]))
+    assert reward.tolist() == [0.0, 0.0, 0.0]
+    for _ in range(2):
+        _, reward, _, _, info = env.step(np.array([straight, straight, 0]))
+    assert info["collision"].tolist() == [True, True, False]
+    assert reward.tolist() == [-0.5, -0.5, 0.0]
+
+
+def test_only_the_av_is_driven() -> None:
+    """Others replay the log: one who stands in the way of the AV's log is met if the AV keeps going."""
+    scene = hand_made([Mover(speed=10.0), Mover(x=500.0, speed=3.0)])
+    words = arcs()
+    env = DrivingEnv([scene], words, reward=RewardConfig(goal=1.0))
+    env.reset(seed=0)
+    straight = int(torch.cdist(words.ends[0, :, :2], torch.tensor([[2.0, 0.0]])).argmin())
+    earned, over = 0.0, False
+    count = 0
+    while not over:
+        _, reward, terminated, over, _ = env.step(straight)
+        assert not terminated
+        earned += reward
+        count += 1
+    assert count == 40
+    # It gets where the log ends, once.
+    assert earned == pytest.approx(1.0)
+
+
+def test_wrong_use_is_named(scenes, vocabulary) -> None:
+    with pytest.raises(UserError, match="agents=6"):
+        DrivingVectorEnv(scenes, vocabulary, agents=3)
+    env = DrivingVectorEnv(scenes, vocabulary, worlds=2, agents=6, view=VIEW)
+    with pytest.raises(UserError, match="call reset"):
+        env.step(np.zeros(12))
+    with pytest.raises(UserError, match="expected 2"):
+        env.reset(options={"scenes": [0]})
+    with pytest.raises(UserError, match="call reset"):
+        DrivingEnv(scenes, vocabulary, VIEW).step(0)

@@ -1,0 +1,166 @@
+"""Baselines in the same trainer: each does what its name says."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.store import shard_name, write_shard
+from models.policy import PolicyConfig, load_policy
+from models.reference.checkpoint import save_reference
+from pipeline import options
+from pipeline.options import command_parser
+from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
+from pipeline.selfplay.episode import Driven, collect
+from pipeline.selfplay.judges import label_scores, logged_tokens
+from pipeline.selfplay.reward import RewardConfig
+from pipeline.selfplay.worlds import build_world
+from pipeline.stages.selfplay import run_selfplay
+from tests.models.reference.conftest import make_model
+from tests.models.scenes import random_scene
+from tests.pipeline.selfplay.conftest import VIEW
+
+CONFIG = SelfPlayConfig(
+    agent_steps=1200,
+    worlds=2,
+    pool=3,
+    tensorboard=False,
+    policy=PolicyConfig(embedding=16, hidden=32),
+    view=VIEW,
+    ppo=PPOConfig(minibatch=128, learning_rate=3e-3, epochs=2),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
+    for split in ("training", "validation"):
+        (folder / split).mkdir()
+        write_shard(folder / split / shard_name(split, 0, 1), scenes)
+    save_reference(folder / "reference.ckpt", make_model(2))
+    return {
+        "scenes": folder / "training",
+        "reference": folder / "reference.ckpt",
+        "validation": folder / "validation",
+    }
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    table = csv.DictReader((out / "metrics.csv").open())
+    return [{name: float(value) for name, value in row.items() if value} for row in table]
+
+
+def with_ppo(config: SelfPlayConfig = CONFIG, **changes) -> SelfPlayConfig:
+    return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **changes))
+
+
+def test_a_cloned_policy_says_what_the_log_does(data, tmp_path) -> None:
+    """And then is the anchor of HR-PPO, for a policy that sees the same."""
+    cloning = with_ppo(
+        dataclasses.replace(CONFIG, driver="log", agent_steps=6000),
+        surrogate_weight=0.0,
+        value_weight=0.0,
+        entropy_weight=0.0,
+        beta=1.0,
+        kl="forward",
+    )
+    run_selfplay(cloning, **data, out=tmp_path / "clone", seed=0)
+    found = rows(tmp_path / "clone")
+    assert found[-1]["kl"] < 0.7 * found[0]["kl"]
+    anchored = dict(data, reference=tmp_path / "clone" / "policy.ckpt")
+    figures = run_selfplay(with_ppo(beta=0.01, kl="forward"), **anchored, out=tmp_path / "hr", seed=0)
+    assert figures["reference_coverage"] == 1.0
+    assert figures["kl"] > 0
+    blind = dataclasses.replace(CONFIG, view=dataclasses.replace(VIEW, show_light=False))
+    with pytest.raises(UserError, match="sees other things"):
+        run_selfplay(blind, **anchored, out=tmp_path / "blind", seed=0)
+
+
+def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
+    """Tokens executed from the logged poses lead to the logged poses, within what the vocabulary resolves."""
+    world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
+    tokens = logged_tokens(world, vocabulary)
+    uniform = torch.rand(41, *world.types.shape)
+    kept: list[Driven] = []
+
+    def score(driven: Driven) -> torch.Tensor:
+        kept.append(driven)
+        return label_scores(vocabulary.size, driven)
+
+    episode = collect(policy, world, vocabulary, score, PPOConfig(), RewardConfig(), VIEW, uniform, logged=tokens)
+    assert torch.equal(episode.action, tokens[kept[0].who].T)
+    # The log was replayed, not the tokens.
+    torch.testing.assert_close(kept[0].poses[0, :, 1:], world.log[0, :, 1::2])
+    assert episode.reference is not None
+    label = episode.reference.gather(-1, episode.action.unsqueeze(-1)).squeeze(-1)
+    assert (label[episode.covered] == 0).all()
+    there = torch.cat((world.exists[..., None], world.log_valid[:, :, 1::2]), -1)
+    both = (there[..., 1:] & there[..., :-1])[kept[0].who].T
+    assert torch.equal(episode.covered, both)
+    assert both.any()
+
+
+def test_distillation_lowers_the_kl_and_nothing_else(data, tmp_path) -> None:
+    config = with_ppo(surrogate_weight=0.0, value_weight=0.0, entropy_weight=0.0, beta=1.0)
+    run_selfplay(dataclasses.replace(config, agent_steps=4000), **data, out=tmp_path, seed=0)
+    found = rows(tmp_path)
+    assert found[-1]["kl"] < 0.8 * found[0]["kl"]
+
+
+def test_beta_and_learning_rate_change_over_the_training() -> None:
+    ppo = PPOConfig(beta=1.0, beta_final=0.2, learning_rate=1e-3, final_rate=0.1)
+    assert [round(ppo.beta_at(share), 6) for share in (0.0, 0.5, 1.0, 1.2)] == [1.0, 0.6, 0.2, 0.2]
+    assert [ppo.rate_at(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
+    assert PPOConfig(beta=0.5).beta_at(0.9) == 0.5
+    assert not PPOConfig(beta=0.0).anchored
+    assert PPOConfig(beta=0.0, beta_final=0.1).anchored
+    for wrong in ({"kl": "both"}, {"epochs": 0}, {"goal_dropout": 1.5}):
+        with pytest.raises(UserError, match=f"ppo.{next(iter(wrong))}"):
+            PPOConfig(**wrong)
+
+
+def test_a_student_with_history_and_a_larger_one(data, tmp_path) -> None:
+    wide = PolicyConfig(embedding=32, hidden=64, dropout=0.0)
+    config = dataclasses.replace(CONFIG, view=dataclasses.replace(VIEW, history=4), policy=wide, agent_steps=300)
+    run_selfplay(config, **data, out=tmp_path, seed=0)
+    policy, _, view = load_policy(tmp_path / "policy.ckpt")
+    assert view["history"] == 4
+    assert policy.features[0] == 17 + 16
+
+
+def test_the_best_policy_is_kept(data, tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, evaluate_every=2, evaluate_scenes=2, evaluate_rollouts=2, tensorboard=True)
+    run_selfplay(config, **data, out=tmp_path, seed=0)
+    found = rows(tmp_path)
+    assert [number % 2 == 1 or number == len(found) - 1 for number in range(len(found))] == [
+        "evaluation_realism" in row for row in found
+    ]
+    assert load_policy(tmp_path / "best.ckpt")[0].actions == load_policy(tmp_path / "policy.ckpt")[0].actions
+    assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
+
+
+VARIANTS = sorted((Path(options.__file__).parent / "configs" / "selfplay").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_files_of_variants_change_what_they_name(path: Path) -> None:
+    parser = command_parser("selfplay", run_selfplay, SelfPlayConfig, {}, "")
+    needed = ["--scenes", "a", "--reference", "b", "--out", "c"]
+    plain, changed = (
+        parser.instantiate_classes(parser.parse_args(arguments + needed))
+        for arguments in ([], ["--config", str(path)])
+    )
+    assert any(getattr(plain, name) != getattr(changed, name) for name in ("ppo", "driver", "view", "policy"))
+    assert (changed.ppo.beta == 0) == path.stem.startswith("ppo")
+    assert changed.view == plain.view or path.stem == "history"
+
+
+def test_there_are_all_variants() -> None:
+    names = {path.stem for path in VARIANTS}
+    assert names == {"clone", "forward_kl", "history", "hr_ppo", "kl_only", "large", "ppo", "ppo_dropout"}
