@@ -18,7 +18,7 @@ from data.scene import AgentType, LightState, MapKind, Scene
 from data.scenes_source import open_scenes
 from pipeline.selfplay.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
 from pipeline.selfplay.simulator import Motion, places, reset
-from pipeline.selfplay.worlds import EDGE_CELL, World, build_world
+from pipeline.selfplay.worlds import EDGE_CELL, World, build_world, stack_worlds
 from submission.realism.road_edge import prepare_edges, signed_distance
 from tests.data.test_road import random_lines
 from tests.models.scenes import random_scene
@@ -264,3 +264,39 @@ def test_hills_keep_their_edges() -> None:
     listed = signed_edge_distance(world.edges, row, point, bottom, _lists(world, point[:, 0]))
     assert torch.equal(listed.sign(), distance.sign())
     torch.testing.assert_close(distance, torch.full_like(distance, -1.0), atol=1e-3, rtol=0)
+
+
+def test_who_is_off_the_road_by_shapely() -> None:
+    """10,000 boxes on and around a ring with an island, by corners in the polygon."""
+    outer, inner = circle(30.0, 80), circle(8.0, 40)
+    edges = [(MapKind.ROAD_EDGE, outer), (MapKind.ROAD_EDGE, inner[::-1])]
+    movers = [
+        Mover(x=15.0),
+        Mover(x=-15.0),
+        Mover(y=15.0, size=(9.0, 2.6, 3.0)),
+        Mover(y=-15.0, size=(2.0, 1.0, 1.5)),
+    ]
+    world = world_of(hand_made(movers, edges))
+    road = shapely.Polygon([p[:2] for p in outer], [[p[:2] for p in inner]])
+    generator = torch.Generator().manual_seed(2)
+    count = 2500
+    pose = torch.rand(count, 4, 3, generator=generator) * torch.tensor([76.0, 76.0, 6.3]) - torch.tensor(
+        [38.0, 38, 0]
+    )
+    worlds = stack_worlds([world] * count)
+    local = pose - torch.cat((world.origin[0], torch.zeros(1)))
+    found = off_road(worlds, motion_of(worlds, local[:, :, None], local), 1.0, places(worlds.exists))
+    corners = np.array(
+        [
+            shapely.get_coordinates(_box(place, size).exterior)[:4]
+            for row in pose
+            for place, size in zip(row, world.size[0])
+        ]
+    ).reshape(count, 4, 4, 2)
+    outside = ~shapely.contains_xy(road, corners[..., 0], corners[..., 1])
+    # Lines are simplified by some centimetres.
+    near = shapely.distance(road.boundary, shapely.points(corners)) < 0.05
+    clear = torch.from_numpy(~near.any(-1))
+    assert int(clear.sum()) > 9700
+    assert torch.equal(found[clear], torch.from_numpy(outside.any(-1))[clear])
+    assert 0.2 < float(found.double().mean()) < 0.8

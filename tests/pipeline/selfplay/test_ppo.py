@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
+from pipeline.selfplay.episode import Driven, Episode, Scorer, act, collect
 from pipeline.selfplay.observation import Observation, feature_sizes
 from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
 from pipeline.selfplay.reward import RewardConfig
@@ -20,6 +20,7 @@ from pipeline.selfplay.worlds import build_world, stack_worlds
 from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW
 from tests.pipeline.selfplay.test_observation import garbage
+from tests.scenes import Mover, hand_made
 
 PLAIN = PPOConfig(minibatch=256, beta=0.0)
 
@@ -339,3 +340,77 @@ def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
     )
     assert sizes == [120, 120] * 3
     assert all(math.isfinite(value) for value in figures.values())
+
+
+@pytest.mark.parametrize("beta", [1.5, 3.0, 8.0])
+def test_two_arms_settle_where_theory_says(beta: float) -> None:
+    """Where the loss is stationary, log pi - log pi_ref is the normalised advantage over beta, up to a constant.
+
+    Of two arms worth 0 and 1 the normalised advantages differ by 1 / sqrt(p (1 - p)). (Below a beta of about 1.1
+    there is no such place: as one arm wins, normalising makes the little that is left worth ever more.)
+    """
+    reference = torch.tensor([0.8, 0.2]).log()
+    config = PPOConfig(
+        minibatch=512, epochs=1, learning_rate=2e-3, beta=beta, entropy_weight=0.0, gamma=0.0, gae_lambda=0.0
+    )
+    chance, _ = play_bandit(config, torch.tensor([0.0, 1.0]), reference, 300)
+
+    def excess(p: float) -> float:
+        return math.log(p / (1 - p)) - math.log(0.2 / 0.8) - 1 / (beta * math.sqrt(p * (1 - p)))
+
+    low, high = 0.2, 0.9
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    assert float(chance[1]) == pytest.approx(low, abs=0.02)
+
+
+@pytest.mark.parametrize("beta", [3.0, 8.0])
+def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float) -> None:
+    """Paid the reference's log-likelihood alone, the policy sharpens it by a power that theory gives.
+
+    With q the reference, s the standard deviation of log q under the policy: pi is proportional to
+    q ** (1 + 1 / (beta s)). The rewards come from driving in a scene, whose states must not matter.
+    """
+    scene = hand_made([Mover(), Mover(x=30.0), Mover(x=60.0)])
+    world = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments)] * 3)
+    generator = torch.Generator().manual_seed(1)
+    log_q = (0.8 * torch.randn(vocabulary.size, generator=generator)).log_softmax(-1)
+    reward = RewardConfig(goal=0.0, collision=0.0, off_road=0.0, red_light=0.0)
+    config = PPOConfig(
+        minibatch=400,
+        epochs=2,
+        learning_rate=3e-3,
+        final_rate=0.05,
+        beta=beta,
+        alpha=1.0,
+        entropy_weight=0.0,
+        gamma=0.0,
+        gae_lambda=0.0,
+    )
+    torch.manual_seed(0)
+    net = PolicyConfig(embedding=8, hidden=16, dropout=0.0, per_type=False, inertia=False)
+    policy = Policy(net, feature_sizes(VIEW), vocabulary.ends)
+    optimizer, fabric = torch.optim.Adam(policy.parameters()), Fabric(accelerator="cpu", devices=1)
+
+    def score(driven: Driven) -> Tensor:
+        return log_q.expand(driven.tokens.shape[-1], len(driven.who[0]), -1)
+
+    rounds = 80
+    for number in range(rounds):
+        uniform = torch.rand(41, *world.types.shape, generator=generator)
+        episode = collect(policy.eval(), world, vocabulary, score, config, reward, VIEW, uniform)
+        update(fabric, policy.train(), optimizer, episode, config, generator, number / rounds)
+    with torch.no_grad():
+        logits, _ = act(policy, episode.observation)
+    found = logits.softmax(-1).mean(0)
+    power = 1.0
+    for _ in range(200):
+        chance = (power * log_q).softmax(-1)
+        spread = ((chance * log_q.square()).sum() - (chance * log_q).sum().square()).sqrt()
+        power = 0.5 * power + 0.5 * (1 + 1 / (beta * float(spread)))
+    distance = float((found - chance).abs().sum() / 2)
+    assert distance < 0.06
+    # And it is neither the reference nor what pays best.
+    assert float((log_q.exp() - chance).abs().sum() / 2) > 2 * distance
+    assert float(chance.max()) < 0.9
