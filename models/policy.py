@@ -54,7 +54,8 @@ def _pooled(encoded: Tensor, seen: Tensor) -> Tensor:
     """Maximum over what is seen [N, M, D], zero where nothing is."""
     # Adding a bias is cheaper than filling, and a maximum with its place than one that looks for ties backwards.
     hidden = torch.where(seen, 0.0, -torch.inf).unsqueeze(-1)
-    pooled = (encoded + hidden).max(1).values
+    shown = encoded + hidden
+    pooled = shown.max(1).values if torch.is_grad_enabled() else shown.amax(1)
     return torch.where(seen.any(1, keepdim=True), pooled, 0.0)
 
 

@@ -62,7 +62,7 @@ class _Trainer:
         policy = Policy(PolicyConfig(), feature_sizes(self.view), self.vocabulary.ends)
         optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
         config = PPOConfig(minibatch=_MINIBATCH, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
-        uniform = torch.rand(decisions(self.vocabulary) + 1, *self.world.types.shape)
+        uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape)
         stepper = Stepper(self.vocabulary, self.view, self.compiled)
         driver = cast(nn.Module, torch.compile(policy, dynamic=True)) if self.compiled else policy
         fabric, generator = Fabric(accelerator="cpu", devices=1), torch.Generator()

@@ -41,7 +41,7 @@ def make_agent(
     Args:
         name: one of ``AGENT_NAMES``. checkpoint: of a learnt agent.
         sampling: how a learnt agent draws its tokens. device: of a learnt agent.
-        compiled: fuse the reference's steps with torch.compile.
+        compiled: fuse a learnt agent's steps with torch.compile.
 
     Raises:
         UserError: unknown name, or no checkpoint for a learnt agent.
@@ -62,7 +62,7 @@ def make_agent(
         from pipeline.sampling.policy_agent import PolicyAgent
 
         assert checkpoint is not None
-        return PolicyAgent.from_checkpoint(checkpoint, sampling, device)
+        return PolicyAgent.from_checkpoint(checkpoint, sampling, device, compiled)
     from pipeline.sampling.baselines import ConstantVelocity, LogReplay
 
     return LogReplay() if name == "log" else ConstantVelocity()

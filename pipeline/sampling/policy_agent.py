@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +30,8 @@ _MAX_ROWS = 4096
 class _Roads:
     """What agents see of the road, encoded anew only for those that moved: of all agents, most stand still."""
 
-    def __init__(self, policy: Policy, view: ObservationConfig) -> None:
-        self._policy, self._view = policy, view
+    def __init__(self, encode: Callable[[World, State, tuple[Tensor, Tensor]], Tensor]) -> None:
+        self._encode = encode
         self._pose, self._code = torch.zeros(0), torch.zeros(0)
 
     def seen(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
@@ -39,18 +41,15 @@ class _Roads:
         if not len(self._code):
             # In the beginning all worlds are one.
             first = w == 0
-            code = self._encoded(worlds, state, (w[first], a[first]))
+            code = self._encode(worlds, state, (w[first], a[first]))
             self._code = code.repeat(len(pose) // len(code), 1)
         else:
             (moved,) = (pose != self._pose).any(-1).nonzero(as_tuple=True)
             if len(moved):
-                code = self._encoded(worlds, state, (w[moved], a[moved]))
+                code = self._encode(worlds, state, (w[moved], a[moved]))
                 self._code = self._code.index_copy(0, moved, code)
         self._pose = pose
         return self._code
-
-    def _encoded(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
-        return self._policy.see_road(*observe_road(worlds, state, who, self._view))
 
 
 class PolicyAgent:
@@ -59,6 +58,7 @@ class PolicyAgent:
     Args:
         policy: the net; its device is where scenes are simulated. vocabulary: of its actions. view: what it sees.
         sampling: how tokens are drawn; from the whole distribution by default.
+        compiled: fuse what a decision does with torch.compile, once for all scenes.
     """
 
     def __init__(
@@ -67,14 +67,28 @@ class PolicyAgent:
         vocabulary: Vocabulary,
         view: ObservationConfig,
         sampling: SamplingConfig | None = None,
+        compiled: bool = False,
     ) -> None:
         self.policy, self.view, self.sampling = policy.eval(), view, sampling or SamplingConfig()
         self.device = policy.critic.weight.device
         self.vocabulary = vocabulary.to(self.device)
+        # The road as the net sees it, what agents would do, and what then happens.
+        self._see_road: Any = self._seen_road
+        self._logits: Any = self._wanted
+        self._advance: Any = self._moved
+        if compiled:
+            self._see_road, self._logits, self._advance = (
+                torch.compile(function, fullgraph=True, dynamic=True)
+                for function in (self._seen_road, self._wanted, self._moved)
+            )
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, sampling: SamplingConfig | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: Path,
+        sampling: SamplingConfig | None = None,
+        device: torch.device | str = "cpu",
+        compiled: bool = False,
     ) -> PolicyAgent:
         """Load ``policy.ckpt``.
 
@@ -82,7 +96,7 @@ class PolicyAgent:
             UserError: not such a checkpoint.
         """
         policy, vocabulary, view = load_policy(path)
-        return cls(policy.to(device), vocabulary, ObservationConfig(**view), sampling)
+        return cls(policy.to(device), vocabulary, ObservationConfig(**view), sampling, compiled)
 
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
@@ -98,24 +112,39 @@ class PolicyAgent:
             worlds = repeat_world(world, len(part))
             controlled = controlled_agents(worlds)
             who = places(controlled)
-            state = reset(worlds, torch.ones_like(controlled))
-            roads = _Roads(self.policy, self.view)
+            state = reset(worlds, torch.ones_like(controlled), self.view.history)
+            roads = _Roads(self._see_road)
             poses = []
             for index in range(part.shape[1]):
-                neighbours = observe_neighbours(worlds, state, who, self.view)
-                logits, _ = self.policy.decide(
-                    observe_ego(worlds, state, who, self.view),
-                    neighbours["neighbour"],
-                    neighbours["neighbour_seen"],
-                    roads.seen(worlds, state, who),
-                    worlds.types[who],
-                    state.last_motion[who],
-                )
+                logits = self._logits(worlds, state, who, roads.seen(worlds, state, who))
                 tokens = torch.zeros_like(worlds.types).index_put(
                     who, draw(logits, part[:, index][who], worlds.types[who], self.sampling)
                 )
-                state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
-                state = dataclasses.replace(state, collided=collisions(worlds, motion, self.view.box_scale, who))
-                poses.append(motion.pose)
+                state, pose = self._advance(worlds, state, tokens, controlled, who)
+                poses.append(pose)
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
         return joint_states(scene, torch.cat(parts), world.origin[0])
+
+    def _seen_road(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
+        return self.policy.see_road(*observe_road(worlds, state, who, self.view))
+
+    def _wanted(self, worlds: World, state: State, who: tuple[Tensor, Tensor], road: Tensor) -> Tensor:
+        """[N, K] logits."""
+        neighbours = observe_neighbours(worlds, state, who, self.view)
+        logits, _ = self.policy.decide(
+            observe_ego(worlds, state, who, self.view),
+            neighbours["neighbour"],
+            neighbours["neighbour_seen"],
+            road,
+            worlds.types[who],
+            state.last_motion[who],
+        )
+        return logits
+
+    def _moved(
+        self, worlds: World, state: State, tokens: Tensor, controlled: Tensor, who: tuple[Tensor, Tensor]
+    ) -> tuple[State, Tensor]:
+        """The state behind a decision, and the poses [R, A, s, 3] on the way."""
+        state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
+        collided = collisions(worlds, motion, self.view.box_scale, who)
+        return dataclasses.replace(state, collided=collided), motion.pose

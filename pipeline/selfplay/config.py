@@ -39,6 +39,8 @@ class PPOConfig:
         alpha: weight of the reference's log-likelihood in the reward.
         goal_dropout: share of agents whose goal is hidden in an episode, though reaching it is still paid.
         vehicles_only: control moving vehicles alone, all others replay the log (the paper's main experiment).
+        parked_share: of the agents whose log stands still, how many are learnt from in an episode; all are driven.
+            More than half of all agents are parked, and there is little to learn from them.
     """
 
     epochs: int = 4
@@ -58,14 +60,16 @@ class PPOConfig:
     alpha: float = 0.0
     goal_dropout: float = 0.5
     vehicles_only: bool = False
+    parked_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kl not in _KINDS:
             raise UserError(f"ppo.kl is {self.kl!r}; choose one of {', '.join(_KINDS)}")
         if self.epochs < 1 or self.minibatch < 2:
             raise UserError("ppo.epochs must be at least 1 and ppo.minibatch at least 2")
-        if not 0 <= self.goal_dropout <= 1:
-            raise UserError(f"ppo.goal_dropout is {self.goal_dropout}; it must be in [0, 1]")
+        for name in ("goal_dropout", "parked_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"ppo.{name} is {getattr(self, name)}; it must be in [0, 1]")
 
     @property
     def anchored(self) -> bool:

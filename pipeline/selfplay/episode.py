@@ -62,7 +62,27 @@ class Episode:
 
     @property
     def transitions(self) -> int:
+        """Of which something is learnt."""
         return self.action.numel()
+
+    @property
+    def agent_steps(self) -> int:
+        """Decisions executed."""
+        return int(self.sums["task_reward"][1]) * len(self.action)
+
+    def of_agents(self, chosen: Tensor) -> Episode:
+        """The transitions of some agents [n] of the N; sums are still those of all."""
+        count = self.action.shape[1]
+        rows = (torch.arange(len(self.action), device=chosen.device)[:, None] * count + chosen).flatten()
+        parts = {
+            name: getattr(self, name)[:, chosen] for name in ("action", "log_prob", "value", "reward", "covered")
+        }
+        return dataclasses.replace(
+            self,
+            observation=Observation(**{name: value[rows] for name, value in vars(self.observation).items()}),
+            reference=None if self.reference is None else self.reference[:, chosen],
+            **parts,
+        )
 
 
 def join(observations: Sequence[Observation]) -> Observation:
@@ -106,7 +126,8 @@ def collect(
         policy: in evaluation mode. world: batched. vocabulary: of the tokens.
         score: reference log-probabilities of what was executed; None without an anchor.
         config, reward, view: settings.
-        uniform: [D + 1, W, A] in [0, 1), all that is random: actions, and last whose goal is hidden.
+        uniform: [D + 2, W, A] in [0, 1), all that is random: actions, and last whose goal is hidden and which of
+            the parked are learnt from.
         stepper: how observations and steps are computed; plainly by default.
         logged: [W, A, D] tokens of the log, for an episode in which all replay it instead of driving.
     """
@@ -117,7 +138,7 @@ def collect(
     who = places(controlled)
     vehicle = controlled & (world.types == 0)
     drivers = places(vehicle)
-    state = reset(world, uniform[-1] < config.goal_dropout, view.history)
+    state = reset(world, uniform[-2] < config.goal_dropout, view.history)
     tokens = torch.zeros_like(world.types)
     nobody = torch.zeros_like(controlled)
     before = events_at_start(world, state, view.box_scale, who, drivers)
@@ -175,7 +196,7 @@ def collect(
     sums["reward_likelihood"] = _sum(config.alpha * likelihood.sum(), agents)
     sums["log_likelihood"] = _sum(likelihood.sum(), covered.sum())
     sums["reference_coverage"] = _sum(covered.sum(), covered.numel())
-    return Episode(
+    episode = Episode(
         observation=observation,
         action=action,
         log_prob=torch.stack(log_probs),
@@ -186,6 +207,9 @@ def collect(
         sums=sums,
         seconds=clock.seconds(),
     )
+    if config.parked_share == 1:
+        return episode
+    return episode.of_agents((world.moves | (uniform[-1] < config.parked_share))[who].nonzero().flatten())
 
 
 def _sum(total: Tensor, count: Tensor | int) -> Tensor:

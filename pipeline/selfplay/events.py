@@ -140,8 +140,6 @@ def off_road(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, 
 def red_lights(world: World, motion: Motion) -> Tensor:
     """Which vehicles passed a stop point, in the direction of its lane, while its light was red."""
     ran = torch.zeros_like(world.exists)
-    if not world.stop_line.shape[1]:
-        return ran
     line, heading = world.stop_line[:, None, :, :2], world.stop_line[:, None, :, 2]
     cos, sin = torch.cos(heading), torch.sin(heading)
 

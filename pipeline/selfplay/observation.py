@@ -153,8 +153,6 @@ def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
 
     Lights first observed after the current step are unknown, as they are to an entry.
     """
-    if not world.stop_line.shape[1]:
-        return pose.new_zeros(len(pose), 3)
     line = world.stop_line[w]  # [N, S, 3]
     ahead = _into_frame(line[..., :2] - pose[:, None, :2], line[..., 2])
     aligned = torch.cos(line[..., 2] - pose[:, None, 2]) > 0.5

@@ -76,14 +76,15 @@ def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
     before = world.history_poses[:, :, -2]
     moved = world.history_valid[:, :, -1]
     last = torch.where(moved.unsqueeze(-1), _local(world.pose, before), torch.zeros_like(world.pose))
-    nobody = torch.zeros_like(world.exists)
+    nobody = torch.zeros(world.exists.shape, dtype=torch.bool, device=world.exists.device)
+    # Copies: what a decision leaves behind lies in one piece, and compiled code is compiled for how data lie.
     return State(
-        pose=world.pose,
-        velocity=world.velocity,
-        present=world.exists.clone(),
+        pose=world.pose.contiguous(),
+        velocity=world.velocity.contiguous(),
+        present=world.exists.clone(memory_format=torch.contiguous_format),
         last_motion=last,
-        past=pad(world.history_poses[:, :, first:-1], (0, 0, unknown, 0)),
-        past_known=pad(world.history_valid[:, :, first:], (unknown, 0)),
+        past=pad(world.history_poses[:, :, first:-1], (0, 0, unknown, 0)).contiguous(),
+        past_known=pad(world.history_valid[:, :, first:], (unknown, 0)).contiguous(),
         collided=nobody,
         goal_reached=nobody,
         goal_hidden=goal_hidden,

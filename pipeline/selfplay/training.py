@@ -185,9 +185,10 @@ class _Loop:
         torch.manual_seed(_seed_of(self._seed, number, f"dropout {fabric.global_rank}"))
         self._policy.eval()
         episode = self._collect(number, names, world)
-        steps = int(_summed(fabric, torch.tensor(episode.transitions, device=fabric.device)))
+        counts = torch.tensor([episode.agent_steps, episode.transitions], device=fabric.device)
+        steps, learnt = _summed(fabric, counts).tolist()
         training.updates += 1
-        if not steps:
+        if not learnt:
             self._nobody()
             return
         training.idle = 0
@@ -221,7 +222,7 @@ class _Loop:
         config, vocabulary = self._config, self._judge.vocabulary
         # Drawn for all slots of all devices: what a slot does depends neither on padding nor on who simulates it.
         generator = torch.Generator().manual_seed(_seed_of(self._seed, number, "actions"))
-        shape = (decisions(vocabulary) + 1, config.worlds, config.max_agents)
+        shape = (decisions(vocabulary) + 2, config.worlds, config.max_agents)
         first = self._fabric.global_rank * len(names)
         uniform = torch.rand(shape, generator=generator)[:, first : first + len(names), : world.types.shape[1]]
         logged, score = None, self._scorer(names, world)

@@ -28,6 +28,8 @@ VIEW_CELL = 6.0
 _HORIZON = 8.0
 _MARGIN = 40.0
 _STILL = 0.2
+# Signals are padded to so many: compiled code would be compiled once more for none, and once more for one.
+_LEAST_SIGNALS = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class World:
 def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Stop lines [S, 3], red [S, T'] over all steps, and whether they could be placed [S]."""
     lights, road = scene.lights, scene.map
-    count = len(lights.lane_id)
+    count = max(_LEAST_SIGNALS, len(lights.lane_id))
     steps = scene.num_steps
     lines, placed = torch.zeros(count, 3), torch.zeros(count, dtype=torch.bool)
     is_red = _is_red(lights.state)
@@ -81,7 +83,7 @@ def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lines[row, 2] = torch.atan2(direction[1], direction[0])
         placed[row] = True
     red = torch.zeros(count, CURRENT_INDEX + 1 + FUTURE_STEPS, dtype=torch.bool)
-    red[:, :steps] = is_red & lights.observed
+    red[: len(is_red), :steps] = is_red & lights.observed
     return lines, red, placed
 
 
@@ -90,7 +92,9 @@ def _lights_by_now(scene: Scene) -> tuple[Tensor, Tensor]:
     observed = scene.lights.observed[:, : CURRENT_INDEX + 1]
     last = torch.where(observed, torch.arange(CURRENT_INDEX + 1), -1).amax(-1)
     state = scene.lights.state.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return last >= 0, (last >= 0) & _is_red(state)
+    none = max(0, _LEAST_SIGNALS - len(last))
+    pad = torch.nn.functional.pad
+    return pad(last >= 0, (0, none)), pad((last >= 0) & _is_red(state), (0, none))
 
 
 def _is_red(state: Tensor) -> Tensor:

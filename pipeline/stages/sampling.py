@@ -43,7 +43,7 @@ class SampleConfig:
         shard_scenarios: scenarios in an output file.
         workers: processes; 0 for one per core, or a single one on cuda.
         device: of a learnt agent, cpu or cuda.
-        compile: fuse the reference's steps with torch.compile, which takes a minute or two in each process; for
+        compile: fuse a learnt agent's steps with torch.compile, which takes a minute or two in each process; for
             hundreds of scenarios.
     """
 

@@ -110,7 +110,7 @@ def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary)
     controlled = world.exists
     who = places(controlled)
     state = reset(world, torch.ones_like(controlled))
-    roads = policy_agent._Roads(policy, VIEW)
+    roads = policy_agent._Roads(PolicyAgent(policy, vocabulary, VIEW)._see_road)
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
         with torch.no_grad():
@@ -122,3 +122,27 @@ def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary)
         state, _ = step(world, state, tokens, controlled, vocabulary)
         still = (state.pose == before).all(-1)
         assert torch.equal(still, tokens == 0), "token 0 is rest, exactly"
+
+
+def test_new_scenes_need_no_new_graphs(policy, vocabulary, monkeypatch) -> None:
+    """What compiling rests on; that compiled code computes the same is tested in test_stepping."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, backend=count, **options))
+    agent = PolicyAgent(policy, vocabulary, VIEW, compiled=True)
+
+    def check(sizes: list[tuple[int, int]]) -> None:
+        for seed, (agents, rollouts) in enumerate(sizes):
+            scene = random_scene(seed, agents=agents)
+            plain = PolicyAgent(policy, vocabulary, VIEW).rollouts(scene, rollouts, 0)
+            torch.testing.assert_close(agent.rollouts(scene, rollouts, 0), plain, atol=1e-4, rtol=0)
+
+    check([(6, 3), (4, 5), (5, 2)])
+    first = len(graphs)
+    check([(7, 3), (3, 4), (8, 6)])
+    assert 3 <= first == len(graphs)

@@ -269,7 +269,7 @@ def test_without_reward_the_kl_to_the_anchor_falls() -> None:
 
 
 def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score: Scorer | None = None) -> Episode:
-    uniform = torch.rand(41, *world.types.shape, generator=torch.Generator().manual_seed(9))
+    uniform = torch.rand(42, *world.types.shape, generator=torch.Generator().manual_seed(9))
     return collect(policy, world, vocabulary, score, config, RewardConfig(), VIEW, uniform)
 
 
@@ -310,6 +310,23 @@ def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:
     expected = 0.1 * fixed[plain.action].clamp(min=-20.0)
     torch.testing.assert_close(paid.reward - plain.reward, expected, atol=1e-5, rtol=0)
     assert plain.covered.all()
+
+
+def test_parked_agents_are_driven_but_not_all_learnt_from(policy, vocabulary) -> None:
+    scene = hand_made([Mover(speed=4.0), Mover(x=30.0), Mover(x=60.0), Mover(x=90.0, speed=3.0), Mover(x=120.0)])
+    batch = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments)] * 30)
+    whole = collected(policy, vocabulary, batch)
+    part = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, parked_share=0.4))
+    assert whole.agent_steps == part.agent_steps == whole.transitions == 40 * 150
+    assert 40 * (60 + 22) < part.transitions < 40 * (60 + 50)
+    none = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, parked_share=0.0))
+    moving = batch.moves[batch.exists].nonzero().flatten()
+    assert torch.equal(none.action, whole.action[:, moving])
+    assert torch.equal(none.value, whole.value[:, moving])
+    rows = (torch.arange(40)[:, None] * 150 + moving).flatten()
+    assert torch.equal(none.observation.ego, whole.observation.ego[rows])
+    for name, total in whole.sums.items():
+        assert torch.equal(total, none.sums[name]), name
 
 
 def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
@@ -398,7 +415,7 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
 
     rounds = 80
     for number in range(rounds):
-        uniform = torch.rand(41, *world.types.shape, generator=generator)
+        uniform = torch.rand(42, *world.types.shape, generator=generator)
         episode = collect(policy.eval(), world, vocabulary, score, config, reward, VIEW, uniform)
         update(fabric, policy.train(), optimizer, episode, config, generator, number / rounds)
     with torch.no_grad():

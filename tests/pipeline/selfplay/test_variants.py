@@ -86,7 +86,7 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
     """Tokens executed from the logged poses lead to the logged poses, within what the vocabulary resolves."""
     world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
     tokens = logged_tokens(world, vocabulary)
-    uniform = torch.rand(41, *world.types.shape)
+    uniform = torch.rand(42, *world.types.shape)
     kept: list[Driven] = []
 
     def score(driven: Driven) -> torch.Tensor:
