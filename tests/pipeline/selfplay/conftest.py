@@ -36,3 +36,9 @@ def make_policy(vocabulary: Vocabulary, view: ObservationConfig = VIEW, gain: fl
 @pytest.fixture(scope="session")
 def policy(vocabulary) -> Policy:
     return make_policy(vocabulary)
+
+
+@pytest.fixture
+def forget_compilations() -> None:
+    """Compilations of one test must not count for the limits of another."""
+    torch._dynamo.reset()

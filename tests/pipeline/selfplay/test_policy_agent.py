@@ -124,6 +124,7 @@ def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary)
         assert torch.equal(still, tokens == 0), "token 0 is rest, exactly"
 
 
+@pytest.mark.usefixtures("forget_compilations")
 def test_new_scenes_need_no_new_graphs(policy, vocabulary, monkeypatch) -> None:
     """What compiling rests on; that compiled code computes the same is tested in test_stepping."""
     graphs = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from pipeline.selfplay.simulator import places, reset
@@ -11,6 +12,7 @@ from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW
 
 
+@pytest.mark.usefixtures("forget_compilations")
 def test_compiled_equals_plain(vocabulary) -> None:
     plain, fused = (Stepper(vocabulary, VIEW, compiled=compiled) for compiled in (False, True))
     generator = torch.Generator().manual_seed(0)
