@@ -87,7 +87,7 @@ class ReferenceAgent:
         encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
         agents = len(scene.agents.id)
         tokens = FUTURE_STEPS // self.vocabulary.token_steps
-        lights = known_lights(batch, 1 + FUTURE_STEPS // CURRENT_INDEX)
+        lights = known_lights(batch.lights.state, batch.lights.observed, 1 + FUTURE_STEPS // CURRENT_INDEX)
         uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
             self.device
         )
@@ -138,7 +138,7 @@ class ReferenceAgent:
         agents = agent_inputs(scene)
         token_valid = token_valid & agents.simulated.unsqueeze(-1)
         count = token_ids.shape[-1]
-        lights = known_lights(scene, -(-count // self.model.block))
+        lights = known_lights(scene.lights.state, scene.lights.observed, -(-count // self.model.block))
         pose_valid = torch.nn.functional.pad(token_valid, (1, 0)) | torch.nn.functional.pad(token_valid, (0, 1))
         tokens = MotionTokens(token_ids, token_valid, poses, pose_valid)
         size = max(1, _MAX_SCORED // max(1, token_ids[0].numel()))

@@ -27,7 +27,6 @@ __all__ = [
     "collate_inputs",
     "keep_agents",
     "known_lights",
-    "lights_known",
     "select_agents",
 ]
 
@@ -64,23 +63,15 @@ class SceneInputs:
     learnt: Tensor  # [B, A] bool agents whose tokens are learnt; others are context
 
 
-def known_lights(scene: Scene, seconds: int) -> KnownLights:
+def known_lights(state: Tensor, observed: Tensor, seconds: int) -> KnownLights:
     """Light states by second, under the challenge's rule that those after the current step are unknown.
 
     A light keeps the state it was last observed in, until the current step; its age grows from then on. Training
     sees exactly this too, whatever its scenes recorded later.
 
     Args:
-        scene: a batch. seconds: L; the current step begins the second of them.
-    """
-    return lights_known(scene.lights.state, scene.lights.observed, seconds)
-
-
-def lights_known(state: Tensor, observed: Tensor, seconds: int) -> KnownLights:
-    """``known_lights`` of tensors.
-
-    Args:
-        state: [B, S, T] int64 LightState. observed: [B, S, T] bool. seconds: as in ``known_lights``.
+        state: [B, S, T] int64 LightState. observed: [B, S, T] bool.
+        seconds: L; the current step begins the second of them.
     """
     observed, state = observed[..., : CURRENT_INDEX + 1], state[..., : CURRENT_INDEX + 1]
     step = torch.arange(CURRENT_INDEX + 1, device=state.device)

@@ -15,7 +15,7 @@ from data.map_pieces import MapPieces, cut_map
 from data.scene import CURRENT_INDEX, Scene
 from data.tokenizer import MotionTokens, extend_back, scene_origin, tokenize_straying
 from data.vocabulary import Vocabulary, type_index
-from models.reference.inputs import AgentInputs, SceneInputs, lights_known
+from models.reference.inputs import AgentInputs, SceneInputs, known_lights
 
 __all__ = ["Recording", "recording_inputs", "recording_of", "scene_inputs"]
 
@@ -88,7 +88,7 @@ def recording_inputs(recording: Recording, vocabulary: Vocabulary, rank: Tensor 
     recorded = recording.pose[..., : steps * count + 1 : steps, :]
     return SceneInputs(
         pieces=recording.pieces,
-        lights=lights_known(
+        lights=known_lights(
             recording.light_state, recording.light_observed, -(-recording.pose.shape[2] // CURRENT_INDEX) - 1
         ),
         agents=AgentInputs(recording.types, recording.size, simulated),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,18 @@ def fit_reference(
             return dict(notes["figures"])
     done = _resumable(interrupted, fingerprint)
 
-    def recorded(source: SceneStore, rows: Sequence[int]) -> RecordedScenes:
-        return RecordedScenes(source, rows, model.vocabulary, model.config, config, seed=seed, margin=margin)
+    def recorded(source: SceneStore, rows: Sequence[int], shift: int) -> RecordedScenes:
+        shifted = replace(config, augment=replace(config.augment, time_shift=shift))
+        return RecordedScenes(source, rows, model.vocabulary, model.config, shifted, seed=seed, margin=margin)
 
     looked_at = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
     prepared: list[SceneInputs] = []
     futures: list[Scene] = []
     if held_out is not None:
-        kept = recorded(held_out, looked_at)
+        kept = recorded(held_out, looked_at, 0)
         prepared = [recording_inputs(kept.recording(index), model.vocabulary) for index in range(len(kept))]
         futures = [held_out[row] for row in looked_at[: config.rollout_scenes]]
-    training = recorded(store, range(len(store)))
+    training = recorded(store, range(len(store)), config.augment.time_shift)
     module = FitModule(model, loss, training, config, seed=seed, start=done, fingerprint=fingerprint)
     recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
     trainer = _trainer(config, recorder)

@@ -52,7 +52,8 @@ def logits_of(roller, scene):
         return sampler(step, logits, pose)
 
     encoding = model.encode_map(inputs.pieces, scene_origin(batch))
-    roller.rollout(encoding, inputs.agents, inputs.tokens, known_lights(batch, 9), 3, 16, choose)
+    lights = known_lights(batch.lights.state, batch.lights.observed, 9)
+    roller.rollout(encoding, inputs.agents, inputs.tokens, lights, 3, 16, choose)
     return torch.stack(seen)
 
 

@@ -35,9 +35,8 @@ def roll(model, scenes, rollouts, uniform=None):
         seen.append(logits)
         return sampler(step, logits, pose)
 
-    rollout = Engine(model).rollout(
-        encoding, inputs.agents, inputs.tokens, known_lights(batch, 9), rollouts, count, choose
-    )
+    lights = known_lights(batch.lights.state, batch.lights.observed, 9)
+    rollout = Engine(model).rollout(encoding, inputs.agents, inputs.tokens, lights, rollouts, count, choose)
     logits = torch.stack(seen, dim=2).unflatten(0, (len(scenes), rollouts))
     return rollout, logits, batch, inputs, encoding
 

@@ -7,9 +7,15 @@ import dataclasses
 import torch
 
 from data.batch import collate
-from models.reference.inputs import collate_inputs, keep_agents, known_lights
+from data.scene import Scene
+from models.reference.inputs import KnownLights, collate_inputs, keep_agents, known_lights
 from models.reference.recording import scene_inputs
 from tests.models.scenes import random_scene
+
+
+def lights_of(scene: Scene) -> KnownLights:
+    batch = collate([scene])
+    return known_lights(batch.lights.state, batch.lights.observed, 9)
 
 
 def test_lights_after_the_current_step_are_never_read():
@@ -17,10 +23,10 @@ def test_lights_after_the_current_step_are_never_read():
     state = scene.lights.state.clone()
     state[:, 11:] = (state[:, 11:] + 1) % 9
     changed = dataclasses.replace(scene, lights=dataclasses.replace(scene.lights, state=state))
-    first, second = known_lights(collate([scene]), 9), known_lights(collate([changed]), 9)
+    first, second = lights_of(scene), lights_of(changed)
     assert torch.equal(first.code, second.code)
     assert torch.equal(first.age, second.age)
-    short = known_lights(collate([random_scene(0, steps=11)]), 9)
+    short = lights_of(random_scene(0, steps=11))
     assert torch.equal(first.code, short.code), "a test scenario gives the same"
     assert torch.equal(first.age, short.age)
 
@@ -28,7 +34,7 @@ def test_lights_after_the_current_step_are_never_read():
 def test_light_states_and_ages_by_hand():
     scene = random_scene(1)
     scene.lights.observed[0, 8:] = False
-    known = known_lights(collate([scene]), 9)
+    known = lights_of(scene)
     state = scene.lights.state
     assert known.code[0, 0].tolist() == [int(state[0, 0]) + 1] + [int(state[0, 7]) + 1] * 8
     torch.testing.assert_close(known.age[0, 0], torch.tensor([0.0] + [0.3 + second for second in range(8)]))

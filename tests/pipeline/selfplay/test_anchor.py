@@ -48,7 +48,7 @@ def step_by_step(reference: ReferenceAgent, scene, tokens) -> torch.Tensor:
         reference.encode_map(batch),
         inputs.agents,
         inputs.tokens,
-        known_lights(batch, 9),
+        known_lights(batch.lights.state, batch.lights.observed, 9),
         1,
         tokens.shape[-1],
         choose,
