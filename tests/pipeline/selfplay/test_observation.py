@@ -195,3 +195,27 @@ def test_only_lights_known_by_now_are_seen(states, expected) -> None:
     ego = look(world, reset(world, shown(world))).ego
     torch.testing.assert_close(ego[0, -3:], torch.tensor(expected), atol=1e-4, rtol=0)
     assert (ego[1, -3:] == 0).all()
+
+
+def test_history_of_a_hand_made_scene() -> None:
+    """East-bound at 10 m/s, and one beside it: two decisions ago they were 4 m behind."""
+    world = build_world(hand_made([Mover(speed=10.0), Mover(y=6.0, speed=10.0)]), arcs(), 4)
+    view = ObservationConfig(neighbours=1, road_segments=4, history=7)
+    plain = ObservationConfig(neighbours=1, road_segments=4)
+    assert [a - b for a, b in zip(feature_sizes(view), feature_sizes(plain), strict=True)] == [28, 21, 0]
+    state = reset(world, shown(world), view.history)
+    seen = look(world, state, view)
+    own, other = seen.ego[0, -28:].view(7, 4), seen.neighbour[0, 0, -21:].view(7, 3)
+    # Before the logged second nothing is known.
+    assert (own[:2] == 0).all()
+    assert (other[:2] == 0).all()
+    steps = torch.arange(5, 0, -1.0)
+    expected = torch.stack((-2.0 * steps / 50, 0 * steps, 0 * steps, 1 + 0 * steps), dim=1)
+    torch.testing.assert_close(own[2:], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(other[2:, 0], -2.0 * steps / 50, atol=1e-3, rtol=0)
+    assert (other[2:, 2] == 1).all()
+    # A decision later everything is one place further back.
+    rest = torch.zeros_like(world.types)
+    after_, _ = step(world, state, rest, world.exists, arcs())
+    assert torch.equal(after_.past[:, :, -1], state.pose)
+    assert torch.equal(after_.past[:, :, :-1], state.past[:, :, 1:])
