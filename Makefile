@@ -6,24 +6,31 @@ RUN ?= $(PRESET)
 DATA ?=
 ARGS ?=
 ONLY ?=
+ENGINE ?= local
+RAY_ADDRESS ?=
 
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
-PIPELINE = $(PY) -m pipeline stages --preset $(PRESET) --run $(RUN) $(if $(DATA),--data "$(DATA)")
+RAY := $(VENV)/.ray-installed
+PIPELINE = $(PY) -m pipeline stages --preset $(PRESET) --run $(RUN) $(if $(DATA),--data "$(DATA)") $(ENGINE_OPTIONS)
+ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(RAY_ADDRESS))
+ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate
 
-.PHONY: help setup setup-dev stages $(STAGES) test lint bench lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "one stage (and what it needs): make $(STAGES)"
-	@echo "variables: PRESET=smoke|demo|womd|paper  RUN=name  DATA=folder, glob or URL  ARGS=\"--pretrain.steps 100\""
+	@echo "variables: PRESET=smoke|demo|womd|paper  RUN=name  DATA=folder, glob or URL  ENGINE=local|ray  RAY_ADDRESS=host:port  ARGS=\"--pretrain.steps 100\""
 
 setup: $(RUNTIME) ## virtual environment with everything pinned
 
 setup-dev: $(DEV) ## the same with the tools of tests and checks
+
+setup-ray: $(RAY) ## the same with Ray, for many machines
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -35,14 +42,18 @@ $(RUNTIME): $(VENV)/bin/python requirements.txt requirements-waymo.txt
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps -r requirements-waymo.txt
 	@touch $@
 
-$(DEV): $(RUNTIME) requirements-dev.txt
+$(DEV): $(RUNTIME) $(RAY) requirements-dev.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-stages: $(RUNTIME) ## the whole pipeline, from data (generated unless DATA is given) to a validated submission.tar.gz
+$(RAY): $(RUNTIME) requirements-ray.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-ray.txt
+	@touch $@
+
+stages: $(RUNTIME) $(ENGINE_INSTALLED) ## the whole pipeline, from data (generated unless DATA is given) to a validated submission.tar.gz
 	$(PIPELINE) $(ARGS)
 
-$(STAGES): $(RUNTIME)
+$(STAGES): $(RUNTIME) $(ENGINE_INSTALLED)
 	$(PIPELINE) --target $@ $(ARGS)
 
 test: $(DEV) ## all tests

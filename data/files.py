@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and hashing them."""
+"""Writing files so that a reader never sees half of one, and hashing them. Paths may be URLs (``data.places``)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_path", "atomic_write", "read_json", "sha256_of", "write_json", "write_text"]
+from data.places import is_remote, place, publish
+
+__all__ = ["atomic_path", "atomic_write", "read_json", "remove_leftovers", "sha256_of", "write_json", "write_text"]
+
+_BLOCK = 1 << 20
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is fsynced and renamed to ``path``.
+    """Yield a temporary local path; on success it is fsynced and renamed to ``path``, or uploaded to it.
 
     For writers that want a file name of their own. On any error, Ctrl-C included, the temporary file is
     removed and ``path`` is left as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    path = place(path)
+    remote = is_remote(path)
+    folder = Path(tempfile.gettempdir()) if remote else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if remote:
+            publish(temporary, path)
+            temporary.unlink()
+            return
         # mkstemp makes files private; give them the mode an ordinary open() would have.
         umask = os.umask(0)
         os.umask(umask)
@@ -39,6 +49,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes had been writing in a folder and below it; nobody may be writing there now."""
+    for leftover in folder.rglob(".*.part"):
+        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -68,10 +84,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; errors of the file system and of the syntax are the caller's to name."""
-    return json.loads(Path(path).read_text())
+    return json.loads(place(path).read_text())
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes as hexadecimal digits, read in blocks."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with place(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from data.errors import UserError
 from data.files import sha256_of
+from data.places import place
 from data.scene import Scene
 from data.sources import Shard, find_shards
 from data.store import SceneStore, is_store
@@ -84,8 +85,8 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
     Raises:
         UserError: nothing there, or a broken record.
     """
-    local = Path(path)
-    for folder in [local, *([local / split] if split else [])]:
+    root = place(path)
+    for folder in [root, *([root / split] if split else [])]:
         if is_store(folder):
             return SceneStore(folder)
     return RecordFiles(find_shards(str(path), split))
@@ -93,9 +94,9 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
 
 def content_digest(scenarios: str) -> str:
     """Identifies the content of a store by its bytes, that of records by what their filesystem says of them."""
-    folder = Path(scenarios)
+    folder = place(scenarios)
     if is_store(folder):
-        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"))]
+        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"), key=str)]
     else:
         parts = [shard.fingerprint for shard in find_shards(scenarios)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

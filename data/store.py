@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data.errors import UserError
 from data.files import atomic_path
+from data.places import is_remote, place
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
@@ -58,7 +59,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder holds shards of a scene store."""
+    """Whether a folder, or what a URL names, holds shards of a scene store."""
     return path.is_dir() and any(_SHARD.fullmatch(file.name) for file in path.iterdir())
 
 
@@ -110,7 +111,7 @@ class SceneStore:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = place(folder)
         names = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
         self._shards = [self.folder / name for name in names if _SHARD.fullmatch(name)]
         if not self._shards:
@@ -130,7 +131,7 @@ class SceneStore:
         shard, row = self._places[index]
         try:
             if shard not in self._files:
-                self._files[shard] = pq.ParquetFile(pa.memory_map(str(self._shards[shard])))
+                self._files[shard] = _opened(self._shards[shard])
             table = self._files[shard].read_row_group(row, use_threads=False)
             return decode_row({name: table.column(name).chunk(0) for name in table.column_names})
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -161,6 +162,10 @@ class SceneStore:
             KeyError: there is none.
         """
         return self[self._by_id[scenario_id]]
+
+
+def _opened(shard: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(shard.open("rb") if is_remote(shard) else pa.memory_map(str(shard)))
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data.errors import UserError
+from data.places import place
 from data.vocabulary import LOAD_ERRORS
 
 __all__ = ["checkpoint_kind", "read_checkpoint"]
@@ -48,9 +49,11 @@ def checkpoint_kind(path: Path) -> str | None:
 
 
 def _load(path: Path, stages: str) -> Any:
-    if not Path(path).is_file():
+    path = place(path)
+    if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; run {stages} first, or mend the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; train again") from error

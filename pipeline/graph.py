@@ -11,6 +11,7 @@ from typing import Any
 
 from data.sources import SPLITS, find_shards
 from data.store import SceneStore
+from pipeline.engine import EngineConfig
 from pipeline.run_config import RunConfig
 from pipeline.stages.evaluation import run_evaluate
 from pipeline.stages.finetuning import run_finetune
@@ -30,11 +31,12 @@ REFERENCE, POLICY = "reference.ckpt", "policy.ckpt"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, its configuration and the data a user gave (None: generated traffic)."""
+    """A run's folder, its configuration, the data a user gave (None: generated traffic), and who does the work."""
 
     folder: Path
     config: RunConfig
     data: str | None
+    engine: EngineConfig = EngineConfig()
 
     def path(self, stage: str) -> Path:
         return self.folder / stage
@@ -70,7 +72,7 @@ def _tokenize(run: Run, out: Path) -> dict[str, Any]:
     config, figures = run.config.tokenize, dict[str, Any]()
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
-        found = ingest(config, data=data, split=split, out=out / split)
+        found = ingest(config, data=data, split=split, out=out / split, engine=run.engine)
         figures |= {f"{split}_{name}": value for name, value in found.items()}
     learnt = learn_vocabulary(config, store=out / "training", out=out / VOCABULARY_FILE, seed=run.config.seed)
     return figures | learnt
@@ -123,10 +125,11 @@ def _sample(run: Run, out: Path) -> dict[str, Any]:
     for agent, split, folder in tasks:
         found = run_sample(
             dataclasses.replace(run.config.sample, agent=agent),
-            scenarios=str(run.store(split)),
+            scenarios=run.store(split),
             checkpoint=_checkpoint(run, agent),
             out=folder,
             seed=run.config.seed,
+            engine=run.engine,
         )
         figures |= {f"{split}_{agent}_{name}": value for name, value in found.items()}
     return figures
@@ -142,6 +145,7 @@ def _evaluate(run: Run, out: Path) -> dict[str, Any]:
             out=out / agent,
             seed=run.config.seed,
             show=False,
+            engine=run.engine,
         )
         figures |= {f"{agent}_{name}": value for name, value in found.items()}
     return figures
@@ -154,6 +158,7 @@ def _package(run: Run, out: Path) -> dict[str, Any]:
         scenarios=str(run.store("testing")),
         metadata=run.config.metadata,
         out=out / ARCHIVE,
+        engine=run.engine,
     )
 
 

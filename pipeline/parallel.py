@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -37,7 +38,7 @@ def prepare_worker(parent: int) -> None:
 
 
 def run_tasks(
-    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int, retries: int = 0
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield ``(index, function(task))`` in order of completion.
 
@@ -46,9 +47,11 @@ def run_tasks(
         tasks: its arguments, picklable.
         workers: processes; with 1, or for a single task, everything runs in this process. Torch uses one thread
             in each of them, so that results do not depend on the number of workers.
+        retries: how often to begin again with what is left, one process fewer each time, when a worker was killed:
+            most often that was for want of memory.
 
     Raises:
-        UserError: a worker was killed, for want of memory for instance.
+        UserError: workers were killed more often than that.
         Exception: whatever ``function`` raised first; tasks not yet started are dropped.
     """
     if workers == 1 or len(tasks) <= 1:
@@ -59,24 +62,37 @@ def run_tasks(
         finally:
             torch.set_num_threads(threads)
         return
+    left = dict(enumerate(tasks))
+    while left:
+        try:
+            for index, result in _run_pool(function, left, workers):
+                del left[index]
+                yield index, result
+        except BrokenProcessPool as error:
+            if retries <= 0:
+                raise UserError(
+                    "a worker process was killed (often for want of memory): run the same command again to go on, "
+                    "with fewer workers"
+                ) from error
+            retries, workers = retries - 1, max(1, workers - 1)
+            print(f"a worker process was killed; going on with {workers}", file=sys.stderr, flush=True)
+
+
+def _run_pool(
+    function: Callable[[TaskT], ResultT], tasks: Mapping[int, TaskT], workers: int
+) -> Iterator[tuple[int, ResultT]]:
     # Fresh processes: forking one with threads of torch or Arrow may deadlock.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), mp_context=context, initializer=prepare_worker, initargs=(os.getpid(),)
     )
     try:
-        futures: dict[Future[ResultT], int] = {
-            pool.submit(function, task): index for index, task in enumerate(tasks)
-        }
+        futures: dict[Future[ResultT], int] = {pool.submit(function, task): index for index, task in tasks.items()}
         pending = set(futures)
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=futures.__getitem__):
+            # What is finished counts, though another worker's death may have come first.
+            for future in sorted(done, key=lambda future: (future.exception() is not None, futures[future])):
                 yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed (often for want of memory): run the same command again to go on, "
-            "with fewer workers"
-        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

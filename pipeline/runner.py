@@ -14,6 +14,7 @@ from typing import Any
 
 from data.errors import UserError
 from pipeline.code_version import code_version
+from pipeline.engine import EngineConfig
 from pipeline.graph import Run, Stage, data_fingerprint, stages_of
 from pipeline.isolation import run_isolated
 from pipeline.manifest import Manifest, Recipe, begin, finish, read_manifest, stale_reason
@@ -75,6 +76,7 @@ def run_stages(
     data: str | None = None,
     target: str | None = None,
     folder: Path = Path("runs"),
+    engine: EngineConfig = EngineConfig(),
 ) -> dict[str, Any]:
     """Run all stages from data to a validated submission archive, or up to one of them.
 
@@ -84,13 +86,14 @@ def run_stages(
         data: folder laid out as Waymo's bucket, a glob or a URL; generated traffic where none is given.
         target: the stage to end with; all stages where none is given.
         folder: where runs are kept.
+        engine: who ingests, samples, scores and packs. Changing it makes no stage run again.
 
     Raises:
         UserError: of a stage, or of the arguments.
     """
     if not _NAME.fullmatch(run):
         raise UserError(f"--run {run!r}: expected letters, digits, '.', '_' and '-'")
-    place = Run(folder / run, config, data)
+    place = Run(folder / run, config, data, engine)
     stages = stages_of(data)
     wanted = _needed(stages, target)
     outside = None if data is None else data_fingerprint(data)

@@ -1,4 +1,5 @@
-"""Resolve requirements.in and requirements-dev.in in a fresh virtual environment and write the pinned files.
+"""Resolve requirements.in, requirements-ray.in and requirements-dev.in in a fresh virtual environment and write the
+pinned files.
 
     python scripts/lock_requirements.py
 
@@ -35,7 +36,7 @@ def main() -> int:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
         known: set[str] = set()
-        for name in ("requirements", "requirements-dev"):
+        for name in ("requirements", "requirements-ray", "requirements-dev"):
             subprocess.run([python, "-m", "pip", "install", "-q", "-r", _ROOT / f"{name}.in"], check=True)
             lines = [line for line in _freeze(python) if line not in known]
             known.update(lines)

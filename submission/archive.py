@@ -1,11 +1,15 @@
-"""Writing a submission archive: complete shards in a .tar.gz whose bytes depend on their content alone."""
+"""A submission archive: complete shards in a .tar.gz whose bytes depend on their content alone.
+
+It is made of parts, one for each shard, which can be written anywhere and in any order and outlive a crash. A part
+is compressed tar (see ``submission.deflate``) with a few bytes behind it that say what it holds.
+"""
 
 from __future__ import annotations
 
-import gzip
-import io
-import shutil
+import hashlib
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,47 +17,99 @@ from typing import IO, Any
 
 from data.errors import UserError
 from data.files import atomic_write
-from submission.protos import encode_field, holds_one_scenario, parse_rollouts, read_fields, rollout_files
+from submission.deflate import GZIP_HEADER, Part, compressed, gzip_end
+from submission.protos import encode_field, holds_one_scenario, parse_rollouts, read_fields
 
-__all__ = ["Entry", "index_rollouts", "plan_shards", "shard_file_name", "write_archive"]
+__all__ = [
+    "Entry",
+    "Shard",
+    "assemble",
+    "compression_ratio",
+    "index_rollouts",
+    "plan_shards",
+    "shard_file_name",
+    "write_part",
+]
 
 _ROLLOUTS_FIELD = 1
-# What gzip leaves of rollouts depends on the agent: a tenth of straight lines, two thirds of a policy's motion.
-_COMPRESSION = 0.7
+_LEVEL = 6
+_TRAILER = struct.Struct("<IQ")
+_BLOCK = 1 << 20
+# From how many scenarios, spread over all, the size of the archive is estimated.
+_PROBES = 8
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the serialized ``ScenarioRollouts`` of a scenario lies."""
+    """Where the serialized ``ScenarioRollouts`` of a scenario lies, and the SHA-256 of its bytes."""
 
     scenario_id: str
     file: Path
     offset: int
     length: int
+    digest: str
 
     @property
     def encoded_length(self) -> int:
         """Bytes as a field of the submission message."""
         return len(encode_field(_ROLLOUTS_FIELD, b"")) - 1 + _varint_length(self.length) + self.length
 
+    def payload(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            UserError: they are not what they were.
+        """
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            payload = file.read(self.length)
+        if hashlib.sha256(payload).hexdigest() != self.digest:
+            raise UserError(f"{self.file}: changed while it was read; run package again")
+        return payload
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the archive.
+
+    Attributes:
+        name: of the file. metadata: serialized submission without rollouts, which it starts with.
+        entries: what follows.
+    """
+
+    name: str
+    metadata: bytes
+    entries: tuple[Entry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes, before compression."""
+        return len(self.metadata) + sum(entry.encoded_length for entry in self.entries)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the bytes of its part."""
+        lines = [self.name, hashlib.sha256(self.metadata).hexdigest(), str(_LEVEL), zlib.ZLIB_RUNTIME_VERSION]
+        lines += [entry.digest for entry in self.entries]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
 
 def _varint_length(value: int) -> int:
     return max(1, -(-value.bit_length() // 7))
 
 
-def index_rollouts(path: Path, check: Callable[[Any, str], None]) -> Iterator[Entry]:
-    """Find all rollouts of a file or folder, calling ``check(message, where)`` on each.
+def index_rollouts(file: Path, check: Callable[[Any, str], None]) -> Iterator[Entry]:
+    """Find all rollouts of a file, calling ``check(message, where)`` on each.
 
     Raises:
-        UserError: damaged files, or what ``check`` raises.
+        UserError: a damaged file, or what ``check`` raises.
     """
-    for file in rollout_files(path):
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            for offset, payload in _located(handle, str(file), size):
-                message = parse_rollouts(payload, str(file))
-                check(message, str(file))
-                yield Entry(message.scenario_id, file, offset, len(payload))
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        for offset, payload in _located(handle, str(file), size):
+            message = parse_rollouts(payload, str(file))
+            check(message, str(file))
+            yield Entry(message.scenario_id, file, offset, len(payload), hashlib.sha256(payload).hexdigest())
 
 
 def _located(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[int, bytes]]:
@@ -66,87 +122,104 @@ def _located(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[int, by
             yield handle.tell() - len(field.payload), field.payload
 
 
-def plan_shards(entries: Sequence[Entry], metadata: bytes, shard_bytes: int) -> list[list[Entry]]:
+def plan_shards(entries: Sequence[Entry], metadata: bytes, shard_bytes: int) -> list[Shard]:
     """Divide entries, in order, into shards of at most ``shard_bytes`` (one entry at least)."""
-    shards: list[list[Entry]] = []
+    groups: list[list[Entry]] = []
     used = shard_bytes
     for entry in entries:
-        if not shards or used + entry.encoded_length > shard_bytes:
-            shards.append([])
+        if not groups or used + entry.encoded_length > shard_bytes:
+            groups.append([])
             used = len(metadata)
-        shards[-1].append(entry)
+        groups[-1].append(entry)
         used += entry.encoded_length
-    return shards
+    return [
+        Shard(shard_file_name(index, len(groups)), metadata, tuple(group)) for index, group in enumerate(groups)
+    ]
 
 
 def shard_file_name(index: int, count: int) -> str:
     return f"submission.binproto-{index:05d}-of-{count:05d}"
 
 
-class _Stream(io.RawIOBase):
-    """A readable file made of pieces that are fetched when they are wanted."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
-
-    def read(self, size: int = -1) -> bytes:
-        parts: list[bytes] = []
-        wanted = size if size >= 0 else 1 << 62
-        while wanted > 0:
-            while not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    return b"".join(parts)
-                self._rest = piece
-            part, self._rest = self._rest[:wanted], self._rest[wanted:]
-            parts.append(part)
-            wanted -= len(part)
-        return b"".join(parts)
+def compression_ratio(entries: Sequence[Entry]) -> float:
+    """What compression leaves of rollouts, by trying it on a few: a tenth of straight lines, two thirds of a
+    policy's motion."""
+    step = max(1, len(entries) // _PROBES)
+    payloads = [entry.payload() for entry in entries[::step][:_PROBES]]
+    return sum(len(zlib.compress(payload, _LEVEL)) for payload in payloads) / max(1, sum(map(len, payloads)))
 
 
-def _pieces(entries: Sequence[Entry], metadata: bytes, advance: Callable[[int], object]) -> Iterator[bytes]:
-    yield metadata
-    for entry in entries:
-        with entry.file.open("rb") as file:
-            file.seek(entry.offset)
-            payload = file.read(entry.length)
-        if len(payload) < entry.length:
-            raise UserError(f"{entry.file}: changed while it was read; run package again")
-        yield encode_field(_ROLLOUTS_FIELD, payload)
-        advance(1)
+def _tar_pieces(shard: Shard) -> Iterator[bytes]:
+    member = tarfile.TarInfo(shard.name)
+    member.size, member.mode = shard.size, 0o644
+    yield member.tobuf(tarfile.USTAR_FORMAT)
+    yield shard.metadata
+    for entry in shard.entries:
+        yield encode_field(_ROLLOUTS_FIELD, entry.payload())
+    yield bytes(-shard.size % tarfile.BLOCKSIZE)
 
 
-def write_archive(
-    out: Path, shards: Sequence[Sequence[Entry]], metadata: bytes, advance: Callable[[int], object]
-) -> int:
-    """Write the archive atomically, holding one scenario in memory.
-
-    Args:
-        out: the .tar.gz. shards: entries of each file in it.
-        metadata: serialized submission without rollouts; every shard starts with it.
-        advance: called with the number of scenarios written.
-
-    Returns:
-        Bytes of the shards before compression.
+def write_part(shard: Shard, target: Path) -> None:
+    """Write the part of a shard atomically, holding one scenario in memory.
 
     Raises:
-        UserError: too little free space.
+        UserError: rollouts that changed since they were indexed.
     """
-    sizes = [len(metadata) + sum(entry.encoded_length for entry in shard) for shard in shards]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    expected, free = round(sum(sizes) * _COMPRESSION), shutil.disk_usage(out.parent).free
-    if expected > free:
-        raise UserError(f"{out}: needs about {expected / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
 
-    def write(file: Any) -> None:
-        with (
-            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed,
-            tarfile.open(fileobj=packed, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for index, (shard, size) in enumerate(zip(shards, sizes, strict=True)):
-                member = tarfile.TarInfo(shard_file_name(index, len(shards)))
-                member.size, member.mode = size, 0o644
-                tar.addfile(member, _Stream(_pieces(shard, metadata, advance)))
+    def write(file: IO[bytes]) -> None:
+        for piece in compressed(_tar_pieces(shard), _LEVEL):
+            file.write(_TRAILER.pack(piece.crc, piece.size) if isinstance(piece, Part) else piece)
+
+    atomic_write(target, write)
+
+
+def _copied(part: Path, digest: Any, out: IO[bytes]) -> Part:
+    left = part.stat().st_size - _TRAILER.size
+    with part.open("rb") as file:
+        while left > 0:
+            data = file.read(min(left, _BLOCK))
+            if not data:
+                break
+            out.write(data)
+            digest.update(data)
+            left -= len(data)
+        trailer = file.read()
+    if left or len(trailer) != _TRAILER.size:
+        raise UserError(f"{part}: changed while it was read; run package again")
+    crc, size = _TRAILER.unpack(trailer)
+    return Part(crc, size)
+
+
+def assemble(out: Path, parts: Sequence[Path], advance: Callable[[int], object]) -> str:
+    """Put parts together, atomically; they are left where they are.
+
+    Args:
+        out: the .tar.gz. parts: in order. advance: called with 1 after each.
+
+    Returns:
+        SHA-256 of the archive.
+    """
+    digest = hashlib.sha256()
+
+    def write(file: IO[bytes]) -> None:
+        def put(data: bytes) -> None:
+            file.write(data)
+            digest.update(data)
+
+        put(GZIP_HEADER)
+        held = []
+        for part in parts:
+            held.append(_copied(part, digest, file))
+            advance(1)
+        # Two empty blocks end a tar, and more of them fill its last record.
+        filled = sum(part.size for part in held) + 2 * tarfile.BLOCKSIZE
+        end = bytes(2 * tarfile.BLOCKSIZE + -filled % tarfile.RECORDSIZE)
+        for piece in compressed([end], _LEVEL):
+            if isinstance(piece, Part):
+                held.append(piece)
+            else:
+                put(piece)
+        put(gzip_end(held))
 
     atomic_write(out, write)
-    return sum(sizes)
+    return digest.hexdigest()

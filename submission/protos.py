@@ -23,6 +23,7 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
 from data.geometry import wrap_angle
+from data.places import place
 from data.scene import FUTURE_STEPS
 
 __all__ = [
@@ -265,21 +266,21 @@ def parse_rollouts(data: bytes, where: str) -> Any:
 
 
 def rollout_files(path: str | Path) -> list[Path]:
-    """Files of a path: the file itself, all ``*.binproto*`` of a folder, or what a glob matches, sorted.
+    """Files of a path or URL: itself, all ``*.binproto*`` of a folder, or what a local glob matches, sorted.
 
     Raises:
         UserError: nothing there.
     """
-    place = Path(path)
-    if place.is_dir():
-        files = [file for file in place.iterdir() if ".binproto" in file.name and not file.name.startswith(".")]
-    elif place.is_file():
-        files = [place]
+    found = place(path)
+    if found.is_dir():
+        files = [file for file in found.iterdir() if ".binproto" in file.name and not file.name.startswith(".")]
+    elif found.is_file():
+        files = [found]
     else:
         files = [Path(name) for name in globbing.glob(str(path)) if Path(name).is_file()]
     if not files:
         raise UserError(f"{path}: no rollouts; expected files such as rollouts.binproto-00000-of-00004")
-    return sorted(files)
+    return sorted(files, key=str)
 
 
 def read_rollouts(path: str | Path) -> Iterator[Rollouts]:

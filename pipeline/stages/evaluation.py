@@ -15,10 +15,11 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import read_json, sha256_of, write_json, write_text
+from data.places import is_remote, place
 from data.scenes_source import content_digest, open_scenes
 from pipeline.code_version import code_version
 from pipeline.diagnosis import print_diagnosis, write_diagnosis
-from pipeline.parallel import run_tasks, worker_count
+from pipeline.engine import EngineConfig, run_on
 from pipeline.progress import bar
 from pipeline.scoring import ScoringTask, score_file
 from submission.checks import ROLLOUTS
@@ -65,12 +66,14 @@ class EvaluateConfig:
         return str(self.metric_config or self.metric)
 
 
-def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -> Iterator[dict[str, Any]]:
+def _collect(
+    config: EvaluateConfig, scenarios: str, rollouts: str, out: Path, engine: EngineConfig
+) -> Iterator[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
     files, digest = rollout_files(rollouts), content_digest(scenarios)
     code = code_version(__name__)
     recipe = {
-        "files": {file.name: sha256_of(file) for file in files},
+        "files": {file.name: file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
         "metric": [config.metric_name, config.ttc_all_types, config.mended, config.diagnose],
         "scenarios": digest,
         "code": code,
@@ -82,7 +85,11 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
         parts.mkdir(parents=True, exist_ok=True)
         write_json(parts / _RECIPE, recipe)
     # Prepared scenes belong to these scenarios and this code.
-    cache = None if config.cache is None else config.cache / hashlib.sha256(f"{digest}/{code}".encode()).hexdigest()
+    cache = (
+        None
+        if config.cache is None
+        else config.cache.absolute() / hashlib.sha256(f"{digest}/{code}".encode()).hexdigest()
+    )
     tasks = [
         ScoringTask(
             file=file,
@@ -99,33 +106,41 @@ def _collect(config: EvaluateConfig, scenarios: str, rollouts: str, out: Path) -
     ]
     todo = [task for task in tasks if not task.target.exists()]
     with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
-        for _ in run_tasks(score_file, todo, worker_count(config.workers)):
+        for _ in run_on(engine, score_file, todo, config.workers, folder=out):
             progress.update()
     for task in tasks:
         yield from read_json(task.target)
 
 
 def run_evaluate(
-    config: EvaluateConfig, *, scenarios: str, rollouts: str, out: Path, seed: int = 0, show: bool = True
+    config: EvaluateConfig,
+    *,
+    scenarios: str | Path,
+    rollouts: str | Path,
+    out: Path,
+    seed: int = 0,
+    show: bool = True,
+    engine: EngineConfig = EngineConfig(),
 ) -> dict[str, float]:
     """Score rollouts with the realism meta-metric and write metrics.json and per_scenario.csv.
 
     Args:
         config: of the stage.
         scenarios: WOMD TFRecords or an ingested store, with futures.
-        rollouts: file, folder or glob of ScenarioRollouts or SimAgentsChallengeSubmission messages.
+        rollouts: file, folder, glob or URL of ScenarioRollouts or SimAgentsChallengeSubmission messages.
         out: folder of the results.
         seed: of the bootstrap and of the sample for --official.
         show: print the table of buckets and fields.
+        engine: who scores.
 
     Raises:
         UserError: a scenario that is scored twice, nothing to score, and, once everything is written, rollouts that
             are damaged, unknown or of wrong objects, unless ``allow_broken``.
     """
-    scenarios = str(scenarios)
+    scenarios, out = str(place(scenarios)), out.absolute()
     metric = load_config(config.metric_name)
     out.mkdir(parents=True, exist_ok=True)
-    found = list(_collect(config, scenarios, str(rollouts), out))
+    found = list(_collect(config, scenarios, str(rollouts), out, engine))
     broken = [row["broken"] for row in found if "broken" in row]
     for message in broken:
         print(f"warning: {message}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import atomic_write, read_json, sha256_of, write_json
+from data.files import atomic_write, read_json, remove_leftovers, sha256_of, write_json
+from data.places import place
+from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.code_version import code_version
-from pipeline.parallel import run_tasks, worker_count
+from pipeline.engine import EngineConfig, run_on
 from pipeline.progress import bar
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
 from submission.protos import Rollouts, encode_field, to_proto
@@ -25,6 +29,7 @@ __all__ = ["SampleConfig", "run_sample"]
 
 _RECIPE = "sampling.json"
 _ROLLOUTS_FIELD = 1
+_SUMS = "SHA256SUMS"
 # A finished shard, or one that a killed run left behind (see ``atomic_path``).
 _OURS = re.compile(r"rollouts\.binproto-\d{5}-of-\d{5}|\.rollouts\.binproto-.*\.part")
 
@@ -41,7 +46,7 @@ class SampleConfig:
         top_k: a learnt agent draws among its k likeliest tokens; 0 among all.
         top_p: a learnt agent draws among the likeliest tokens that together have this probability; 1 among all.
         shard_scenarios: scenarios in an output file.
-        workers: processes; 0 for one per core, or a single one on cuda.
+        workers: processes; 0 for one per core, or a single one on cuda; on a Ray cluster one per CPU, or per GPU.
         device: of a learnt agent, cpu or cuda.
         compile: fuse a learnt agent's steps with torch.compile, which takes a minute or two in each process; for
             hundreds of scenarios.
@@ -68,6 +73,7 @@ class _Task:
     first: int
     last: int
     target: Path
+    source: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ def _opened(inputs: _Inputs) -> tuple[SceneSource, SimAgent]:
     )
 
 
-def _sample_shard(task: _Task) -> int:
-    """Simulate the scenarios of one shard and write it; returns their number."""
+def _sample_shard(task: _Task) -> Receipt:
+    """Simulate the scenarios of one shard and write it."""
     source, agent = _opened(task.inputs)
 
     def messages() -> Iterator[bytes]:
@@ -103,7 +109,7 @@ def _sample_shard(task: _Task) -> int:
             yield encode_field(_ROLLOUTS_FIELD, to_proto(rollouts).SerializeToString(deterministic=True))
 
     atomic_write(task.target, lambda file: file.writelines(messages()))
-    return task.last - task.first
+    return write_receipt(task.target, task.source, task.last - task.first)
 
 
 def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
@@ -115,26 +121,34 @@ def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     ours = (out / _RECIPE).exists()
     same = ours and read_json(out / _RECIPE) == recipe
-    for file in sorted(out.glob("*.binproto*")):
+    for file in sorted(out.glob("*.binproto*"), key=str):
         if not (ours and _OURS.fullmatch(file.name)):
             raise UserError(f"{file}: not written by this stage; choose another --out, or remove the file")
         if not same or file.name not in names:
             file.unlink()
+            receipt_path(file).unlink(missing_ok=True)
     if not same:
         write_json(out / _RECIPE, recipe)
 
 
 def run_sample(
-    config: SampleConfig, *, scenarios: str, checkpoint: Path | None = None, out: Path, seed: int = 0
+    config: SampleConfig,
+    *,
+    scenarios: str | Path,
+    checkpoint: str | Path | None = None,
+    out: str | Path,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(),
 ) -> dict[str, float]:
     """Simulate joint futures of scenarios and write them as shards of ScenarioRollouts.
 
     Args:
         config: of the stage.
-        scenarios: WOMD TFRecords (file, folder, glob, URL) or the folder of an ingested store.
-        checkpoint: of a reference or a policy.
-        out: folder of the shards, rollouts.binproto-?????-of-?????.
+        scenarios: WOMD TFRecords (file, folder, glob, URL) or the folder (or URL) of an ingested store.
+        checkpoint: of a reference or a policy; file or URL.
+        out: folder or URL of the shards, rollouts.binproto-?????-of-?????, and SHA256SUMS of them all.
         seed: of the rollouts; those of a scenario depend on it and the scenario's id alone.
+        engine: who does the work.
 
     Raises:
         UserError: unknown agent, no checkpoint, nothing to simulate, a scenario the agent cannot simulate, or
@@ -144,16 +158,18 @@ def run_sample(
         raise UserError(f"--rollouts {config.rollouts}: expected at least 1")
     if config.shard_scenarios < 1:
         raise UserError(f"--shard_scenarios {config.shard_scenarios}: expected at least 1")
-    if checkpoint is not None and not checkpoint.is_file():
+    weights = None if checkpoint is None else place(checkpoint)
+    if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint}: no such file")
     if config.agent not in LEARNT:
-        checkpoint = None
+        weights = None
+    source_name, folder = str(place(scenarios)), place(out)
     inputs = _Inputs(
-        scenarios=str(scenarios),
-        scenarios_digest=content_digest(str(scenarios)),
+        scenarios=source_name,
+        scenarios_digest=content_digest(source_name),
         agent=config.agent,
-        checkpoint=checkpoint,
-        checkpoint_digest=sha256_of(checkpoint) if checkpoint else None,
+        checkpoint=weights,
+        checkpoint_digest=sha256_of(weights) if weights else None,
         sampling=SamplingConfig(config.temperature, config.top_k, config.top_p),
         device=config.device,
         compiled=config.compile,
@@ -162,17 +178,6 @@ def run_sample(
     source, _ = _opened(inputs)
     count = len(source)
     starts = range(0, count, config.shard_scenarios)
-    tasks = [
-        _Task(
-            inputs=inputs,
-            rollouts=config.rollouts,
-            seed=seed,
-            first=first,
-            last=min(first + config.shard_scenarios, count),
-            target=out / f"rollouts.binproto-{number:05d}-of-{len(starts):05d}",
-        )
-        for number, first in enumerate(starts)
-    ]
     recipe = {
         "agent": config.agent,
         "rollouts": config.rollouts,
@@ -185,15 +190,34 @@ def run_sample(
         "scenarios": inputs.scenarios_digest,
         "code": code_version(__name__),
     }
-    _prepare(out, recipe, {task.target.name for task in tasks})
-    todo = [task for task in tasks if not task.target.exists()]
-    done = count - sum(task.last - task.first for task in todo)
-    workers = worker_count(config.workers or int(config.device != "cpu"))
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    tasks = [
+        _Task(
+            inputs=inputs,
+            rollouts=config.rollouts,
+            seed=seed,
+            first=first,
+            last=min(first + config.shard_scenarios, count),
+            target=folder / f"rollouts.binproto-{number:05d}-of-{len(starts):05d}",
+            source=digest,
+        )
+        for number, first in enumerate(starts)
+    ]
+    _prepare(folder, recipe, {task.target.name for task in tasks})
+    receipts = {
+        task.target.name: receipt for task in tasks if (receipt := accepted(task.target, digest)) is not None
+    }
+    todo = [task for task in tasks if task.target.name not in receipts]
+    done = sum(receipt.items for receipt in receipts.values())
     started = time.perf_counter()
     with bar(f"sample {config.agent}", count, " scenario", initial=done) as progress:
-        for _, finished in run_tasks(_sample_shard, todo, workers):
-            progress.update(finished)
+        work = run_on(engine, _sample_shard, todo, config.workers, device=config.device, folder=folder)
+        for index, receipt in work:
+            receipts[todo[index].target.name] = receipt
+            progress.update(receipt.items)
     seconds = time.perf_counter() - started
+    remove_leftovers(folder)
+    write_sums(folder / _SUMS, receipts)
     return {
         "scenarios": count,
         "rollouts": config.rollouts,

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import UserError
-from data.files import write_text
+from data.files import remove_leftovers, write_text
+from data.places import place
+from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scene import Scene
 from data.sources import SPLITS, Shard, find_shards
 from data.store import SceneStore, read_notes, shard_name, write_shard
@@ -18,7 +20,7 @@ from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from data.womd import RecordError, parse_scenario
-from pipeline.parallel import run_tasks, worker_count
+from pipeline.engine import EngineConfig, run_on, worker_count
 from pipeline.progress import bar, track
 
 __all__ = ["VOCABULARY_FILE", "TokenizeConfig", "ingest", "learn_vocabulary", "run_tokenize"]
@@ -27,6 +29,7 @@ VOCABULARY_FILE = "vocabulary.pt"
 REJECTED_FILE = "rejected.csv"
 _REJECTED_HEADER = ("file", "record", "code", "reason")
 _REJECTED_NOTE = "rejected"
+_SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class _IngestTask:
     target: Path
     need_future: bool
 
+    @property
+    def source(self) -> str:
+        """What the shard is made of, for its receipt."""
+        return f"{self.shard.fingerprint}{' with future' if self.need_future else ''}"
+
 
 def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
     """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
@@ -73,13 +81,8 @@ def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
         yield scene
 
 
-def _source_file(target: Path) -> Path:
-    """Where it is kept which source file a shard was made of. Not in the shard: it names the file's time."""
-    return target.with_name(f".{target.name}.source")
-
-
-def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
-    """Write one shard of the store. Returns the number of scenes and the rejected records."""
+def _ingest_shard(task: _IngestTask) -> Receipt:
+    """Write one shard of the store."""
     rejected: list[list[str]] = []
     try:
         infos = write_shard(
@@ -87,28 +90,24 @@ def _ingest_shard(task: _IngestTask) -> tuple[int, list[list[str]]]:
             _parsed(task, rejected),
             notes=lambda: {_REJECTED_NOTE: rejected},
         )
-        write_text(_source_file(task.target), task.shard.fingerprint)
+        # The source is not named in the shard itself, since its fingerprint holds the time of the file.
+        return write_receipt(task.target, task.source, len(infos))
     except FileNotFoundError as error:
         raise UserError(f"{task.shard.url}: the file is gone") from error
     except PermissionError as error:
         raise UserError(f"{error.filename or task.shard.url}: permission denied") from error
-    return len(infos), rejected
 
 
-def _is_done(task: _IngestTask) -> bool:
-    """Whether an earlier run wrote this shard of the store from the same source file."""
-    source = _source_file(task.target)
-    return task.target.exists() and source.exists() and source.read_text() == task.shard.fingerprint
-
-
-def ingest(config: TokenizeConfig, *, data: str, split: str, out: Path) -> dict[str, float]:
+def ingest(
+    config: TokenizeConfig, *, data: str, split: str, out: Path, engine: EngineConfig = EngineConfig()
+) -> dict[str, float]:
     """Read all records of a split into a store; every record is either stored or listed in rejected.csv.
 
     Raises:
         UserError: no files, no usable record, rejected records without ``allow_rejected``, or a scenario id that
             occurs in two files.
     """
-    shards = find_shards(data, split)
+    shards, out = find_shards(data, split), place(out)
     tasks = [
         _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
         for index, shard in enumerate(shards)
@@ -117,16 +116,22 @@ def ingest(config: TokenizeConfig, *, data: str, split: str, out: Path) -> dict[
     for stale in out.glob("*.scenes.parquet"):
         if stale.name not in expected:
             stale.unlink()
-            _source_file(stale).unlink(missing_ok=True)
-    todo = [task for task in tasks if not _is_done(task)]
+            receipt_path(stale).unlink(missing_ok=True)
+    receipts = {
+        task.target.name: receipt for task in tasks if (receipt := accepted(task.target, task.source)) is not None
+    }
+    todo = [task for task in tasks if task.target.name not in receipts]
     started, count = time.perf_counter(), 0
     workers = min(worker_count(config.workers), max(1, len(todo)))
     with bar(f"ingest {split}", len(tasks), " shard", initial=len(tasks) - len(todo)) as progress:
-        for _, (scenes, _) in run_tasks(_ingest_shard, todo, workers):
-            count += scenes
+        for index, receipt in run_on(engine, _ingest_shard, todo, config.workers, folder=out):
+            receipts[todo[index].target.name] = receipt
+            count += receipt.items
             progress.set_postfix_str(f"{count} scenes", refresh=False)
             progress.update()
     seconds = time.perf_counter() - started
+    remove_leftovers(out)
+    write_sums(out / _SUMS, receipts)
     rejected = [row for task in tasks for row in read_notes(task.target).get(_REJECTED_NOTE, [])]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([_REJECTED_HEADER, *rejected])
@@ -168,23 +173,33 @@ def learn_vocabulary(config: TokenizeConfig, *, store: Path, out: Path, seed: in
     return retokenisation_error(track(sample, "token error", count, " scene"), vocabulary)
 
 
-def run_tokenize(config: TokenizeConfig, *, data: str, split: str, out: Path, seed: int = 0) -> dict[str, float]:
+def run_tokenize(
+    config: TokenizeConfig,
+    *,
+    data: str,
+    split: str,
+    out: str | Path,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(),
+) -> dict[str, float]:
     """Ingest a split of TFRecords into a scene store; the training split also builds the vocabulary.
 
     Args:
         config: of the stage.
         data: folder laid out as Waymo's bucket, folder of TFRecords, glob, file, or a URL that fsspec opens.
         split: training, validation or testing; only testing may have scenarios of 11 steps.
-        out: folder of the store; vocabulary.pt and rejected.csv are written there too.
+        out: folder or URL of the store; vocabulary.pt, rejected.csv and SHA256SUMS are written there too.
         seed: of the vocabulary.
+        engine: who ingests shards.
 
     Raises:
         UserError: see ``ingest``.
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    out.mkdir(parents=True, exist_ok=True)
-    figures = ingest(config, data=data, split=split, out=out)
+    folder = place(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = ingest(config, data=data, split=split, out=folder, engine=engine)
     if split == "training":
-        figures |= learn_vocabulary(config, store=out, out=out / VOCABULARY_FILE, seed=seed)
+        figures |= learn_vocabulary(config, store=folder, out=folder / VOCABULARY_FILE, seed=seed)
     return figures

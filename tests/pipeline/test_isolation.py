@@ -98,6 +98,25 @@ def test_a_killed_worker_is_named() -> None:
         list(run_tasks(square, [1, 2000, 3], 2))
 
 
+def die_once(marker: Path) -> str:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return marker.name
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def test_the_tasks_of_a_killed_worker_are_done_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    markers = [tmp_path / str(index) for index in range(4)]
+    (tmp_path / "0").touch()
+    (tmp_path / "2").touch()
+    with pytest.raises(UserError, match="worker process was killed"):
+        list(run_tasks(die_once, [tmp_path / "other", tmp_path / "0"], 2))
+    assert dict(run_tasks(die_once, markers, 2, retries=2)) == {0: "0", 1: "1", 2: "2", 3: "3"}
+    assert "a worker process was killed; going on with 1" in capfd.readouterr().err
+
+
 def test_who_starts_after_its_parent_died_ends_at_once() -> None:
     code = "from pipeline.isolation import die_with_parent; die_with_parent(2**22 + 1); print('alive')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -106,7 +106,7 @@ def test_names_and_locks(calls: Callable[[], list[str]], tmp_path: Path) -> None
 def test_presets_fit_the_configuration(name: str) -> None:
     parser = command_parser("stages", run_stages, RunConfig, load_preset(name), "example")
     parsed = parser.instantiate(parser.parse_args([]))
-    _, fields = split_config(parsed, ["config", "run", "data", "target", "folder"])
+    _, fields = split_config(parsed, ["config", "run", "data", "target", "folder", "engine"])
     config = RunConfig(**fields)
     assert config.sample.rollouts == 32
     assert config.tokenize.vocabulary.token_steps == 2

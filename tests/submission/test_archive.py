@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import itertools
 import json
+import re
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +25,13 @@ from waymo_open_dataset.utils.sim_agents import submission_specs
 from data.errors import UserError
 from data.scenes_source import open_scenes
 from data.tfrecord import read_records, write_records
+from pipeline.stages import packaging_stage
 from pipeline.stages.packaging_stage import PackageConfig, run_package
 from pipeline.stages.sampling import SampleConfig, run_sample
 from pipeline.stages.validation import ValidateConfig, run_validate
-from submission.archive import index_rollouts, plan_shards, write_archive
+from submission.archive import Shard, assemble, compression_ratio, index_rollouts, plan_shards, write_part
 from submission.metadata import load_metadata
+from submission.protos import rollout_files
 from submission.validate import validate_archive
 from tests.builders import scenario_proto
 
@@ -96,25 +101,42 @@ def test_nothing_of_time_or_machine_is_in_the_archive(made: Path) -> None:
 def test_too_little_disk_space_is_said_before(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"x\.tar\.gz: needs about .* GB, 0\.00 GB are free"):
+    with pytest.raises(UserError, match=r"x\.tar\.gz: needs about .* GB while it is made, 0\.00 GB are free"):
         package(made, tmp_path / "x.tar.gz")
-    assert list(tmp_path.iterdir()) == []
+    # What was checked is remembered for the next try.
+    assert [path.name for path in tmp_path.iterdir()] == [".x.tar.gz.parts"]
 
 
-def test_a_killed_package_leaves_nothing_and_can_be_repeated(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["index_rollouts", "write_part", "assemble"])
+def test_a_killed_package_goes_on_with_what_is_left(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def interrupted(*arguments: Any) -> None:
-        raise KeyboardInterrupt
+    whole = getattr(packaging_stage, step)
+    calls: list[Any] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2 or step != "index_rollouts":
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return whole(*arguments)
 
     out = tmp_path / "x.tar.gz"
     with monkeypatch.context() as patched:
-        patched.setattr(tarfile.TarFile, "addfile", interrupted)
+        patched.setattr(packaging_stage, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             package(made, out)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".x.tar.gz.parts"]
+    calls.clear()
+    monkeypatch.setattr(packaging_stage, step, counted)
     package(made, out)
+    # One of the two files had been checked.
+    assert len(calls) == 1
     assert out.read_bytes() == (made / "submission.tar.gz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar.gz", "x.tar.gz.sha256"]
 
 
 def test_large_ids(tmp_path: Path) -> None:
@@ -152,12 +174,64 @@ def test_real_scenarios(womd: Path, tmp_path: Path) -> None:
 
 
 def test_small_shards(made: Path, tmp_path: Path) -> None:
-    entries = list(index_rollouts(made / "rollouts", lambda message, where: None))
+    files = rollout_files(made / "rollouts")
+    entries = [entry for file in files for entry in index_rollouts(file, lambda message, where: None)]
     shards = plan_shards(entries, b"", 1)
-    assert [len(shard) for shard in shards] == [1, 1, 1]
+    assert [len(shard.entries) for shard in shards] == [1, 1, 1]
+    parts = [tmp_path / shard.name for shard in shards]
+    for shard, part in zip(shards, parts, strict=True):
+        write_part(shard, part)
     out = tmp_path / "x.tar.gz"
-    write_archive(out, shards, b"", lambda count: None)
-    assert list(members(out)) == [f"submission.binproto-{i:05d}-of-00003" for i in range(3)]
+    digest = assemble(out, parts, lambda count: None)
+    assert digest == hashlib.sha256(out.read_bytes()).hexdigest()
+    found = members(out)
+    assert list(found) == [f"submission.binproto-{i:05d}-of-00003" for i in range(3)]
+    assert [len(data) for data in found.values()] == [shard.size for shard in shards]
+    # As tarfile itself would have written it.
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in found.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    assert gzip.decompress(out.read_bytes()) == plain.getvalue()
+
+
+def test_the_size_is_estimated_before(made: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    figures = package(made, tmp_path / "x.tar.gz")
+    said = capfd.readouterr().err
+    assert re.search(r"3 scenarios, 1 shards, 0\.00 GB, about 0\.00 GB compressed", said)
+    files = rollout_files(made / "rollouts")
+    entries = [entry for file in files for entry in index_rollouts(file, lambda message, where: None)]
+    expected = figures["uncompressed_mb"] * compression_ratio(entries)
+    assert expected == pytest.approx(figures["archive_mb"], rel=0.2)
+
+
+def test_sums_and_pieces_for_an_upload_in_parts(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.tar.gz"
+    monkeypatch.setattr(packaging_stage, "_MEGABYTE", 1000)
+    run_package(PackageConfig(split_mb=7), rollouts=made / "rollouts", scenarios=made, metadata=EXAMPLE, out=out)
+    whole = out.read_bytes()
+    pieces = sorted(tmp_path.glob("x.tar.gz.part-*"))
+    assert [piece.stat().st_size for piece in pieces] == [7000] * (len(whole) // 7000) + [len(whole) % 7000]
+    assert b"".join(piece.read_bytes() for piece in pieces) == whole
+    checked = subprocess.run(
+        ["sha256sum", "--check", "x.tar.gz.sha256"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert checked.stdout.splitlines() == [f"{name}: OK" for name in ["x.tar.gz", *(p.name for p in pieces)]]
+
+
+def test_rollouts_that_change_meanwhile_are_noticed(made: Path, tmp_path: Path) -> None:
+    file = shutil.copy(rollout_files(made / "rollouts")[0], tmp_path / "r.binproto")
+    entries = tuple(index_rollouts(Path(file), lambda message, where: None))
+    data = bytearray(Path(file).read_bytes())
+    data[-1] ^= 1
+    Path(file).write_bytes(data)
+    with pytest.raises(UserError, match=r"r\.binproto: changed while it was read"):
+        write_part(Shard("name", b"", entries), tmp_path / "part")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.binproto"]
 
 
 def rewrite(source: Path, target: Path, change: Callable[[Any], Any]) -> Path:
