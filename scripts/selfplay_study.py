@@ -6,7 +6,8 @@
 ``--training`` is a store; ``--scenarios`` are TFRecords or a store with futures. Every policy is sampled from its
 whole distribution and from its five likeliest tokens, 32 futures a scenario. DIR keeps all, so that an interrupted
 study goes on; ``--list`` shows what would run. Prints a Markdown table; intervals are of scenarios (bootstrap), and
-seeds are rows of their own.
+seeds are rows of their own. KL, entropy and log-likelihood are those of one more episode in each scenario, in which
+all agents are driven and see their goals.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.files import read_json, write_json
+from data.scenes_source import open_scenes
+from models.policy import load_policy
+from models.reference.agent import ReferenceAgent
 from pipeline.options import command_parser, load_preset
+from pipeline.selfplay.divergence import divergence
+from pipeline.selfplay.observation import ObservationConfig
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
 from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay
@@ -76,7 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not done.exists():
             print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
             write_json(done, _run(name, seed, folder, options))
-        rows += _cells(name, seed, read_json(done))
+        result = read_json(done)
+        if "measured" not in result:
+            result["measured"] = _measured(folder, options)
+            write_json(done, result)
+        rows += _cells(name, seed, result)
     if rows:
         print(_markdown(rows))
     return 0
@@ -127,6 +137,15 @@ def _run(name: str, seed: int, folder: Path, options: Any) -> dict[str, Any]:
     return {"reports": reports, "training": {name: float(value) for name, value in last.items() if value}}
 
 
+def _measured(folder: Path, options: Any) -> dict[str, float]:
+    """KL to the reference, entropy and log-likelihood on the scenarios it is judged on, with all agents driven."""
+    policy, _, view = load_policy(folder / "training" / "policy.ckpt")
+    scenes = list(open_scenes(options.scenarios))
+    return divergence(
+        policy, ReferenceAgent.from_checkpoint(options.reference), scenes, ObservationConfig(**view), seed=0
+    )
+
+
 def _cells(name: str, seed: int, result: dict[str, Any]) -> list[list[str]]:
     """A row for each way of sampling."""
     rows = []
@@ -143,9 +162,7 @@ def _cells(name: str, seed: int, result: dict[str, Any]) -> list[list[str]]:
                 f"{metrics['min_average_displacement_error']:.2f}",
                 f"{metrics['simulated_collision_rate']:.3f}",
                 f"{metrics['simulated_offroad_rate']:.3f}",
-                f"{result['training']['kl']:.2f}",
-                f"{result['training']['entropy']:.2f}",
-                f"{result['training']['log_likelihood']:.2f}",
+                *(f"{result['measured'][figure]:.2f}" for figure in ("kl", "entropy", "log_likelihood")),
             ]
         )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,27 @@ from waymo_open_dataset.protos import scenario_pb2
 from waymo_open_dataset.utils.sim_agents import submission_specs
 
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene
+from submission.plausibility import Array, Recorded, suspicions
 
-__all__ = ["ROLLOUTS", "official_defect", "required_ids", "rollout_defects"]
+__all__ = ["ROLLOUTS", "Findings", "examine", "official_defect", "required_ids"]
 
 ROLLOUTS = 32
 _COORDINATES = ("center_x", "center_y", "center_z", "heading")
 # float32(pi) is a little more than pi.
 _HEADING_LIMIT = math.pi + 1e-6
+
+
+@dataclass
+class Findings:
+    """About a scenario, one line each.
+
+    Attributes:
+        defects: the server or the rules refuse it. suspicions: accepted, and almost surely a mistake; looked for
+            where there are no defects.
+    """
+
+    defects: list[str] = field(default_factory=list)
+    suspicions: list[str] = field(default_factory=list)
 
 
 def required_ids(scene: Scene) -> list[int]:
@@ -27,39 +41,64 @@ def required_ids(scene: Scene) -> list[int]:
     return ids
 
 
-def rollout_defects(message: Any, required: Sequence[int]) -> list[str]:
-    """Defects of a ``ScenarioRollouts`` message.
+def examine(message: Any, scene: Scene) -> Findings:
+    """Look for all that is wrong with a ``ScenarioRollouts`` message.
 
     Args:
-        message: the proto. required: ids that every joint scene must hold exactly once.
+        message: the proto. scene: its scenario, with or without a future.
     """
-    defects = []
+    required = required_ids(scene)
+    findings = Findings()
+    defects = findings.defects
     if len(message.joint_scenes) != ROLLOUTS:
         defects.append(f"{len(message.joint_scenes)} joint scenes, expected {ROLLOUTS}")
-    wanted = set(required)
-    for number, scene in enumerate(message.joint_scenes):
+    wanted, row_of = set(required), {value: row for row, value in enumerate(required)}
+    states: Array = np.zeros((len(message.joint_scenes), len(required), FUTURE_STEPS, 4), np.float32)
+    for number, joint in enumerate(message.joint_scenes):
         place = f"joint scene {number}"
-        counts = Counter(trajectory.object_id for trajectory in scene.simulated_trajectories)
+        counts = Counter(trajectory.object_id for trajectory in joint.simulated_trajectories)
         defects += [f"{place}: object {i} is missing" for i in sorted(wanted - counts.keys())]
         defects += [f"{place}: object {i} is not to be simulated" for i in sorted(counts.keys() - wanted)]
         defects += [f"{place}: object {i} occurs {n} times" for i, n in sorted(counts.items()) if n > 1]
-        for trajectory in scene.simulated_trajectories:
-            defects += [f"{place}: object {trajectory.object_id}: {text}" for text in _trajectory(trajectory)]
-    return defects
+        for trajectory in joint.simulated_trajectories:
+            values, found = _trajectory(trajectory)
+            defects += [f"{place}: object {trajectory.object_id}: {text}" for text in found]
+            row = row_of.get(trajectory.object_id)
+            if values is not None and row is not None:
+                states[number, row] = values.T
+    if not defects:
+        findings.suspicions = suspicions(required, states, _recorded(scene))
+    return findings
 
 
-def _trajectory(trajectory: Any) -> list[str]:
+def _trajectory(trajectory: Any) -> tuple[Array | None, list[str]]:
+    """[4, 80] values, None where they are not as many, and what is wrong with them."""
+    columns = [np.array(getattr(trajectory, name), dtype=np.float32) for name in _COORDINATES]
+    if all(len(column) == FUTURE_STEPS for column in columns):
+        values = np.stack(columns)
+        # Most often nothing is wrong, which is seen at once.
+        if np.isfinite(values).all() and np.abs(values[3]).max() <= _HEADING_LIMIT:
+            return values, []
+    else:
+        values = None
     defects = []
-    for name in _COORDINATES:
-        values = np.array(getattr(trajectory, name), dtype=np.float32)
-        if len(values) != FUTURE_STEPS:
-            defects.append(f"{name} has {len(values)} values, expected {FUTURE_STEPS}")
-        elif not np.isfinite(values).all():
-            defects.append(f"{name} is NaN or infinite at step {int(np.argmin(np.isfinite(values)))}")
-        elif name == "heading" and np.abs(values).max() > _HEADING_LIMIT:
-            worst = int(np.abs(values).argmax())
-            defects.append(f"heading is {values[worst]:.3f} at step {worst}, expected a value in [-pi, pi)")
-    return defects
+    for name, column in zip(_COORDINATES, columns, strict=True):
+        if len(column) != FUTURE_STEPS:
+            defects.append(f"{name} has {len(column)} values, expected {FUTURE_STEPS}")
+        elif not np.isfinite(column).all():
+            defects.append(f"{name} is NaN or infinite at step {int(np.argmin(np.isfinite(column)))}")
+        elif name == "heading" and np.abs(column).max() > _HEADING_LIMIT:
+            worst = int(np.abs(column).argmax())
+            defects.append(f"heading is {column[worst]:.3f} at step {worst}, expected a value in [-pi, pi)")
+    return values, defects
+
+
+def _recorded(scene: Scene) -> Recorded:
+    chosen, after = scene.simulated, slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
+    position = scene.agents.position[chosen].numpy()
+    return Recorded(
+        now=position[:, CURRENT_INDEX], future=position[:, after], valid=scene.agents.valid[chosen, after].numpy()
+    )
 
 
 def official_defect(message: Any, scene: Scene) -> str | None:

@@ -8,7 +8,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -18,7 +18,7 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
 from data.scenes_source import SceneSource
-from submission.checks import official_defect, required_ids, rollout_defects
+from submission.checks import examine, official_defect
 from submission.metadata import metadata_defects
 from submission.protos import Wire, scenario_rollouts_messages
 
@@ -31,6 +31,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # The tutorial's pattern; with a count, so that missing shards are noticed.
 _NAME = re.compile(r".*\.binproto(-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
 _MAX_SHARD_BYTES = 500_000_000
+# Larger members are not even skipped.
+_MAX_SKIPPED_BYTES = 10 * _MAX_SHARD_BYTES
 _BLOCK = 1 << 20
 # Two empty blocks of 512 bytes end a tar; programs fill the rest of a record with more of them.
 _TAR_END = bytes(1024)
@@ -46,12 +48,15 @@ class Verdict:
     Attributes:
         count: of all defects.
         defects: one line each, place first; the first ``MAX_LISTED``.
+        suspected: how much is accepted and almost surely a mistake. suspicions: of these the first, as above.
         scenarios: messages seen. accepted: those that Waymo's own validator accepts, each scenario once.
         shards: names of the files in the archive.
     """
 
     count: int = 0
     defects: list[str] = field(default_factory=list)
+    suspected: int = 0
+    suspicions: list[str] = field(default_factory=list)
     scenarios: int = 0
     accepted: int = 0
     shards: list[str] = field(default_factory=list)
@@ -60,15 +65,31 @@ class Verdict:
         """Count a defect and, while there is room, keep it as one printable line."""
         self.count += 1
         if self.count <= MAX_LISTED:
-            # Names come from the archive: no line breaks or control sequences reach the terminal.
-            self.defects.append("".join(c if c.isprintable() else "?" for c in text))
+            self.defects.append(_printable(text))
+
+    def suspect(self, text: str) -> None:
+        """The same of a suspicion."""
+        self.suspected += 1
+        if self.suspected <= MAX_LISTED:
+            self.suspicions.append(_printable(text))
 
 
-def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int], object]) -> Verdict:
+def _printable(text: str) -> str:
+    """Names come from the archive: no line breaks or control sequences reach the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def validate_archive(
+    archive: Path,
+    source: SceneSource,
+    advance: Callable[[int], object],
+    others: Mapping[str, Collection[str]] | None = None,
+) -> Verdict:
     """Check an archive against the set of scenarios it should cover, holding one scenario in memory.
 
     Args:
         archive: the file. source: the evaluated scenarios. advance: called after every scenario with 1.
+        others: ids of other sets by name, such as those of other splits, in which foreign scenarios are looked for.
 
     Raises:
         UserError: the file cannot be opened at all.
@@ -88,10 +109,24 @@ def validate_archive(archive: Path, source: SceneSource, advance: Callable[[int]
     except OSError as error:
         raise UserError(f"{archive}: {error.strerror or error}") from error
     _check_names(verdict)
+    _check_foreign(inspection, archive.name, others or {})
     for name in source.ids:
         if name not in inspection.seen:
             verdict.add(f"{archive.name}: scenario {name} is missing")
     return verdict
+
+
+def _check_foreign(inspection: _Inspection, archive: str, others: Mapping[str, Collection[str]]) -> None:
+    """Say where scenarios that do not belong here come from: most often all are of another split."""
+    foreign = inspection.foreign
+    for name, ids in others.items():
+        count = len(foreign.intersection(ids))
+        if count:
+            inspection.verdict.add(f"{archive}: {count} scenarios are those of {name}: the wrong split")
+    if foreign and not inspection.seen:
+        inspection.verdict.add(
+            f"{archive}: none of its {len(foreign)} scenarios is in the evaluated set: another split?"
+        )
 
 
 def _is_plain_tar(file: IO[bytes]) -> bool:
@@ -128,13 +163,15 @@ class _Inspection:
     """One pass over an archive.
 
     Attributes:
-        seen: ids of the scenarios met so far. head: name of the first shard, and its metadata.
+        seen: ids of the scenarios met so far. foreign: of those that are not in the set.
+        head: name of the first shard, and its metadata.
     """
 
     source: SceneSource
     advance: Callable[[int], object]
     verdict: Verdict = field(default_factory=Verdict)
     seen: set[str] = field(default_factory=set)
+    foreign: set[str] = field(default_factory=set)
     head: tuple[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -148,6 +185,8 @@ class _Inspection:
                 for tar, member in _members(stream):
                     self._member(tar, member)
                 self._end(name, stream)
+        except _Bomb as error:
+            self.verdict.add(f"{name}: {error}")
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.verdict.add(f"{name}: damaged or truncated: {' '.join(str(error).split())}")
 
@@ -180,6 +219,8 @@ class _Inspection:
             self.verdict.add(
                 f"{name}: {member.size / 1e6:.0f} MB, expected less than {_MAX_SHARD_BYTES / 1e6:.0f}; not read"
             )
+            if member.size > _MAX_SKIPPED_BYTES:
+                raise _Bomb(f"{name} announces {member.size / 1e9:.0f} GB: nothing behind it was looked at")
             return
         others: list[Wire] = []
         try:
@@ -218,19 +259,27 @@ class _Inspection:
         place = f"{where}: scenario {name or '(no id)'}"
         if name not in self._known:
             self.verdict.add(f"{place} is not in the evaluated set")
+            self.foreign.add(name)
             return
         again = name in self.seen
         if again:
             self.verdict.add(f"{place} occurs more than once")
         self.seen.add(name)
         scene = self.source.get(name)
-        for text in rollout_defects(message, required_ids(scene)):
+        findings = examine(message, scene)
+        for text in findings.defects:
             self.verdict.add(f"{place}: {text}")
+        for text in findings.suspicions:
+            self.verdict.suspect(f"{place}: {text}")
         refusal = official_defect(message, scene)
         if refusal is not None:
             self.verdict.add(f"{place}: refused by Waymo's validator: {refusal}")
         elif not again:
             self.verdict.accepted += 1
+
+
+class _Bomb(Exception):
+    """Data that would take long to skip: a thousandth of it packed is enough for that."""
 
 
 class _Unreadable(Exception):

@@ -21,7 +21,7 @@ from pipeline.selfplay.episode import Driven, Scorer, act
 from pipeline.selfplay.pool import WorldPool
 from pipeline.selfplay.worlds import World
 
-__all__ = ["Judge", "LocalJudge", "ReferenceJudge", "label_scores", "load_judge", "logged_tokens"]
+__all__ = ["Judge", "LocalJudge", "ReferenceJudge", "label_scores", "load_judge", "logged_tokens", "score_all"]
 
 # Log-probability of what the log does not do: next to nothing, and finite.
 _NEVER = -30.0
@@ -54,10 +54,11 @@ class ReferenceJudge:
     def scorer(self, pool: WorldPool, names: Sequence[int], world: World) -> Scorer:
         if self._anchor is None:
             self._anchor = Anchor(self._agent, pool.scene, self._capacity)
-        return partial(_score_all, self._anchor, names, world)
+        return partial(score_all, self._anchor, names, world)
 
 
-def _score_all(anchor: Anchor, names: Sequence[int], world: World, driven: Driven) -> Tensor:
+def score_all(anchor: Anchor, names: Sequence[int], world: World, driven: Driven) -> Tensor:
+    """[D, N, K] log-probabilities of an anchor for who drove, with an anchor and worlds a ``Scorer``."""
     scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
     return scored[driven.who].transpose(0, 1)  # [D, N, K]
 

@@ -28,7 +28,7 @@ from submission.archive import (
     plan_shards,
     write_part,
 )
-from submission.checks import required_ids, rollout_defects
+from submission.checks import examine
 from submission.metadata import load_metadata, metadata_message
 from submission.protos import rollout_files
 
@@ -86,7 +86,7 @@ def _check_file(task: _CheckTask) -> int:
         name = message.scenario_id
         if name not in known:
             raise UserError(f"{where}: scenario {name or '(no id)'} is not in {task.scenarios}")
-        defects = rollout_defects(message, required_ids(source.get(name)))
+        defects = examine(message, source.get(name)).defects
         if defects:
             raise UserError(f"{where}: scenario {name}: {defects[0]} ({len(defects)} defects in this scenario)")
 

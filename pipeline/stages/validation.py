@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.errors import UserError
 from data.files import sha256_of, write_json
 from data.scenes_source import open_scenes
+from data.sources import SPLITS
+from data.store import SceneStore, is_store
 from pipeline.progress import bar
 from submission.validate import validate_archive
 
@@ -20,16 +24,23 @@ class ValidateConfig:
     """Checks of the archive.
 
     Args:
-        shown: defects printed; the report lists up to 100,000.
+        shown: defects printed, and as many suspicions; the report lists up to 100,000 of each.
+        strict: suspicions are defects.
+        json: print the report on standard output, whatever is found.
     """
 
     shown: int = 50
+    strict: bool = False
+    json: bool = False
 
 
 def run_validate(
     config: ValidateConfig, *, archive: Path, scenarios: str, report: Path | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Check a submission archive as the server would, and with Waymo's own validator, scenario by scenario.
+
+    Defects are what the server or the rules refuse. Suspicions are accepted and almost surely a mistake: objects
+    that jump or leave the ground, futures that are all the same or follow the log.
 
     Args:
         config: of the stage.
@@ -42,23 +53,40 @@ def run_validate(
     """
     source = open_scenes(scenarios)
     with bar("validate", len(source), " scenario") as progress:
-        verdict = validate_archive(archive, source, progress.update)
+        verdict = validate_archive(archive, source, progress.update, _siblings(Path(scenarios)))
     figures: dict[str, float] = {
         "scenarios": verdict.scenarios,
         "accepted": verdict.accepted,
         "shards": len(verdict.shards),
         "defects": verdict.count,
+        "suspicions": verdict.suspected,
     }
+    whole: dict[str, Any] = {"archive": archive.name, "sha256": sha256_of(archive), **figures}
+    whole |= {"list": verdict.defects, "suspicion_list": verdict.suspicions}
     if report is not None:
-        write_json(
-            report,
-            {"archive": archive.name, "sha256": sha256_of(archive), **figures, "list": verdict.defects},
-        )
+        write_json(report, whole)
+    _show(verdict.defects, verdict.count, config.shown, "")
+    _show(verdict.suspicions, verdict.suspected, config.shown, "suspicious: ")
+    refused = bool(verdict.count or (config.strict and verdict.suspected))
+    if refused and config.json:
+        print(json.dumps(whole, indent=2))
     if verdict.count:
-        listed = verdict.defects[: config.shown]
-        for line in listed:
-            print(line, file=sys.stderr)
-        if verdict.count > len(listed):
-            print(f"... and {verdict.count - len(listed)} more (--report FILE lists them)", file=sys.stderr)
         raise UserError(f"{archive}: {verdict.count} defects")
-    return figures
+    if refused:
+        raise UserError(f"{archive}: {verdict.suspected} suspicions (--strict)")
+    return whole if config.json else figures
+
+
+def _show(lines: list[str], count: int, shown: int, before: str) -> None:
+    for line in lines[:shown]:
+        print(before + line, file=sys.stderr)
+    if count > shown:
+        print(f"... and {count - min(shown, len(lines))} more (--report FILE lists them)", file=sys.stderr)
+
+
+def _siblings(scenarios: Path) -> dict[str, list[str]]:
+    """Ids of the stores of other splits that lie beside one: there, looking is quick."""
+    folders = [scenarios.parent / split for split in SPLITS]
+    if not is_store(scenarios):
+        return {}
+    return {str(folder): SceneStore(folder).ids for folder in folders if folder != scenarios and is_store(folder)}

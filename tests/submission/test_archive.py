@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,14 @@ from data.tfrecord import read_records, write_records
 from pipeline.stages import packaging_stage
 from pipeline.stages.packaging_stage import PackageConfig, run_package
 from pipeline.stages.sampling import SampleConfig, run_sample
+from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
 from pipeline.stages.validation import ValidateConfig, run_validate
 from submission.archive import Shard, assemble, compression_ratio, index_rollouts, plan_shards, write_part
 from submission.metadata import load_metadata
 from submission.protos import rollout_files
 from submission.validate import validate_archive
 from tests.builders import scenario_proto
+from tests.submission.spoilt_archives import SPOILT, Spoilt, packed
 
 EXAMPLE = Path(__file__).parents[2] / "submission" / "metadata.example.yaml"
 PROTOS = [scenario_proto(f"{index:016x}", steps=11, agents=2 + index) for index in range(3)]
@@ -234,123 +235,90 @@ def test_rollouts_that_change_meanwhile_are_noticed(made: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.binproto"]
 
 
-def rewrite(source: Path, target: Path, change: Callable[[Any], Any]) -> Path:
-    """Copy an archive, changing its only submission message."""
-    ((name, data),) = members(source).items()
+@pytest.fixture(scope="module")
+def good(made: Path) -> bytes:
+    """The submission message of a good archive whose 32 joint scenes differ, as an agent's do."""
+    ((_, data),) = members(made / "submission.tar.gz").items()
     submission = pb.SimAgentsChallengeSubmission.FromString(data)
-    change(submission)
-    return pack(target, {name: submission.SerializeToString()})
+    for rollouts in submission.scenario_rollouts:
+        for number, joint in enumerate(rollouts.joint_scenes):
+            for trajectory in joint.simulated_trajectories:
+                trajectory.center_x[79] += 0.001 * number
+    return submission.SerializeToString()
 
 
-def pack(target: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(target, mode) as tar:  # type: ignore[call-overload]
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return target
+def test_a_good_archive_is_neither_wrong_nor_suspicious(made: Path, good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(packed([("submission.binproto-00000-of-00001", good)]))
+    verdict = validate_archive(path, open_scenes(made), lambda count: None)
+    assert (verdict.count, verdict.suspected, verdict.accepted) == (0, 0, 3)
 
 
-def trajectory(submission: Any, scenario: int = 1, scene: int = 4, number: int = 1) -> Any:
-    return submission.scenario_rollouts[scenario].joint_scenes[scene].simulated_trajectories[number]
+def test_there_are_thirty_ways_and_more() -> None:
+    assert len({spoilt.title for spoilt in SPOILT}) == len(SPOILT) >= 30
 
 
-def duplicate(items: Any, index: int = 0) -> None:
-    items.add().CopyFrom(items[index])
-
-
-MUTATIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "missing scene": (lambda s: s.scenario_rollouts[0].joint_scenes.pop(), "31 joint scenes, expected 32"),
-    "extra scene": (lambda s: duplicate(s.scenario_rollouts[0].joint_scenes), "33 joint scenes"),
-    "missing object": (
-        lambda s: s.scenario_rollouts[1].joint_scenes[4].simulated_trajectories.pop(1),
-        "joint scene 4: object 107 is missing",
-    ),
-    "foreign object": (lambda s: setattr(trajectory(s), "object_id", 999), "object 999 is not to be simulated"),
-    "object twice": (
-        lambda s: duplicate(s.scenario_rollouts[1].joint_scenes[4].simulated_trajectories),
-        "object 100 occurs 2 times",
-    ),
-    "short array": (lambda s: trajectory(s).center_y.pop(), "center_y has 79 values"),
-    "nan": (lambda s: trajectory(s).center_z.__setitem__(5, float("nan")), "center_z is NaN or infinite at step 5"),
-    "infinite": (lambda s: trajectory(s).center_x.__setitem__(7, float("inf")), "center_x is NaN or infinite"),
-    "unwrapped": (lambda s: trajectory(s).heading.__setitem__(9, 6.3), "heading is 6.300 at step 9"),
-    "scenario twice": (lambda s: duplicate(s.scenario_rollouts), "occurs more than once"),
-    "scenario missing": (lambda s: s.scenario_rollouts.pop(), "scenario 0000000000000002 is missing"),
-    "foreign scenario": (
-        lambda s: setattr(s.scenario_rollouts[0], "scenario_id", "abc"),
-        "scenario abc is not in the evaluated set",
-    ),
-    "no type": (lambda s: s.ClearField("submission_type"), "submission_type is not SIM_AGENTS_SUBMISSION"),
-    "no parameters": (lambda s: s.ClearField("num_model_parameters"), "num_model_parameters"),
-    "no lidar flag": (lambda s: s.ClearField("uses_lidar_data"), "uses_lidar_data is not set"),
-    "bad account": (lambda s: setattr(s, "account_name", "me"), "account_name is 'me'"),
-    "no closed loop": (
-        lambda s: s.ClearField("acknowledge_complies_with_closed_loop_requirement"),
-        "acknowledge_complies_with_closed_loop_requirement is not true",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_every_defect_is_named(made: Path, tmp_path: Path, name: str) -> None:
-    change, text = MUTATIONS[name]
-    archive = rewrite(made / "submission.tar.gz", tmp_path / "x.tar.gz", change)
-    verdict = validate_archive(archive, open_scenes(made), lambda count: None)
-    assert any(text in defect for defect in verdict.defects), verdict.defects
-
-
-def spoilt(made: Path, tmp_path: Path, kind: str) -> Path:
-    """An archive that is wrong as a file."""
-    good = made / "submission.tar.gz"
-    ((name, data),) = members(good).items()
-    target = tmp_path / "x.tar.gz"
-    if kind == "truncated":
-        target.write_bytes(good.read_bytes()[:-2000])
-    elif kind == "plain tar":
-        pack(target, {name: data}, "w")
-    elif kind == "text":
-        target.write_text("hello")
-    elif kind == "gzip of text":
-        target.write_bytes(gzip.compress(b"hello" * 500))
-    elif kind == "shard missing":
-        pack(target, {"submission.binproto-00000-of-00002": data})
-    elif kind == "odd name":
-        pack(target, {"notes.txt": data})
-    elif kind == "climbing path":
-        pack(target, {name: data, "../evil.binproto": b""})
-    elif kind == "not protos":
-        pack(target, {name: b"this is not a proto"})
-    elif kind == "empty":
-        pack(target, {})
-    elif kind == "link":
-        with tarfile.open(target, "w:gz") as tar:
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(member)
-    return target
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("truncated", "damaged or truncated"),
-        ("plain tar", "a plain .tar; the server wants a .tar.gz"),
-        ("text", "not a gzip file"),
-        ("gzip of text", "damaged or truncated"),
-        ("shard missing", "shard 00001 of 00002 is missing"),
-        ("odd name", "expected a name such as submission.binproto"),
-        ("climbing path", "path leads out of the archive"),
-        ("not protos", "submission.binproto-00000-of-00001"),
-        ("empty", "holds no files"),
-        ("link", "not a regular file"),
-    ],
-)
-def test_bad_archives(made: Path, tmp_path: Path, kind: str, text: str) -> None:
-    verdict = validate_archive(spoilt(made, tmp_path, kind), open_scenes(made), lambda count: None)
-    assert any(text in defect for defect in verdict.defects), verdict.defects
+@pytest.mark.parametrize("spoilt", SPOILT, ids=lambda spoilt: spoilt.title)
+def test_every_defect_is_named(made: Path, good: bytes, tmp_path: Path, spoilt: Spoilt) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(spoilt.make(good))
+    verdict = validate_archive(path, open_scenes(made), lambda count: None)
+    said = verdict.suspicions if spoilt.suspicion else verdict.defects
+    assert any(spoilt.said in line for line in said), (verdict.defects, verdict.suspicions)
+    if spoilt.suspicion:
+        assert verdict.count == 0
+        return
     with pytest.raises(UserError, match="defects"):
-        run_validate(ValidateConfig(), archive=tmp_path / "x.tar.gz", scenarios=str(made))
+        run_validate(ValidateConfig(), archive=path, scenarios=str(made))
+
+
+def test_suspicions_fail_if_one_wants(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Constant velocity gives the same future 32 times.
+    archive = made / "submission.tar.gz"
+    figures = run_validate(ValidateConfig(json=True), archive=archive, scenarios=str(made))
+    assert (figures["defects"], figures["suspicions"], len(figures["suspicion_list"])) == (0, 3, 3)
+    assert (
+        "suspicious: submission.binproto-00000-of-00001: scenario 0000000000000000: all 32"
+        in capfd.readouterr().err
+    )
+    with pytest.raises(UserError, match=r"3 suspicions \(--strict\)"):
+        run_validate(ValidateConfig(strict=True, json=True), archive=archive, scenarios=str(made))
+    assert json.loads(capfd.readouterr().out)["suspicions"] == 3
+
+
+def test_the_recorded_future_is_recognised(tmp_path: Path) -> None:
+    proto = scenario_proto("f" * 16, agents=3)
+    write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString()])
+    config = SampleConfig(agent="log", workers=1)
+    run_sample(config, scenarios=tmp_path, out=tmp_path / "rollouts")
+    package(tmp_path, tmp_path / "x.tar.gz")
+    verdict = validate_archive(tmp_path / "x.tar.gz", open_scenes(tmp_path), lambda count: None)
+    assert any("32 joint scenes follow the recorded future of all" in line for line in verdict.suspicions)
+
+
+def test_the_split_that_was_taken_is_named(made: Path, tmp_path: Path) -> None:
+    for split, source in (("testing", "other"), ("validation", "made")):
+        folder = tmp_path / "raw" / split
+        folder.mkdir(parents=True)
+        records = (
+            [p.SerializeToString() for p in PROTOS]
+            if source == "made"
+            else [scenario_proto("f" * 16, steps=11).SerializeToString()]
+        )
+        write_records(folder / f"{split}.tfrecord-00000-of-00001", records)
+    # A store of validation has futures; ids are all that matters here.
+    for split in ("testing", "validation"):
+        ingested = TokenizeConfig(workers=1)
+        run_tokenize(ingested, data=str(tmp_path / "raw" / split), split="testing", out=tmp_path / "store" / split)
+    with pytest.raises(UserError, match="defects"):
+        run_validate(
+            ValidateConfig(),
+            archive=made / "submission.tar.gz",
+            scenarios=str(tmp_path / "store" / "testing"),
+            report=tmp_path / "report.json",
+        )
+    lines = json.loads((tmp_path / "report.json").read_text())["list"]
+    assert any(re.search("3 scenarios are those of .*store/validation: the wrong split", line) for line in lines)
 
 
 def test_package_refuses_incomplete_rollouts(made: Path, tmp_path: Path) -> None:
