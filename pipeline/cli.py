@@ -125,6 +125,14 @@ COMMANDS: dict[str, Command] = {
         "check a submission archive as the server would",
         positional="archive",
     ),
+    "plan": Command(
+        "pipeline.stages.planning",
+        "run_plan",
+        "PlanConfig",
+        "plan",
+        "--scenarios 44920 --gpus 8 --run runs/demo",
+        "time, disk and memory of a whole entry",
+    ),
 }
 
 
