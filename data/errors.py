@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+__all__ = ["OUT_OF_MEMORY", "UserError", "is_out_of_memory"]
+
+OUT_OF_MEMORY = "not enough memory: run the same command again to go on, with fewer workers or smaller batches"
 
 
 class UserError(Exception):
@@ -11,3 +13,11 @@ class UserError(Exception):
     The message is one line that says where (file, record, field), what was expected and what to do.
     The command line prints it after ``error:`` on stderr and exits with status 1, without a traceback.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory could not be had, from Python, torch on a CPU, or CUDA."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )

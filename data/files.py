@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -46,15 +47,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         _sync_folder(path.parent)
+        # Network file systems have been seen to lose a rename. Better to know now than when the file is missed.
+        if not path.exists():
+            lost = "lost by its file system after it was written; run the same command again"
+            raise FileNotFoundError(errno.ENOENT, lost, str(path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes had been writing in a folder and below it; nobody may be writing there now."""
-    for leftover in folder.rglob(".*.part"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Delete what killed processes had been writing in a folder, and of its receipts; nobody may be writing now.
+
+    Args:
+        folder: where. name: with which the names of the files began; any by default.
+    """
+    for pattern in (f".{name}*.part", f".receipts/.{name}*.part"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

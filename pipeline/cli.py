@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import UserError
+from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from pipeline.options import PRESETS, command_parser, expand_flags, load_preset, normalise, pop_option, split_config
 
 __all__ = ["COMMANDS", "main"]
@@ -208,6 +208,11 @@ def main(arguments: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         print(f"error: {_describe(error)}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command again to go on", file=sys.stderr)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from data.errors import UserError
+from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 
 __all__ = ["Outcome", "die_with_parent", "run_isolated"]
 
@@ -59,8 +59,9 @@ def _child(function: Callable[[], Any], write_end: int) -> NoReturn:
             message = ("error", str(error))
         except OSError as error:
             message = ("oserror", (error.errno, error.strerror, error.filename))
-        except BaseException:  # the parent reports it, whatever it is
-            message = ("crash", traceback.format_exc())
+        except BaseException as error:  # the parent reports it, whatever it is
+            short = is_out_of_memory(error)
+            message = ("error", OUT_OF_MEMORY) if short else ("crash", traceback.format_exc())
         peak_kb = max(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,

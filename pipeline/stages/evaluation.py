@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_json, sha256_of, write_json, write_text
+from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, place
 from data.scenes_source import content_digest, open_scenes
 from pipeline.code_version import code_version
@@ -177,6 +177,7 @@ def run_evaluate(
     _write_table(out / "per_scenario.csv", scored)
     # Only a run that is interrupted needs them.
     shutil.rmtree(out / _PARTS)
+    remove_leftovers(out)
     if show:
         _print_report(report)
         if config.diagnose:

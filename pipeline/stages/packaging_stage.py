@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import atomic_write, read_json, write_json, write_text
+from data.files import atomic_write, read_json, remove_leftovers, write_json, write_text
 from data.places import is_remote, place
 from data.receipts import Receipt, accepted, write_receipt
 from data.scenes_source import SceneSource, content_digest, open_scenes
@@ -255,6 +255,7 @@ def run_package(
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     write_text(archive.with_name(f"{archive.name}.sha256"), "".join(lines))
     _remove(parts)
+    remove_leftovers(archive.parent, archive.name)
     return {
         "scenarios": len(entries),
         "shards": len(shards),

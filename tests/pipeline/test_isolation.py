@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.errors import UserError
 from pipeline.isolation import run_isolated
@@ -51,6 +53,12 @@ def test_errors_arrive(error: BaseException, caught: type[BaseException]) -> Non
         assert info.value.errno == 28  # type: ignore[attr-defined]
     if isinstance(error, ZeroDivisionError):
         assert "ZeroDivisionError: oops" in str(info.value)
+
+
+@pytest.mark.parametrize("greedy", [lambda: bytearray(10**15), lambda: torch.empty(10**15)])
+def test_want_of_memory_is_named(greedy: Callable[[], object]) -> None:
+    with pytest.raises(UserError, match="not enough memory: run the same command again"):
+        run_isolated(greedy)
 
 
 def test_death_by_signal_is_named() -> None:
