@@ -39,6 +39,7 @@ __all__ = [
 
 # What torch.load raises for a file that torch.save did not write.
 LOAD_ERRORS = (
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,

@@ -16,6 +16,8 @@ from data.wire import decode_points, decode_states, scenario_class
 __all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
 
 HISTORY_STEPS = CURRENT_INDEX + 1
+# Those of WOMD have 16.
+_LONGEST_ID = 128
 
 _KINDS = {
     "lane": MapKind.LANE,
@@ -37,6 +39,8 @@ class RecordError(ValueError):
         self.code = code
 
 
+# What is not finite in float32 is refused below; numpy need not warn of it.
+@np.errstate(over="ignore", invalid="ignore")
 def parse_scenario(record: bytes, need_future: bool = False) -> Scene:
     """Parse one serialized ``Scenario``.
 
@@ -49,8 +53,7 @@ def parse_scenario(record: bytes, need_future: bool = False) -> Scene:
     """
     try:
         proto = scenario_class().FromString(record)
-        if not proto.scenario_id:
-            raise RecordError("scenario_id", "scenario_id is empty")
+        _check_id(proto.scenario_id)
         _check_header(proto, need_future)
         agents = _parse_agents(proto)
         lights = _parse_lights(proto)
@@ -68,6 +71,14 @@ def parse_scenario(record: bytes, need_future: bool = False) -> Scene:
     if not bool(scene.simulated.any()):
         raise RecordError("no_agent", f"no track is valid at the current step {CURRENT_INDEX}")
     return scene
+
+
+def _check_id(name: str | bytes) -> None:
+    if not name:
+        raise RecordError("scenario_id", "scenario_id is empty")
+    # The parser hands bytes that are not UTF-8 through. Ids end up in messages, tables and lists of files.
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_ID:
+        raise RecordError("scenario_id", f"scenario_id is not a text of up to {_LONGEST_ID} printable characters")
 
 
 def _check_header(proto: Any, need_future: bool) -> None:

@@ -44,6 +44,14 @@ class CommandParser(ArgumentParser):
         sys.stderr.write(f"error: {line}{hint}\n")
         sys.exit(2)
 
+    def parse_args(self, *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """As always; a file that is given with --config may hold anything."""
+        try:
+            parsed: Namespace = super().parse_args(*arguments, **options)
+        except (UnicodeDecodeError, RecursionError) as error:
+            self.error(f"--config: not a YAML file that can be read ({type(error).__name__})")
+        return parsed
+
 
 def _candidates(message: str) -> list[str]:
     """Option names in a message of the parser that complains about unknown ones."""

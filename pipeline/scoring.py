@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +59,9 @@ def _source(scenarios: str, digest: str) -> SceneSource:
 def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None) -> SceneContext:
     if cache is None:
         return prepare_scene(scene, bug_compatible)
-    path = cache / f"{scene.scenario_id}{'' if bug_compatible else '.mended'}.pt"
+    # Not the id itself: whoever wrote the scenario chose it, and it may lead anywhere.
+    name = hashlib.sha256(str(scene.scenario_id).encode()).hexdigest()
+    path = cache / f"{name}{'' if bug_compatible else '.mended'}.pt"
     context = load_context(path)
     if context is None:
         context = prepare_scene(scene, bug_compatible)
