@@ -7,6 +7,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 ENV VENV=/opt/venv \
+    PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 
@@ -15,7 +16,7 @@ ARG CUDA=0
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /app
-COPY Makefile requirements.txt requirements-dev.txt requirements-waymo.txt ./
+COPY Makefile requirements.txt requirements-ray.txt requirements-dev.txt requirements-waymo.txt ./
 # torch first: the lock names its version, and either build of that version satisfies it.
 RUN python3.11 -m venv "$VENV" \
     && if [ "$CUDA" != 1 ]; then \
