@@ -50,6 +50,11 @@ class CommandParser(ArgumentParser):
             parsed: Namespace = super().parse_args(*arguments, **options)
         except (UnicodeDecodeError, RecursionError) as error:
             self.error(f"--config: not a YAML file that can be read ({type(error).__name__})")
+        parts = [action.dest.split(".") for action in self._actions if "." in action.dest]
+        for section in sorted({".".join(part[:end]) for part in parts for end in range(1, len(part))}):
+            value = parsed.get(section)
+            if not isinstance(value, Namespace):
+                self.error(f"--{section} is {value!r}, expected a mapping of its options")
         return parsed
 
 
