@@ -157,6 +157,7 @@ def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
         ego, neighbour, road = content["features"]
         policy = Policy(PolicyConfig(**content["config"]), (ego, neighbour, road), vocabulary.ends)
         policy.load_state_dict(content["weights"])
+        observation = dict(content["observation"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
-    return policy.eval(), vocabulary, content["observation"]
+    return policy.eval(), vocabulary, observation

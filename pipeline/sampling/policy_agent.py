@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.ground import joint_states
 from data.randomness import generator_for
 from data.scene import Scene, map_tensors, until_now
@@ -95,8 +96,12 @@ class PolicyAgent:
         Raises:
             UserError: not such a checkpoint.
         """
-        policy, vocabulary, view = load_policy(path)
-        return cls(policy.to(device), vocabulary, ObservationConfig(**view), sampling, compiled)
+        policy, vocabulary, fields = load_policy(path)
+        try:
+            view = ObservationConfig(**fields)
+        except TypeError as error:
+            raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
+        return cls(policy.to(device), vocabulary, view, sampling, compiled)
 
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
