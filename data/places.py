@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import cast
-
-from upath import UPath
+from typing import Any, cast
 
 from data.errors import UserError
 
@@ -22,7 +20,7 @@ _LOCAL = frozenset({"file", "local"})
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "oss", "memory"})
 
 
-def _protocols(path: UPath) -> frozenset[str]:
+def _protocols(path: Any) -> frozenset[str]:
     protocol = path.fs.protocol
     return frozenset((protocol,) if isinstance(protocol, str) else protocol)
 
@@ -33,10 +31,13 @@ def place(name: str | Path) -> Path:
     Raises:
         UserError: a kind of URL that cannot be opened.
     """
-    if is_remote(cast(Path, name)) and not isinstance(name, str):
+    if not isinstance(name, str) and is_remote(name):
         return name
     if not _URL.match(str(name)):
         return Path(name).absolute()
+    # Where there are no URLs, as for the metric alone, it need not be installed.
+    from upath import UPath
+
     try:
         with warnings.catch_warnings():
             # Of kinds that universal_pathlib does not know one by one, such as a user's own.
@@ -50,12 +51,12 @@ def place(name: str | Path) -> Path:
 
 def is_remote(path: Path) -> bool:
     """Whether a place is that of a URL."""
-    return isinstance(path, UPath) and not isinstance(path, Path)
+    return not isinstance(path, Path)
 
 
 def publish(source: Path, target: Path) -> None:
     """Copy a finished local file to a URL, where it appears when it is complete."""
-    remote = cast(UPath, target)
+    remote: Any = target
     storage, name = remote.fs, remote.path
     folder, _, last = name.rpartition("/")
     if folder:
