@@ -29,6 +29,8 @@ _FORMAT_KEY, _INDEX_KEY, _NOTES_KEY = b"spacer.format", b"spacer.index", b"space
 _FORMAT = b"1"
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.scenes\.parquet")
 _COMPRESSION_LEVEL = 9
+# What reading a row raises of a file that is Parquet, but whose columns are not those of a scene.
+_DAMAGED = (pa.ArrowException, OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class SceneStore:
                 self._files[shard] = _opened(self._shards[shard])
             table = self._files[shard].read_row_group(row, use_threads=False)
             return decode_row({name: table.column(name).chunk(0) for name in table.column_names})
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        except _DAMAGED as error:
             raise UserError(
                 f"{self._shards[shard]}: scene {row} is damaged ({_first_line(error)}); delete the folder "
                 f"{self.folder} and run tokenize again"
@@ -184,7 +186,7 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], dict[str, Any]]:
         if len(infos) != metadata.num_row_groups:
             raise ValueError(f"{metadata.num_row_groups} row groups for {len(infos)} index entries")
         return infos, json.loads(values[_NOTES_KEY])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{shard}: damaged shard ({_first_line(error)}); delete the folder and run tokenize again"
         ) from error

@@ -3,13 +3,16 @@
     python scripts/draw_selfplay.py --curve "beta 0.1=runs/a/metrics.csv" --curve "ppo=runs/b/metrics.csv" \
         --out curves.png
 
-Dashed lines are where the paper's runs of 1e9 steps end (SPACeR, Figure A1, alpha 0, read off the plot).
+KL and likelihood are shown of anchored runs alone; others do not measure them on the way (the table of
+``selfplay_study.py`` has them for all). Dashed lines are where the paper's runs of 1e9 steps end (SPACeR, Figure
+A1, alpha 0, read off the plot).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from pathlib import Path
 
@@ -26,6 +29,7 @@ _PANELS = (
     ("off_road_rate", "vehicles that leave the road in 8 s"),
     ("goal_rate", "moving agents that reach their goal"),
 )
+_ANCHORED = ("kl", "log_likelihood")
 # beta to KL, entropy; the paper's log-likelihoods have another scale.
 _PAPER = {"0": (2.05, 1.0), "0.01": (0.78, 1.8), "0.1 and 1": (0.59, 2.5)}
 
@@ -56,13 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     for axis, (column, title) in zip(axes.flat, _PANELS, strict=True):
         for curve in options.curve:
             name, _, path = curve.rpartition("=")
-            axis.plot(*_series(Path(path), column, options.window), label=name, linewidth=1.5)
+            steps, values = _series(Path(path), column, options.window)
+            # Without an anchor nothing is compared with the reference, and zeros are written.
+            known = column not in _ANCHORED or any(values)
+            axis.plot(steps, values if known else [math.nan] * len(values), label=name, linewidth=1.5)
         if column in ("kl", "entropy"):
-            for beta, values in _PAPER.items():
-                axis.axhline(values[column == "entropy"], color="grey", linestyle="--", linewidth=0.8)
+            for beta, ends in _PAPER.items():
+                axis.axhline(ends[column == "entropy"], color="grey", linestyle="--", linewidth=0.8)
                 axis.annotate(
                     f"paper, beta {beta}",
-                    (1.0, values[column == "entropy"]),
+                    (1.0, ends[column == "entropy"]),
                     xycoords=("axes fraction", "data"),
                     fontsize=7,
                     ha="right",
