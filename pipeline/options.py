@@ -55,6 +55,11 @@ class CommandParser(ArgumentParser):
             value = parsed.get(section)
             if not isinstance(value, Namespace):
                 self.error(f"--{section} is {value!r}, expected a mapping of its options")
+        try:
+            # A file may say null where a number is due, which the parser itself lets pass.
+            self.validate(parsed, skip_unset=False)
+        except TypeError as error:
+            self.error(str(error))
         return parsed
 
 

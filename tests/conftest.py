@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Two processes of the test runner share two cores; more threads each only make them wait for one another.
 torch.set_num_threads(1)
+
+# The same examples in every run, so that a change fails for its own defects; HYPOTHESIS_PROFILE=explore looks for
+# new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session")
