@@ -17,7 +17,7 @@ import google_crc32c
 
 from data.files import atomic_write
 
-__all__ = ["BrokenRecord", "read_records", "write_records"]
+__all__ = ["BrokenRecord", "locate_records", "read_record_at", "read_records", "write_records"]
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -66,16 +66,30 @@ def read_records(path: str | Path) -> Iterator[bytes | BrokenRecord]:
     After a data CRC error reading goes on with the next record; after a broken length or a truncated end the
     rest cannot be found and the iteration stops. Raises OSError where the file cannot be opened.
     """
+    return (record for _, record in locate_records(path))
+
+
+def locate_records(path: str | Path) -> Iterator[tuple[int, bytes | BrokenRecord]]:
+    """The same, with the place of each record in the file, for ``read_record_at``."""
     with fsspec.open(str(path), "rb") as file:
         index = 0
         while True:
+            offset = file.tell()
             item, can_continue = _read_frame(file, index)
             if item is None:
                 return
-            yield item
+            yield offset, item
             if not can_continue:
                 return
             index += 1
+
+
+def read_record_at(path: str | Path, offset: int) -> bytes | BrokenRecord:
+    """The record at a place that ``locate_records`` told. Raises OSError where the file cannot be opened."""
+    with fsspec.open(str(path), "rb") as file:
+        file.seek(offset)
+        item, _ = _read_frame(file, 0)
+    return BrokenRecord(0, "the file is shorter than it was") if item is None else item
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:

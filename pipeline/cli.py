@@ -125,6 +125,22 @@ COMMANDS: dict[str, Command] = {
         "check a submission archive as the server would",
         positional="archive",
     ),
+    "report": Command(
+        "pipeline.stages.reporting",
+        "run_report",
+        "ReportConfig",
+        "report",
+        "--run runs/demo",
+        "a run as one HTML file: tables, charts, animated scenes",
+    ),
+    "view": Command(
+        "pipeline.stages.viewing",
+        "run_view",
+        "ViewConfig",
+        "view",
+        "--scenarios womd/validation --rollouts submission.tar.gz",
+        "look at scenarios and rollouts in a browser",
+    ),
     "plan": Command(
         "pipeline.stages.planning",
         "run_plan",

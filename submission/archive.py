@@ -26,6 +26,7 @@ __all__ = [
     "assemble",
     "compression_ratio",
     "index_rollouts",
+    "locate_rollouts",
     "plan_shards",
     "shard_file_name",
     "write_part",
@@ -106,14 +107,21 @@ def index_rollouts(file: Path, check: Callable[[Any, str], None]) -> Iterator[En
     """
     size = file.stat().st_size
     with file.open("rb") as handle:
-        for offset, payload in _located(handle, str(file), size):
+        for offset, payload in locate_rollouts(handle, str(file), size):
             message = parse_rollouts(payload, str(file))
             check(message, str(file))
             yield Entry(message.scenario_id, file, offset, len(payload), hashlib.sha256(payload).hexdigest())
 
 
-def _located(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of every serialized ``ScenarioRollouts`` of a file of either kind."""
+def locate_rollouts(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of every serialized ``ScenarioRollouts`` of a file of either kind, at its start.
+
+    Args:
+        handle: can be sought in. where: named in errors. size: of the file, bytes.
+
+    Raises:
+        UserError: damaged.
+    """
     if holds_one_scenario(handle, where, size):
         yield 0, handle.read()
         return

@@ -1,0 +1,1 @@
+"""What people look at: scenes for the browser, charts, the report, the viewer, videos and figures."""

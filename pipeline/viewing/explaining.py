@@ -1,0 +1,103 @@
+"""What the policy and the reference would have done at every decision of a rollout, beside what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data.geometry import wrap_angle
+from data.scene import Scene
+from data.vocabulary import Vocabulary
+from models.policy import Policy
+from models.reference.agent import ReferenceAgent
+from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.episode import act, collect
+from pipeline.selfplay.judges import logged_tokens
+from pipeline.selfplay.observation import ObservationConfig
+from pipeline.selfplay.reward import RewardConfig
+from pipeline.selfplay.simulator import decisions
+from pipeline.selfplay.worlds import World, build_world
+
+__all__ = ["Explainer", "Explanation", "Opinion"]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """Of one model on all decisions: A simulated agents, D decisions, N likeliest tokens."""
+
+    token: Tensor  # [A, D, N] int64
+    share: Tensor  # [A, D, N] float32 probabilities
+    chosen: Tensor  # [A, D] float32 probability of the token that was executed
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Tokens of one rollout [A, D], agents in the order of ``Scene.simulated``, and opinions by model."""
+
+    token: Tensor
+    opinions: dict[str, Opinion]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """Models that are asked; those that are None are not. They must share a vocabulary.
+
+    Attributes:
+        policy: in evaluation mode, and what it sees. reference: frozen. vocabulary: of both.
+        likeliest: tokens that are named at each decision.
+    """
+
+    vocabulary: Vocabulary
+    policy: tuple[Policy, ObservationConfig] | None = None
+    reference: ReferenceAgent | None = None
+    likeliest: int = 5
+
+    @torch.no_grad()
+    def explain(self, scene: Scene, states: Tensor) -> Explanation:
+        """Opinions along one rollout.
+
+        Args:
+            scene: a single scene; its future, if it has one, is not read. states: [A, 80, 4] x, y, z, heading of
+                the simulated agents in order. Motion that is no token is read as the nearest one.
+        """
+        segments = self.policy[1].road_segments if self.policy else ObservationConfig().road_segments
+        world = _replayed(build_world(scene, self.vocabulary, segments), states)
+        tokens = logged_tokens(world, self.vocabulary)  # [1, A, D]
+        opinions = {}
+        if self.policy is not None:
+            net, view = self.policy
+            opinions["policy"] = self._opinion(self._policy_scores(net, view, world, tokens), tokens[0])
+        if self.reference is not None:
+            opinions["reference"] = self._opinion(self._reference_scores(scene, world, tokens), tokens[0])
+        return Explanation(tokens[0], opinions)
+
+    def _opinion(self, log_probs: Tensor, tokens: Tensor) -> Opinion:
+        share = log_probs.exp()
+        top = share.topk(min(self.likeliest, share.shape[-1]), dim=-1)
+        return Opinion(top.indices, top.values, share.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+
+    def _policy_scores(self, net: Policy, view: ObservationConfig, world: World, tokens: Tensor) -> Tensor:
+        """[A, D, K]. Goals are hidden, as in ``sample``."""
+        uniform = torch.zeros(decisions(self.vocabulary) + 2, *world.types.shape)
+        config = PPOConfig(goal_dropout=1.0)
+        episode = collect(net, world, self.vocabulary, None, config, RewardConfig(), view, uniform, logged=tokens)
+        logits = act(net, episode.observation)[0].log_softmax(-1)
+        return logits.unflatten(0, (-1, tokens.shape[1])).transpose(0, 1)
+
+    def _reference_scores(self, scene: Scene, world: World, tokens: Tensor) -> Tensor:
+        """[A, D, K]"""
+        assert self.reference is not None
+        steps = self.vocabulary.token_steps
+        poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), dim=2)
+        present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
+        anchor = Anchor(self.reference, lambda _: scene)
+        return anchor.log_probs([0], world, tokens, poses, world.exists, present)[0]
+
+
+def _replayed(world: World, states: Tensor) -> World:
+    """The world with a rollout in the place of its log."""
+    pose = torch.cat((states[..., :2] - world.origin[0], wrap_angle(states[..., 3:])), dim=-1)
+    return replace(world, log=pose.unsqueeze(0), log_valid=world.exists.unsqueeze(-1).expand(1, *pose.shape[:2]))

@@ -1,0 +1,171 @@
+"""Where scenarios are and what they hold, known without keeping them: a line each, read again when one is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from data.errors import UserError
+from data.places import place
+from data.scene import CURRENT_INDEX, AgentType, Scene
+from data.sources import find_shards
+from data.store import SceneStore, is_store
+from data.tfrecord import BrokenRecord, locate_records, read_record_at
+from data.wire import decode_states, scenario_class
+from data.womd import RecordError, parse_scenario
+
+__all__ = ["Found", "Outline", "RecordShelf", "Shelf", "StoreShelf", "open_shelf"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is listed of a scenario.
+
+    Attributes:
+        scenario_id: of it. steps: recorded. vehicles, pedestrians, cyclists, others: to be simulated.
+        lights: lanes with a signal.
+    """
+
+    scenario_id: str
+    steps: int
+    vehicles: int
+    pedestrians: int
+    cyclists: int
+    others: int
+    lights: int
+
+    @property
+    def agents(self) -> int:
+        return self.vehicles + self.pedestrians + self.cyclists + self.others
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scenario, or why something that should be one cannot be read. ``key`` finds it again on its shelf."""
+
+    outline: Outline | None
+    key: tuple[str, int]
+    defect: str | None = None
+
+
+class Shelf(Protocol):
+    """Scenarios of one place."""
+
+    @property
+    def size(self) -> int | None:
+        """How many, if that is known before all of it is read."""
+        ...
+
+    def find(self) -> Iterator[Found]:
+        """All of them, one by one."""
+        ...
+
+    def scene(self, key: tuple[str, int]) -> Scene:
+        """One of them.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        ...
+
+
+def _counted(scenario_id: str, steps: int, types: list[int], lights: int) -> Outline:
+    named = (AgentType.VEHICLE, AgentType.PEDESTRIAN, AgentType.CYCLIST)
+    vehicles, pedestrians, cyclists = (types.count(kind) for kind in named)
+    others = len(types) - vehicles - pedestrians - cyclists
+    return Outline(scenario_id, steps, vehicles, pedestrians, cyclists, others, lights)
+
+
+class StoreShelf:
+    """An ingested store."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = SceneStore(folder)
+
+    @property
+    def size(self) -> int | None:
+        return len(self._store)
+
+    def find(self) -> Iterator[Found]:
+        for index, info in enumerate(self._store.infos):
+            key = (str(self._store.folder), index)
+            try:
+                scene = self._store[index]
+            except UserError as error:
+                yield Found(None, key, str(error))
+                continue
+            types = scene.agents.type[scene.simulated].tolist()
+            yield Found(_counted(info.scenario_id, info.steps, types, len(scene.lights.lane_id)), key)
+
+    def scene(self, key: tuple[str, int]) -> Scene:
+        return self._store[key[1]]
+
+
+class RecordShelf:
+    """TFRecord files."""
+
+    def __init__(self, path: str) -> None:
+        self._urls = [shard.url for shard in find_shards(path)]
+
+    @property
+    def size(self) -> int | None:
+        return None
+
+    def find(self) -> Iterator[Found]:
+        for url in self._urls:
+            try:
+                for number, (offset, record) in enumerate(locate_records(url)):
+                    yield self._found(url, number, offset, record)
+            except OSError as error:
+                yield Found(None, (url, 0), f"{url}: {error.strerror or error}")
+
+    def _found(self, url: str, number: int, offset: int, record: bytes | BrokenRecord) -> Found:
+        where = f"{url}: record {number}"
+        if isinstance(record, BrokenRecord):
+            return Found(None, (url, offset), f"{where}: {record.reason}")
+        try:
+            return Found(_outline(record), (url, offset))
+        except (DecodeError, RecordError, IndexError) as error:
+            return Found(None, (url, offset), f"{where}: {str(error).splitlines()[0]}")
+
+    def scene(self, key: tuple[str, int]) -> Scene:
+        url, offset = key
+        try:
+            record = read_record_at(url, offset)
+            if isinstance(record, BrokenRecord):
+                raise UserError(f"{url}: {record.reason}")
+            return parse_scenario(record)
+        except OSError as error:
+            raise UserError(f"{url}: {error.strerror or error}") from error
+        except RecordError as error:
+            raise UserError(f"{url}: {error}") from error
+
+
+def _outline(record: bytes) -> Outline:
+    """Read no more of a record than a line of a list needs: a fiftieth of the time.
+
+    Raises:
+        RecordError, DecodeError, IndexError: not a scenario.
+    """
+    proto = scenario_class().FromString(record)
+    name = proto.scenario_id
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise RecordError("scenario_id", "scenario_id is empty or not printable")
+    _, valid = decode_states([track.states[CURRENT_INDEX] for track in proto.tracks])
+    types = [track.object_type for track, there in zip(proto.tracks, valid.tolist(), strict=True) if there]
+    lanes = {light.lane for step in proto.dynamic_map_states for light in step.lane_states}
+    return _counted(name, len(proto.timestamps_seconds), types, len(lanes))
+
+
+def open_shelf(path: str) -> Shelf:
+    """Scenarios at a path, glob or URL.
+
+    Raises:
+        UserError: nothing there.
+    """
+    folder = place(path)
+    return StoreShelf(folder) if is_store(folder) else RecordShelf(path)
