@@ -16,7 +16,7 @@ RAY := $(VENV)/.ray-installed
 PIPELINE = $(PY) -m pipeline stages --preset $(PRESET) --run $(RUN) $(if $(DATA),--data "$(DATA)") $(ENGINE_OPTIONS)
 ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(RAY_ADDRESS))
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
-STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate
+STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
 .PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench lock clean
 

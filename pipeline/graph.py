@@ -12,21 +12,20 @@ from typing import Any
 from data.sources import SPLITS, find_shards
 from data.store import SceneStore
 from pipeline.engine import EngineConfig
+from pipeline.names import ARCHIVE, POLICY, REFERENCE, REPORT
 from pipeline.run_config import RunConfig
 from pipeline.stages.evaluation import run_evaluate
 from pipeline.stages.finetuning import run_finetune
 from pipeline.stages.packaging_stage import run_package
 from pipeline.stages.pretraining import run_pretrain
+from pipeline.stages.reporting import run_report
 from pipeline.stages.sampling import run_sample
 from pipeline.stages.selfplay import run_selfplay
 from pipeline.stages.tokenization import VOCABULARY_FILE, ingest, learn_vocabulary
 from pipeline.stages.traffic import run_traffic
 from pipeline.stages.validation import run_validate
 
-__all__ = ["ARCHIVE", "Run", "Stage", "stages_of"]
-
-ARCHIVE = "submission.tar.gz"
-REFERENCE, POLICY = "reference.ckpt", "policy.ckpt"
+__all__ = ["Run", "Stage", "data_fingerprint", "scene_count", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,10 @@ def _validate(run: Run, out: Path) -> dict[str, Any]:
     )
 
 
+def _report(run: Run, out: Path) -> dict[str, Any]:
+    return run_report(run.config.report, run=run.folder, out=out / REPORT, engine=run.engine)
+
+
 def _fields(value: Any) -> Any:
     return dataclasses.asdict(value)
 
@@ -211,6 +214,13 @@ _STAGES = (
     ),
     Stage(
         "validate", ("tokenize", "package"), "pipeline.stages.validation", lambda c: _fields(c.validate), _validate
+    ),
+    Stage(
+        "report",
+        ("tokenize", "pretrain", "finetune", "selfplay", "sample", "evaluate", "package", "validate"),
+        "pipeline.stages.reporting",
+        lambda c: _fields(c.report),
+        _report,
     ),
 )
 

@@ -9,6 +9,7 @@ from pipeline.stages.evaluation import EvaluateConfig
 from pipeline.stages.finetuning import FinetuneConfig
 from pipeline.stages.packaging_stage import PackageConfig
 from pipeline.stages.pretraining import PretrainConfig
+from pipeline.stages.reporting import ReportConfig
 from pipeline.stages.sampling import SampleConfig
 from pipeline.stages.selfplay import SelfPlayConfig
 from pipeline.stages.tokenization import TokenizeConfig
@@ -36,6 +37,7 @@ class RunConfig:
         evaluate: realism metric.
         package: archive.
         validate: checks of the archive.
+        report: what people look at.
     """
 
     seed: int = 0
@@ -51,3 +53,4 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     package: PackageConfig = field(default_factory=PackageConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)

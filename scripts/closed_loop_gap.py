@@ -23,8 +23,8 @@ from data.vocabulary import corner_distance, pose_corners
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
+from pipeline.result_table import render_table
 from pipeline.stages.finetuning import roll_out
-from pipeline.summary import render_table
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import read_json
 from data.scene import Scene
 from data.scenes_source import open_scenes
-from pipeline.summary import render_table
+from pipeline.result_table import render_table
 from submission.protos import read_rollouts
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from tests.submission.realism.branches import BRANCHES

@@ -21,8 +21,8 @@ from data.store import SceneStore
 from data.tokenizer import retokenisation_error
 from data.vocabulary import TYPE_NAMES, Vocabulary, VocabularyConfig, build_vocabulary
 from pipeline.fitting import FitConfig
+from pipeline.result_table import render_table
 from pipeline.stages.pretraining import PretrainConfig, run_pretrain
-from pipeline.summary import render_table
 
 
 def main(arguments: list[str] | None = None) -> int:

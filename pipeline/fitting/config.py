@@ -36,6 +36,7 @@ class FitConfig:
         workers: processes that prepare batches; 0 prepares them in the training process.
         cache_scenes: scenes kept in memory by each process (some 0.2 MB each).
         recompute: keep less of the forward pass and compute it again in the backward pass: less memory, more time.
+        tensorboard: write curves, and at every comparison with the log a rollout to look at.
         compile: fuse the network with torch.compile; pays off in trainings of many minutes.
         precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
         device: cpu, cuda, or auto for a GPU where there is one.
@@ -61,6 +62,7 @@ class FitConfig:
     workers: int = 0
     cache_scenes: int = 1024
     recompute: bool = False
+    tensorboard: bool = True
     compile: bool = False
     precision: str = "auto"
     device: str = "auto"

@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from data.errors import UserError
@@ -26,11 +27,13 @@ from pipeline.closed_loop import closed_loop_figures
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
 from pipeline.progress import bar
+from pipeline.viewing.board import add_rollout
 
 __all__ = ["COLUMNS", "TRAINING_FILE", "Recorder", "silence_lightning"]
 
 TRAINING_FILE = "training.ckpt"
 _METRICS_FILE = "metrics.csv"
+_CURVES = "tensorboard"
 _TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
 _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_velocity_ade_m", "validation_realism")
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
@@ -68,6 +71,7 @@ class Recorder(Callback):
         self._name, self._out, self._config, self._start = name, out, config, start
         self._validation, self._scenes, self._seed = validation, scenes, seed
         self._progress: tqdm | None = None
+        self._writer: SummaryWriter | None = None
         self.rows: list[list[float | int | None]] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -75,11 +79,17 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             # Here and not before: with several devices this is another process.
             self._progress = bar(self._name, self._config.steps, " steps", initial=self._start)
+            if self._config.tensorboard:
+                # Steps after the last checkpoint are done again: their points go.
+                self._writer = SummaryWriter(str(self._out / _CURVES), purge_step=self._start + 1)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if self._progress is not None:
             self._progress.close()
             self._progress = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -125,6 +135,9 @@ class Recorder(Callback):
             if last or (config.rollout_every and step % config.rollout_every == 0):
                 figures |= self._futures(trainer, pl_module)
         self.rows.append([step, loss, rate, *(figures.get(name) for name in COLUMNS[3:])])
+        if self._writer is not None:
+            for name, value in {"loss": loss, "learning_rate": rate, **figures}.items():
+                self._writer.add_scalar(f"{self._name}/{name}", value, step)
         if self._progress is not None:
             self._progress.update()
             self._progress.set_postfix(loss=f"{self.recent_loss():.3f}", refresh=False)
@@ -173,6 +186,8 @@ class Recorder(Callback):
                 value = found.get(name.removeprefix("validation_"))
                 if value is not None:
                     total[:, column] += torch.tensor([value, 1.0], dtype=torch.float64, device=module.device)
+        if self._writer is not None and self._scenes:
+            add_rollout(self._writer, agent, self._scenes[0], trainer.global_step, self._seed)
         for parameter, flag in zip(module.result.parameters(), trained, strict=True):
             parameter.requires_grad_(flag)
         module.model.train()

@@ -10,7 +10,10 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from data.files import write_text
+from data.scene import Scene
 from pipeline.progress import bar
+from pipeline.sampling.agents import SimAgent
+from pipeline.viewing.board import add_rollout
 
 __all__ = ["TABLE_FILE", "Journal"]
 
@@ -65,6 +68,11 @@ class Journal:
                 text += f", realism {row['evaluation_realism']:.3f}"
             self._progress.set_postfix_str(text, refresh=False)
             self._progress.update(min(step, self._total) - self._progress.n)
+
+    def add_rollout(self, agent: SimAgent, scene: Scene, step: int, seed: int) -> None:
+        """A rollout of the policy to look at."""
+        if self._writer is not None:
+            add_rollout(self._writer, agent, scene, step, seed)
 
     def write_table(self) -> None:
         """All rows as CSV; what an update lacks is empty."""

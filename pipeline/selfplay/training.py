@@ -262,6 +262,7 @@ class _Loop:
             agent = PolicyAgent(training.policy, self._judge.vocabulary, config.view)
             found = closed_loop_figures(agent, self._held_out, config.evaluate_rollouts, self._seed)
             figures = {f"evaluation_{name}": value for name, value in found.items()}
+            self._journal.add_rollout(agent, self._held_out[0], training.agent_steps, self._seed)
             if found.get("realism", -1.0) > training.best:
                 training.best = found["realism"]
                 vocabulary, view = self._judge.vocabulary.to("cpu"), dataclasses.asdict(config.view)

@@ -95,7 +95,7 @@ def run_view(
     config: ViewConfig,
     *,
     scenarios: str,
-    rollouts: list[str] | None = None,
+    rollouts: list[str] | str | None = None,
     scores: Path | None = None,
     policy: Path | None = None,
     reference: Path | None = None,
@@ -105,7 +105,8 @@ def run_view(
     Args:
         config: how it serves.
         scenarios: WOMD TFRecords or an ingested store: a file, folder, glob or URL.
-        rollouts: files, folders or globs of rollouts, or submission archives; each is shown by its name.
+        rollouts: file, folder or glob of rollouts, or a submission archive; several as '["A", "B"]'. Each is shown
+            by its name.
         scores: per_scenario.csv of evaluate, to filter and sort by realism.
         policy: policy.ckpt, to show its likeliest tokens for a picked agent.
         reference: reference.ckpt, likewise.
@@ -113,7 +114,7 @@ def run_view(
     Raises:
         UserError: nothing at a path, or the port is taken.
     """
-    given = list(rollouts or [])
+    given = [rollouts] if isinstance(rollouts, str) else list(rollouts or [])
     shelves: list[RolloutShelf] = [
         open_rollout_shelf(name, path) for name, path in zip(_names(given), given, strict=True)
     ]

@@ -25,7 +25,7 @@ from data.scene import Scene
 from pipeline.viewing.explaining import Explainer, Explanation
 from pipeline.viewing.judging import judge, log_events
 from pipeline.viewing.library.catalogue import Catalogue, Filter
-from pipeline.viewing.report.page import PAGE, SCRIPTS
+from pipeline.viewing.page_files import PAGE, SCRIPTS
 from pipeline.viewing.scene_pack import RolloutSet, pack_scene, vocabulary_header
 from submission.protos import Rollouts
 from submission.realism import MetricConfig, prepare_scene

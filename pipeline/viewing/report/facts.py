@@ -12,8 +12,8 @@ from data.errors import UserError
 from data.files import read_json
 from data.store import SceneInfo, SceneStore, is_store
 from data.vocabulary import Vocabulary
-from pipeline.graph import ARCHIVE, POLICY, REFERENCE, stages_of
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.names import ARCHIVE, POLICY, REFERENCE, STAGES
 from pipeline.stages.tokenization import VOCABULARY_FILE
 
 __all__ = ["AgentResult", "Curve", "RunFacts", "gather"]
@@ -154,9 +154,8 @@ def gather(folder: Path) -> RunFacts:
     """
     manifests = {}
     # Whether traffic was generated shows in the folder itself.
-    stages = [
-        stage.name for stage in stages_of(None if (folder / "traffic").is_dir() else "") if stage.name != "report"
-    ]
+    generated = (folder / "traffic").is_dir()
+    stages = [stage for stage in STAGES if stage != "report" and (generated or stage != "traffic")]
     for stage in stages:
         if (manifest := read_manifest(folder / stage)) is not None:
             manifests[stage] = manifest

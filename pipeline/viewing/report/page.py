@@ -7,7 +7,6 @@ import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from pipeline.summary import result_table
+from pipeline.result_table import result_table
+from pipeline.viewing.page_files import PAGE, SCRIPTS
 from pipeline.viewing.report.charts import (
     Chart,
     curve_charts,
@@ -30,26 +30,14 @@ from pipeline.viewing.report.charts import (
 )
 from pipeline.viewing.report.facts import RunFacts
 from pipeline.viewing.report.machine import machine_facts, source_commit
+from pipeline.viewing.report.scenes import ShownScene
 from pipeline.viewing.scene_pack import vocabulary_header
 
-__all__ = ["PAGE", "SCRIPTS", "ShownScene", "json_for_page", "render_page"]
+__all__ = ["json_for_page", "render_page"]
 
-PAGE = Path(__file__).resolve().parents[1] / "page"
 _PUBLISHED = Path(__file__).resolve().parents[1] / "published.yaml"
-# In this order; each file relies on those before it.
-SCRIPTS = ("pack.js", "scene.js", "canvas.js", "player.js", "details.js", "theme.js")
 _PARTS = (*SCRIPTS, "report.js")
 _MAX_DEFECTS = 200
-
-
-@dataclass(frozen=True)
-class ShownScene:
-    """A packed scene: id, why it is shown, the reasons in words, and its bytes."""
-
-    scenario_id: str
-    title: str
-    reason: str
-    content: bytes
 
 
 def json_for_page(value: Any) -> Markup:

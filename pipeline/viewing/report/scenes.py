@@ -21,7 +21,7 @@ from submission.archive import Entry, index_rollouts
 from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
 from submission.realism import SceneContext, load_config, prepare_scene
 
-__all__ = ["SceneTask", "choose_scenes", "find_rollouts", "load_explainer", "pack_task"]
+__all__ = ["SceneTask", "ShownScene", "choose_scenes", "find_rollouts", "load_explainer", "pack_task", "read_entry"]
 
 _REASONS = 3
 
@@ -47,6 +47,16 @@ class SceneTask:
     reference: Path | None
     explained: int
     target: Path
+
+
+@dataclass(frozen=True)
+class ShownScene:
+    """A packed scene: id, why it is shown, the reasons in words, and its bytes."""
+
+    scenario_id: str
+    title: str
+    reason: str
+    content: bytes
 
 
 def choose_scenes(values: Mapping[str, float], count: int) -> list[tuple[str, str]]:
@@ -102,7 +112,12 @@ def _reasons(judgement: Judgement) -> list[dict[str, Any]]:
     return sorted(losses, key=lambda item: -float(str(item["loss"])))[:_REASONS]
 
 
-def _read(entry: Entry) -> Rollouts:
+def read_entry(entry: Entry) -> Rollouts:
+    """The rollouts that ``find_rollouts`` found.
+
+    Raises:
+        UserError: damaged.
+    """
     return from_proto(parse_rollouts(entry.payload(), str(entry.file)), str(entry.file))
 
 
@@ -122,7 +137,7 @@ def pack_task(task: SceneTask) -> str:
     ids = scene.agents.id[scene.simulated].tolist()
     sets, reasons = [], {}
     for agent, entry in task.rollouts.items():
-        rollouts = _read(entry)
+        rollouts = read_entry(entry)
         rows = {name: row for row, name in enumerate(rollouts.agent_id.tolist())}
         if sorted(rows) != sorted(ids):
             raise UserError(f"{entry.file}: scenario {task.scenario_id}: not the objects that are to be simulated")

@@ -1,0 +1,156 @@
+"""Figures for papers: one column wide, vector graphics, small serif type, as in the field's proceedings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.files import atomic_path
+from data.geometry import box_corners
+from data.scene import CURRENT_INDEX, AgentType, Scene
+from pipeline.viewing.drawing import Line, drawn_map
+from pipeline.viewing.report.facts import AgentResult, Curve
+from submission.realism.config import COMPONENTS
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection, PolyCollection
+
+__all__ = ["curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
+
+_COLUMN_INCHES = 3.4
+_STYLE: Any = {
+    "font.family": "serif",
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 0.9,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+_AGENTS = {"log": "#8a8f98", "constant_velocity": "#b37400", "reference": "#00798c", "policy": "#7b3fb5"}
+_MARKS = {"log": "s", "constant_velocity": "D", "reference": "^", "policy": "o"}
+_TYPES = {AgentType.VEHICLE: "#0072b2", AgentType.PEDESTRIAN: "#d55e00", AgentType.CYCLIST: "#007f5f"}
+_LINES: dict[Line, tuple[str, float]] = {
+    Line.LANE: ("#d5dbe1", 0.4),
+    Line.WHITE: ("#aab3be", 0.3),
+    Line.WHITE_BROKEN: ("#c3cad2", 0.3),
+    Line.YELLOW: ("#c79a1b", 0.3),
+    Line.YELLOW_BROKEN: ("#dcbd63", 0.3),
+    Line.CROSSWALK: ("#9aa7b5", 0.4),
+    Line.EDGE: ("#56616d", 0.6),
+}
+_SHOWN = 8
+
+
+def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Write PDF and PNG, and close the figure."""
+    paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png")]
+    for path in paths:
+        with atomic_path(path) as temporary:
+            # Without a date in it: the same figure gives the same bytes.
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+            figure.savefig(temporary, format=path.suffix[1:], dpi=300, bbox_inches="tight", metadata=metadata)
+    plt.close(figure)
+    return paths
+
+
+def likelihood_figure(results: Sequence[AgentResult]) -> Any:
+    """Meta-metric and likelihoods of all features, with intervals, an agent a mark."""
+    names = ["metametric", *(f"{name}_likelihood" for name in COMPONENTS)]
+    labels = ["realism", *(name.removesuffix("_indication").replace("_", " ") for name in COMPONENTS)]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 0.24 * len(names) + 0.4))
+        offsets = np.linspace(-0.28, 0.28, max(2, len(results)))
+        for result, offset in zip(results, offsets, strict=False):
+            values = [result.report["metrics"][name] for name in names]
+            low, high = np.array([result.report["intervals"][name] for name in names]).T
+            axes.errorbar(
+                values,
+                np.arange(len(names)) + offset,
+                xerr=(np.maximum(0, values - low), np.maximum(0, high - values)),
+                fmt=_MARKS.get(result.agent, "x"),
+                color=_AGENTS.get(result.agent, "#0b63a5"),
+                markersize=2.6,
+                elinewidth=0.6,
+                label=result.agent.replace("_", " "),
+            )
+        axes.set_yticks(range(len(names)), labels)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.02)
+        axes.set_xlabel("likelihood")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.1), ncol=len(results), columnspacing=0.8)
+    return figure
+
+
+def curve_figure(curve: Curve, names: Sequence[str], title: str) -> Any:
+    """Columns of a training over its steps."""
+    axis = "agent_steps" if "agent_steps" in curve.columns else "step"
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 1.7))
+        for name, style in zip(names, ("-", "--", ":", "-."), strict=False):
+            points = [(row[axis], row[name]) for row in curve.rows if axis in row and name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
+        axes.set_xlabel(axis.replace("_", " "))
+        axes.set_title(title, loc="left")
+        axes.legend()
+    return figure
+
+
+def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60.0) -> Any:
+    """The log and some futures [R, S, 80, 4] of each agent, from above, side by side."""
+    rows = scene.simulated
+    log = torch.cat((scene.agents.position[..., :2], scene.agents.heading.unsqueeze(-1)), dim=-1)
+    recorded = log[rows, CURRENT_INDEX + 1 :].unsqueeze(0)
+    panels = {"log": (recorded, scene.agents.valid[rows, CURRENT_INDEX + 1 :])} if scene.has_future else {}
+    for name, states in futures.items():
+        panels[name] = (states[:_SHOWN], torch.ones(states.shape[1:3], dtype=torch.bool))
+    with plt.rc_context(_STYLE):
+        width = _COLUMN_INCHES * max(1, len(panels)) / 1.5
+        figure, all_axes = plt.subplots(1, len(panels), figsize=(width, _COLUMN_INCHES / 1.5), squeeze=False)
+        for axes, (name, (states, valid)) in zip(all_axes[0], panels.items(), strict=True):
+            _draw_map(axes, scene)
+            _draw_agents(axes, scene, states, valid)
+            centre = scene.agents.position[scene.agents.is_sdc][0, CURRENT_INDEX, :2].tolist()
+            axes.set(xlim=(centre[0] - radius, centre[0] + radius), ylim=(centre[1] - radius, centre[1] + radius))
+            axes.set_aspect("equal")
+            axes.set_axis_off()
+            axes.set_title(name.replace("_", " "))
+        figure.tight_layout(pad=0.2)
+    return figure
+
+
+def _draw_map(axes: Any, scene: Scene) -> None:
+    road = drawn_map(scene)
+    for kind, (colour, width) in _LINES.items():
+        lines = [line for line in road.lines(kind) if len(line) > 1]
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, zorder=1))
+
+
+def _draw_agents(axes: Any, scene: Scene, futures: Tensor, valid: Tensor) -> None:
+    """Boxes at the current step, and where agents go: futures [R, S, T, 2+], valid [S, T]."""
+    agents = scene.agents
+    rows = scene.simulated.nonzero().flatten()
+    now, size = agents.position[rows, CURRENT_INDEX, :2], agents.size[rows, CURRENT_INDEX]
+    corners = box_corners(now, agents.heading[rows, CURRENT_INDEX], size[:, 0], size[:, 1]).numpy()
+    colours = [_TYPES.get(AgentType(int(kind)), "#6b7280") for kind in agents.type[rows]]
+    alpha = max(0.3, 1.0 / len(futures) ** 0.5)
+    for future in futures:
+        lines = [
+            np.concatenate((now[row : row + 1].numpy(), path[seen, :2].numpy()))
+            for row, (path, seen) in enumerate(zip(future, valid, strict=True))
+        ]
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.7, alpha=alpha, zorder=3))
+    axes.add_collection(
+        PolyCollection(list(corners), facecolors=colours, edgecolors="white", linewidths=0.2, zorder=4)
+    )
