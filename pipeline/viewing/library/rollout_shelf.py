@@ -72,6 +72,9 @@ class _Cursor:
     def __init__(self, file: Any, lock: threading.Lock) -> None:
         self._file, self._lock, self._at = file, lock, 0
 
+    def seekable(self) -> bool:
+        return True
+
     def tell(self) -> int:
         return self._at
 

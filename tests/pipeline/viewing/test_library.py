@@ -1,0 +1,162 @@
+"""Scenarios and rollouts are found, and found again, without being kept."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.store import SceneStore
+from data.tfrecord import write_records
+from data.womd import parse_scenario
+from pipeline.viewing.library.catalogue import Catalogue, Filter
+from pipeline.viewing.library.rollout_shelf import ArchiveShelf, FileShelf, open_rollout_shelf
+from pipeline.viewing.library.scenario_shelf import RecordShelf, StoreShelf, open_shelf
+from submission.protos import read_rollouts
+from tests.builders import scenario_proto
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    path = tmp_path / "data" / "validation.tfrecord-00000-of-00001"
+    protos = [
+        scenario_proto(
+            f"{index:016x}", agents=1 + index, with_lights=index % 2 == 0, steps=11 if index == 3 else 91
+        )
+        for index in range(5)
+    ]
+    write_records(path, [proto.SerializeToString() for proto in protos])
+    return path
+
+
+def catalogue_of(path: Path, *shelves, scores=None) -> Catalogue:
+    catalogue = Catalogue(open_shelf(str(path)), shelves, scores)
+    catalogue.find()
+    return catalogue
+
+
+def test_records_are_listed_as_they_are_and_read_again(records: Path) -> None:
+    found = list(RecordShelf(str(records.parent)).find())
+    assert [one.outline.scenario_id for one in found if one.outline] == [f"{index:016x}" for index in range(5)]
+    for index, one in enumerate(found):
+        scene = RecordShelf(str(records)).scene(one.key)
+        proto = scenario_proto(
+            f"{index:016x}", agents=1 + index, with_lights=index % 2 == 0, steps=11 if index == 3 else 91
+        )
+        exact = parse_scenario(proto.SerializeToString())
+        assert scene.scenario_id == exact.scenario_id
+        assert torch.equal(scene.agents.position, exact.agents.position)
+        assert one.outline is not None
+        assert one.outline.agents == int(exact.simulated.sum())
+        assert one.outline.pedestrians == int((exact.agents.type[exact.simulated] == 2).sum())
+        assert one.outline.lights == len(exact.lights.lane_id)
+        assert one.outline.steps == exact.num_steps
+
+
+def test_a_store_says_the_same_as_its_records(made_run: Path) -> None:
+    from_store = list(StoreShelf(made_run / "tokenize" / "validation").find())
+    from_records = list(RecordShelf(str(made_run.parent / "womd" / "validation")).find())
+    assert [one.outline for one in from_store] == [one.outline for one in from_records]
+
+
+def test_broken_records_and_repeated_ids_are_told_and_the_rest_is_shown(records: Path) -> None:
+    good = records.read_bytes()
+    again = records.with_name("validation.tfrecord-00001-of-00002")
+    again.write_bytes(good[:-40] + b"\0" * 40)
+    write_records(records.with_name("validation.tfrecord-00002-of-00002"), [b"no scenario", b""])
+    catalogue = catalogue_of(records.parent)
+    page = catalogue.page(Filter(), 0, 100)
+    assert page.complete
+    assert page.found == 5
+    text = "\n".join(page.defects)
+    assert text.count("occurs more than once") == 4
+    assert "record 4: CRC" in text
+    assert "00002-of-00002: record 0: " in text
+    assert "record 1: scenario_id is empty" in text
+    assert catalogue.scene(f"{4:016x}").num_steps == 91
+
+
+def test_filters(records: Path) -> None:
+    scores = {f"{0:016x}": 0.9, f"{1:016x}": 0.2, f"{4:016x}": 0.5}
+    catalogue = catalogue_of(records, scores=scores)
+
+    def ids(**wanted) -> list[int]:
+        return [int(row["id"], 16) for row in catalogue.page(Filter(**wanted), 0, 100).rows]
+
+    assert ids() == [0, 1, 2, 3, 4]
+    assert ids(text="0004") == [4]
+    assert ids(text="nothing") == []
+    assert ids(least_agents=3) == [2, 3, 4]
+    assert ids(kinds=("pedestrian",)) == [2, 3, 4]
+    assert ids(kinds=("cyclist",)) == []
+    assert ids(lights=True) == [0, 2, 4]
+    assert ids(lights=False) == [1, 3]
+    assert ids(least_score=0.4, most_score=0.6) == [4]
+    assert ids(sort="score")[:3] == [1, 4, 0]
+    assert ids(sort="agents") == [4, 3, 2, 1, 0]
+    page = catalogue.page(Filter(), 1, 2)
+    assert [row["agents"] for row in page.rows] == [2, 3]
+    assert page.matching == 5
+
+
+def test_rollouts_are_found_in_files_and_archives(made_run: Path, tmp_path: Path) -> None:
+    rollouts, store = made_run / "sample" / "validation" / "policy", made_run / "tokenize" / "validation"
+    archive = tmp_path / "entry.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in sorted(rollouts.glob("*.binproto*")):
+            tar.add(file, file.name)
+    shelves = [FileShelf("files", str(rollouts)), open_rollout_shelf("archive", str(archive))]
+    assert isinstance(shelves[1], ArchiveShelf)
+    catalogue = catalogue_of(store, *shelves)
+    for exact in read_rollouts(rollouts):
+        found = catalogue.rollouts(exact.scenario_id)
+        assert list(found) == ["files", "archive"]
+        for one in found.values():
+            assert torch.equal(one.states, exact.states)
+            assert torch.equal(one.agent_id, exact.agent_id)
+    assert all(row["rollouts"] == ["files", "archive"] for row in catalogue.page(Filter(), 0, 9).rows)
+    assert catalogue.page(Filter(rollouts=True), 0, 9).matching == 4
+
+
+def test_a_truncated_archive_shows_what_it_still_has(made_run: Path, tmp_path: Path) -> None:
+    rollouts = made_run / "sample" / "validation" / "policy"
+    archive = tmp_path / "entry.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in sorted(rollouts.glob("*.binproto*")):
+            tar.add(file, file.name)
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 3 // 4])
+    catalogue = catalogue_of(made_run / "tokenize" / "validation", open_rollout_shelf("entry", str(archive)))
+    page = catalogue.page(Filter(), 0, 9)
+    assert page.complete
+    assert any("damaged archive" in text or "truncated" in text for text in page.defects), page.defects
+
+
+def test_strangers_are_counted(made_run: Path, records: Path) -> None:
+    shelf = FileShelf("policy", str(made_run / "sample" / "validation" / "policy"))
+    write_records(records, [scenario_proto("f" * 16).SerializeToString()])
+    page = catalogue_of(records, shelf).page(Filter(), 0, 9)
+    assert page.defects == ["policy: 4 scenarios that are not among those given"]
+
+
+def test_nothing_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no TFRecord files"):
+        open_shelf(str(tmp_path))
+    with pytest.raises(UserError, match="no rollouts"):
+        open_rollout_shelf("a", str(tmp_path / "nothing"))
+
+
+def test_real_records_are_listed_as_they_are(womd: Path) -> None:
+    path = sorted((womd / "testing").iterdir())[0]
+    for found in RecordShelf(str(path)).find():
+        scene = RecordShelf(str(path)).scene(found.key)
+        assert found.outline is not None
+        assert found.outline.agents == int(scene.simulated.sum())
+        assert found.outline.lights == len(scene.lights.lane_id)
+
+
+def test_stores_are_recognised(made_run: Path) -> None:
+    assert isinstance(open_shelf(str(made_run / "tokenize" / "validation")), StoreShelf)
+    assert len(SceneStore(made_run / "tokenize" / "validation")) == 4
