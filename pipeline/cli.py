@@ -3,6 +3,7 @@ user can mend into one line on stderr."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -14,10 +15,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
-from pipeline.options import PRESETS, command_parser, expand_flags, load_preset, normalise, pop_option, split_config
+from pipeline.console import be_quiet, logged
+from pipeline.options import (
+    PRESETS,
+    command_parser,
+    expand_flags,
+    load_preset,
+    normalise,
+    pop_flag,
+    pop_option,
+    split_config,
+)
 
 __all__ = ["COMMANDS", "main"]
 
@@ -162,6 +174,7 @@ def _usage() -> str:
             *lines,
             "",
             f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
+            "all commands: --quiet says nothing but errors and warnings; --log FILE keeps what is said.",
         ]
     )
 
@@ -178,6 +191,14 @@ def _call(name: str, arguments: list[str]) -> None:
     arguments = normalise(arguments)
     if command.positional and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, f"--{command.positional}")
+    if pop_flag(arguments, "quiet"):
+        be_quiet()
+    log = pop_option(arguments, "log", "")
+    with logged(Path(log)) if log else contextlib.nullcontext():
+        _run(name, command, arguments)
+
+
+def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
     section = preset if command.section is None else preset.get(command.section, {})

@@ -24,6 +24,7 @@ __all__ = [
     "expand_flags",
     "load_preset",
     "normalise",
+    "pop_flag",
     "pop_option",
     "split_config",
 ]
@@ -104,6 +105,13 @@ def normalise(arguments: Sequence[str]) -> list[str]:
             argument = "--" + name[2:].replace("-", "_") + separator + value
         result.append(argument)
     return result
+
+
+def pop_flag(arguments: list[str], name: str) -> bool:
+    """Remove ``--name`` from a list of arguments and say whether it was there."""
+    found = f"--{name}" in arguments
+    arguments[:] = [argument for argument in arguments if argument != f"--{name}"]
+    return found
 
 
 def pop_option(arguments: list[str], name: str, default: str) -> str:

@@ -8,6 +8,8 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from pipeline.console import is_quiet
+
 __all__ = ["bar", "track"]
 
 ItemT = TypeVar("ItemT")
@@ -49,6 +51,7 @@ def bar(description: str, total: int, unit: str, initial: int = 0) -> tqdm:
         file=sys.stderr if interactive else _Lines(sys.stderr),
         ascii=None if interactive else True,
         leave=True,
+        disable=is_quiet(),
         smoothing=0.05,
     )
 

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from data.errors import UserError
 from pipeline.code_version import code_version
+from pipeline.console import logged, say
 from pipeline.engine import EngineConfig
 from pipeline.graph import Run, Stage, data_fingerprint, stages_of
 from pipeline.isolation import run_isolated
@@ -23,6 +23,7 @@ from pipeline.summary import print_summary
 
 __all__ = ["run_stages"]
 
+_LOG = "stages.log"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -99,27 +100,23 @@ def run_stages(
     outside = None if data is None else data_fingerprint(data)
     started, ran = time.perf_counter(), 0
     manifests: dict[str, Manifest] = {}
-    with _locked(place.folder):
+    with _locked(place.folder), logged(place.folder / _LOG):
         for stage in stages:
             if stage.name not in wanted:
                 continue
             recipe = _recipe(stage, place, manifests, outside)
             reason = stale_reason(place.path(stage.name), recipe)
             if reason is not None:
-                print(f"[{stage.name}] {reason}", file=sys.stderr, flush=True)
+                say(f"[{stage.name}] {reason}")
                 _run_stage(stage, place, recipe)
                 ran += 1
             manifest = read_manifest(place.path(stage.name))
             assert manifest is not None
             manifests[stage.name] = manifest
             if reason is not None:
-                print(
-                    f"[{stage.name}] done in {manifest.seconds:.0f} s, "
-                    f"peak memory {manifest.peak_memory_mb:.0f} MB",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                memory = f"peak memory {manifest.peak_memory_mb:.0f} MB"
+                say(f"[{stage.name}] done in {manifest.seconds:.0f} s, {memory}")
     if not ran:
-        print(f"nothing to do: {place.folder} is up to date", file=sys.stderr)
+        say(f"nothing to do: {place.folder} is up to date")
     print_summary(place, manifests)
     return {"stages_run": ran, "seconds": round(time.perf_counter() - started, 1)}

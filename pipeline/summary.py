@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from data.files import read_json
+from pipeline.console import say
 from pipeline.graph import Run
 from pipeline.manifest import Manifest
 from pipeline.names import ARCHIVE, REPORT
@@ -24,7 +24,7 @@ def _time_table(manifests: Mapping[str, Manifest]) -> list[list[str]]:
 
 def print_summary(run: Run, manifests: Mapping[str, Manifest]) -> None:
     """Print times, the result table and the archive's path, as far as the stages have been run."""
-    print(render_table(_time_table(manifests)), file=sys.stderr)
+    say(render_table(_time_table(manifests)))
     if "evaluate" in manifests:
         reports = {agent: read_json(run.path("evaluate") / agent / "metrics.json") for agent in run.config.agents}
         print()

@@ -128,7 +128,7 @@ def _watched(command: list[str], seen: Path, memory_gb: float) -> int:
         [sys.executable, "-m", "pipeline", *command], cwd=Path.cwd(), env=None, preexec_fn=limited
     )
     while process.poll() is None:
-        sizes = [_resident_mb(number) for number in _family(process.pid)]
+        sizes = [_own_mb(number) for number in _family(process.pid)]
         writer.writerow(
             [
                 round(time.perf_counter() - started, 1),
@@ -165,13 +165,17 @@ def _family(process: int) -> list[int]:
     return found
 
 
-def _resident_mb(process: int) -> float:
-    """Memory of a process, pages that it shares divided among those that share them."""
+def _own_mb(process: int) -> float:
+    """Memory that a process fills itself, pages that it shares divided among those that share them.
+
+    Pages of files that are mapped do not count: the system takes them back when it wants to. Every scene of a
+    store that was read once stays among them for as long as there is room.
+    """
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss_Anon:")), 0.0)
 
 
 def _report(out: Path, count: int, names: list[str], archive: Path) -> None:

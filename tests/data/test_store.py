@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from data import store as store_module
 from data.batch import collate, uncollate
 from data.datamodule import SceneDataModule, SizeBatchSampler
 from data.errors import UserError
@@ -112,6 +113,25 @@ def test_access_by_number_and_id(store: SceneStore) -> None:
     assert_same(pickle.loads(pickle.dumps(store))[0], make_scene(1))
     with pytest.raises(KeyError):
         store.get("nobody")
+
+
+def test_few_shards_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [parse_scenario(scenario_proto(f"{index:016x}").SerializeToString()) for index in range(5)]
+    for index, scene in enumerate(scenes):
+        write_shard(tmp_path / shard_name("testing", index, 5), [scene])
+    opened, real = list[str](), store_module._opened
+
+    def noted(shard: Path) -> pq.ParquetFile:
+        opened.append(shard.name)
+        return real(shard)
+
+    monkeypatch.setattr(store_module, "_opened", noted)
+    monkeypatch.setattr(store_module, "_OPEN_FILES", 2)
+    many = SceneStore(tmp_path)
+    for index in (0, 1, 0, 2, 0, 1):
+        assert_same(many[index], scenes[index])
+    # The one used last stays: of 0, 1 and 2 the second is closed for the third, and opened again.
+    assert [int(name.split("-")[1]) for name in opened] == [0, 1, 2, 1]
 
 
 def test_works_beside_tensorflow(store: SceneStore, tmp_path: Path) -> None:

@@ -55,8 +55,11 @@ def test_models_think_more_of_what_they_do_themselves(explainer: Explainer, refe
     sums = {"policy": 0.0, "reference": 0.0}
     for seed in range(3):
         scene = random_scene(seed)
-        for name, agent in {"policy": policy, "reference": reference}.items():
-            opinions = explainer.explain(scene, agent.rollouts(scene, 1, 0)[0]).opinions
+        for name, states in {
+            "policy": policy.rollouts(scene, 1, 0),
+            "reference": reference.rollouts(scene, 1, 0),
+        }.items():
+            opinions = explainer.explain(scene, states[0]).opinions
             logs = {kind: float(opinion.chosen.clamp(min=1e-9).log().mean()) for kind, opinion in opinions.items()}
             sums[name] += logs[name] - logs["policy" if name == "reference" else "reference"]
     assert all(value > 0 for value in sums.values())

@@ -104,17 +104,18 @@ def test_tensorboard_shows_a_film(tmp_path: Path, reference: ReferenceAgent) -> 
 
 
 def test_report_writes_pictures_on_request(made_run: Path, tmp_path: Path) -> None:
-    names = {"video": tmp_path / "a.mp4", "sheet": tmp_path / "a.png", "figures": tmp_path / "figures"}
-    written = run_report(ReportConfig(scenes=0), run=made_run, out=tmp_path / "report.html", **names)
+    config, out, figures = ReportConfig(scenes=0), tmp_path / "report.html", tmp_path / "figures"
+    video, sheet = tmp_path / "a.mp4", tmp_path / "a.png"
+    written = run_report(config, run=made_run, out=out, video=video, sheet=sheet, figures=figures)
     assert (tmp_path / "a.mp4").stat().st_size > 1000
-    with Image.open(tmp_path / "a.png") as sheet:
+    with Image.open(sheet) as image:
         # The log, the policy and the reference, every two seconds.
-        assert sheet.size == (5 * 320, 3 * 346)
+        assert image.size == (5 * 320, 3 * 346)
     kinds = sorted(Path(path).name for path in written["figures"])
     assert [name for name in kinds if name.startswith("likelihoods")] == ["likelihoods.pdf", "likelihoods.png"]
     assert any(name.startswith("scene_") for name in kinds)
     first = [Path(path).read_bytes() for path in written["figures"]]
-    again = run_report(ReportConfig(scenes=0), run=made_run, out=tmp_path / "report.html", figures=names["figures"])
+    again = run_report(config, run=made_run, out=out, figures=figures)
     assert [Path(path).read_bytes() for path in again["figures"]] == first
 
 

@@ -128,7 +128,7 @@ def test_texts_from_files_are_texts(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: shutil.rmtree(run) or run.mkdir(), "no finished stage"),
+        (lambda run: [path.rename(run.parent / path.name) for path in run.iterdir()], "no finished stage"),
         (lambda run: (run / "evaluate" / "policy" / "metrics.json").write_text("{}"), "not what evaluate writes"),
         (lambda run: (run / "evaluate" / "policy" / "metrics.json").write_text("["), "not what evaluate writes"),
         (lambda run: (run / "evaluate" / "policy" / "per_scenario.csv").write_text("a\n1\n"), "no metametric"),
@@ -158,6 +158,6 @@ def test_wrong_options_are_one_line(made_run: Path, tmp_path: Path) -> None:
         ReportConfig(max_mb=1)
     with pytest.raises(UserError, match="is a folder"):
         run_report(CONFIG, run=made_run, out=tmp_path)
-    options = {"scenario": "nothing", "sheet": tmp_path / "sheet.png", "out": tmp_path / "report.html"}
+    out, sheet = tmp_path / "report.html", tmp_path / "sheet.png"
     with pytest.raises(UserError, match="--scenario nothing"):
-        run_report(ReportConfig(scenes=0), run=made_run, **options)
+        run_report(ReportConfig(scenes=0), run=made_run, out=out, scenario="nothing", sheet=sheet)

@@ -1,0 +1,79 @@
+"""What is said on stderr besides errors and warnings: switched off by --quiet, kept by --log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from data.errors import UserError
+
+__all__ = ["be_quiet", "is_quiet", "logged", "say"]
+
+# Inherited by the processes that do the work.
+_QUIET = "SPACER_QUIET"
+
+
+def be_quiet() -> None:
+    """From now on, in this process and those that it starts."""
+    os.environ[_QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    return bool(os.environ.get(_QUIET))
+
+
+def say(text: str) -> None:
+    """A line for whoever is watching."""
+    if not is_quiet():
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Copied:
+    """A stream whose finished lines also go to a file, with the time before them.
+
+    A progress bar writes its line again and again behind carriage returns; the file gets what it ended as.
+    """
+
+    def __init__(self, stream: TextIO, file: IO[str]) -> None:
+        self._stream, self._file, self._line = stream, file, ""
+
+    def write(self, text: str) -> int:
+        self._line += text
+        while "\n" in self._line:
+            line, _, self._line = self._line.partition("\n")
+            shown = line.rstrip("\r").rpartition("\r")[2].strip()
+            if shown:
+                # Without a buffer: processes that write to the same file do not mix their lines.
+                self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
+                self._file.flush()
+        self._line = self._line.rpartition("\r")[2] if self._line.endswith("\r") else self._line[-4096:]
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Keep in a file, behind what it holds already, what is said on stderr.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--log {path}: {error.strerror or error}") from error
+    before = sys.stderr
+    with file:
+        sys.stderr = _Copied(before, file)
+        try:
+            yield
+        finally:
+            sys.stderr = before
