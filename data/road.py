@@ -50,6 +50,7 @@ class Segments:
     """Straight pieces of map features, centred on the scene. A stop sign is a piece of length zero."""
 
     line: Tensor  # [N, 6] float32: x, y of the start, x, y from there to the end, z of start and end; metres
+    middle: Tensor  # [N, 2] float32, kept since it is what is looked for
     kind: Tensor  # [N] int64, MapKind
     turn: Tensor  # [N, 2] int64: neighbours before and after along the same feature, -1 where there is none
 
@@ -62,11 +63,6 @@ class Segments:
     def end(self) -> Tensor:
         """[N, 2]"""
         return self.line[..., :2] + self.line[..., 2:4]
-
-    @property
-    def middle(self) -> Tensor:
-        """[N, 2]"""
-        return self.line[..., :2] + self.line[..., 2:4] / 2
 
     @property
     def height(self) -> Tensor:
@@ -149,12 +145,15 @@ def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segment
         turns.append(np.stack((before, after), axis=1))
         count += size
     if not count:
-        return Segments(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64))
+        nobody = torch.zeros(0, dtype=torch.int64)
+        return Segments(torch.zeros(0, 6), torch.zeros(0, 2), nobody, nobody.new_zeros(0, 2))
     start, end = (np.concatenate(part).astype(np.float64) for part in (starts, ends))
     center = origin.double().numpy()
-    line = (start[:, :2] - center, end[:, :2] - start[:, :2], start[:, 2:], end[:, 2:])
+    parts = (start[:, :2] - center, end[:, :2] - start[:, :2], start[:, 2:], end[:, 2:])
+    line = torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
     return Segments(
-        line=torch.from_numpy(np.concatenate(line, axis=1).astype(np.float32)),
+        line=line,
+        middle=line[:, :2] + line[:, 2:4] / 2,
         kind=torch.from_numpy(np.concatenate(kinds).astype(np.int64)),
         turn=torch.from_numpy(np.concatenate(turns).astype(np.int64)),
     )
@@ -377,6 +376,7 @@ def stack_grids(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, R
     segments = [
         Segments(
             torch.cat((part.line, far)),
+            torch.cat((part.middle, far[:, :2])),
             torch.cat((part.kind, torch.zeros(1, dtype=torch.int64))),
             torch.cat((part.turn, torch.full((1, 2), -1))),
         )
@@ -385,6 +385,7 @@ def stack_grids(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, R
     longest = max(len(part.kind) for part in segments)
     merged = Segments(
         line=torch.stack([torch.cat((s.line, far.expand(longest - len(s.line), -1))) for s in segments]),
+        middle=torch.stack([torch.cat((s.middle, far[:, :2].expand(longest - len(s.line), -1))) for s in segments]),
         kind=_pad([s.kind for s in segments], 0),
         turn=_pad([s.turn for s in segments], -1),
     )

@@ -174,9 +174,10 @@ def observe_neighbours(
     agents = state.pose.shape[1]
     own = state.pose[w, a]
     gap = state.pose[w, :, :2] - own[:, None, :2]
-    distance = torch.hypot(gap[..., 0], gap[..., 1])  # [N, A]
+    # Squares and roots: compiled code does eight of them at once, but hypot one by one.
+    distance = gap.square().sum(-1)  # [N, A], squared
     itself = torch.arange(agents, device=a.device) == a[:, None]
-    far = itself | ~state.present[w] | (distance > config.radius)
+    far = itself | ~state.present[w] | (distance > config.radius**2)
     count = min(config.neighbours, agents)
     nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
     index, seen = nearest.indices, torch.isfinite(nearest.values)  # [N, P]
@@ -216,16 +217,14 @@ def observe_road(
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     candidates = world.road_grid.table[w, cell].long()  # [N, J]
     row = w.unsqueeze(-1)
-    line = world.road.line[row, candidates]  # [N, J, 6]
-    place = line[..., :2] + line[..., 2:4] / 2 - pose[:, None, :2]
-    rank = torch.hypot(place[..., 0], place[..., 1])
+    rank = (world.road.middle[row, candidates] - pose[:, None, :2]).square().sum(-1)
     count = min(config.road_segments, candidates.shape[1])
     index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
     line, kind = world.road.line[row, index], world.road.kind[row, index]  # [N, R, 6], [N, R]
-    middle = _into_frame(line[..., :2] + line[..., 2:4] / 2 - pose[:, None, :2], heading.unsqueeze(-1))
+    middle = _into_frame(world.road.middle[row, index] - pose[:, None, :2], heading.unsqueeze(-1))
     along = _into_frame(line[..., 2:4], heading.unsqueeze(-1))
-    length = torch.hypot(along[..., :1], along[..., 1:])
-    seen = (kind > 0) & (torch.hypot(middle[..., 0], middle[..., 1]) <= config.radius)
+    length = along.square().sum(-1, keepdim=True).sqrt()
+    seen = (kind > 0) & (middle.square().sum(-1) <= config.radius**2)
     # A point has no direction; dividing by zero must not make one.
     unit = along / length.clamp(min=1e-3)
     feature = torch.cat(
