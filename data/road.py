@@ -22,6 +22,7 @@ __all__ = [
     "cell_of",
     "edge_grid",
     "edge_segments",
+    "no_segments",
     "road_segments",
     "stack_grids",
     "view_grid",
@@ -128,6 +129,12 @@ def _cut(points: np.ndarray, longest: float) -> np.ndarray:
     return np.concatenate((points[:1], points[owner] + (share / count[owner])[:, None] * step[owner]))
 
 
+def no_segments() -> Segments:
+    """Of a scene without any."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Segments(torch.zeros(0, 6), torch.zeros(0, 2), nothing, nothing.new_zeros(0, 2))
+
+
 def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segments:
     starts, ends, kinds, turns = [], [], [], []
     count = 0
@@ -145,8 +152,7 @@ def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segment
         turns.append(np.stack((before, after), axis=1))
         count += size
     if not count:
-        nobody = torch.zeros(0, dtype=torch.int64)
-        return Segments(torch.zeros(0, 6), torch.zeros(0, 2), nobody, nobody.new_zeros(0, 2))
+        return no_segments()
     start, end = (np.concatenate(part).astype(np.float64) for part in (starts, ends))
     center = origin.double().numpy()
     parts = (start[:, :2] - center, end[:, :2] - start[:, :2], start[:, 2:], end[:, 2:])

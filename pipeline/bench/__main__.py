@@ -28,12 +28,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=_BENCHES, help="one of them; all otherwise")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="JSON file")
+    parser.add_argument("--policy", type=Path, help="policy.ckpt for sample, instead of random weights")
+    parser.add_argument("--reference", type=Path, help="reference.ckpt for sample, instead of random weights")
     options = parser.parse_args(arguments)
+    checkpoints = {"policy": options.policy, "reference": options.reference}
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name in [options.only] if options.only else _BENCHES:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += importlib.import_module(f"pipeline.bench.{name}").bench()
+        bench = importlib.import_module(f"pipeline.bench.{name}").bench
+        rows += bench(**checkpoints) if name == "sample" else bench()
     print(render_table([["what", "value", "unit", "baseline", "ratio", "device"], *map(_cells, rows)]))
     write_json(options.out, [asdict(row) for row in rows])
     return 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 
+from data.scene import Scene
 from data.vocabulary import VocabularyConfig, build_vocabulary
-from models.policy import Policy, PolicyConfig
+from models.policy import Policy, PolicyConfig, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
@@ -20,32 +23,53 @@ __all__ = ["bench"]
 
 _SCENES = 6
 _ROLLOUTS = 32
-_SIZES = ("micro", "mini")
+_SIZE = "mini"
 
 
-def bench() -> list[Row]:
-    """Scenarios a second; networks have random weights, which are as fast as trained ones."""
+def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row]:
+    """Scenarios a second, plain and compiled, and parameters.
+
+    Args:
+        policy, reference: checkpoints. Without them weights are random, the reference's of size mini, which is as
+            fast as a trained one; of a trained policy, parked agents stand still, and it is faster than a random
+            one, which sees a new road at every step.
+    """
     kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     torch.manual_seed(0)
-    agents: dict[str, SimAgent] = {
-        "policy": PolicyAgent(Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends), vocabulary, view)
-    }
-    for size in _SIZES:
-        agents[f"reference {size}"] = ReferenceAgent(Reference(size_preset(size), vocabulary))
+    if policy is None:
+        student, drawn_from = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends), vocabulary
+    else:
+        student, drawn_from, fields = load_policy(policy)
+        view = ObservationConfig(**fields)
+    if reference is None:
+        network = Reference(size_preset(_SIZE), vocabulary)
+    else:
+        network = ReferenceAgent.from_checkpoint(reference).model
     mean = sum(int(scene.simulated.sum()) for scene in scenes) / len(scenes)
-
-    def sampling(agent: SimAgent) -> Callable[[], object]:
-        return lambda: [agent.rollouts(scene, _ROLLOUTS, 0) for scene in scenes]
-
-    rates = {}
-    for name, agent in agents.items():
-        agent.rollouts(scenes[0], 1, 0)
-        rates[name] = len(scenes) / cpu_seconds(sampling(agent))
     what = f"{_ROLLOUTS} rollouts, {kind}, {mean:.0f} agents"
-    ours = rates.pop("policy")
-    return [
-        Row(f"sample, policy against {name}, {what}", ours, "scenarios/CPU s", rate, ours / rate)
-        for name, rate in rates.items()
-    ]
+
+    def rate(agent: SimAgent) -> float:
+        work = _sampling(agent, scenes)
+        # Once without the clock, in which compiled code is compiled.
+        work()
+        return len(scenes) / cpu_seconds(work)
+
+    rows = []
+    for compiled in (False, True):
+        ours = rate(PolicyAgent(student, drawn_from, view, compiled=compiled))
+        theirs = rate(ReferenceAgent(network, compiled=compiled))
+        name = f"sample, policy against {'reference' if reference else _SIZE}{', compiled' if compiled else ''}"
+        rows.append(Row(f"{name}, {what}", ours, "scenarios/CPU s", theirs, ours / theirs))
+    own, other = _parameters(student), _parameters(network)
+    rows.append(Row("parameters, policy against reference", own, "", other, other / own))
+    return rows
+
+
+def _sampling(agent: SimAgent, scenes: Sequence[Scene]) -> Callable[[], object]:
+    return lambda: [agent.rollouts(scene, _ROLLOUTS, 0) for scene in scenes]
+
+
+def _parameters(network: nn.Module) -> float:
+    return float(sum(parameter.numel() for parameter in network.parameters()))

@@ -73,14 +73,14 @@ class PolicyAgent:
         self.policy, self.view, self.sampling = policy.eval(), view, sampling or SamplingConfig()
         self.device = policy.critic.weight.device
         self.vocabulary = vocabulary.to(self.device)
-        # The road as the net sees it, what agents would do, and what then happens.
+        # The road as the net sees it, what agents do, and what then happens.
         self._see_road: Any = self._seen_road
-        self._logits: Any = self._wanted
+        self._decide: Any = self._drawn
         self._advance: Any = self._moved
         if compiled:
-            self._see_road, self._logits, self._advance = (
+            self._see_road, self._decide, self._advance = (
                 torch.compile(function, fullgraph=True, dynamic=True)
-                for function in (self._seen_road, self._wanted, self._moved)
+                for function in (self._seen_road, self._drawn, self._moved)
             )
 
     @classmethod
@@ -106,7 +106,7 @@ class PolicyAgent:
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
         """[R, A, 80, 4] joint futures of a single scene; only its first 11 steps influence them."""
-        world = build_world(until_now(scene), self.vocabulary.to("cpu"), self.view.road_segments)
+        world = build_world(until_now(scene), self.vocabulary.to("cpu"), self.view.road_segments, with_edges=False)
         world = map_tensors(world, lambda tensor: tensor.to(self.device))
         agents = world.types.shape[1]
         uniform = torch.rand(
@@ -121,10 +121,8 @@ class PolicyAgent:
             roads = _Roads(self._see_road)
             poses = []
             for index in range(part.shape[1]):
-                logits = self._logits(worlds, state, who, roads.seen(worlds, state, who))
-                tokens = torch.zeros_like(worlds.types).index_put(
-                    who, draw(logits, part[:, index][who], worlds.types[who], self.sampling)
-                )
+                road = roads.seen(worlds, state, who)
+                tokens = self._decide(worlds, state, who, road, part[:, index].contiguous())
                 state, pose = self._advance(worlds, state, tokens, controlled, who)
                 poses.append(pose)
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
@@ -133,8 +131,10 @@ class PolicyAgent:
     def _seen_road(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
         return self.policy.see_road(*observe_road(worlds, state, who, self.view))
 
-    def _wanted(self, worlds: World, state: State, who: tuple[Tensor, Tensor], road: Tensor) -> Tensor:
-        """[N, K] logits."""
+    def _drawn(
+        self, worlds: World, state: State, who: tuple[Tensor, Tensor], road: Tensor, uniform: Tensor
+    ) -> Tensor:
+        """[R, A] tokens, drawn with ``uniform`` [R, A]."""
         neighbours = observe_neighbours(worlds, state, who, self.view)
         logits, _ = self.policy.decide(
             observe_ego(worlds, state, who, self.view),
@@ -144,7 +144,8 @@ class PolicyAgent:
             worlds.types[who],
             state.last_motion[who],
         )
-        return logits
+        drawn = draw(logits, uniform[who], worlds.types[who], self.sampling)
+        return torch.zeros_like(worlds.types).index_put(who, drawn)
 
     def _moved(
         self, worlds: World, state: State, tokens: Tensor, controlled: Tensor, who: tuple[Tensor, Tensor]

@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.road import RoadGrid, Segments, edge_grid, edge_segments, road_segments, stack_grids, view_grid
+from data.road import (
+    RoadGrid,
+    Segments,
+    edge_grid,
+    edge_segments,
+    no_segments,
+    road_segments,
+    stack_grids,
+    view_grid,
+)
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
@@ -107,13 +116,14 @@ def _extent(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
     return reached.amin(0) - _MARGIN, reached.amax(0) + _MARGIN
 
 
-def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
+def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges: bool = True) -> World:
     """A single scene as a batch of one world.
 
     Args:
         scene: single; with 11 steps only, goals are where agents are and the log is empty.
         vocabulary: for the tokens of the logged first second.
         view_size: road segments that agents see.
+        with_edges: keep the road's edges, which tell who is off the road; nobody sees or feels that.
     """
     origin = scene_origin(scene)
     agents = scene.agents
@@ -134,7 +144,8 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int) -> World:
     lines, red, placed = _signals(scene, origin)
     known, red_now = _lights_by_now(scene)
     low, high = _extent(now[:, :2], agents.velocity[chosen, CURRENT_INDEX])
-    edges, road = edge_segments(scene, origin), road_segments(scene, origin)
+    road = road_segments(scene, origin)
+    edges = edge_segments(scene, origin) if with_edges else no_segments()
     bottom = agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2
     merged_edges, edge_cells = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom, True))])
     merged_road, road_cells = stack_grids([(road, view_grid(road, low, high, VIEW_CELL, view_size))])
