@@ -194,7 +194,7 @@ Spacer.Player = class {
     const { rollouts = 0, displacement = [] } = this.scene.header.sets[set] || {};
     this.controls.rollout.replaceChildren(
       ...Array.from({ length: rollouts }, (_, i) => {
-        const from = displacement[i] == null ? "" : ` (${displacement[i].toFixed(1)} m from the log)`;
+        const from = displacement[i] == null ? "" : ` (${displacement[i].toFixed(1)} m off)`;
         return element("option", { value: i }, `${i + 1} of ${rollouts}${from}`);
       })
     );
