@@ -1,8 +1,8 @@
 """Self-play policies of different rewards: planners that differ in character, careful, bold or spiteful.
 
 The grid is that of the paper (section A.7): what a goal is worth, what a collision and leaving the road cost,
-positive numbers being paid for it. None of them is anchored to the reference, nor is the plain self-play that is one
-of the simulators.
+positive numbers being paid for it. None of them is anchored to the reference, nor is the plain self-play that is
+one of the simulators.
 """
 
 from __future__ import annotations
