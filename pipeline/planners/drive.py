@@ -21,7 +21,7 @@ from data.tokenizer import scene_origin
 from data.vocabulary import type_index
 from pipeline.planners.drive_record import Drive
 from pipeline.planners.execution import execute
-from pipeline.planners.interface import Floats, MakePlanner, Mission, Planner, Situation, Trajectory
+from pipeline.planners.interface import Control, Floats, MakePlanner, Mission, Planner, Situation, Trajectory
 from pipeline.planners.route import find_route
 from pipeline.planners.traffic import Traffic
 from pipeline.selfplay.worlds import signals_of
@@ -192,6 +192,15 @@ def _situation(stage: _Stage, pose: Tensor, present: Tensor, ego: int, step: int
     )
 
 
+def _held(control: Control, pose: Floats, speed: float, period: int) -> Floats:
+    """Poses [period, 3] while a control is held."""
+    poses = []
+    for _ in range(period):
+        pose, speed = execute(pose, speed, control)
+        poses.append(pose)
+    return np.stack(poses)
+
+
 def _answer(name: str, planner: Planner, situation: Situation, ego: int) -> Floats:
     """Poses [period, 3] until the planner is asked again."""
     period = planner.period
@@ -207,8 +216,7 @@ def _answer(name: str, planner: Planner, situation: Situation, ego: int) -> Floa
             )
         pose = pose[:period]
     else:
-        speed = float(np.hypot(*situation.velocity[ego]))
-        pose = execute(situation.pose[ego], speed, plan, period)
+        pose = _held(plan, situation.pose[ego], float(np.hypot(*situation.velocity[ego])), period)
     if not np.isfinite(pose).all():
         raise UserError(f"planner {name}: not a number in its plan at step {situation.step}")
     return pose

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data.errors import UserError
 from pipeline.planners.agreement import Agreement, agreements
 from pipeline.planners.intervals import Interval, mean_over_scenes
-from pipeline.planners.reactivity import Reaction, reactions
+from pipeline.planners.reactivity import MANOEUVRES, Reaction
+from pipeline.planners.reactivity import summarise as summarise_reactions
 from pipeline.planners.scores import SCORE_NAMES
 
 __all__ = ["Summary", "rows_by_simulator", "summarise"]
@@ -38,7 +40,7 @@ class Summary:
         struck: share of drives in which the AV was struck from behind, or otherwise without being to blame, by
             simulator; its intervals are over scenes.
         agreement: of the simulators, by score.
-        reactions: of those around an AV that brakes or cuts in, by simulator and manoeuvre.
+        reactions: of who has to answer an AV that brakes or cuts in, by simulator, manoeuvre and measure.
     """
 
     simulators: tuple[str, ...]
@@ -49,7 +51,7 @@ class Summary:
     means: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     struck: Mapping[str, Mapping[str, Interval]]
     agreement: Mapping[str, Sequence[Agreement]]
-    reactions: Mapping[str, Mapping[str, Reaction]]
+    reactions: Mapping[str, Mapping[str, Mapping[str, Interval]]]
 
     def plain(self) -> dict[str, Any]:
         """As plain values for JSON, without the scores of single drives."""
@@ -128,9 +130,22 @@ def summarise(rows: Rows, left_out: Mapping[str, str], planners: Sequence[str], 
         struck={simulator: _struck(rows[simulator], scenes, planners, seed) for simulator in simulators},
         agreement=agreements(scores, simulators, seed),
         reactions={
-            simulator: reactions([rows[simulator][scene]["manoeuvres"] for scene in scenes], seed)
+            simulator: _reactions([rows[simulator][scene]["manoeuvres"] for scene in scenes], seed)
             for simulator in simulators
         },
+    )
+
+
+def _reactions(scenes: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Interval]]:
+    """By manoeuvre, over the scenes in which it concerns somebody."""
+    found = {name: [_reaction(scene[name]) for scene in scenes if name in scene] for name in MANOEUVRES}
+    return {name: summarise_reactions(parts, seed) for name, parts in found.items() if parts}
+
+
+def _reaction(values: Mapping[str, float | None]) -> Reaction:
+    """One drive's, as it was before it went through JSON."""
+    return Reaction(
+        **{name: torch.tensor([math.nan if value is None else value]) for name, value in values.items()}
     )
 
 

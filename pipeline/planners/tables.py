@@ -61,6 +61,16 @@ _PUBLISHED = {
 }
 
 
+# Of reactions, with their digits.
+_MEASURES = (
+    ("false_rear_end", 2),
+    ("min_gap", 1),
+    ("min_ttc", 1),
+    ("strongest_deceleration", 1),
+    ("reaction_time", 1),
+)
+
+
 def title_of(name: str) -> str:
     """A name as people read it."""
     return _TITLES.get(name, name)
@@ -148,12 +158,8 @@ def reaction_table(summary: Summary) -> Table:
                 [
                     name.replace("_", " "),
                     title_of(simulator),
-                    str(reaction.scenes),
-                    with_interval(reaction.rear_end, 2),
-                    with_interval(reaction.least_gap, 1),
-                    with_interval(reaction.least_ttc, 1),
-                    with_interval(reaction.deceleration, 1),
-                    with_interval(reaction.reaction_time, 1),
+                    str(reaction["false_rear_end"].count),
+                    *(with_interval(reaction[measure], digits) for measure, digits in _MEASURES),
                 ]
             )
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import scene_origin
 from pipeline.code_version import code_version
 from pipeline.kept_results import digest_of
-from pipeline.planners.catalogue import planner_of
+from pipeline.planners.catalogue import load_planner
 from pipeline.planners.drive import drive_scene, mission_of
 from pipeline.planners.drive_record import Drive
 from pipeline.planners.interface import MakePlanner, Mission
-from pipeline.planners.reactivity import Manoeuvre, manoeuvres_in, measure
+from pipeline.planners.reactivity import MANOEUVRES, Reaction, find_cut_in, find_follower, measure
 from pipeline.planners.scores import SCORE_NAMES, DriveScores, score_drives
 from pipeline.planners.traffic import Traffic, load_traffic
 
@@ -30,7 +31,7 @@ class Entrant:
     """A planner or a simulator that takes part.
 
     Attributes:
-        name: in tables. source: what ``planner_of`` or ``load_traffic`` take. digest: of its file, if it is one.
+        name: in tables. source: what ``load_planner`` or ``load_traffic`` take. digest: of its file, if it is one.
     """
 
     name: str
@@ -77,16 +78,20 @@ def _traffic(simulator: Entrant) -> Traffic:
 @lru_cache(maxsize=2)
 def _planners(planners: tuple[Entrant, ...]) -> Mapping[str, MakePlanner]:
     """By name, opened once in a process."""
-    return {planner.name: planner_of(planner.source) for planner in planners}
+    return {planner.name: load_planner(planner.source) for planner in planners}
 
 
 @dataclass(frozen=True)
 class Driven:
-    """A scene driven by all planners, and behind them the manoeuvres that fit it."""
+    """A scene driven by all planners, and behind them the manoeuvres that fit it.
+
+    Attributes:
+        followers: row of the agent that has to react, by manoeuvre, in the order of the drives.
+    """
 
     mission: Mission
     drive: Drive
-    manoeuvres: Mapping[str, Manoeuvre]
+    followers: Mapping[str, int]
 
 
 def driven(scene: Scene, planners: tuple[Entrant, ...], simulator: Entrant, seed: int) -> Driven:
@@ -96,10 +101,18 @@ def driven(scene: Scene, planners: tuple[Entrant, ...], simulator: Entrant, seed
         UserError: the scene cannot be driven.
     """
     mission = mission_of(scene, seed)
-    manoeuvres = manoeuvres_in(scene, mission)
+    followers = _followers(scene, mission)
     # One drive of all, so that traffic is simulated once.
-    everybody = {**_planners(planners), **{name: one.make for name, one in manoeuvres.items()}}
-    return Driven(mission, drive_scene(scene, everybody, _traffic(simulator), mission), manoeuvres)
+    everybody = {**_planners(planners), **{name: MANOEUVRES[name] for name in followers}}
+    return Driven(mission, drive_scene(scene, everybody, _traffic(simulator), mission), followers)
+
+
+def _followers(scene: Scene, mission: Mission) -> dict[str, int]:
+    """Who has to react to which manoeuvre; without those that concern nobody."""
+    origin = scene_origin(scene)
+    behind, beside = find_follower(scene, origin), find_cut_in(scene, origin, mission.route)
+    rows = {"hard_brake": behind, "gentle_stop": behind, "cut_in": None if beside is None else beside.follower}
+    return {name: row for name, row in rows.items() if row is not None}
 
 
 def drive_task(task: DriveTask) -> list[dict[str, Any]]:
@@ -123,10 +136,15 @@ def _row(scene: Scene, task: DriveTask) -> dict[str, Any]:
         "scenario_id": str(scene.scenario_id),
         "planners": {one.name: _scored(scores, row) for row, one in enumerate(task.planners)},
         "manoeuvres": {
-            name: measure(result.drive, first + row, one)
-            for row, (name, one) in enumerate(result.manoeuvres.items())
+            name: _reacted(measure(result.drive, scores.collisions, follower), first + row)
+            for row, (name, follower) in enumerate(result.followers.items())
         },
     }
+
+
+def _reacted(reaction: Reaction, row: int) -> dict[str, float | None]:
+    values = {field.name: float(getattr(reaction, field.name)[row]) for field in dataclasses.fields(reaction)}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _scored(scores: DriveScores, row: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.kept_results import run_kept
 from pipeline.manifest import read_manifest
 from pipeline.names import POLICY, REFERENCE
 from pipeline.planners.cases import choose_cases, write_cases
-from pipeline.planners.catalogue import BUILTIN_NAMES, POLICY_PREFIX
+from pipeline.planners.catalogue import builtin_planners
 from pipeline.planners.figures import write_planner_figures
 from pipeline.planners.rewards import PLAIN, characters, train_character
 from pipeline.planners.summary import rows_by_simulator, summarise
@@ -61,7 +61,7 @@ class PlannersConfig:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")
         for name, chosen, known in (
             ("simulators", self.simulators, _SIMULATORS),
-            ("planners", self.planners, BUILTIN_NAMES),
+            ("planners", self.planners, tuple(builtin_planners())),
         ):
             wrong = [one for one in chosen if one not in known]
             if wrong or len(set(chosen)) != len(chosen):
@@ -151,24 +151,24 @@ def _simulators(config: PlannersConfig, files: dict[str, Path | None]) -> list[E
         elif path is None:
             raise UserError(f"--simulators: {name} needs a checkpoint; give --{name} FILE, or leave it out")
         else:
-            entrants.append(_entrant(name, "", path))
+            entrants.append(_entrant(name, path))
     return entrants
 
 
-def _entrant(name: str, prefix: str, path: Path) -> Entrant:
+def _entrant(name: str, path: Path) -> Entrant:
     if not path.is_file():
         raise UserError(f"{name}: {path}: no such file")
-    return Entrant(name, prefix + str(path.absolute()), sha256_of(path))
+    return Entrant(name, str(path.absolute()), sha256_of(path))
 
 
 def _planners(config: PlannersConfig, own: Sequence[str], trained: dict[str, Path]) -> tuple[Entrant, ...]:
-    names = config.planners or BUILTIN_NAMES
+    names = config.planners or list(builtin_planners())
     entrants = [Entrant(name, name) for name in names]
-    entrants += [_entrant(name, POLICY_PREFIX, path) for name, path in trained.items()]
+    entrants += [_entrant(name, path) for name, path in trained.items()]
     for source in own:
         if source.endswith(".ckpt"):
             path = Path(source)
-            entrants.append(_entrant(f"{path.parent.name}/{path.stem}", POLICY_PREFIX, path))
+            entrants.append(_entrant(f"{path.parent.name}/{path.stem}", path))
         else:
             entrants.append(Entrant(source, source))
     twice = [one.name for one in entrants if sum(one.name == other.name for other in entrants) > 1]
