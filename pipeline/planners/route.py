@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.spatial import cKDTree
 
 from data.scene import CURRENT_INDEX, Scene
 from pipeline.planners.lanes import Lane, Taken, along, match_lanes, read_lanes, straightest
@@ -32,6 +33,7 @@ _SHARPEST = 0.4
 _DRIVE_SMOOTHING = 2.0
 # Searching near a given place, for routes that come back to themselves, metres.
 _WINDOW = 30.0
+_EXACT = 1e-7
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Route:
     def curvature(self) -> Floats:
         """[N] 1/m, positive to the left."""
         return np.asarray(np.gradient(self.heading, self.distance))
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.point)
 
     def at(self, s: Floats | float) -> tuple[Floats, Floats, Floats, Floats]:
         """x, y, heading and curvature at lengths s [...]; a smooth curve through the points."""
@@ -97,11 +103,12 @@ class Route:
         """
         xy = np.asarray(xy, dtype=np.float64)
         points = xy.reshape(-1, 2)
-        gap = ((points[:, None] - self.point[None]) ** 2).sum(-1)
-        if near is not None:
-            around = min(max(near, 0.0), self.length)
-            gap = np.where(np.abs(self.distance - around) > _WINDOW, np.inf, gap)
-        s = self.distance[gap.argmin(1)]
+        if near is None:
+            s = self.distance[self._tree.query(points)[1]]
+        else:
+            around = np.abs(self.distance - min(max(near, 0.0), self.length)) <= _WINDOW
+            gap = ((points[:, None] - self.point[None, around]) ** 2).sum(-1)
+            s = self.distance[around][gap.argmin(1)]
         d = np.zeros_like(s)
         # Newton's method for the foot of the normal; it starts within half a metre unless beyond an end.
         for _ in range(6):
@@ -112,7 +119,10 @@ class Route:
             ahead = dx * cos + dy * sin
             move = ahead / np.maximum(1 - bend * d, 0.3)
             ended = (s + ahead <= 0) | (s + ahead >= self.length)
-            s = s + np.where(ended, ahead, np.clip(move, -2.0, 2.0))
+            move = np.where(ended, ahead, np.clip(move, -2.0, 2.0))
+            s = s + move
+            if np.abs(move).max(initial=0.0) < _EXACT:
+                break
         x, y, heading, _ = self.at(s)
         d = (points[:, 1] - y) * np.cos(heading) - (points[:, 0] - x) * np.sin(heading)
         return s.reshape(xy.shape[:-1]), d.reshape(xy.shape[:-1])
