@@ -103,7 +103,7 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
         return row | {"reason": scene.unscorable_reason}
     scene = with_targets(scene, task.targets)
     if not bool((scene.evaluated & scene.simulated).any()):
-        return row | {"reason": f"no target of --targets {task.targets}"}
+        return row | {"reason": f"no target of --targets {task.targets}", "asked": False}
     for name, bug_compatible in (("values", True), ("mended", False)):
         if not (bug_compatible or task.mended):
             continue

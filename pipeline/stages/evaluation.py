@@ -217,7 +217,7 @@ def _warn(rows: list[dict[str, Any]], known: list[str]) -> None:
             f"({min(missing)} for one)",
             file=sys.stderr,
         )
-    unscorable = [row for row in rows if "reason" in row]
+    unscorable = [row for row in rows if "reason" in row and row.get("asked", True)]
     if unscorable:
         first = unscorable[0]
         print(
