@@ -144,20 +144,17 @@ def _drive_together(
     pose = start[None, :, None].repeat(count, 1, FUTURE_STEPS + 1, 1)
     present = torch.ones(pose.shape[:3], dtype=torch.bool)
     underway = traffic.begin(scene, count, mission.seed)
-    # Where each planner will be at the steps until its next call, and the call.
-    plans: list[Floats] = [np.zeros((0, 3))] * count
+    drivers = [_Driver(name, planner, ego) for name, planner in planners]
     steps = traffic.token_steps
     for step in range(FUTURE_STEPS):
         if step % steps == 0:
             moved, there = underway.decide()
             pose[:, :, step + 1 : step + 1 + steps], present[:, :, step + 1 : step + 1 + steps] = moved, there
             present[:, ego] = True
-        for index, (name, planner) in enumerate(planners):
-            if not len(plans[index]):
-                situation = _situation(stage, pose[index], present[index], ego, step)
-                plans[index] = _answer(name, planner, situation, ego)
-            pose[index, ego, step + 1] = torch.from_numpy(plans[index][0]).float()
-            plans[index] = plans[index][1:]
+        for index, driver in enumerate(drivers):
+            if driver.asks:
+                driver.ask(_situation(stage, pose[index], present[index], ego, step))
+            pose[index, ego, step + 1] = torch.from_numpy(driver.next()).float()
         if (step + 1) % steps == 0:
             underway.happened(pose[:, ego, step + 2 - steps : step + 2])
     return pose, present
@@ -192,31 +189,52 @@ def _situation(stage: _Stage, pose: Tensor, present: Tensor, ego: int, step: int
     )
 
 
-def _held(control: Control, pose: Floats, speed: float, period: int) -> Floats:
-    """Poses [period, 3] while a control is held."""
-    poses = []
-    for _ in range(period):
-        pose, speed = execute(pose, speed, control)
-        poses.append(pose)
-    return np.stack(poses)
+class _Driver:
+    """A planner at the wheel: asks it when its last plan is used up, and follows what it says."""
 
+    def __init__(self, name: str, planner: Planner, ego: int) -> None:
+        self._name, self._planner, self._ego = name, planner, ego
+        self._plan: list[Floats] = []
+        # At the end of the last step, known while a control is held: poses tell the mean speed of a step alone.
+        self._speed: float | None = None
 
-def _answer(name: str, planner: Planner, situation: Situation, ego: int) -> Floats:
-    """Poses [period, 3] until the planner is asked again."""
-    period = planner.period
-    if period < 1:
-        raise UserError(f"planner {name}: period is {period}, expected at least one step of 0.1 s")
-    plan = planner.plan(situation)
-    if isinstance(plan, Trajectory):
-        pose = np.asarray(plan.pose, dtype=np.float64)
-        if pose.ndim != 2 or pose.shape[1] != 3 or len(pose) < period:
-            raise UserError(
-                f"planner {name}: trajectory of shape {pose.shape} at step {situation.step}, expected "
-                f"[n, 3] with n at least its period, {period}"
-            )
-        pose = pose[:period]
-    else:
-        pose = _held(plan, situation.pose[ego], float(np.hypot(*situation.velocity[ego])), period)
-    if not np.isfinite(pose).all():
-        raise UserError(f"planner {name}: not a number in its plan at step {situation.step}")
-    return pose
+    @property
+    def asks(self) -> bool:
+        return not self._plan
+
+    def next(self) -> Floats:
+        """Pose [3] at the next step."""
+        return self._plan.pop(0)
+
+    def ask(self, situation: Situation) -> None:
+        """Fetch poses until the planner is asked again.
+
+        Raises:
+            UserError: they are too few, or not numbers.
+        """
+        period, where = self._planner.period, f"planner {self._name}"
+        if period < 1:
+            raise UserError(f"{where}: period is {period}, expected at least one step of 0.1 s")
+        plan = self._planner.plan(situation)
+        if isinstance(plan, Trajectory):
+            pose = np.asarray(plan.pose, dtype=np.float64)
+            if pose.ndim != 2 or pose.shape[1] != 3 or len(pose) < period:
+                raise UserError(
+                    f"{where}: trajectory of shape {pose.shape} at step {situation.step}, expected [n, 3] with n "
+                    f"at least its period, {period}"
+                )
+            self._plan, self._speed = list(pose[:period]), None
+        else:
+            self._plan = self._held(plan, situation, period)
+        if not np.isfinite(self._plan).all():
+            raise UserError(f"{where}: not a number in its plan at step {situation.step}")
+
+    def _held(self, control: Control, situation: Situation, period: int) -> list[Floats]:
+        """Poses while a control is held."""
+        pose, poses = situation.pose[self._ego], []
+        if self._speed is None:
+            self._speed = float(np.hypot(*situation.velocity[self._ego]))
+        for _ in range(period):
+            pose, self._speed = execute(pose, self._speed, control)
+            poses.append(pose)
+        return poses

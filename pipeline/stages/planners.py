@@ -11,16 +11,14 @@ from data.errors import UserError
 from data.files import sha256_of, write_json, write_text
 from data.places import place
 from data.scenes_source import content_digest, open_scenes
-from pipeline.claims.overrides import flat, override
 from pipeline.console import say
 from pipeline.engine import EngineConfig
 from pipeline.kept_results import run_kept
-from pipeline.manifest import read_manifest
 from pipeline.names import POLICY, REFERENCE
 from pipeline.planners.cases import choose_cases, write_cases
 from pipeline.planners.catalogue import builtin_planners
 from pipeline.planners.figures import write_planner_figures
-from pipeline.planners.rewards import PLAIN, characters, train_character
+from pipeline.planners.rewards import PLAIN, Character, characters, train_character
 from pipeline.planners.summary import rows_by_simulator, summarise
 from pipeline.planners.tables import csv_tables, markdown_report, text_report
 from pipeline.planners.tasks import DriveTask, Entrant, drive_task
@@ -44,6 +42,7 @@ class PlannersConfig:
         cases: scenes to show in which log replay runs into the AV and the policy does not.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
         workers: processes; 0 for one per core.
+        selfplay: of these trainings, besides length, reward and anchor.
     """
 
     scenes: int = 0
@@ -54,6 +53,7 @@ class PlannersConfig:
     cases: int = 2
     chunk: int = 4
     workers: int = 0
+    selfplay: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("scenes", 0), ("trained", 0), ("trained_steps", 1), ("cases", 0), ("chunk", 1)):
@@ -77,7 +77,6 @@ class _Inputs:
     scenarios: str
     out: Path
     store: Path | None
-    selfplay: SelfPlayConfig | None
     files: dict[str, Path | None]
 
 
@@ -90,16 +89,14 @@ def _inputs(run: Path | None, scenarios: str | None, out: Path | None, given: di
     if run is None:
         if scenarios is None or out is None:
             raise UserError("give --run FOLDER, or --scenarios and --out")
-        return _Inputs(scenarios, out, None, None, given)
+        return _Inputs(scenarios, out, None, given)
     if not run.is_dir():
         raise UserError(f"--run {run}: no such folder; run `make stages` first, or mend the path")
-    manifest = read_manifest(run / "selfplay")
     found = {"reference": run / "finetune" / REFERENCE, "policy": run / "selfplay" / POLICY}
     return _Inputs(
         scenarios=scenarios or str(run / "tokenize" / "validation"),
         out=out or run / "planners",
         store=run / "tokenize" / "training",
-        selfplay=None if manifest is None else override(SelfPlayConfig(), flat(manifest.recipe["config"])),
         files={
             name: path or (found[name] if name in found and found[name].is_file() else None)
             for name, path in given.items()
@@ -115,23 +112,21 @@ def _trained(config: PlannersConfig, inputs: _Inputs, seed: int) -> tuple[dict[s
     if not wanted and not train_plain:
         return {}, plain
     reference = inputs.files["reference"]
-    if inputs.store is None or inputs.selfplay is None or reference is None:
+    if inputs.store is None or reference is None:
         raise UserError(
-            "self-play planners are trained with the store, reference and options of a finished run: give --run "
-            "FOLDER of one, or --trained 0 and --plain FILE (or leave plain out of --simulators)"
+            "self-play planners are trained with the store and reference of a finished run: give --run FOLDER of "
+            "one, or --trained 0 and --plain FILE (or leave plain out of --simulators)"
         )
+    scenes, base, chosen = inputs.store, config.selfplay, reference
 
-    def train(name: str, character: Any, number: int) -> Path:
-        assert inputs.store is not None
-        assert inputs.selfplay is not None
-        assert reference is not None
+    def train(name: str, character: Character, number: int) -> Path:
         say(f"planners: {name}")
         return train_character(
-            inputs.selfplay,
+            base,
             character,
             config.trained_steps,
-            scenes=inputs.store,
-            reference=reference,
+            scenes=scenes,
+            reference=chosen,
             out=inputs.out / "trained" / name,
             seed=seed + number,
         )
