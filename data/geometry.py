@@ -180,7 +180,9 @@ def project_on_polyline(point: Tensor, line: Tensor) -> tuple[Tensor, Tensor, Te
     along = x * direction[:, 0] + y * direction[:, 1]  # [..., N - 1]
     aside = y * direction[:, 0] - x * direction[:, 1]
     beyond = along - torch.minimum(along.clamp(min=0.0), length)
-    nearest = (beyond.square() + aside.square()).argmin(-1, keepdim=True)
+    # A repeated point has no direction; its neighbours reach as far.
+    distance = torch.where(length > 0, beyond.square() + aside.square(), torch.inf)
+    nearest = distance.argmin(-1, keepdim=True)
     along, aside = (part.gather(-1, nearest).squeeze(-1) for part in (along, aside))
     nearest = nearest.squeeze(-1)
     # Only beyond the ends does the line go on; at a bend it is the corner that is nearest.

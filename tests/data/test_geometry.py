@@ -131,7 +131,7 @@ def test_time_to_contact_is_when_shapelys_boxes_meet() -> None:
     assert (area(finite - 1e-6)[later] == 0).all()
     # Corners that only graze leave again at once.
     assert (area(finite + 1e-4)[later] > 0).mean() > 0.999
-    for time in np.linspace(0.2, 4.0, 8):
+    for time in (0.2, 0.9, 2.5):
         assert (area(torch.full((CASES,), time))[~meets.numpy()] == 0).all()
 
 
@@ -163,9 +163,9 @@ def test_projection_on_polylines_is_shapelys_between_the_ends() -> None:
 
 
 def test_projection_goes_straight_on_beyond_the_ends_and_has_port_positive() -> None:
-    line = torch.tensor([[0.0, 0.0], [10.0, 0.0], [10.0, 10.0]])
+    line = torch.tensor([[0.0, 0.0], [10.0, 0.0], [10.0, 0.0], [10.0, 10.0]])  # a repeated point changes nothing
     point = torch.tensor([[-3.0, 1.0], [4.0, -2.0], [9.0, 15.0], [12.0, -2.0]])
     along, aside, segment = project_on_polyline(point, line)
     assert along.tolist() == [-3.0, 4.0, 25.0, 10.0]
     assert aside[:3].tolist() == [1.0, -2.0, 1.0]
-    assert segment[:3].tolist() == [0, 0, 1]
+    assert segment[:3].tolist() == [0, 0, 2]
