@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from data.ground import joint_states
+from data.scene import NUM_STEPS, STEP_SECONDS
 from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
 from pipeline.planners.tasks import Entrant, driven
-from pipeline.viewing.films import scene_frames, write_contact_sheet
-from pipeline.viewing.raster import Panel
+from pipeline.viewing.films import write_sheet
+from pipeline.viewing.raster import Panel, SceneRaster, panel_frame
 from pipeline.viewing.video import write_video
 
 __all__ = ["Case", "choose_cases", "write_cases"]
@@ -25,7 +26,9 @@ __all__ = ["Case", "choose_cases", "write_cases"]
 _LOG = "log"
 # Whose traffic answers, the first that was simulated.
 _ANSWERING = ("policy", "reference")
-_PIXELS = 480
+# Pictures: pixels of a side, metres from the middle to it, and seconds of the contact sheet about the collision.
+_PIXELS, _RADIUS = 480, 35.0
+_MOMENTS = (-3.0, -1.5, 0.0, 1.5)
 _TITLES = {"log": "the log", "policy": "the policy's agents", "reference": "the reference's agents"}
 
 
@@ -107,14 +110,21 @@ def write_cases(
         assert source is not None
         scene = source.get(case.scenario_id)
         row = [one.name for one in planners].index(case.planner)
-        panels = []
+        panels, struck = [], None
         for name in (_LOG, case.simulator):
             drive = driven(scene, planners, by_name[name], seed).drive
-            states = joint_states(scene, drive.pose[row : row + 1, :, 1:], scene_origin(scene))
-            panels.append(Panel(f"{case.planner} among {_TITLES[name]}", states))
+            (states,) = joint_states(scene, drive.pose[row : row + 1, :, 1:], scene_origin(scene))
+            at = f", struck at {case.seconds:.1f} s" if name == _LOG else ""
+            panels.append(Panel(f"{case.planner} among {_TITLES[name]}{at}", states))
+            # Where the AV is when it is struck is the middle of both pictures.
+            struck = states[drive.ego, round(case.seconds / STEP_SECONDS) - 1, :2] if struck is None else struck
+        assert struck is not None
+        raster = SceneRaster(scene, _PIXELS, _RADIUS, struck.double().numpy())
+        rasters = [raster] * len(panels)
         film, sheet = folder / f"case_{number}.mp4", folder / f"case_{number}.png"
         folder.mkdir(parents=True, exist_ok=True)
-        write_video(film, scene_frames(scene, panels, _PIXELS))
-        write_contact_sheet(sheet, scene, panels)
+        write_video(film, (panel_frame(rasters, panels, step) for step in range(NUM_STEPS)))
+        moments = [min(8.0, max(0.0, case.seconds + offset)) for offset in _MOMENTS]
+        write_sheet(sheet, rasters, panels, moments)
         written.append({**asdict(case), "film": film.name, "sheet": sheet.name})
     return written
