@@ -19,6 +19,7 @@ from data.geometry import box_separation
 from pipeline.planners.ahead import red_lines_ahead
 from pipeline.planners.corridor import road_corridor
 from pipeline.planners.interface import Floats, Mission, Situation, Trajectory
+from pipeline.planners.lanes import wrapped
 from pipeline.planners.lattice import Candidates, Start, along_route, candidates
 from pipeline.planners.prediction import Prediction, others_near, predict
 from pipeline.planners.speeds import allowed_speeds
@@ -150,7 +151,7 @@ class FrenetPlanner:
                     return last.state(0, k)
         s, d = (float(value) for value in self.mission.route.project(pose[:2]))
         _, _, heading, bend = (float(value) for value in self.mission.route.at(s))
-        turn = float(np.clip(np.arctan2(np.sin(pose[2] - heading), np.cos(pose[2] - heading)), -1.0, 1.0))
+        turn = float(np.clip(wrapped(pose[2] - heading), -1.0, 1.0))
         stretch = max(1 - bend * d, 0.3)
         settings = self.settings
         acceleration = float(np.clip(now.acceleration, -settings.braking, settings.forwards))

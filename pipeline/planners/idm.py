@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.planners.ahead import obstacles_ahead, red_lines_ahead
 from pipeline.planners.interface import Floats, Mission, Situation, Trajectory
+from pipeline.planners.lanes import wrapped
 from pipeline.planners.route import Route, path_onto
 from pipeline.planners.speeds import allowed_speeds
 
@@ -150,7 +151,7 @@ class IDMPlanner:
             ahead = after
             travelled.append(moved)
         x, y, heading, _ = path.at(np.array(travelled))
-        return Trajectory(np.stack((x, y, heading), axis=-1))
+        return Trajectory(np.stack((x, y, wrapped(heading)), axis=-1))
 
     def _acceleration(
         self, s: float, speed: float, gap: Floats, leader: Floats, merging: NDArray[np.bool_], before: float

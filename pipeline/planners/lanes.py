@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.scene import LinkKind, MapKind, Scene
 
-__all__ = ["Lane", "Taken", "along", "match_lanes", "read_lanes", "straightest"]
+__all__ = ["Lane", "Taken", "along", "match_lanes", "read_lanes", "straightest", "wrapped"]
 
 Floats = NDArray[np.float64]
 
@@ -65,8 +65,8 @@ class Taken:
     changed: bool
 
 
-def _turn(angle: Floats | float) -> Floats:
-    """Radians wrapped to [-pi, pi]."""
+def wrapped(angle: Floats | float) -> Floats:
+    """Radians in [-pi, pi]."""
     return np.asarray(np.arctan2(np.sin(angle), np.cos(angle)))
 
 
@@ -98,7 +98,7 @@ def read_lanes(scene: Scene, origin: Floats) -> list[Lane]:
         first, last = (np.array([line[end] for _, line in parts]) for end in (0, -1))
         begins, ends = (np.array([heading[end] for heading in headings]) for end in (0, -1))
         near = np.linalg.norm(last[:, None] - first[None], axis=-1) < _JOINT
-        near &= np.abs(_turn(begins[None] - ends[:, None])) < _JOINT_TURN
+        near &= np.abs(wrapped(begins[None] - ends[:, None])) < _JOINT_TURN
         for before, after in zip(*near.nonzero()):
             if before != after:
                 following[before].add(int(after))
@@ -146,7 +146,7 @@ def match_lanes(lanes: Sequence[Lane], pose: Floats) -> list[Taken]:
         if (lane.point.min(0) > high).any() or (lane.point.max(0) < low).any():
             continue
         where, distance, heading = along(lane, pose[:, :2])
-        turn = _turn(heading - pose[:, 2])
+        turn = wrapped(heading - pose[:, 2])
         fits = (distance < _FAR) & (np.abs(turn) < _TURNED)
         if fits.any():
             cost = np.minimum(distance, _FAR) ** 2 + _HEADING_COST * (1 - np.cos(turn))
@@ -212,7 +212,7 @@ def straightest(lanes: Sequence[Lane], lane: int, length: float) -> list[int]:
     seen = {lane}
     while length > 0:
         turns = {
-            after: abs(float(_turn(lanes[after].heading[-1] - lanes[lane].heading[-1])))
+            after: abs(float(wrapped(lanes[after].heading[-1] - lanes[lane].heading[-1])))
             for after in lanes[lane].successors
             if after not in seen
         }

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.planners.interface import Floats
+from pipeline.planners.lanes import wrapped
 from pipeline.planners.route import Route
 
 __all__ = ["Candidates", "Start", "candidates", "quartic", "quintic"]
@@ -73,7 +74,8 @@ class Candidates:
         """[c, K, 3] x, y, heading of some candidates."""
         s, d = self.s[rows], self.d[rows]
         x, y, heading, _ = route.at(s)
-        return np.stack((x - d * np.sin(heading), y + d * np.cos(heading), heading + self.turn[rows]), axis=-1)
+        turned = wrapped(heading + self.turn[rows])
+        return np.stack((x - d * np.sin(heading), y + d * np.cos(heading), turned), axis=-1)
 
 
 def quartic(start: tuple[float, float, float], end_speed: Floats, duration: Floats) -> Floats:

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 
 from data.scene import CURRENT_INDEX, Scene
-from pipeline.planners.lanes import Lane, Taken, along, match_lanes, read_lanes, straightest
+from pipeline.planners.lanes import Lane, Taken, along, match_lanes, read_lanes, straightest, wrapped
 
 __all__ = ["Route", "find_route", "make_route", "path_onto"]
 
@@ -177,7 +177,7 @@ def path_onto(route: Route, pose: Floats, length: float, near: float | None = No
     """
     s0, d0 = (float(value) for value in route.project(pose[:2], near))
     _, _, heading, bend = route.at(s0)
-    turn = float(np.clip(np.arctan2(np.sin(pose[2] - heading), np.cos(pose[2] - heading)), -1.2, 1.2))
+    turn = float(np.clip(wrapped(pose[2] - heading), -1.2, 1.2))
     slope = (1 - float(bend) * d0) * np.tan(turn)
     s = np.arange(s0, max(route.length, s0 + 2 * length) + _SPACING, _SPACING / 2)
     u = np.clip((s - s0) / length, 0.0, 1.0)
@@ -301,7 +301,7 @@ def _cut(point: Floats, limit: Floats, now: Floats) -> Route:
     length = float(np.linalg.norm(np.diff(point, axis=0), axis=1).sum())
     # The direction of the last metre: the last piece may be arbitrarily short.
     back = point[-1] - point[np.linalg.norm(point - point[-1], axis=1) > min(1.0, length / 2)][-1]
-    ahead = back / np.linalg.norm(back) * _LENGTH
+    ahead = back / np.linalg.norm(back) * (_LENGTH + 2 * _SPACING)
     whole = make_route(np.concatenate((point, point[-1:] + ahead)), np.append(limit, limit[-1]))
     s = float(whole.project(now[:2])[0])
     keep = (whole.distance >= s - _BEHIND) & (whole.distance <= max(s, 0.0) + _LENGTH + _SPACING)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.scene import MapKind, Scene, until_now
 from data.tokenizer import scene_origin
 from data.vocabulary import type_index
 from pipeline.planners.execution import execute
-from pipeline.planners.interface import Floats, MakePlanner, Mission, Situation, Trajectory
+from pipeline.planners.interface import Control, Floats, MakePlanner, Mission, Situation, Trajectory
+from pipeline.planners.lanes import wrapped
 from pipeline.planners.route import find_route
+from pipeline.selfplay.worlds import _signals
 
 __all__ = ["Drive", "drive", "mission_of", "straight_road"]
 
 
 @dataclass(frozen=True)
 class Drive:
-    """What happened: poses [T + 1, 3] of the AV, the first one recorded, and what the planner was told."""
+    """What happened: poses [T + 1, 3] of the AV in the scene's coordinates, the first one recorded, and what the
+    planner was told."""
 
     mission: Mission
     pose: Floats
@@ -50,56 +54,48 @@ def mission_of(scene: Scene, seed: int = 0) -> Mission:
     return Mission(until_now(scene), origin, ego, route, recorded, seed)
 
 
-def drive(scene: Scene, make: MakePlanner, steps: int = 80, others: Floats | None = None) -> Drive:
-    """Others [A, 11 + steps, 3] replay the log unless told otherwise, at its end they go straight on."""
+def drive(scene: Scene, make: MakePlanner, steps: int = 80) -> Drive:
+    """All others replay the log, and go straight on at its end."""
     mission = mission_of(scene)
     planner = make(mission)
-    ego, agents, chosen = mission.ego, scene.agents, scene.simulated.numpy()
-    tracks = _recorded(scene, mission.origin) if others is None else others
-    valid = agents.valid.numpy()[chosen]
+    ego, agents, chosen = mission.ego, scene.agents, scene.simulated
+    tracks = _recorded(scene, mission.origin)
+    valid = agents.valid[chosen].numpy()
+    size = agents.size[chosen, 10, :2].double().numpy()
+    types = type_index(agents.type[chosen]).numpy()
+    velocity = agents.velocity[chosen, 10].double().numpy()
+    lines, red = _lights(scene)
     pose = tracks[:, 10].copy()
-    velocity = agents.velocity[scene.simulated, 10].numpy().astype(np.float64)
-    before = np.linalg.norm(agents.velocity[scene.simulated, 9][ego].numpy())
-    acceleration, yaw = float(np.linalg.norm(velocity[ego]) - before) / 0.1, 0.0
+    acceleration, yaw = float(np.linalg.norm(velocity[ego]) - agents.velocity[chosen, 9][ego].norm()) / 0.1, 0.0
     poses, situations = [pose[ego].copy()], []
-    lines, red = _lights(scene, mission.origin)
-    answer: object = None
+    answer: Trajectory | Control = Control(0.0, 0.0)
     asked = -planner.period
     for step in range(steps):
+        speed = float(np.linalg.norm(velocity[ego]))
         if step - asked >= planner.period:
             there = valid[:, min(10 + step, valid.shape[1] - 1)].copy()
             there[ego] = True
-            situation = Situation(
-                step, pose.copy(), velocity.copy(), agents.size[scene.simulated, 10, :2].numpy().astype(np.float64),
-                type_index(agents.type[scene.simulated]).numpy(), there, acceleration, yaw,
-                lines, red[:, min(10 + step, red.shape[1] - 1)],
-            )  # fmt: skip
-            situations.append(situation)
-            answer, asked = planner.plan(situation), step
-        last, speed = pose[ego].copy(), float(np.linalg.norm(velocity[ego]))
-        following = tracks[:, min(11 + step, tracks.shape[1] - 1)].copy()
-        if 11 + step >= tracks.shape[1]:
-            following = pose.copy()
-            following[:, :2] += velocity * 0.1
-        if isinstance(answer, Trajectory):
-            following[ego] = answer.pose[step - asked]
+            now = red[:, min(10 + step, red.shape[1] - 1)]
+            situations.append(Situation(step, pose, velocity, size, types, there, acceleration, yaw, lines, now))
+            answer, asked = planner.plan(situations[-1]), step
+        if 11 + step < tracks.shape[1]:
+            after = tracks[:, 11 + step].copy()
         else:
-            following[ego], _ = execute(last, speed, answer)  # type: ignore[arg-type]
-        velocity = (following[:, :2] - pose[:, :2]) / 0.1
+            after = pose + 0.1 * np.concatenate((velocity, np.zeros((len(pose), 1))), axis=1)
+        if isinstance(answer, Trajectory):
+            after[ego] = answer.pose[step - asked]
+        else:
+            after[ego], _ = execute(pose[ego], speed, answer)
+        velocity = (after[:, :2] - pose[:, :2]) / 0.1
         acceleration = (float(np.linalg.norm(velocity[ego])) - speed) / 0.1
-        yaw = float(np.arctan2(*(f(following[ego, 2] - last[2]) for f in (np.sin, np.cos)))) / 0.1
-        pose = following
+        yaw = float(wrapped(after[ego, 2] - pose[ego, 2])) / 0.1
+        pose = after
         poses.append(pose[ego].copy())
-    return Drive(mission, np.array(poses), situations)
+    return Drive(mission, np.array(poses) + np.append(mission.origin, 0.0), situations)
 
 
-def _lights(scene: Scene, origin: Floats) -> tuple[Floats, np.ndarray]:
-    from data.vocabulary import Vocabulary  # noqa: F401
-    from pipeline.selfplay.worlds import _signals
-
+def _lights(scene: Scene) -> tuple[Floats, NDArray[np.bool_]]:
+    """Stop lines [S, 3] and whether they are red [S, T]."""
     line, red, placed = _signals(scene, scene_origin(scene))
     lines = line.double().numpy()
     return lines[placed.numpy()], red.numpy()[placed.numpy()]
-
-
-_ = replace

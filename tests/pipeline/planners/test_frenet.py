@@ -1,0 +1,155 @@
+"""The Frenet lattice: its polynomials against their boundary conditions, and what it drives around or stops for."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.scene import LightState, MapKind, Scene
+from pipeline.planners.corridor import road_corridor
+from pipeline.planners.frenet import FRENET_SETTINGS, FrenetPlanner
+from pipeline.planners.interface import MakePlanner
+from pipeline.planners.lattice import Start, candidates, quartic, quintic
+from tests.pipeline.planners.driving import Drive, drive, mission_of, straight_road
+from tests.pipeline.planners.test_route import winding
+from tests.scenes import Mover, Signal, hand_made
+
+NUMBERS = st.floats(-5.0, 5.0)
+
+
+def frenet(name: str = "baseline") -> MakePlanner:
+    return partial(FrenetPlanner, settings=FRENET_SETTINGS[name])
+
+
+@settings(max_examples=30)
+@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.floats(0.5, 6.0))
+def test_quartics_meet_their_conditions(s: float, v: float, a: float, end: float, duration: float) -> None:
+    poly = np.polynomial.Polynomial(quartic((s, v, a), np.array(end), np.array(duration)))
+    first, second = poly.deriv(), poly.deriv(2)
+    got = [poly(0), first(0), second(0), first(duration), second(duration)]
+    np.testing.assert_allclose(got, [s, v, a, end, 0.0], atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.floats(2.0, 60.0))
+def test_quintics_meet_their_conditions(d: float, slope: float, bend: float, end: float, length: float) -> None:
+    poly = np.polynomial.Polynomial(quintic((d, slope, bend), np.array(end), np.array(length)))
+    got = [f(x) for x in (0, length) for f in (poly, poly.deriv(), poly.deriv(2))]
+    np.testing.assert_allclose(got, [d, slope, bend, end, 0.0, 0.0], atol=1e-5)
+
+
+def test_candidates_are_what_they_say_in_the_plane() -> None:
+    """Speeds, accelerations and curvatures against differences of the positions, on a bend."""
+    route = winding([0.02, 0.02, 0.02, 0.02, 0.02])
+    start = Start(s=10.0, rate=8.0, acceleration=0.5, d=0.5, slope=0.02, bend=0.0)
+    tried = candidates(
+        route, start, np.array([5.0, 9.0]), np.array([2.0, 3.0]), np.array([-1.0, 0.0, 2.0]), 300, 0.01
+    )
+    assert tried.s.shape == (12, 300)
+    pose = tried.pose(route)
+    velocity = np.gradient(pose[..., :2], 0.01, axis=1)
+    inner = slice(5, -5)
+    np.testing.assert_allclose(np.linalg.norm(velocity, axis=-1)[:, inner], tried.speed[:, inner], atol=0.03)
+    moving = np.unwrap(np.arctan2(velocity[..., 1], velocity[..., 0]), axis=1)
+    np.testing.assert_allclose(moving[:, inner], np.unwrap(pose[..., 2], axis=1)[:, inner], atol=0.01)
+    bent = np.gradient(np.unwrap(pose[..., 2], axis=1), 0.01, axis=1) / tried.speed
+    np.testing.assert_allclose(bent[:, inner], tried.curvature[:, inner], atol=0.012)
+    np.testing.assert_allclose(tried.d[:, -1], np.tile([-1.0, 0.0, 2.0], 4), atol=0.02)
+    np.testing.assert_allclose(tried.rate[:, -1], [5] * 6 + [9] * 6, atol=0.02)
+
+
+def edges(half: float) -> list[tuple[MapKind, list[tuple[float, ...]]]]:
+    return [(MapKind.ROAD_EDGE, [(float(x), side) for x in range(-60, 400, 4)]) for side in (half, -half)]
+
+
+def collides(driven: Drive, scene: Scene) -> bool:
+    """Whether the AV's box ever meets another's, by polygons; all others stand."""
+    agents = scene.agents
+
+    def box(x: float, y: float, heading: float, row: int) -> shapely.Polygon:
+        length, width = (float(value) / 2 for value in agents.size[row, 10, :2])
+        corner = np.array([(length, width), (-length, width), (-length, -width), (length, -width)])
+        turn = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
+        return shapely.Polygon(corner @ turn + [x, y])
+
+    parked = []
+    for row in range(1, len(agents.id)):
+        x, y = agents.position[row, 10, :2].tolist()
+        parked.append(box(x, y, float(agents.heading[row, 10]), row))
+    own = [box(x, y, heading, 0) for x, y, heading in driven.pose.tolist()]
+    return any(car.intersects(other) for car in own for other in parked)
+
+
+def test_a_parked_car_is_driven_around() -> None:
+    scene = hand_made([Mover(speed=9.0), Mover(x=40.0, y=-1.2)], [straight_road(), *edges(6.0)])
+    driven = drive(scene, frenet())
+    assert not collides(driven, scene)
+    assert driven.pose[-1, 0] > 55.0, "it gets past"
+    assert driven.pose[:, 1].max() > 0.8
+    assert abs(driven.pose[-1, 1]) < driven.pose[:, 1].max()
+    # Without looking it is hit, so that the test can fail.
+    assert collides(drive(scene, frenet("no_collision")), scene)
+
+
+@pytest.mark.parametrize("name", ["baseline", "conservative", "fast", "high_speed"])
+def test_a_blocked_road_is_stopped_at(name: str) -> None:
+    cars = [Mover(x=45.0, y=y) for y in (-3.5, 0.0, 3.5)]
+    scene = hand_made([Mover(speed=9.0), *cars], [straight_road(), *edges(5.5)])
+    driven = drive(scene, frenet(name))
+    assert not collides(driven, scene)
+    assert driven.speed[-1] < 1.0
+    assert driven.pose[-1, 0] < 43.0
+
+
+def test_the_edge_of_the_road_leaves_no_way_around() -> None:
+    movers = [Mover(speed=9.0), Mover(x=40.0, y=-1.2)]
+    wide = drive(hand_made(movers, [straight_road(), *edges(6.0)]), frenet())
+    narrow = drive(hand_made(movers, [straight_road(), *edges(1.7)]), frenet())
+    assert wide.pose[-1, 0] > 55.0
+    assert narrow.pose[-1, 0] < 37.0
+    assert np.abs(narrow.pose[:, 1]).max() < 0.7
+
+
+def test_corridors_are_the_distance_to_the_edges() -> None:
+    scene = hand_made([Mover(speed=9.0)], [straight_road(), *edges(4.5)])
+    mission = mission_of(scene)
+    corridor = road_corridor(scene, mission.origin, mission.route)
+    np.testing.assert_allclose(corridor.left[:-10], 4.5, atol=0.01)
+    np.testing.assert_allclose(corridor.right[:-10], 4.5, atol=0.01)
+    none = road_corridor(hand_made([Mover()], [straight_road()]), mission.origin, mission.route)
+    assert (none.left == 10.0).all()
+
+
+@pytest.mark.parametrize("name", ["baseline", "aggressive"])
+def test_red_lights_are_stopped_at(name: str) -> None:
+    red = [LightState.STOP] * 91
+    scene = hand_made([Mover(speed=9.0)], [straight_road()], [Signal(0, (45.0, 0.0), red)])
+    driven = drive(scene, frenet(name))
+    assert 30.0 < driven.pose[-1, 0] < 43.1
+    green = hand_made([Mover(speed=9.0)], [straight_road()], [Signal(0, (45.0, 0.0), [LightState.GO] * 91)])
+    assert drive(green, frenet(name)).pose[-1, 0] > 60.0
+
+
+def test_plans_are_continued_without_jumps() -> None:
+    scene = hand_made([Mover(y=1.0, speed=6.0)], [straight_road()])
+    driven = drive(scene, frenet())
+    acceleration = np.diff(driven.speed) / 0.1
+    assert np.abs(np.diff(acceleration)).max() < 1.0
+    assert np.linalg.norm(np.diff(driven.pose[:2, :2], axis=0)) == pytest.approx(0.6, abs=0.05)
+    assert abs(driven.pose[-1, 1]) < 0.05
+
+
+def test_settings_are_those_of_the_table() -> None:
+    assert len(FRENET_SETTINGS) == 10
+    count = {name: value.offsets * value.speeds * value.times for name, value in FRENET_SETTINGS.items()}
+    assert count["baseline"] == 150
+    assert count["wide_search"] == 1400
+    assert count["fast"] == 30
+    smooth = FRENET_SETTINGS["smooth"]
+    weights = (smooth.lateral, smooth.velocity, smooth.acceleration, smooth.progress, smooth.jerk)
+    assert weights == (20, 2, 5, 1, 3)
