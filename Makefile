@@ -18,7 +18,7 @@ ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners test lint bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ stages: $(RUNTIME) $(ENGINE_INSTALLED) ## the whole pipeline, from data (generat
 
 $(STAGES): $(RUNTIME) $(ENGINE_INSTALLED)
 	$(PIPELINE) --target $@ $(ARGS)
+
+planners: $(RUNTIME) $(ENGINE_INSTALLED) ## behind stages: planners in the AV among logs, reference and policy, to RUN's planners/
+	$(PY) -m pipeline planners --preset $(PRESET) --run runs/$(RUN) $(ENGINE_OPTIONS) $(ARGS)
 
 test: $(DEV) ## all tests
 	$(PY) -m pytest -n 2 $(ARGS)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PolyCollection
 
-__all__ = ["curve_figure", "likelihood_figure", "paper_figure", "save_figure", "scene_figure"]
+__all__ = ["curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
 
 _COLUMN_INCHES = 3.4
 _STYLE: Any = {
@@ -51,17 +50,6 @@ _LINES: dict[Line, tuple[str, float]] = {
     Line.EDGE: ("#56616d", 0.6),
 }
 _SHOWN = 8
-
-
-@contextlib.contextmanager
-def paper_figure(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes [rows, columns] in the style of this module, which holds while they are drawn on.
-
-    Args:
-        rows, columns: of panels. width, height: of the whole, inches.
-    """
-    with plt.rc_context(_STYLE):
-        yield plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
 
 
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
