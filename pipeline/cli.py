@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pipeline.options import (
     split_config,
 )
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "whole_run"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,22 @@ COMMANDS: dict[str, Command] = {
         "--scenarios womd/validation --rollouts submission.tar.gz",
         "look at scenarios and rollouts in a browser",
     ),
+    "robustness": Command(
+        "pipeline.stages.robustness",
+        "run_robustness",
+        "RobustnessConfig",
+        "robustness",
+        "--run runs/demo --out runs/demo/robustness",
+        "realism of agents whose inputs are wrong",
+    ),
+    "transfer": Command(
+        "pipeline.stages.transfer",
+        "run_transfer",
+        "TransferConfig",
+        "transfer",
+        """--runs '["runs/demo", "runs/womd"]' --out runs/transfer""",
+        "agents trained in one run, tested on the scenes of others",
+    ),
     "plan": Command(
         "pipeline.stages.planning",
         "run_plan",
@@ -198,11 +214,18 @@ def _call(name: str, arguments: list[str]) -> None:
         _run(name, command, arguments)
 
 
+def whole_run(preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
+    """What a preset says of a whole run: everything but the sections of commands that a run does not contain."""
+    own = {field.name for field in dataclasses.fields(config_class)}
+    beside = {command.section for command in COMMANDS.values()} - own
+    return {name: values for name, values in preset.items() if name not in beside}
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
-    section = preset if command.section is None else preset.get(command.section, {})
     function, config_class = _load(command)
+    section = whole_run(preset, config_class) if command.section is None else preset.get(command.section, {})
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
     parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))
