@@ -110,7 +110,8 @@ def run_robustness(
     """Let agents simulate scenes that they see wrongly, and score them against the scenes as they were.
 
     Writes metrics.json, table.csv and table.md: realism by kind, level and agent, and its paired difference to the
-    clean scene, with bootstrap intervals over scenes; and degradation.pdf and .png, these differences as curves.
+    clean scene, with bootstrap intervals over scenes, in brief first; and degradation.pdf and .png, these
+    differences as curves.
 
     Args:
         config: what is tried.
@@ -222,10 +223,24 @@ def _write(
         [_title(c), agent.replace("_", " "), str(changed[agent, c]), *scores_row(summaries[agent, c])]
         for agent, c in ordered
     ]
-    write_text(out / "table.md", markdown(table))
+    brief = _brief(summaries, changed)
+    write_text(out / "table.md", f"{markdown(brief)}\n{markdown(table)}")
     if panels := _panels(summaries):
         save_figure(bands_figure(panels, "change of realism"), out, "degradation")
-    say(render_table(table))
+    say(render_table(brief))
+
+
+def _brief(
+    summaries: Mapping[tuple[str, Condition], Summary], changed: Mapping[tuple[str, Condition], int]
+) -> list[list[str]]:
+    """Realism of every agent with inputs as recorded, and its change under every condition, a condition a row."""
+    agents = list(dict.fromkeys(agent for agent, _ in summaries))
+    rows = [["inputs", "changed scenes", *(agent.replace("_", " ") for agent in agents)]]
+    for condition in dict.fromkeys(condition for _, condition in summaries):
+        cells = (scores_row(summaries[agent, condition]) for agent in agents)
+        found = [cell[0] if condition.kind == CLEAN else cell[1] for cell in cells]
+        rows.append([_title(condition), str(changed[agents[0], condition]), *found])
+    return rows
 
 
 def _title(condition: Condition) -> str:

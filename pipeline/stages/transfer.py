@@ -33,7 +33,7 @@ class TransferConfig:
         agents: of constant_velocity, reference and policy. The first learns nothing, and says how
             hard the scenes are.
         scenes: of every run, drawn at random among those that can be scored; 0 for all.
-        rollouts: of every scene and agent. Fewer than 32 give lower scores: compare within the table.
+        rollouts: of every scene and agent; with 32 the figures are those of evaluate.
         sampling: how a learnt agent draws its tokens.
         metric: 2025, 2024 or 2025_scenario_gen.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
@@ -43,7 +43,7 @@ class TransferConfig:
 
     agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
     scenes: int = 0
-    rollouts: int = 16
+    rollouts: int = 32
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     metric: str = "2025"
     chunk: int = 4

@@ -91,7 +91,9 @@ def test_files(done: Path) -> None:
     assert len(rows) == 4 * len(AGENTS)
     assert [row["kind"] for row in rows[::3]] == ["clean", "position_bias", "dropped_map", "wrong_lights"]
     table = (done / "table.md").read_text().splitlines()
-    assert table[0].startswith("| inputs | agent | changed | realism | difference |")
+    assert table[0] == "| inputs | changed scenes | constant velocity | reference | policy |"
+    assert table[4].startswith("| dropped map 60% | 4 | +0.000 [+0.000, +0.000] | ")
+    assert table[7].startswith("| inputs | agent | changed | realism | difference |")
     assert any(line.startswith("| dropped map 60% | policy | 4 |") for line in table)
     assert (done / "degradation.pdf").read_bytes().startswith(b"%PDF")
     assert (done / "degradation.png").stat().st_size > 10_000
