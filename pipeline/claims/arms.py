@@ -29,7 +29,17 @@ from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 
-__all__ = ["RESULT_FILE", "Arm", "ArmResult", "Judged", "Trial", "arm_folder", "judge_rollouts", "run_arm", "way_name"]
+__all__ = [
+    "RESULT_FILE",
+    "Arm",
+    "ArmResult",
+    "Judged",
+    "Trial",
+    "arm_folder",
+    "judge_rollouts",
+    "run_arm",
+    "way_name",
+]
 
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
 # How a result is computed may change; what is computed may not.
@@ -273,7 +283,5 @@ def _measure(trial: Trial, folder: Path) -> dict[str, Any]:
     scenes = list(open_scenes(trial.judged.scenarios))
     reference = ReferenceAgent.from_checkpoint(trial.reference)
     parts = scene_divergences(policy, reference, scenes, ObservationConfig(**view), seed=0)
-    by_scene = {
-        str(scene.scenario_id): dataclasses.asdict(part) for scene, part in zip(scenes, parts, strict=True)
-    }
+    by_scene = {str(scene.scenario_id): dataclasses.asdict(part) for scene, part in zip(scenes, parts, strict=True)}
     return {"measured": mean_divergence(parts), "measured_scenes": by_scene}

@@ -157,7 +157,7 @@ def score_scene(task: LikelihoodTask) -> str:
 def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: LikelihoodTask) -> dict[str, Any]:
     steps = reference.vocabulary.token_steps
     chosen, moving = scene.simulated, moving_agents(scene)
-    there = scene.agents.valid[chosen, CURRENT_INDEX :: steps]  # [A, D + 1]
+    there = scene.agents.valid[chosen, CURRENT_INDEX::steps]  # [A, D + 1]
     asked = there[:, :-1] & there[:, 1:] & moving.unsqueeze(-1)
     types = type_index(scene.agents.type[chosen])
     recorded = scene.agents.valid[chosen, CURRENT_INDEX + 1 : CURRENT_INDEX + 1 + FUTURE_STEPS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PolyCollection
 
-__all__ = ["curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
+__all__ = ["Band", "bands_figure", "curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
 
 _COLUMN_INCHES = 3.4
 _STYLE: Any = {
@@ -104,6 +105,46 @@ def curve_figure(curve: Curve, names: Sequence[str], title: str) -> Any:
         axes.set_xlabel(axis.replace("_", " "))
         axes.set_title(title, loc="left")
         axes.legend()
+    return figure
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve with its interval: values of one agent at ascending places, each with low and high."""
+
+    agent: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int = 4) -> Any:
+    """Small panels side by side on one scale: what depends on what, by agent, with intervals as bands.
+
+    Args:
+        panels: curves by what stands below their axis. label: of what is drawn.
+        columns: panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(_STYLE):
+        size = (_COLUMN_INCHES / 2 * columns, 1.45 * rows + 0.3)
+        figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, bands) in zip(grid.flat, panels.items(), strict=False):
+            for band in bands:
+                colour = _AGENTS.get(band.agent, "#0b63a5")
+                axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+                mark, name = _MARKS.get(band.agent, "x"), band.agent.replace("_", " ")
+                axes.plot(band.x, band.y, mark + "-", color=colour, markersize=2.4, label=name)
+            axes.set_xlabel(title)
+        for row in grid:
+            row[0].set_ylabel(label)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 / size[1]))
+        figure.legend(handles, names, loc="upper center", ncol=len(names))
     return figure
 
 
