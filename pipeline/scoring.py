@@ -76,9 +76,7 @@ def with_targets(scene: Scene, targets: str) -> Scene:
     counted = torch.isin(agents.type, torch.tensor(TARGETS[targets]))
     return dataclasses.replace(
         scene,
-        agents=dataclasses.replace(
-            agents, is_sdc=agents.is_sdc & counted, to_predict=agents.to_predict & counted
-        ),
+        agents=dataclasses.replace(agents, is_sdc=agents.is_sdc & counted, to_predict=agents.to_predict & counted),
     )
 
 

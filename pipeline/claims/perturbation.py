@@ -43,7 +43,9 @@ def perturbed(states: Tensor, moving: Tensor, sigma: float, draws: int, generato
     """
     agents, steps = states.shape[:2]
     onset = (torch.arange(1, steps + 1) / _ONSET).clamp(max=1.0)
-    noise = smooth_noise((draws, agents, 3, steps), generator).transpose(-1, -2) * onset.unsqueeze(-1)  # [R, A, T, 3]
+    noise = smooth_noise((draws, agents, 3, steps), generator).transpose(-1, -2) * onset.unsqueeze(
+        -1
+    )  # [R, A, T, 3]
     noise = torch.where(moving[:, None, None], sigma * noise, 0.0)
     result = states.expand(draws, -1, -1, -1).clone()
     result[..., :2] += noise[..., :2]

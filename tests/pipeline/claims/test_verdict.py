@@ -93,9 +93,7 @@ def test_correlations() -> None:
     x, y = level + generator.normal(size=(3, 40)), level + generator.normal(size=(3, 40))
     assert correlation(x, y, spearman, "kinds").value == 1.0
     inside = correlation(x, y, spearman, "within")
-    assert inside.value == pytest.approx(
-        np.mean([stats.spearmanr(x[:, n], y[:, n]).statistic for n in range(40)])
-    )
+    assert inside.value == pytest.approx(np.mean([stats.spearmanr(x[:, n], y[:, n]).statistic for n in range(40)]))
     assert inside.low > 0.9
     scenes = correlation(x, y, pearson, "scenes")
     assert scenes.value == pytest.approx(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]))
