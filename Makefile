@@ -18,7 +18,7 @@ ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners test lint bench lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench claims lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ lint: $(DEV) ## formatting, style, types, import directions
 
 bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for one of them
 	$(PY) -m pipeline.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
+	$(PY) -m pipeline claims --preset $(PRESET) --run runs/$(RUN) --out runs/$(RUN)/claims $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 lock: $(VENV)/bin/python ## resolve requirements*.in into the pinned requirements*.txt
 	$(PY) scripts/lock_requirements.py

@@ -36,6 +36,7 @@ __all__ = [
     "Judged",
     "Trial",
     "arm_folder",
+    "judge_reference",
     "judge_rollouts",
     "run_arm",
     "way_name",
@@ -55,12 +56,16 @@ class Arm:
         overrides: options of self-play by dotted name.
         settings: a file in ``pipeline/configs/selfplay`` that lies below the overrides.
         reference: which reference it is anchored to, by a name that whoever runs the arm knows.
+        targets: whose likelihoods count when it is judged, see ``EvaluateConfig.targets``.
+        watched: look at held-out scenes in the course of its training.
     """
 
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     settings: str | None = None
     reference: str = "run"
+    targets: tuple[str, ...] = ("all",)
+    watched: bool = False
 
     def config(self, base: SelfPlayConfig) -> SelfPlayConfig:
         """The options of its training.
@@ -90,6 +95,25 @@ class Judged:
     targets: tuple[str, ...] = ("all",)
     keep_rollouts: bool = True
 
+    def recipe(self) -> dict[str, Any]:
+        """As plain values."""
+        evaluate = dataclasses.asdict(self.evaluate)
+        for name in _FREE["evaluate"]:
+            del evaluate[name]
+        plain: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "scenarios": _digest(self.scenarios),
+                    "rollouts": self.rollouts,
+                    "ways": self.ways,
+                    "targets": self.targets,
+                    "evaluate": evaluate,
+                },
+                default=str,
+            )
+        )
+        return plain
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -112,29 +136,17 @@ class Trial:
 
     def recipe(self) -> dict[str, Any]:
         """As plain values; equal recipes give equal results."""
-        selfplay, evaluate = dataclasses.asdict(self.config), dataclasses.asdict(self.judged.evaluate)
-        for values, names in ((selfplay, _FREE["selfplay"]), (evaluate, _FREE["evaluate"])):
-            for name in names:
-                del values[name]
-        judged = self.judged
-        plain: dict[str, Any] = json.loads(
-            json.dumps(
-                {
-                    "selfplay": selfplay,
-                    "seed": self.seed,
-                    "training": _digest(str(self.training)),
-                    "anchor": sha256_of(self.anchor),
-                    "reference": sha256_of(self.reference),
-                    "scenarios": _digest(judged.scenarios),
-                    "rollouts": judged.rollouts,
-                    "ways": judged.ways,
-                    "targets": judged.targets,
-                    "evaluate": evaluate,
-                },
-                default=str,
-            )
-        )
-        return plain
+        selfplay = dataclasses.asdict(self.config)
+        for name in _FREE["selfplay"]:
+            del selfplay[name]
+        plain: dict[str, Any] = json.loads(json.dumps({"selfplay": selfplay}, default=str))
+        return plain | {
+            "seed": self.seed,
+            "training": _digest(str(self.training)),
+            "anchor": sha256_of(self.anchor),
+            "reference": sha256_of(self.reference),
+            **self.judged.recipe(),
+        }
 
 
 @lru_cache(maxsize=16)
@@ -180,6 +192,24 @@ class ArmResult:
     def curve(self) -> list[dict[str, float]]:
         """Rows of the training's table."""
         return _rows(self.folder)
+
+
+def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult:
+    """Sample a reference in every way and score it, or find that done; there is no training in the result.
+
+    Raises:
+        UserError: the folder holds a result of other settings; or as the stages.
+    """
+    done = folder / RESULT_FILE
+    recipe = {"reference": sha256_of(checkpoint), **judged.recipe()}
+    if done.exists():
+        values = read_json(done)
+        _refuse_changes(folder, values["recipe"], recipe)
+        return ArmResult(folder, values)
+    _begin(folder, recipe)
+    values = {"recipe": recipe, "reports": judge_rollouts(judged, "reference", checkpoint, folder)}
+    write_json(done, values)
+    return ArmResult(folder, values)
 
 
 def _scores(folder: Path, way: str, targets: str) -> Path:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means, differences and correlations over scenes, and over trainings where there are several.
+"""Bootstrap intervals of means, differences and correlations: over scenes, and over trainings if there are several.
 
 Shape legend: S trainings (seeds), N scenes, G groups, B resamples.
 """

@@ -9,7 +9,7 @@ Shape legend: R rollouts, A simulated agents, D decisions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -170,7 +170,7 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: Like
         present = recorded if name == "log" or name.startswith("perturbed") else everywhere
         likelihood, known = score_futures(reference, scene, _distinct(states, task.scored, name), present)
         counted = known & asked
-        row: dict[str, Any] = _sums(likelihood, counted)
+        row: dict[str, Any] = {**_sums(likelihood, counted)}
         row["types"] = {
             kind: _sums(likelihood, counted & (types == index).unsqueeze(-1))
             for index, kind in enumerate(TYPE_NAMES)
@@ -189,7 +189,7 @@ def _distinct(states: Tensor, scored: int, name: str) -> Tensor:
     return states[:1] if name in ("log", "constant velocity") else states[:scored]
 
 
-def _sums(likelihood: Tensor, counted: Tensor) -> Mapping[str, float]:
+def _sums(likelihood: Tensor, counted: Tensor) -> dict[str, float]:
     return {
         "sum": float(torch.where(counted, likelihood, 0.0).double().sum()) / len(likelihood),
         "count": int(counted.sum()) / len(likelihood),

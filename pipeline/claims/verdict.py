@@ -1,9 +1,9 @@
 """From intervals to a verdict, by a rule that is stated before anything is measured.
 
 A statement says that a figure (mostly a difference of two arms) lies above, below, or within bounds. Its 95 %
-interval decides: all of it where the statement has it, and the statement is *confirmed*; all of it outside, and it is
-*not confirmed*; otherwise it is *not decidable at this scale*. A claim is confirmed if all of its statements are, not
-confirmed if one of them is not, and not decidable otherwise.
+interval decides: all of it where the statement has it, and the statement is *confirmed*; all of it outside, and it
+is *not confirmed*; otherwise it is *not decidable at this scale*. A claim is confirmed if all its statements are,
+not confirmed if one of them is not, and not decidable otherwise.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PolyCollection
 
-__all__ = ["Band", "bands_figure", "curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
+__all__ = ["COLUMN_INCHES", "STYLE", "curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
 
-_COLUMN_INCHES = 3.4
-_STYLE: Any = {
+COLUMN_INCHES = 3.4
+STYLE: Any = {
     "font.family": "serif",
     "font.size": 7,
     "axes.titlesize": 7,
@@ -69,8 +69,8 @@ def likelihood_figure(results: Sequence[AgentResult]) -> Any:
     """Meta-metric and likelihoods of all features, with intervals, an agent a mark."""
     names = ["metametric", *(f"{name}_likelihood" for name in COMPONENTS)]
     labels = ["realism", *(name.removesuffix("_indication").replace("_", " ") for name in COMPONENTS)]
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 0.24 * len(names) + 0.4))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 0.24 * len(names) + 0.4))
         offsets = np.linspace(-0.28, 0.28, max(2, len(results)))
         for result, offset in zip(results, offsets, strict=False):
             values = [result.report["metrics"][name] for name in names]
@@ -96,8 +96,8 @@ def likelihood_figure(results: Sequence[AgentResult]) -> Any:
 def curve_figure(curve: Curve, names: Sequence[str], title: str) -> Any:
     """Columns of a training over its steps."""
     axis = "agent_steps" if "agent_steps" in curve.columns else "step"
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 1.7))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.7))
         for name, style in zip(names, ("-", "--", ":", "-."), strict=False):
             points = [(row[axis], row[name]) for row in curve.rows if axis in row and name in row]
             if points:
@@ -156,9 +156,9 @@ def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60
     panels = {"log": (recorded, scene.agents.valid[rows, CURRENT_INDEX + 1 :])} if scene.has_future else {}
     for name, states in futures.items():
         panels[name] = (states[:_SHOWN], torch.ones(states.shape[1:3], dtype=torch.bool))
-    with plt.rc_context(_STYLE):
-        width = _COLUMN_INCHES * max(1, len(panels)) / 1.5
-        figure, all_axes = plt.subplots(1, len(panels), figsize=(width, _COLUMN_INCHES / 1.5), squeeze=False)
+    with plt.rc_context(STYLE):
+        width = COLUMN_INCHES * max(1, len(panels)) / 1.5
+        figure, all_axes = plt.subplots(1, len(panels), figsize=(width, COLUMN_INCHES / 1.5), squeeze=False)
         for axes, (name, (states, valid)) in zip(all_axes[0], panels.items(), strict=True):
             _draw_map(axes, scene)
             _draw_agents(axes, scene, states, valid)

@@ -73,7 +73,7 @@ def test_the_log_scores_as_its_tokens_do(reference: ReferenceAgent) -> None:
 
 
 def test_the_references_own_futures_score_as_its_entropy_says(reference: ReferenceAgent) -> None:
-    """What is drawn from a distribution has its negative entropy as mean log-likelihood; naive futures have less."""
+    """What is drawn from a distribution has its negative entropy as mean log-likelihood; naive futures less."""
     scene = random_scene(2)
     present = torch.ones(int(scene.simulated.sum()), 80, dtype=torch.bool)
     own, known = score_futures(reference, scene, reference.rollouts(scene, 24, 0), present)

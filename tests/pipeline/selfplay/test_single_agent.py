@@ -31,7 +31,8 @@ def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(polic
     (driven,) = seen
     assert driven.controlled.sum(-1).tolist() == [1, 1, 1]
     assert (world.moves & world.exists)[driven.controlled].all()
-    assert episode.action.shape == (40, 3) and episode.agent_steps == 120
+    assert episode.action.shape == (40, 3)
+    assert episode.agent_steps == 120
     logged = world.log[:, :, vocabulary.token_steps - 1 :: vocabulary.token_steps]
     others = world.exists & ~driven.controlled
     assert torch.equal(driven.poses[:, :, 1:][others], logged[others])
