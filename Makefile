@@ -18,7 +18,7 @@ ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench claims lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners claims test lint bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

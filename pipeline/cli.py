@@ -164,6 +164,31 @@ COMMANDS: dict[str, Command] = {
         "the paper's claims as experiments: tables, figures, verdicts",
         parts=("tokenize", "pretrain", "finetune", "selfplay"),
     ),
+    "planners": Command(
+        "pipeline.stages.planners",
+        "run_planners",
+        "PlannersConfig",
+        "planners",
+        "--run runs/demo --planner pipeline.planners.example:make",
+        "planners in the AV among logs, reference, policy: PDM scores",
+        parts=("selfplay",),
+    ),
+    "robustness": Command(
+        "pipeline.stages.robustness",
+        "run_robustness",
+        "RobustnessConfig",
+        "robustness",
+        "--run runs/demo --out runs/demo/robustness",
+        "realism of agents whose inputs are wrong",
+    ),
+    "transfer": Command(
+        "pipeline.stages.transfer",
+        "run_transfer",
+        "TransferConfig",
+        "transfer",
+        """--runs '["runs/demo", "runs/womd"]' --out runs/transfer""",
+        "agents trained in one run, tested on the scenes of others",
+    ),
     "plan": Command(
         "pipeline.stages.planning",
         "run_plan",
@@ -209,19 +234,23 @@ def _call(name: str, arguments: list[str]) -> None:
         _run(name, command, arguments)
 
 
-def _section(command: Command, preset: dict[str, Any]) -> dict[str, Any]:
+def whole_run(preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
+    """What a preset says of a whole run: everything but the sections of commands that a run does not contain."""
+    own = {field.name for field in dataclasses.fields(config_class)}
+    beside = {command.section for command in COMMANDS.values()} - own
+    return {name: values for name, values in preset.items() if name not in beside}
+
+
+def _section(command: Command, preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
     """What a preset says of a command."""
-    if command.section is not None:
-        return {**preset.get(command.section, {}), **{part: preset.get(part, {}) for part in command.parts}}
-    # Commands that are no stage have sections of their own.
-    others = {other.section for other in COMMANDS.values() if other.parts}
-    return {name: values for name, values in preset.items() if name not in others}
+    if command.section is None:
+        return whole_run(preset, config_class)
+    return {**preset.get(command.section, {}), **{part: preset.get(part, {}) for part in command.parts}}
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
-    section = _section(command, preset)
     function, config_class = _load(command)
     section = _section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"

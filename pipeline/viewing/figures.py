@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,17 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PolyCollection
 
-__all__ = ["COLUMN_INCHES", "STYLE", "curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
+__all__ = [
+    "COLUMN_INCHES",
+    "STYLE",
+    "Band",
+    "bands_figure",
+    "curve_figure",
+    "likelihood_figure",
+    "paper_figure",
+    "save_figure",
+    "scene_figure",
+]
 
 COLUMN_INCHES = 3.4
 STYLE: Any = {
@@ -51,6 +62,17 @@ _LINES: dict[Line, tuple[str, float]] = {
     Line.EDGE: ("#56616d", 0.6),
 }
 _SHOWN = 8
+
+
+@contextlib.contextmanager
+def paper_figure(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes [rows, columns] in the style of this module, which holds while they are drawn on.
+
+    Args:
+        rows, columns: of panels. width, height: of the whole, inches.
+    """
+    with plt.rc_context(STYLE):
+        yield plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
 
 
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
@@ -128,8 +150,8 @@ def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int 
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    with plt.rc_context(_STYLE):
-        size = (_COLUMN_INCHES / 2 * columns, 1.45 * rows + 0.3)
+    with plt.rc_context(STYLE):
+        size = (COLUMN_INCHES / 2 * columns, 1.45 * rows + 0.3)
         figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
