@@ -14,7 +14,7 @@ from pipeline.planners.execution import execute
 from pipeline.planners.interface import Control, Floats, MakePlanner, Mission, Situation, Trajectory
 from pipeline.planners.lanes import wrapped
 from pipeline.planners.route import find_route
-from pipeline.selfplay.worlds import _signals
+from pipeline.selfplay.worlds import signals_of
 
 __all__ = ["Drive", "drive", "mission_of", "straight_road"]
 
@@ -96,6 +96,6 @@ def drive(scene: Scene, make: MakePlanner, steps: int = 80) -> Drive:
 
 def _lights(scene: Scene) -> tuple[Floats, NDArray[np.bool_]]:
     """Stop lines [S, 3] and whether they are red [S, T]."""
-    line, red, placed = _signals(scene, scene_origin(scene))
+    line, red, placed = signals_of(scene, scene_origin(scene))
     lines = line.double().numpy()
     return lines[placed.numpy()], red.numpy()[placed.numpy()]

@@ -13,7 +13,7 @@ from data.scene import CURRENT_INDEX
 from data.tokenizer import scene_origin
 from pipeline.planners.drive import drive_scene, mission_of
 from pipeline.planners.drive_record import logged_drive
-from pipeline.planners.interface import Control, Mission, Situation, Trajectory
+from pipeline.planners.interface import Control, MakePlanner, Mission, Situation, Trajectory
 from pipeline.planners.simple import ConstantVelocityPlanner, LogPlanner
 from pipeline.planners.traffic import LogTraffic, PolicyTraffic
 from pipeline.sampling.policy_agent import PolicyAgent
@@ -53,10 +53,11 @@ def test_log_in_log_replay_is_the_log() -> None:
 
 def test_a_trajectory_is_followed_until_the_next_call() -> None:
     scene = random_scene(0)
-    planner = Scripted(Trajectory(np.arange(30, dtype=np.float64).reshape(10, 3)), period=7)
+    plan = Trajectory(np.arange(30, dtype=np.float64).reshape(10, 3))
+    planner = Scripted(plan, period=7)
     drive = drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
     assert [one.step for one in planner.told] == list(range(0, 80, 7))
-    rows = planner.answer.pose[:7]
+    rows = plan.pose[:7]
     expected = np.concatenate([rows] * 12)[:80]
     np.testing.assert_allclose(drive.pose[0, drive.ego, 1:].numpy(), expected)
 
@@ -107,7 +108,10 @@ def test_planners_do_not_meet() -> None:
     reference = make_model(2)
     agent = PolicyAgent(make_policy(reference.vocabulary), reference.vocabulary, VIEW)
     scene = random_scene(1)
-    both = {"calm": ConstantVelocityPlanner, "wild": lambda mission: Scripted(ramp(20.0), period=10)}
+    both: dict[str, MakePlanner] = {
+        "calm": ConstantVelocityPlanner,
+        "wild": lambda mission: Scripted(ramp(20.0), period=10),
+    }
     together = drive_scene(scene, both, PolicyTraffic(agent), mission_of(scene))
     for row, name in enumerate(both):
         alone = drive_scene(scene, {name: both[name]}, PolicyTraffic(agent), mission_of(scene))
