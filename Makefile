@@ -18,7 +18,7 @@ ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) test lint bench claims lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ stages: $(RUNTIME) $(ENGINE_INSTALLED) ## the whole pipeline, from data (generat
 $(STAGES): $(RUNTIME) $(ENGINE_INSTALLED)
 	$(PIPELINE) --target $@ $(ARGS)
 
+planners: $(RUNTIME) $(ENGINE_INSTALLED) ## behind stages: planners in the AV among logs, reference and policy, to RUN's planners/
+	$(PY) -m pipeline planners --preset $(PRESET) --run runs/$(RUN) $(ENGINE_OPTIONS) $(ARGS)
+
 test: $(DEV) ## all tests
 	$(PY) -m pytest -n 2 $(ARGS)
 
@@ -67,6 +70,9 @@ lint: $(DEV) ## formatting, style, types, import directions
 
 bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for one of them
 	$(PY) -m pipeline.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
+	$(PY) -m pipeline claims --preset $(PRESET) --run runs/$(RUN) --out runs/$(RUN)/claims $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 lock: $(VENV)/bin/python ## resolve requirements*.in into the pinned requirements*.txt
 	$(PY) scripts/lock_requirements.py

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pipeline.options import (
     split_config,
 )
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "whole_run"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Command:
     example: str
     summary: str
     positional: str | None = None
+    # Sections of presets that are parts of this command's configuration.
+    parts: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
@@ -153,6 +155,15 @@ COMMANDS: dict[str, Command] = {
         "--scenarios womd/validation --rollouts submission.tar.gz",
         "look at scenarios and rollouts in a browser",
     ),
+    "claims": Command(
+        "pipeline.stages.claims",
+        "run_claims",
+        "ClaimsConfig",
+        "claims",
+        "--preset demo --run runs/demo --only likelihood,stability",
+        "the paper's claims as experiments: tables, figures, verdicts",
+        parts=("tokenize", "pretrain", "finetune", "selfplay"),
+    ),
     "plan": Command(
         "pipeline.stages.planning",
         "run_plan",
@@ -198,11 +209,21 @@ def _call(name: str, arguments: list[str]) -> None:
         _run(name, command, arguments)
 
 
+def _section(command: Command, preset: dict[str, Any]) -> dict[str, Any]:
+    """What a preset says of a command."""
+    if command.section is not None:
+        return {**preset.get(command.section, {}), **{part: preset.get(part, {}) for part in command.parts}}
+    # Commands that are no stage have sections of their own.
+    others = {other.section for other in COMMANDS.values() if other.parts}
+    return {name: values for name, values in preset.items() if name not in others}
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
-    section = preset if command.section is None else preset.get(command.section, {})
+    section = _section(command, preset)
     function, config_class = _load(command)
+    section = _section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
     parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))

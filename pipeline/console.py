@@ -12,7 +12,7 @@ from typing import IO, Any, TextIO
 
 from data.errors import UserError
 
-__all__ = ["be_quiet", "is_quiet", "logged", "say"]
+__all__ = ["be_quiet", "hushed", "is_quiet", "logged", "say"]
 
 # Inherited by the processes that do the work.
 _QUIET = "SPACER_QUIET"
@@ -25,6 +25,20 @@ def be_quiet() -> None:
 
 def is_quiet() -> bool:
     return bool(os.environ.get(_QUIET))
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Quiet for a while: for work whose parts are of no interest to whoever watches the whole."""
+    before = os.environ.get(_QUIET)
+    os.environ[_QUIET] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_QUIET]
+        else:
+            os.environ[_QUIET] = before
 
 
 def say(text: str) -> None:

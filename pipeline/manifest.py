@@ -12,7 +12,7 @@ from typing import Any
 
 from data.files import read_json, sha256_of, write_json
 
-__all__ = ["Manifest", "Recipe", "begin", "finish", "read_manifest", "stale_reason"]
+__all__ = ["Manifest", "Recipe", "begin", "differences", "finish", "read_manifest", "stale_reason"]
 
 _MANIFEST, _STARTED = "manifest.json", "started.json"
 
@@ -62,12 +62,13 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What of plain values changed, as ``name.of.value old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             text
             for key in sorted({*old, *new})
-            for text in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            for text in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if old == new else [f"{name} {old} -> {new}"]
 
@@ -80,9 +81,9 @@ def stale_reason(folder: Path, recipe: Recipe) -> str | None:
     old, new = asdict(manifest.recipe), _plain(recipe)
     if old["code"] != new["code"]:
         return "the code changed"
-    if changes := _differences({**old["config"], "seed": old["seed"]}, {**new["config"], "seed": new["seed"]}):
+    if changes := differences({**old["config"], "seed": old["seed"]}, {**new["config"], "seed": new["seed"]}):
         return "changed: " + ", ".join(changes[:3])
-    if changes := _differences(old["inputs"], new["inputs"]):
+    if changes := differences(old["inputs"], new["inputs"]):
         return f"new input: {changes[0].split(' ')[0]}"
     for name, output in manifest.outputs.items():
         path = folder / name

@@ -22,6 +22,7 @@ __all__ = [
     "CommandParser",
     "command_parser",
     "expand_flags",
+    "leaves",
     "load_preset",
     "normalise",
     "pop_flag",
@@ -132,11 +133,12 @@ def pop_option(arguments: list[str], name: str, default: str) -> str:
     return value
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted name."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            result.update(_leaves(value, f"{prefix}{key}."))
+            result.update(leaves(value, f"{prefix}{key}."))
         else:
             result[f"{prefix}{key}"] = value
     return result
@@ -166,7 +168,7 @@ def command_parser(
 def set_defaults(parser: ArgumentParser, preset: Mapping[str, Any], prefix: str = "") -> None:
     """Lay a preset's values below the command line; an unknown key is an error of the preset."""
     known = {action.dest for action in parser._actions}
-    for key, value in _leaves(preset, prefix).items():
+    for key, value in leaves(preset, prefix).items():
         if key not in known:
             raise UserError(f"preset key {key} is unknown{_suggest(key, sorted(known))}")
         parser.set_defaults({key: value})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.errors import UserError
 from data.files import write_json
-from data.scene import Scene
+from data.scene import AgentType, Scene
 from data.scenes_source import SceneSource, open_scenes
 from submission.protos import Rollouts, from_proto, scenario_rollouts_messages
 from submission.realism import (
@@ -24,7 +27,14 @@ from submission.realism import (
     score,
 )
 
-__all__ = ["ScoringTask", "score_file"]
+__all__ = ["TARGETS", "ScoringTask", "score_file", "with_targets"]
+
+# Whose likelihoods count, among the agents that a scenario asks to be evaluated: types, or None for all of them.
+TARGETS: dict[str, tuple[int, ...] | None] = {
+    "all": None,
+    "vehicle": (int(AgentType.VEHICLE),),
+    "vru": (int(AgentType.PEDESTRIAN), int(AgentType.CYCLIST)),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class ScoringTask:
     Attributes:
         file: of rollouts. scenarios: where their scenarios are; digest: tells changed ones apart.
         metric, ttc_all_types: the metric. mended: score without documented defects too.
+        targets: whose likelihoods count, a name in ``TARGETS``.
         losses: say which agents and features lost how much.
         cache: folder of prepared scenes, or None.
         target: where the rows are kept for a run that is interrupted.
@@ -45,6 +56,7 @@ class ScoringTask:
     metric: str
     ttc_all_types: bool
     mended: bool
+    targets: str
     losses: bool
     cache: Path | None
     target: Path
@@ -56,12 +68,25 @@ def _source(scenarios: str, digest: str) -> SceneSource:
     return open_scenes(scenarios)
 
 
-def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None) -> SceneContext:
+def with_targets(scene: Scene, targets: str) -> Scene:
+    """The scene with those evaluated agents alone whose types count; the others are there as before."""
+    if TARGETS[targets] is None:
+        return scene
+    agents = scene.agents
+    counted = torch.isin(agents.type, torch.tensor(TARGETS[targets]))
+    return dataclasses.replace(
+        scene,
+        agents=dataclasses.replace(agents, is_sdc=agents.is_sdc & counted, to_predict=agents.to_predict & counted),
+    )
+
+
+def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None, targets: str) -> SceneContext:
     if cache is None:
         return prepare_scene(scene, bug_compatible)
     # Not the id itself: whoever wrote the scenario chose it, and it may lead anywhere.
     name = hashlib.sha256(str(scene.scenario_id).encode()).hexdigest()
-    path = cache / f"{name}{'' if bug_compatible else '.mended'}.pt"
+    counted = "" if targets == "all" else f".{targets}"
+    path = cache / f"{name}{counted}{'' if bug_compatible else '.mended'}.pt"
     context = load_context(path)
     if context is None:
         context = prepare_scene(scene, bug_compatible)
@@ -74,10 +99,13 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
     row: dict[str, Any] = {"scenario_id": rollouts.scenario_id, "joint_scenes": len(rollouts.states)}
     if scene.unscorable_reason is not None:
         return row | {"reason": scene.unscorable_reason}
+    scene = with_targets(scene, task.targets)
+    if not bool((scene.evaluated & scene.simulated).any()):
+        return row | {"reason": f"no target of --targets {task.targets}", "asked": False}
     for name, bug_compatible in (("values", True), ("mended", False)):
         if not (bug_compatible or task.mended):
             continue
-        context = _prepared(scene, bug_compatible, task.cache)
+        context = _prepared(scene, bug_compatible, task.cache, task.targets)
         result = score(context, rollouts.agent_id, rollouts.states, metric, task.ttc_all_types)
         row[name] = {field: float(value) for field, value in result.values.items()}
         if bug_compatible and task.losses:

@@ -13,42 +13,38 @@ all agents are driven and see their goals.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.files import read_json, write_json
-from data.scenes_source import open_scenes
-from models.policy import load_policy
-from models.reference.agent import ReferenceAgent
-from pipeline.options import command_parser, load_preset
-from pipeline.selfplay.divergence import divergence
-from pipeline.selfplay.observation import ObservationConfig
-from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
-from pipeline.stages.sampling import SampleConfig, run_sample
-from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay
+from pipeline.claims.arms import RESULT_FILE, Arm, ArmResult, Judged, Trial, arm_folder, run_arm, way_name
+from pipeline.claims.overrides import override
+from pipeline.options import leaves, load_preset
+from pipeline.stages.evaluation import EvaluateConfig
+from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 
-_CONFIGS = Path(__file__).resolve().parents[1] / "pipeline" / "configs" / "selfplay"
-# Name to (file of settings, further options); what is trained with more than one seed comes first.
-_VARIANTS: dict[str, tuple[str | None, list[str]]] = {
-    "spacer beta 0.1": (None, ["--ppo.beta", "0.1"]),
-    "ppo": ("ppo", []),
-    "ppo + goal dropout": ("ppo_dropout", []),
-    "kl only": ("kl_only", []),
-    "spacer beta 0.01": (None, ["--ppo.beta", "0.01"]),
-    "spacer beta 1": (None, ["--ppo.beta", "1.0"]),
-    "spacer beta 0.1 alpha 0.001": (None, ["--ppo.beta", "0.1", "--ppo.alpha", "0.001"]),
-    "forward kl": ("forward_kl", []),
-    "history": ("history", ["--ppo.beta", "0.1"]),
-    "large": ("large", ["--ppo.beta", "0.1"]),
-    "hr-ppo": ("hr_ppo", []),
+# What is trained with more than one seed comes first.
+_VARIANTS = {
+    arm.name: arm
+    for arm in (
+        Arm("spacer beta 0.1", {"ppo.beta": 0.1}),
+        Arm("ppo", settings="ppo"),
+        Arm("ppo + goal dropout", settings="ppo_dropout"),
+        Arm("kl only", settings="kl_only"),
+        Arm("spacer beta 0.01", {"ppo.beta": 0.01}),
+        Arm("spacer beta 1", {"ppo.beta": 1.0}),
+        Arm("spacer beta 0.1 alpha 0.001", {"ppo.beta": 0.1, "ppo.alpha": 0.001}),
+        Arm("forward kl", settings="forward_kl"),
+        Arm("history", {"ppo.beta": 0.1}, "history"),
+        Arm("large", {"ppo.beta": 0.1}, "large"),
+        Arm("hr-ppo", settings="hr_ppo"),
+    )
 }
 _SEVERAL_SEEDS = ("spacer beta 0.1", "ppo")
-_WAYS = {"all": 0, "top 5": 5}
-_CLONE = "clone"
+_WAYS = (0, 5)
+_CLONE = Arm("clone", settings="clone")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,88 +64,52 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = [name for name in options.variants if name not in _VARIANTS]
     if wrong:
         parser.error(f"--variants {wrong[0]}: expected some of {', '.join(_VARIANTS)}")
+    if odd := [option for option in options.options if "=" not in option]:
+        parser.error(f"--options {odd[0]}: expected name=value")
     runs = [(name, 0) for name in options.variants]
     runs += [
         (name, seed) for seed in range(1, options.seeds) for name in options.variants if name in _SEVERAL_SEEDS
     ]
     rows = []
     for name, seed in runs:
-        folder = options.out / f"{name.replace(' ', '_').replace('+', 'and')}_{seed}"
-        done = folder / "result.json"
+        folder = arm_folder(options.out, name, seed)
+        done = (folder / RESULT_FILE).exists()
         if options.list:
-            print(f"{name}, seed {seed}: {'done' if done.exists() else 'to do'}")
+            print(f"{name}, seed {seed}: {'done' if done else 'to do'}")
             continue
-        if not done.exists():
+        if not done:
             print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-            write_json(done, _run(name, seed, folder, options))
-        result = read_json(done)
-        if "measured" not in result:
-            result["measured"] = _measured(folder, options)
-            write_json(done, result)
-        rows += _cells(name, seed, result)
+        rows += _cells(name, seed, run_arm(_trial(_VARIANTS[name], seed, options), folder))
     if rows:
         print(_markdown(rows))
     return 0
 
 
-def _config(name: str, options: Any) -> SelfPlayConfig:
-    file, extra = _VARIANTS.get(name, (_CLONE, []))
-    parser = command_parser("selfplay", run_selfplay, SelfPlayConfig, load_preset(options.preset)["selfplay"], "")
-    given = ["--config", str(_CONFIGS / f"{file}.yaml")] if file else []
-    needed = ["--scenes", "a", "--reference", "b", "--out", "c", "--agent_steps", str(options.steps)]
-    shared = [f"--{option}" for option in options.options]
-    parsed = parser.instantiate_classes(parser.parse_args([*given, *needed, *shared, *extra]))
-    return SelfPlayConfig(**{field: getattr(parsed, field) for field in SelfPlayConfig.__dataclass_fields__})
+def _config(arm: Arm, options: Any) -> SelfPlayConfig:
+    """The arm's settings, then the options that all share, then the arm's own."""
+    base = override(SelfPlayConfig(), leaves(load_preset(options.preset)["selfplay"]))
+    shared = dict(option.split("=", 1) for option in options.options)
+    own = Arm(arm.name, {"agent_steps": options.steps, **shared, **arm.overrides}, arm.settings)
+    return own.config(base)
 
 
-def _run(name: str, seed: int, folder: Path, options: Any) -> dict[str, Any]:
-    """Train, sample in every way and score."""
-    reference = options.reference
-    if name == "hr-ppo":
-        cloned = options.out / f"{_CLONE}_{seed}"
-        reference = cloned / "policy.ckpt"
-        if not reference.exists():
-            run_selfplay(
-                _config(_CLONE, options),
-                scenes=options.training,
-                reference=options.reference,
-                out=cloned,
-                seed=seed,
-            )
-    training = folder / "training"
-    checkpoint = training / "policy.ckpt"
-    if not checkpoint.exists():
-        run_selfplay(_config(name, options), scenes=options.training, reference=reference, out=training, seed=seed)
-    reports = {}
-    for way, top_k in _WAYS.items():
-        rollouts, scores = folder / f"rollouts_top_{top_k}", folder / f"scores_top_{top_k}"
-        sampling = SampleConfig(agent="policy", top_k=top_k, workers=options.workers)
-        run_sample(sampling, scenarios=options.scenarios, checkpoint=checkpoint, out=rollouts, seed=0)
-        run_evaluate(
-            EvaluateConfig(workers=options.workers),
-            scenarios=options.scenarios,
-            rollouts=str(rollouts),
-            out=scores,
-            show=False,
-        )
-        reports[way] = read_json(scores / "metrics.json")
-    last = list(csv.DictReader((training / "metrics.csv").open()))[-1]
-    return {"reports": reports, "training": {name: float(value) for name, value in last.items() if value}}
+def _trial(arm: Arm, seed: int, options: Any) -> Trial:
+    anchor = options.reference
+    if arm.name == "hr-ppo":
+        cloned = options.out / f"{_CLONE.name}_{seed}"
+        anchor = cloned / POLICY_FILE
+        if not anchor.exists():
+            config = _config(_CLONE, options)
+            run_selfplay(config, scenes=options.training, reference=options.reference, out=cloned, seed=seed)
+    judged = Judged(options.scenarios, ways=_WAYS, evaluate=EvaluateConfig(workers=options.workers))
+    return Trial(_config(arm, options), seed, options.training, anchor, options.reference, judged)
 
 
-def _measured(folder: Path, options: Any) -> dict[str, float]:
-    """KL to the reference, entropy and log-likelihood on the scenarios it is judged on, with all agents driven."""
-    policy, _, view = load_policy(folder / "training" / "policy.ckpt")
-    scenes = list(open_scenes(options.scenarios))
-    return divergence(
-        policy, ReferenceAgent.from_checkpoint(options.reference), scenes, ObservationConfig(**view), seed=0
-    )
-
-
-def _cells(name: str, seed: int, result: dict[str, Any]) -> list[list[str]]:
+def _cells(name: str, seed: int, result: ArmResult) -> list[list[str]]:
     """A row for each way of sampling."""
     rows = []
-    for way, report in result["reports"].items():
+    for way in map(way_name, _WAYS):
+        report = result.values["reports"][way]
         metrics, buckets = report["metrics"], report["buckets"]
         low, high = report["intervals"]["metametric"]
         rows.append(
@@ -162,7 +122,7 @@ def _cells(name: str, seed: int, result: dict[str, Any]) -> list[list[str]]:
                 f"{metrics['min_average_displacement_error']:.2f}",
                 f"{metrics['simulated_collision_rate']:.3f}",
                 f"{metrics['simulated_offroad_rate']:.3f}",
-                *(f"{result['measured'][figure]:.2f}" for figure in ("kl", "entropy", "log_likelihood")),
+                *(f"{result.values['measured'][figure]:.2f}" for figure in ("kl", "entropy", "log_likelihood")),
             ]
         )
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +17,8 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_no
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
-from models.reference.engine import Engine, Sampler
-from models.reference.inputs import agent_inputs, known_lights, select_agents
+from models.reference.engine import Engine, Sampler, Unrolling
+from models.reference.inputs import KnownLights, SceneInputs, agent_inputs, known_lights, select_agents
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
@@ -32,6 +33,16 @@ PartT = TypeVar("PartT")
 _MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
 # Agents times tokens that are scored together, likewise.
 _MAX_SCORED = 32_768
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a rollout starts from."""
+
+    inputs: SceneInputs
+    encoding: MapEncoding
+    lights: KnownLights
+    origin: Tensor  # [2]
 
 
 class ReferenceAgent:
@@ -80,26 +91,43 @@ class ReferenceAgent:
             [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
             order; z follows the map (see ``data.ground``), headings are in [-pi, pi).
         """
+        known = self._known(scene)
+        agents = known.inputs.agents.types.shape[1]
+        tokens = FUTURE_STEPS // self.vocabulary.token_steps
+        uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
+            self.device
+        )
+        parts = []
+        for part in uniform.split(self.together(agents)):
+            sampler = Sampler(part, known.inputs.agents.types.expand(len(part), -1), self.sampling)
+            rollout = self.engine.rollout(
+                known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, len(part), tokens, sampler
+            )
+            parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
+        return joint_states(scene, torch.cat(parts), known.origin)
+
+    def together(self, agents: int) -> int:
+        """How many rollouts of a scene with so many agents move at once, to bound the memory."""
+        return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
+
+    @torch.no_grad()
+    def unroll(self, scene: Scene, count: int) -> Unrolling:
+        """Rollouts of a single scene that are taken token by token; its first 11 steps are all that is read.
+
+        Poses are centred on ``scene_origin``; agents are the simulated ones, in order.
+        """
+        known = self._known(scene)
+        return self.engine.begin(known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, count)
+
+    def _known(self, scene: Scene) -> _Known:
+        """A single scene up to its current step as the network takes it, simulated agents alone."""
         scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
         origin = scene_origin(scene)
         batch = collate([until_now(scene)]).to(self.device)
         inputs = scene_inputs(batch, self.vocabulary)
         encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
-        agents = len(scene.agents.id)
-        tokens = FUTURE_STEPS // self.vocabulary.token_steps
         lights = known_lights(batch.lights.state, batch.lights.observed, 1 + FUTURE_STEPS // CURRENT_INDEX)
-        uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
-            self.device
-        )
-        parts = []
-        rows = _MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU
-        for part in uniform.split(max(1, rows // agents)):
-            sampler = Sampler(part, inputs.agents.types.expand(len(part), -1), self.sampling)
-            rollout = self.engine.rollout(
-                encoding, inputs.agents, inputs.tokens, lights, len(part), tokens, sampler
-            )
-            parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
-        return joint_states(scene, torch.cat(parts), origin)
+        return _Known(inputs, encoding, lights, origin)
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:

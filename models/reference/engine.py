@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from models.reference.map_encoder import MapEncoding
 from models.reference.network import Memory, Moment, Reference, TokenTables
 from models.sampling import SamplingConfig, draw
 
-__all__ = ["Chooser", "Engine", "Rollout", "Sampler"]
+__all__ = ["Chooser", "Engine", "Rollout", "Sampler", "Unrolling"]
 
 # (number of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
 Chooser = Callable[[int, Tensor, Tensor], Tensor]
@@ -47,6 +48,57 @@ class Rollout:
 
     ids: Tensor  # [B, R, A, M] int64
     poses: Tensor  # [B, R, A, M, token_steps, 3] after each 0.1 s, centred on the scene
+
+
+class Unrolling:
+    """Rollouts of one or more scenes, one token after the other; made by ``Engine.begin``.
+
+    Attributes:
+        pose: [B * R, A, 3] where the agents are, centred on the scene.
+    """
+
+    def __init__(
+        self,
+        model: Reference,
+        advance: Callable[[int, AgentInputs, Moment], Tensor],
+        agents: AgentInputs,
+        boundary: int,
+        previous: Tensor,
+        moved: Tensor,
+        pose: Tensor,
+    ) -> None:
+        self._model, self._advance, self._agents, self._boundary = model, advance, agents, boundary
+        self._previous, self._moved, self.pose = previous, moved, pose
+
+    @property
+    def types(self) -> Tensor:
+        """[B * R, A] int64 from ``type_index``."""
+        return self._agents.types
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """[B * R, A, K] of the next token of every agent; asked for once before each ``execute``."""
+        moment = Moment(self.pose, self._previous, self._moved, self._agents.simulated)
+        return self._advance(self._boundary, self._agents, moment)
+
+    @torch.no_grad()
+    def execute(self, ids: Tensor, motion: Tensor | None = None) -> Tensor:
+        """Move everybody by a token.
+
+        Args:
+            ids: [B * R, A] int64 tokens.
+            motion: [B * R, A, token_steps, 3] where the agents went instead, for those that somebody else drives;
+                ``ids`` are then the tokens nearest to it. By default what the tokens say.
+
+        Returns:
+            [B * R, A, token_steps, 3] the poses after each 0.1 s.
+        """
+        if motion is None:
+            motion = apply_token(self._model.vocabulary, self.pose, ids, self._agents.types)
+        self.pose = motion[..., -1, :].contiguous()
+        self._previous, self._moved = ids, self._agents.simulated.clone()
+        self._boundary += 1
+        return motion
 
 
 class Engine:
@@ -80,33 +132,41 @@ class Engine:
                 of every second that is entered.
             choose: see ``Chooser``.
         """
-        model = self.model
-        first = CURRENT_INDEX // model.vocabulary.token_steps
-        sources = model.map_sources(encoding)
-        memory = self._remember(encoding, agents, history, lights, sources, first)
-        memory = memory.repeat(rollouts)
-        agents = _repeat(agents, rollouts)
+        unrolling = self.begin(encoding, agents, history, lights, rollouts)
+        ids, poses = [], []
+        for step in range(tokens):
+            chosen = choose(step, unrolling.logits(), unrolling.pose)
+            ids.append(chosen)
+            poses.append(unrolling.execute(chosen))
+        scenes = len(encoding.origin)
+        return Rollout(
+            torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
+            torch.stack(poses, dim=2).unflatten(0, (scenes, rollouts)),
+        )
+
+    @torch.no_grad()
+    def begin(
+        self,
+        encoding: MapEncoding,
+        agents: AgentInputs,
+        history: MotionTokens,
+        lights: KnownLights,
+        rollouts: int,
+    ) -> Unrolling:
+        """Rollouts that are taken token by token, with room for what others decide; arguments as ``rollout``."""
+        first = CURRENT_INDEX // self.model.vocabulary.token_steps
+        sources = self.model.map_sources(encoding)
+        memory = self._remember(encoding, agents, history, lights, sources, first).repeat(rollouts)
         # A boundary behind: the last token of the history, which led to where the agents are now.
         # Tensors of their own: to compiled code, a view, or one tensor given twice, is another case.
         previous, moved, pose = (
             t.repeat_interleave(rollouts, 0).clone()
             for t in (history.ids[:, :, first - 1], history.valid[:, :, first - 1], history.poses[:, :, first])
         )
-        executed = agents.simulated.clone()
-        ids, poses = [], []
-        for step in range(tokens):
-            moment = Moment(pose, previous, moved, agents.simulated)
-            logits = self._step(self._advance, first + step, memory, encoding, sources, agents, lights, moment)
-            previous, moved = choose(step, logits, pose), executed
-            motion = apply_token(model.vocabulary, pose, previous, agents.types)
-            pose = motion[..., -1, :].contiguous()
-            ids.append(previous)
-            poses.append(motion)
-        scenes = len(encoding.origin)
-        return Rollout(
-            torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
-            torch.stack(poses, dim=2).unflatten(0, (scenes, rollouts)),
+        advance = partial(
+            self._step, self._advance, memory=memory, encoding=encoding, sources=sources, lights=lights
         )
+        return Unrolling(self.model, advance, _repeat(agents, rollouts), first, previous, moved, pose)
 
     def _remember(
         self,
@@ -127,19 +187,19 @@ class Engine:
             present = moved | history.valid[:, :, boundary]
             moment = Moment(history.poses[:, :, boundary], previous, moved, present)
             # Few steps of few rows: not worth compiling for.
-            self._step(self.model.advance, boundary, memory, encoding, sources, agents, lights, moment)
+            self._step(self.model.advance, boundary, agents, moment, memory, encoding, sources, lights)
         return memory
 
     def _step(
         self,
         advance: Callable[..., Tensor],
         boundary: int,
+        agents: AgentInputs,
+        moment: Moment,
         memory: Memory,
         encoding: MapEncoding,
         sources: tuple[Tensor, ...],
-        agents: AgentInputs,
         lights: KnownLights,
-        moment: Moment,
     ) -> Tensor:
         """Logits [B * R, A, K] at a boundary, the next in order, by ``Reference.advance`` or it compiled."""
         if boundary % self.model.block == 0:

@@ -106,27 +106,34 @@ class PolicyAgent:
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
         """[R, A, 80, 4] joint futures of a single scene; only its first 11 steps influence them."""
-        world = build_world(until_now(scene), self.vocabulary.to("cpu"), self.view.road_segments, with_edges=False)
-        world = map_tensors(world, lambda tensor: tensor.to(self.device))
+        world = self.world(scene)
         agents = world.types.shape[1]
         uniform = torch.rand(
             count, decisions(self.vocabulary), agents, generator=generator_for(seed, str(scene.scenario_id))
         ).to(self.device)
         parts = []
-        for part in uniform.split(max(1, _MAX_ROWS // agents)):
+        for part in uniform.split(self.together(agents)):
             worlds = repeat_world(world, len(part))
-            controlled = controlled_agents(worlds)
-            who = places(controlled)
-            state = reset(worlds, torch.ones_like(controlled), self.view.history)
-            roads = _Roads(self._see_road)
+            driving = self.begin(worlds, controlled_agents(worlds))
             poses = []
             for index in range(part.shape[1]):
-                road = roads.seen(worlds, state, who)
-                tokens = self._decide(worlds, state, who, road, part[:, index].contiguous())
-                state, pose = self._advance(worlds, state, tokens, controlled, who)
-                poses.append(pose)
+                tokens = driving.decide(part[:, index].contiguous())
+                poses.append(driving.execute(tokens))
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
         return joint_states(scene, torch.cat(parts), world.origin[0])
+
+    def together(self, agents: int) -> int:
+        """How many rollouts of a scene with so many agents move at once, to bound the memory."""
+        return max(1, _MAX_ROWS // agents)
+
+    def world(self, scene: Scene) -> World:
+        """A single scene up to its current step as a batch of one world, on the policy's device."""
+        world = build_world(until_now(scene), self.vocabulary.to("cpu"), self.view.road_segments, with_edges=False)
+        return map_tensors(world, lambda tensor: tensor.to(self.device))
+
+    def begin(self, worlds: World, controlled: Tensor) -> Driving:
+        """Let the policy drive some agents [R, A] of R copies of a world; the others replay ``worlds.log``."""
+        return Driving(self, worlds, controlled)
 
     def _seen_road(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
         return self.policy.see_road(*observe_road(worlds, state, who, self.view))
@@ -154,3 +161,31 @@ class PolicyAgent:
         state, motion = step(worlds, state, tokens, controlled, self.vocabulary)
         collided = collisions(worlds, motion, self.view.box_scale, who)
         return dataclasses.replace(state, collided=collided), motion.pose
+
+
+class Driving:
+    """Agents of R worlds under way, one decision after the other; made by ``PolicyAgent.begin``.
+
+    Attributes:
+        state: where everybody is.
+    """
+
+    def __init__(self, agent: PolicyAgent, worlds: World, controlled: Tensor) -> None:
+        self._agent, self._worlds, self._controlled = agent, worlds, controlled
+        self._who = places(controlled)
+        self.state = reset(worlds, torch.ones_like(controlled), agent.view.history)
+        self._roads = _Roads(agent._see_road)
+
+    @torch.no_grad()
+    def decide(self, uniform: Tensor) -> Tensor:
+        """[R, A] tokens of those that are driven, drawn with ``uniform`` [R, A]."""
+        road = self._roads.seen(self._worlds, self.state, self._who)
+        tokens: Tensor = self._agent._decide(self._worlds, self.state, self._who, road, uniform)
+        return tokens
+
+    @torch.no_grad()
+    def execute(self, tokens: Tensor) -> Tensor:
+        """Move everybody; [R, A, s, 3] the poses on the way."""
+        self.state, pose = self._agent._advance(self._worlds, self.state, tokens, self._controlled, self._who)
+        moved: Tensor = pose
+        return moved

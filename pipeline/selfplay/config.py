@@ -8,6 +8,7 @@ from data.errors import UserError
 from models.policy import PolicyConfig
 from pipeline.selfplay.observation import ObservationConfig
 from pipeline.selfplay.reward import RewardConfig
+from pipeline.selfplay.simulator import CONTROLLED
 
 __all__ = ["PPOConfig", "SelfPlayConfig"]
 
@@ -38,9 +39,14 @@ class PPOConfig:
             covers all it does.
         alpha: weight of the reference's log-likelihood in the reward.
         goal_dropout: share of agents whose goal is hidden in an episode, though reaching it is still paid.
-        vehicles_only: control moving vehicles alone, all others replay the log (the paper's main experiment).
+        controlled: who is driven, all others replaying the log: all; moving, agents whose log ends elsewhere;
+            vehicles, those of them that are vehicles (the paper's main experiment); one, a single moving agent in
+            each world, drawn anew in each episode, which is no self-play.
+        vehicles_only: the same as ``controlled: vehicles``.
         parked_share: of the agents whose log stands still, how many are learnt from in an episode; all are driven.
             More than half of all agents are parked, and there is little to learn from them.
+        compared: compare with the reference on the way though nothing is anchored to it: KL and log-likelihood
+            are figures then, which change nothing.
     """
 
     epochs: int = 4
@@ -59,12 +65,18 @@ class PPOConfig:
     kl: str = "reverse"
     alpha: float = 0.0
     goal_dropout: float = 0.5
+    controlled: str = "all"
     vehicles_only: bool = False
     parked_share: float = 1.0
+    compared: bool = False
 
     def __post_init__(self) -> None:
         if self.kl not in _KINDS:
             raise UserError(f"ppo.kl is {self.kl!r}; choose one of {', '.join(_KINDS)}")
+        if self.controlled not in CONTROLLED:
+            raise UserError(f"ppo.controlled is {self.controlled!r}; choose one of {', '.join(CONTROLLED)}")
+        if self.vehicles_only and self.controlled not in ("all", "vehicles"):
+            raise UserError(f"ppo.vehicles_only contradicts ppo.controlled {self.controlled}; give one of them")
         if self.epochs < 1 or self.minibatch < 2:
             raise UserError("ppo.epochs must be at least 1 and ppo.minibatch at least 2")
         for name in ("goal_dropout", "parked_share"):
@@ -75,6 +87,11 @@ class PPOConfig:
     def anchored(self) -> bool:
         """Whether a reference is needed."""
         return bool(self.beta or self.beta_final or self.alpha)
+
+    @property
+    def driven(self) -> str:
+        """Who is controlled, see ``controlled_agents``."""
+        return "vehicles" if self.vehicles_only else self.controlled
 
     def beta_at(self, share: float) -> float:
         """The weight of the KL when ``share`` of the training is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,34 +17,45 @@ from pipeline.selfplay.episode import act, collect
 from pipeline.selfplay.judges import score_all
 from pipeline.selfplay.observation import ObservationConfig
 from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions
+from pipeline.selfplay.simulator import controlled_agents, decisions, places
 from pipeline.selfplay.worlds import build_world, stack_worlds
 
-__all__ = ["divergence"]
+__all__ = ["SceneDivergence", "divergence", "mean_divergence", "scene_divergences"]
 
 # Worlds driven at once.
 _TOGETHER = 4
 
 
+@dataclass(frozen=True)
+class SceneDivergence:
+    """One scene: sums over the decisions that the reference has an opinion on, in nats.
+
+    Attributes:
+        kl: of KL(policy || reference). entropy: of the policy. log_likelihood: of tokens under the reference.
+        covered: how many decisions that were. decided: how many there were in all.
+    """
+
+    kl: float
+    entropy: float
+    log_likelihood: float
+    covered: int
+    decided: int
+
+
 @torch.no_grad()
-def divergence(
+def scene_divergences(
     policy: Policy, reference: ReferenceAgent, scenes: Sequence[Scene], view: ObservationConfig, seed: int
-) -> dict[str, float]:
+) -> list[SceneDivergence]:
     """Drive every scene once by the policy, all agents, goals shown, and compare it with the reference on the way.
 
     Args:
         policy: in evaluation mode. reference: with the same vocabulary. scenes: single ones.
         view: what the policy sees. seed: of its draws.
-
-    Returns:
-        ``kl`` KL(policy || reference) in nats, ``entropy`` of the policy, ``log_likelihood`` of tokens under the
-        reference: means over decisions that the reference has an opinion on; ``coverage``: their share.
     """
     vocabulary = reference.vocabulary
     anchor = Anchor(reference, scenes.__getitem__)
     config, reward = PPOConfig(goal_dropout=0.0), RewardConfig()
-    sums = torch.zeros(3, dtype=torch.float64)
-    covered, decided = 0, 0
+    found: list[SceneDivergence] = []
     for first in range(0, len(scenes), _TOGETHER):
         names = range(first, min(first + _TOGETHER, len(scenes)))
         world = stack_worlds([build_world(scenes[name], vocabulary, view.road_segments) for name in names])
@@ -52,19 +64,43 @@ def divergence(
         score = partial(score_all, anchor, names, world)
         episode = collect(policy, world, vocabulary, score, config, reward, view, uniform)
         assert episode.reference is not None
-        log_policy = act(policy, episode.observation)[0].log_softmax(-1)
-        known = episode.covered.flatten()
-        log_policy, log_reference = log_policy[known], episode.reference.flatten(0, 1)[known]
+        log_policy = act(policy, episode.observation)[0].log_softmax(-1).unflatten(0, episode.action.shape)
         share = log_policy.exp()
-        chosen = episode.action.flatten()[known].unsqueeze(-1)
-        sums += torch.stack(
+        parts = torch.stack(
             (
-                (share * (log_policy - log_reference)).sum(),
-                -(share * log_policy).sum(),
-                log_reference.gather(-1, chosen).sum(),
-            )
-        ).double()
-        covered += int(known.sum())
-        decided += known.numel()
-    kl, entropy, likelihood = (sums / max(1, covered)).tolist()
-    return {"kl": kl, "entropy": entropy, "log_likelihood": likelihood, "coverage": covered / max(1, decided)}
+                (share * (log_policy - episode.reference)).sum(-1),
+                -(share * log_policy).sum(-1),
+                episode.reference.gather(-1, episode.action.unsqueeze(-1)).squeeze(-1),
+            ),
+            dim=-1,
+        )  # [D, N, 3]
+        parts = torch.where(episode.covered.unsqueeze(-1), parts, 0.0).double().sum(0)
+        owner = places(controlled_agents(world))[0]
+        for number in range(len(names)):
+            mine = owner == number
+            kl, entropy, likelihood = parts[mine].sum(0).tolist()
+            covered = episode.covered[:, mine]
+            found.append(SceneDivergence(kl, entropy, likelihood, int(covered.sum()), covered.numel()))
+    return found
+
+
+def divergence(
+    policy: Policy, reference: ReferenceAgent, scenes: Sequence[Scene], view: ObservationConfig, seed: int
+) -> dict[str, float]:
+    """Means over the decisions of all scenes; arguments as of ``scene_divergences``.
+
+    Returns:
+        ``kl`` KL(policy || reference) in nats, ``entropy`` of the policy, ``log_likelihood`` of tokens under the
+        reference: means over decisions that the reference has an opinion on; ``coverage``: their share.
+    """
+    return mean_divergence(scene_divergences(policy, reference, scenes, view, seed))
+
+
+def mean_divergence(parts: Sequence[SceneDivergence]) -> dict[str, float]:
+    """Of some scenes as one; see ``divergence``."""
+    covered, decided = (sum(getattr(part, name) for part in parts) for name in ("covered", "decided"))
+    means = {
+        name: sum(getattr(part, name) for part in parts) / max(1, covered)
+        for name in ("kl", "entropy", "log_likelihood")
+    }
+    return means | {"coverage": covered / max(1, decided)}

@@ -126,14 +126,14 @@ def collect(
         policy: in evaluation mode. world: batched. vocabulary: of the tokens.
         score: reference log-probabilities of what was executed; None without an anchor.
         config, reward, view: settings.
-        uniform: [D + 2, W, A] in [0, 1), all that is random: actions, and last whose goal is hidden and which of
-            the parked are learnt from.
+        uniform: [D + 2, W, A] in [0, 1), all that is random: actions, and last whose goal is hidden, and which of
+            the parked are learnt from or which one is controlled.
         stepper: how observations and steps are computed; plainly by default.
         logged: [W, A, D] tokens of the log, for an episode in which all replay it instead of driving.
     """
     stepper = stepper or Stepper(vocabulary, view)
     clock = Clock(world.pose.device)
-    controlled = controlled_agents(world, config.vehicles_only)
+    controlled = controlled_agents(world, config.driven, uniform[-1])
     driving = controlled if logged is None else torch.zeros_like(controlled)
     who = places(controlled)
     vehicle = controlled & (world.types == 0)

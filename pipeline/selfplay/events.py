@@ -15,14 +15,24 @@ from data.road import Z_STRETCH, RoadGrid, Segments, cell_of
 from pipeline.selfplay.simulator import Motion, State
 from pipeline.selfplay.worlds import EDGE_CELL, World
 
-__all__ = ["Events", "collisions", "events_at_start", "find_events", "goals", "off_road", "red_lights"]
+__all__ = [
+    "LEVEL_GAP",
+    "Events",
+    "collisions",
+    "events_at_start",
+    "find_events",
+    "goals",
+    "off_road",
+    "red_lights",
+    "signed_edge_distance",
+]
 
 _GOAL_RADIUS = 2.0
 # Half width of the strip in which crossing a stop point counts, metres: half a lane.
 _STOP_LINE_HALF_WIDTH = 2.0
 # Boxes whose bottoms differ by more, metres, are on different levels. Heights stay what they are at the current
 # step, so on a hill they differ between agents that meet later; a bridge is higher.
-_LEVEL_GAP = 4.0
+LEVEL_GAP = 4.0
 _FAR = 1e9
 
 
@@ -62,7 +72,7 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
         boxes = torch.where(present, boxes, away)
         own, around = boxes[:, w, a].unsqueeze(-1), boxes[:, w]  # [7, N, 1], [7, N, A]
         gap = box_separation(own[:2], own[2:4], own[4:6], around[:2], around[2:4], around[4:6])
-        gap = torch.maximum(gap, (own[6] - around[6]).abs() - _LEVEL_GAP)
+        gap = torch.maximum(gap, (own[6] - around[6]).abs() - LEVEL_GAP)
         least = torch.where(itself, torch.inf, gap).amin(-1)
         nearest = torch.minimum(nearest, torch.where(present[w, a], least, torch.inf))
     hit = nearest < 0

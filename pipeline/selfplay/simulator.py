@@ -15,7 +15,10 @@ from data.tokenizer import apply_token
 from data.vocabulary import Vocabulary
 from pipeline.selfplay.worlds import World
 
-__all__ = ["Motion", "State", "controlled_agents", "decisions", "places", "reset", "step"]
+__all__ = ["CONTROLLED", "Motion", "State", "controlled_agents", "decisions", "places", "reset", "step"]
+
+# Who may be controlled, see ``controlled_agents``.
+CONTROLLED = ("all", "moving", "vehicles", "one")
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,31 @@ def decisions(vocabulary: Vocabulary) -> int:
     return FUTURE_STEPS // vocabulary.token_steps
 
 
-def controlled_agents(world: World, vehicles_only: bool = False) -> Tensor:
-    """[W, A] agents that a policy moves: all that exist, or vehicles that move, the others replaying the log."""
-    if vehicles_only:
-        return world.exists & (world.types == 0) & world.moves
-    return world.exists
+def controlled_agents(world: World, kind: str = "all", draw: Tensor | None = None) -> Tensor:
+    """[W, A] agents that a policy moves, the others replaying the log.
+
+    Args:
+        world: batched.
+        kind: all that exist; those ``moving``, whose log ends elsewhere; moving ``vehicles``; or ``one`` of the
+            moving in each world where there are any, which leaves nobody who could react to it.
+        draw: [W, A] in [0, 1), which one: the moving agent with the largest number; needed for ``one`` alone.
+
+    Raises:
+        ValueError: another kind, or no numbers to draw one with.
+    """
+    if kind not in CONTROLLED:
+        raise ValueError(f"controlled is {kind!r}; expected one of {', '.join(CONTROLLED)}")
+    if kind == "all":
+        return world.exists
+    moving = world.exists & world.moves
+    if kind == "vehicles":
+        return moving & (world.types == 0)
+    if kind == "moving":
+        return moving
+    if draw is None:
+        raise ValueError("one agent of each world is to be controlled: give numbers to draw it with")
+    first = torch.where(moving, draw, -1.0).argmax(-1, keepdim=True)
+    return torch.zeros_like(moving).scatter(-1, first, True) & moving
 
 
 def places(controlled: Tensor) -> tuple[Tensor, Tensor]:

@@ -243,12 +243,14 @@ class _Loop:
         )
 
     def _scorer(self, names: list[int], world: World) -> Scorer | None:
-        return self._judge.scorer(self._pool, names, world) if self._config.ppo.anchored else None
+        asked = self._config.ppo.anchored or self._config.ppo.compared
+        return self._judge.scorer(self._pool, names, world) if asked else None
 
     def _nobody(self) -> None:
         self._training.idle += self._config.worlds
         if self._training.idle >= 2 * len(self._pool):
-            raise UserError("no scene has a moving vehicle to control; use more scenes, or control all agents")
+            what = "moving vehicle" if self._config.ppo.driven == "vehicles" else "moving agent"
+            raise UserError(f"no scene has a {what} to control; use more scenes, or control all agents")
 
     def _evaluate(self) -> Row:
         """Figures of the fixed evaluation, if it is due; the best policy by realism is kept."""

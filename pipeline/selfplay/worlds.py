@@ -28,7 +28,7 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, 
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
 
-__all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "stack_worlds"]
+__all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "signals_of", "stack_worlds"]
 
 # Sides of the grid cells for road edges and for what agents see, metres.
 EDGE_CELL = 2.5
@@ -70,7 +70,7 @@ class World:
     road_grid: RoadGrid
 
 
-def _signals(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def signals_of(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Stop lines [S, 3], red [S, T'] over all steps, and whether they could be placed [S]."""
     lights, road = scene.lights, scene.map
     count = max(_LEAST_SIGNALS, len(lights.lane_id))
@@ -141,7 +141,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     goal = position[torch.arange(count), last]
     tokens = tokenize_scene(vocabulary, scene, origin)
     history = CURRENT_INDEX // vocabulary.token_steps
-    lines, red, placed = _signals(scene, origin)
+    lines, red, placed = signals_of(scene, origin)
     known, red_now = _lights_by_now(scene)
     low, high = _extent(now[:, :2], agents.velocity[chosen, CURRENT_INDEX])
     road = road_segments(scene, origin)

@@ -21,7 +21,7 @@ from pipeline.code_version import code_version
 from pipeline.diagnosis import print_diagnosis, write_diagnosis
 from pipeline.engine import EngineConfig, run_on
 from pipeline.progress import bar
-from pipeline.scoring import ScoringTask, score_file
+from pipeline.scoring import TARGETS, ScoringTask, score_file
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
 from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics
@@ -40,6 +40,9 @@ class EvaluateConfig:
         metric: 2025, 2024 or 2025_scenario_gen.
         metric_config: an own textproto in the same format, instead of ``metric``.
         ttc_all_types: time to collision counts for all types as on the 2024 leaderboard, not for vehicles alone.
+        targets: whose likelihoods count, among the agents that a scenario wants evaluated: all of them, vehicle, or
+            vru for pedestrians and cyclists, of which time to collision then counts too, since there is nothing
+            else. Scenarios without any of these do not count.
         mended: score without the documented defects of Waymo's code too, to see what they cost.
         diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
         allow_broken: damaged or unknown rollouts are a warning; the rest counts.
@@ -52,6 +55,7 @@ class EvaluateConfig:
     metric: str = "2025"
     metric_config: Path | None = None
     ttc_all_types: bool = False
+    targets: str = "all"
     mended: bool = False
     diagnose: bool = False
     allow_broken: bool = False
@@ -59,6 +63,12 @@ class EvaluateConfig:
     official: bool = False
     official_scenarios: int = 1
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise UserError(f"evaluate.targets is {self.targets!r}; choose one of {', '.join(TARGETS)}")
+        if self.official and self.targets != "all":
+            raise UserError("evaluate.official compares all targets; leave --targets out")
 
     @property
     def metric_name(self) -> str:
@@ -74,7 +84,7 @@ def _collect(
     code = code_version(__name__)
     recipe = {
         "files": {file.name: file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
-        "metric": [config.metric_name, config.ttc_all_types, config.mended, config.diagnose],
+        "metric": [config.metric_name, config.ttc_all_types, config.targets, config.mended, config.diagnose],
         "scenarios": digest,
         "code": code,
     }
@@ -96,8 +106,9 @@ def _collect(
             scenarios=scenarios,
             digest=digest,
             metric=config.metric_name,
-            ttc_all_types=config.ttc_all_types,
+            ttc_all_types=config.ttc_all_types or config.targets == "vru",
             mended=config.mended,
+            targets=config.targets,
             losses=config.diagnose,
             cache=cache,
             target=parts / f"{file.name}.json",
@@ -206,7 +217,7 @@ def _warn(rows: list[dict[str, Any]], known: list[str]) -> None:
             f"({min(missing)} for one)",
             file=sys.stderr,
         )
-    unscorable = [row for row in rows if "reason" in row]
+    unscorable = [row for row in rows if "reason" in row and row.get("asked", True)]
     if unscorable:
         first = unscorable[0]
         print(

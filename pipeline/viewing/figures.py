@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PolyCollection
 
-__all__ = ["curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
+__all__ = ["COLUMN_INCHES", "STYLE", "curve_figure", "likelihood_figure", "save_figure", "scene_figure"]
 
-_COLUMN_INCHES = 3.4
-_STYLE: Any = {
+COLUMN_INCHES = 3.4
+STYLE: Any = {
     "font.family": "serif",
     "font.size": 7,
     "axes.titlesize": 7,
@@ -68,8 +69,8 @@ def likelihood_figure(results: Sequence[AgentResult]) -> Any:
     """Meta-metric and likelihoods of all features, with intervals, an agent a mark."""
     names = ["metametric", *(f"{name}_likelihood" for name in COMPONENTS)]
     labels = ["realism", *(name.removesuffix("_indication").replace("_", " ") for name in COMPONENTS)]
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 0.24 * len(names) + 0.4))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 0.24 * len(names) + 0.4))
         offsets = np.linspace(-0.28, 0.28, max(2, len(results)))
         for result, offset in zip(results, offsets, strict=False):
             values = [result.report["metrics"][name] for name in names]
@@ -95,8 +96,8 @@ def likelihood_figure(results: Sequence[AgentResult]) -> Any:
 def curve_figure(curve: Curve, names: Sequence[str], title: str) -> Any:
     """Columns of a training over its steps."""
     axis = "agent_steps" if "agent_steps" in curve.columns else "step"
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_COLUMN_INCHES, 1.7))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.7))
         for name, style in zip(names, ("-", "--", ":", "-."), strict=False):
             points = [(row[axis], row[name]) for row in curve.rows if axis in row and name in row]
             if points:
@@ -104,6 +105,46 @@ def curve_figure(curve: Curve, names: Sequence[str], title: str) -> Any:
         axes.set_xlabel(axis.replace("_", " "))
         axes.set_title(title, loc="left")
         axes.legend()
+    return figure
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve with its interval: values of one agent at ascending places, each with low and high."""
+
+    agent: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int = 4) -> Any:
+    """Small panels side by side on one scale: what depends on what, by agent, with intervals as bands.
+
+    Args:
+        panels: curves by what stands below their axis. label: of what is drawn.
+        columns: panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(_STYLE):
+        size = (_COLUMN_INCHES / 2 * columns, 1.45 * rows + 0.3)
+        figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, bands) in zip(grid.flat, panels.items(), strict=False):
+            for band in bands:
+                colour = _AGENTS.get(band.agent, "#0b63a5")
+                axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+                mark, name = _MARKS.get(band.agent, "x"), band.agent.replace("_", " ")
+                axes.plot(band.x, band.y, mark + "-", color=colour, markersize=2.4, label=name)
+            axes.set_xlabel(title)
+        for row in grid:
+            row[0].set_ylabel(label)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 / size[1]))
+        figure.legend(handles, names, loc="upper center", ncol=len(names))
     return figure
 
 
@@ -115,9 +156,9 @@ def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60
     panels = {"log": (recorded, scene.agents.valid[rows, CURRENT_INDEX + 1 :])} if scene.has_future else {}
     for name, states in futures.items():
         panels[name] = (states[:_SHOWN], torch.ones(states.shape[1:3], dtype=torch.bool))
-    with plt.rc_context(_STYLE):
-        width = _COLUMN_INCHES * max(1, len(panels)) / 1.5
-        figure, all_axes = plt.subplots(1, len(panels), figsize=(width, _COLUMN_INCHES / 1.5), squeeze=False)
+    with plt.rc_context(STYLE):
+        width = COLUMN_INCHES * max(1, len(panels)) / 1.5
+        figure, all_axes = plt.subplots(1, len(panels), figsize=(width, COLUMN_INCHES / 1.5), squeeze=False)
         for axes, (name, (states, valid)) in zip(all_axes[0], panels.items(), strict=True):
             _draw_map(axes, scene)
             _draw_agents(axes, scene, states, valid)

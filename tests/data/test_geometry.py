@@ -11,7 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.geometry import box_corners, boxes_overlap, rotate, to_global, to_local, wrap_angle
+from data.geometry import (
+    box_corners,
+    boxes_overlap,
+    project_on_polyline,
+    rotate,
+    time_to_contact,
+    to_global,
+    to_local,
+    wrap_angle,
+)
 
 CASES = 10_000
 
@@ -95,3 +104,68 @@ def test_frames_are_inverse_to_each_other() -> None:
     ahead = origin + torch.stack((heading.cos(), heading.sin()), -1)
     expected = torch.tensor([1.0, 0.0]).double().expand(50, 2)
     torch.testing.assert_close(to_local(ahead, origin, heading), expected)
+
+
+def test_time_to_contact_is_when_shapelys_boxes_meet() -> None:
+    """A moment before they are apart and a moment after they overlap; those that never meet are apart whenever one
+    looks."""
+    generator = torch.Generator().manual_seed(4)
+    first, second = random_boxes(generator, 60.0), random_boxes(generator, 60.0)
+    velocity = 20.0 * torch.randn(CASES, 2, generator=generator, dtype=torch.float64)
+    velocity[::7, 0], velocity[::5, 1] = 0.0, 0.0
+    arguments = [
+        (center.unbind(-1), (heading.cos(), heading.sin()), half.unbind(-1))
+        for center, heading, half in (first, second)
+    ]
+    seconds = time_to_contact(*arguments[0], *arguments[1], velocity.unbind(-1))
+
+    def area(time: torch.Tensor) -> np.ndarray:
+        moved = second[0] + time[:, None] * velocity
+        return shapely.area(shapely.intersection(polygons(*first), polygons(moved, *second[1:])))
+
+    meets, now = seconds.isfinite(), seconds == 0
+    assert 0.05 < float(meets.double().mean()) < 0.8
+    assert torch.equal(now, torch.from_numpy(area(torch.zeros(CASES)) > 0))
+    later = (meets & ~now).numpy()
+    finite = torch.where(meets, seconds, 0.0)
+    assert (area(finite - 1e-6)[later] == 0).all()
+    # Corners that only graze leave again at once.
+    assert (area(finite + 1e-4)[later] > 0).mean() > 0.999
+    for time in (0.2, 0.9, 2.5):
+        assert (area(torch.full((CASES,), time))[~meets.numpy()] == 0).all()
+
+
+def test_boxes_without_relative_motion_touch_now_or_never() -> None:
+    box = (torch.ones(1), torch.zeros(1)), (torch.full((1,), 2.0), torch.ones(1))
+    still = (torch.zeros(1), torch.zeros(1))
+    near, far = (torch.full((1,), 3.0), torch.zeros(1)), (torch.full((1,), 5.0), torch.zeros(1))
+    assert float(time_to_contact(still, *box, near, *box, still)) == 0.0
+    assert float(time_to_contact(still, *box, far, *box, still)) == math.inf
+
+
+def test_projection_on_polylines_is_shapelys_between_the_ends() -> None:
+    generator = np.random.default_rng(5)
+    line = np.cumsum(generator.normal(size=(12, 2)) + np.array([3.0, 0.0]), axis=0)
+    points = np.stack(
+        (generator.uniform(line[0, 0] + 1, line[-1, 0] - 1, 500), generator.normal(size=500) * 4), axis=1
+    )
+    along, aside, segment = project_on_polyline(torch.from_numpy(points), torch.from_numpy(line))
+    truth = shapely.LineString(line)
+    expected = shapely.line_locate_point(truth, shapely.points(points))
+    inner = (expected > 0) & (expected < truth.length)
+    assert inner.sum() > 450
+    np.testing.assert_allclose(along.numpy()[inner], expected[inner], atol=1e-9)
+    lengths = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))))
+    assert (lengths[segment.numpy()] <= along.numpy() + 1e-9)[inner].all()
+    assert (along.numpy() <= lengths[segment.numpy() + 1] + 1e-9)[inner].all()
+    ring = shapely.distance(truth, shapely.points(points))
+    assert (np.abs(aside.numpy()) <= ring + 1e-9)[inner].all()
+
+
+def test_projection_goes_straight_on_beyond_the_ends_and_has_port_positive() -> None:
+    line = torch.tensor([[0.0, 0.0], [10.0, 0.0], [10.0, 0.0], [10.0, 10.0]])  # a repeated point changes nothing
+    point = torch.tensor([[-3.0, 1.0], [4.0, -2.0], [9.0, 15.0], [12.0, -2.0]])
+    along, aside, segment = project_on_polyline(point, line)
+    assert along.tolist() == [-3.0, 4.0, 25.0, 10.0]
+    assert aside[:3].tolist() == [1.0, -2.0, 1.0]
+    assert segment[:3].tolist() == [0, 0, 2]

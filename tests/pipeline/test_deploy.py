@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.cli import whole_run
 from pipeline.options import command_parser, load_preset, pop_option
 from pipeline.run_config import RunConfig
 from pipeline.runner import run_stages
@@ -39,7 +40,7 @@ def test_kuberay() -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     given = options_of(job["spec"]["entrypoint"])
     preset = load_preset(pop_option(given, "preset", ""))
-    parsed = command_parser("stages", run_stages, RunConfig, preset, "").parse_args(given)
+    parsed = command_parser("stages", run_stages, RunConfig, whole_run(preset, RunConfig), "").parse_args(given)
     assert (parsed.engine.kind, parsed.engine.address, str(parsed.folder)) == ("ray", "auto", "/shared/runs")
     cluster = job["spec"]["rayClusterSpec"]
     # The version of Ray in the image must be that of the cluster.

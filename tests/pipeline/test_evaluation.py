@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
+from data.scene import AgentType, Scene
 from data.tfrecord import write_records
+from pipeline.sampling.baselines import ConstantVelocity
+from pipeline.scoring import with_targets
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
-from submission.realism import METRIC_FIELDS
+from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from submission.realism.config import config_path
 from tests.builders import scenario_proto
+from tests.models.scenes import random_scene
 
 CONFIG = EvaluateConfig(workers=1)
 
@@ -148,3 +153,37 @@ def test_agrees_with_waymos_code(made: Path, tmp_path: Path) -> None:
     official = json.loads((tmp_path / "metrics.json").read_text())["official"]
     assert len(official["scenarios"]) == 2
     assert max(official["differences"].values()) <= 1e-6
+
+
+def test_targets_of_some_types_alone_count(made: Path, tmp_path: Path) -> None:
+    """As if the scenarios had asked for the others only; who is not a target is still there to be hit."""
+    found = {}
+    for targets in ("all", "vehicle"):
+        out = tmp_path / targets
+        evaluate(made, out, EvaluateConfig(workers=1, targets=targets))
+        with (out / "per_scenario.csv").open() as file:
+            found[targets] = {row["scenario_id"]: float(row["metametric"]) for row in csv.DictReader(file)}
+    # All targets of these scenes are vehicles; the pedestrian is none.
+    assert found["vehicle"] == found["all"]
+    with pytest.raises(UserError, match=r"no target of --targets vru"):
+        evaluate(made, tmp_path / "vru", EvaluateConfig(workers=1, targets="vru"))
+    with pytest.raises(UserError, match="choose one of all, vehicle, vru"):
+        EvaluateConfig(targets="cars")
+    # Of one scene, the targets of both kinds are all targets: rates are means of the parts.
+    scene = random_scene(0)
+    known = scene.simulated & (scene.agents.type != AgentType.OTHER)
+    scene = dataclasses.replace(scene, agents=dataclasses.replace(scene.agents, to_predict=known))
+    states = ConstantVelocity().rollouts(scene, 2, 0)
+    ids, metric = scene.agents.id[scene.simulated], load_config("2024")
+
+    def scored(scene: Scene) -> tuple[int, dict[str, float]]:
+        values = score(prepare_scene(scene), ids, states, metric, ttc_all_types=True).values
+        return int(scene.evaluated.sum()), {name: float(value) for name, value in values.items()}
+
+    cars, of_cars = scored(with_targets(scene, "vehicle"))
+    others, of_others = scored(with_targets(scene, "vru"))
+    count, of_all = scored(scene)
+    assert (cars, others, count) == (3, 2, 5)
+    for name in ("simulated_collision_rate", "simulated_offroad_rate", "average_displacement_error"):
+        assert of_all[name] == pytest.approx((cars * of_cars[name] + others * of_others[name]) / count)
+    assert of_cars["metametric"] != of_others["metametric"]

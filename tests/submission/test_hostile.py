@@ -6,6 +6,7 @@ import gzip
 import io
 import resource
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -165,7 +166,6 @@ def test_announced_sizes_are_not_waited_for(made: Made, tmp_path: Path, size: in
     assert any("nothing behind it was looked at" in defect for defect in verdict.defects)
 
 
-@pytest.mark.timeout(60)
 def test_a_bomb_takes_neither_time_nor_memory(made: Made, tmp_path: Path) -> None:
     """A gigabyte of zeros in a megabyte, and one that announces so much that it is not even skipped."""
     member = tarfile.TarInfo(NAME.format(0, 1))
@@ -174,8 +174,10 @@ def test_a_bomb_takes_neither_time_nor_memory(made: Made, tmp_path: Path) -> Non
     content = packer.compress(member.tobuf()) + b"".join(packer.compress(bytes(10**7)) for _ in range(100))
     content += packer.flush()
     assert len(content) < 1_100_000
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     verdict = verdict_of(made, tmp_path / "x.tar.gz", content)
+    # Of this process, whatever else the machine does.
+    assert time.process_time() - started < 30
     assert any("1000 MB, expected less than 500; not read" in defect for defect in verdict.defects)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 

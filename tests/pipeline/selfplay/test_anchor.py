@@ -95,7 +95,7 @@ def test_replayed_agents_are_seen_as_they_moved(reference) -> None:
     scenes = [random_scene(2)]
     vocabulary = reference.vocabulary
     world = build_world(scenes[0], vocabulary, 4)
-    controlled = controlled_agents(world, vehicles_only=True)
+    controlled = controlled_agents(world, "vehicles")
     assert controlled.any()
     assert (world.exists & ~controlled).any()
     anchor = Anchor(reference, scenes.__getitem__)

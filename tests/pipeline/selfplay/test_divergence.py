@@ -12,7 +12,7 @@ from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
-from pipeline.selfplay.divergence import divergence
+from pipeline.selfplay.divergence import divergence, scene_divergences
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
 
@@ -43,3 +43,14 @@ def test_two_uniform_distributions_do_not_differ(models: tuple[Policy, Reference
     assert found["entropy"] == pytest.approx(math.log(8), abs=1e-5)
     assert found["log_likelihood"] == pytest.approx(-math.log(8), abs=1e-5)
     assert 0.9 < found["coverage"] <= 1.0
+
+
+def test_scenes_add_up(models: tuple[Policy, ReferenceAgent]) -> None:
+    policy, agent = models
+    scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
+    parts = scene_divergences(policy, agent, scenes, VIEW, seed=0)
+    assert [part.decided for part in parts] == [40 * int(scene.simulated.sum()) for scene in scenes]
+    whole = divergence(policy, agent, scenes, VIEW, seed=0)
+    covered = sum(part.covered for part in parts)
+    assert whole["kl"] == pytest.approx(sum(part.kl for part in parts) / covered)
+    assert whole["coverage"] == pytest.approx(covered / sum(part.decided for part in parts))

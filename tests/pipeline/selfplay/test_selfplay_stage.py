@@ -116,14 +116,47 @@ def test_an_interrupted_run_with_other_settings_is_refused(data, tmp_path, monke
 
 @pytest.mark.parametrize(
     "ppo",
-    [{"beta": 0.0}, {"vehicles_only": True}, {"beta": 0.0, "alpha": 0.01}],
-    ids=["plain", "vehicles", "alpha"],
+    [
+        {"beta": 0.0},
+        {"vehicles_only": True},
+        {"beta": 0.0, "alpha": 0.01},
+        {"controlled": "moving"},
+        {"controlled": "one"},
+    ],
+    ids=["plain", "vehicles", "alpha", "moving", "one"],
 )
 def test_variants_run(data, tmp_path, ppo) -> None:
     config = dataclasses.replace(CONFIG, agent_steps=200, ppo=dataclasses.replace(CONFIG.ppo, **ppo))
     figures = run_selfplay(config, **data, out=tmp_path, seed=0)
     assert (figures["reference_coverage"] > 0) == (ppo != {"beta": 0.0})
     assert figures["agent_steps"] % 40 == 0
+    if ppo.get("controlled") == "one":
+        # Two worlds with one agent each.
+        assert figures["agent_steps"] == figures["updates"] * 2 * 40
+
+
+def test_vehicles_only_is_a_name_for_controlled_vehicles(data, tmp_path) -> None:
+    for name, ppo in (("a", {"vehicles_only": True}), ("b", {"controlled": "vehicles"})):
+        config = dataclasses.replace(CONFIG, agent_steps=200, ppo=dataclasses.replace(CONFIG.ppo, **ppo))
+        run_selfplay(config, **data, out=tmp_path / name, seed=0)
+    for file in (POLICY_FILE, "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    with pytest.raises(UserError, match="contradicts"):
+        dataclasses.replace(CONFIG.ppo, vehicles_only=True, controlled="one")
+    with pytest.raises(UserError, match="choose one of all, moving"):
+        dataclasses.replace(CONFIG.ppo, controlled="two")
+
+
+def test_comparing_with_the_reference_changes_nothing_but_the_figures(data, tmp_path) -> None:
+    tables = {}
+    for compared in (False, True):
+        ppo = dataclasses.replace(CONFIG.ppo, beta=0.0, compared=compared)
+        config = dataclasses.replace(CONFIG, agent_steps=600, ppo=ppo)
+        run_selfplay(config, **data, out=tmp_path / str(compared), seed=0)
+        tables[compared] = list(csv.DictReader((tmp_path / str(compared) / "metrics.csv").open()))
+    assert (tmp_path / "True" / POLICY_FILE).read_bytes() == (tmp_path / "False" / POLICY_FILE).read_bytes()
+    assert all(float(row["kl"]) == 0 for row in tables[False])
+    assert all(float(row["kl"]) > 0 and float(row["log_likelihood"]) < 0 for row in tables[True])
 
 
 def test_nothing_to_learn_from_is_named(data, tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pytest
 import torch
 
 from data.scene import AgentType
@@ -84,8 +85,33 @@ def test_who_is_controlled() -> None:
     walking = Mover(x=50.0, speed=1.0, kind=AgentType.PEDESTRIAN)
     world = build_world(hand_made([parked, driving, walking]), arcs(), 4)
     assert controlled_agents(world).tolist() == [[True, True, True]]
-    assert controlled_agents(world, vehicles_only=True).tolist() == [[False, True, False]]
-    assert [t.tolist() for t in places(controlled_agents(world, True))] == [[0], [1]]
+    assert controlled_agents(world, "vehicles").tolist() == [[False, True, False]]
+    assert controlled_agents(world, "moving").tolist() == [[False, True, True]]
+    assert [t.tolist() for t in places(controlled_agents(world, "vehicles"))] == [[0], [1]]
+    with pytest.raises(ValueError, match="expected one of"):
+        controlled_agents(world, "nobody")
+
+
+def test_one_moving_agent_of_each_world_is_controlled() -> None:
+    """By the largest number drawn among those that move; where nobody moves, nobody."""
+    parked, driving = Mover(x=10.0), Mover(x=30.0, speed=6.0)
+    walking = Mover(x=50.0, speed=1.0, kind=AgentType.PEDESTRIAN)
+    scenes = [[parked, driving, walking], [driving, parked], [parked], [walking, driving, parked]]
+    world = stack_worlds([build_world(hand_made(movers), arcs(), 4) for movers in scenes])
+    draw = torch.tensor([[0.9, 0.2, 0.3], [0.0, 0.5, 0.9], [0.5, 0.7, 0.9], [0.6, 0.5, 0.9]])
+    chosen = controlled_agents(world, "one", draw)
+    assert chosen.int().tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 0]]
+    others = controlled_agents(world, "one", 1 - draw)
+    assert others.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    # All of the moving have their turn.
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack(
+        [controlled_agents(world, "one", torch.rand(4, 3, generator=generator)) for _ in range(200)]
+    )
+    assert (drawn.sum(-1).unique(dim=0) == torch.tensor([1, 1, 0, 1])).all()
+    assert torch.allclose(drawn.float().mean(0)[0], torch.tensor([0.0, 0.5, 0.5]), atol=0.12)
+    with pytest.raises(ValueError, match="draw"):
+        controlled_agents(world, "one")
 
 
 def test_replayed_agents_follow_the_log_and_leave_with_it(vocabulary) -> None:

@@ -1,0 +1,19 @@
+"""Reactivity of sim agents: scripted AVs, the scenes in which they concern somebody, and what the others do."""
+
+from pipeline.planners.reactivity.followers import CutIn, find_cut_in, find_follower
+from pipeline.planners.reactivity.manoeuvres import MANOEUVRE_STEP, MANOEUVRES, cut_in, gentle_stop, hard_brake
+from pipeline.planners.reactivity.measures import Reaction, measure, summarise
+
+__all__ = [
+    "MANOEUVRES",
+    "MANOEUVRE_STEP",
+    "CutIn",
+    "Reaction",
+    "cut_in",
+    "find_cut_in",
+    "find_follower",
+    "gentle_stop",
+    "hard_brake",
+    "measure",
+    "summarise",
+]

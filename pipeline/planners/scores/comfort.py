@@ -1,0 +1,82 @@
+"""Comfort: 1 if accelerations, jerks and yaw stay within nuPlan's bounds at every step, else 0.
+
+Accelerations are second derivatives of positions along and across the heading, yaw rates first derivatives of the
+heading, by a Savitzky-Golay filter over 1.5 s; jerks are derivatives of the accelerations by another one. As in
+nuPlan the jerk is the change of the acceleration's magnitude, the longitudinal jerk that of its component.
+
+Shape legend: P drives, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import savgol_filter
+from torch import Tensor
+
+from data.scene import STEP_SECONDS
+
+__all__ = ["COMFORT_BOUNDS", "EgoMotion", "comfort", "ego_motion", "within_bounds"]
+
+# Least and greatest, m/s^2, m/s^3, rad/s, rad/s^2.
+COMFORT_BOUNDS = {
+    "longitudinal_acceleration": (-4.05, 2.40),
+    "lateral_acceleration": (-4.89, 4.89),
+    "jerk": (-8.37, 8.37),
+    "longitudinal_jerk": (-4.13, 4.13),
+    "yaw_rate": (-0.95, 0.95),
+    "yaw_acceleration": (-1.93, 1.93),
+}
+_WINDOW = 15
+
+
+@dataclass(frozen=True)
+class EgoMotion:
+    """[P, T] float64 each, smoothed: m/s^2, m/s^3, rad/s, rad/s^2."""
+
+    longitudinal_acceleration: Tensor
+    lateral_acceleration: Tensor
+    jerk: Tensor
+    longitudinal_jerk: Tensor
+    yaw_rate: Tensor
+    yaw_acceleration: Tensor
+
+
+def _derivative(values: NDArray[np.float64], order: int, polynomial: int) -> NDArray[np.float64]:
+    """Derivative of some order along the last axis; polynomials of degree ``polynomial`` are exact, ends too."""
+    result: NDArray[np.float64] = savgol_filter(values, _WINDOW, polynomial, deriv=order, delta=STEP_SECONDS)
+    return result
+
+
+def ego_motion(pose: Tensor) -> EgoMotion:
+    """How the AV moves, from its poses [P, T, 3]."""
+    x, y, heading = pose.double().numpy().transpose(2, 0, 1)
+    heading = np.unwrap(heading, axis=-1)
+    cos, sin = np.cos(heading), np.sin(heading)
+    x2, y2 = _derivative(x, 2, 3), _derivative(y, 2, 3)
+    along = x2 * cos + y2 * sin
+    parts = (
+        along,
+        y2 * cos - x2 * sin,
+        _derivative(np.hypot(x2, y2), 1, 2),
+        _derivative(along, 1, 2),
+        _derivative(heading, 1, 2),
+        _derivative(heading, 2, 3),
+    )
+    return EgoMotion(*(torch.from_numpy(part) for part in parts))
+
+
+def within_bounds(motion: EgoMotion) -> dict[str, Tensor]:
+    """[P] bool for each of ``COMFORT_BOUNDS``."""
+    return {
+        name: ((getattr(motion, name) >= low) & (getattr(motion, name) <= high)).all(-1)
+        for name, (low, high) in COMFORT_BOUNDS.items()
+    }
+
+
+def comfort(pose: Tensor) -> Tensor:
+    """[P] score, from the AV's poses [P, T, 3]."""
+    return torch.stack(list(within_bounds(ego_motion(pose)).values())).all(0).float()
