@@ -146,9 +146,9 @@ class IDMPlanner:
         for step in range(_STEPS):
             gap = place + step * _DT * pace - moved - length / 2
             acceleration = self._acceleration(moved, ahead, gap, pace, merging, acceleration)
-            after = max(0.0, ahead + acceleration * _DT)
-            moved += (ahead + after) / 2 * _DT
-            ahead = after
+            # Speeds are differences of positions, here as in what the planner is told, so the new one moves the AV.
+            ahead = max(0.0, ahead + acceleration * _DT)
+            moved += ahead * _DT
             travelled.append(moved)
         x, y, heading, _ = path.at(np.array(travelled))
         return Trajectory(np.stack((x, y, wrapped(heading)), axis=-1))

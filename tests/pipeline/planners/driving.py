@@ -69,9 +69,10 @@ def drive(scene: Scene, make: MakePlanner, steps: int = 80) -> Drive:
     acceleration, yaw = float(np.linalg.norm(velocity[ego]) - agents.velocity[chosen, 9][ego].norm()) / 0.1, 0.0
     poses, situations = [pose[ego].copy()], []
     answer: Trajectory | Control = Control(0.0, 0.0)
-    asked = -planner.period
+    asked, rolling = -planner.period, 0.0
     for step in range(steps):
         speed = float(np.linalg.norm(velocity[ego]))
+        rolling = speed if step == 0 else rolling
         if step - asked >= planner.period:
             there = valid[:, min(10 + step, valid.shape[1] - 1)].copy()
             there[ego] = True
@@ -85,7 +86,8 @@ def drive(scene: Scene, make: MakePlanner, steps: int = 80) -> Drive:
         if isinstance(answer, Trajectory):
             after[ego] = answer.pose[step - asked]
         else:
-            after[ego], _ = execute(pose[ego], speed, answer)
+            # The model's own speed: that of the last step's way is half a step old.
+            after[ego], rolling = execute(pose[ego], rolling, answer)
         velocity = (after[:, :2] - pose[:, :2]) / 0.1
         acceleration = (float(np.linalg.norm(velocity[ego])) - speed) / 0.1
         yaw = float(wrapped(after[ego, 2] - pose[ego, 2])) / 0.1
