@@ -130,9 +130,9 @@ def test_all_simulators_scores_and_counts() -> None:
 def test_the_size_of_the_study_takes_seconds() -> None:
     """40 planners in 244 scenes; measured 2 s on one core."""
     scores = np.round(np.random.default_rng(0).uniform(size=(2, 40, 244)), 2)
-    start = time.perf_counter()
+    start = time.process_time()
     agreement(scores, ("a", "b"))
-    assert time.perf_counter() - start < 30.0
+    assert time.process_time() - start < 30.0
 
 
 def test_means_over_scenes_leave_out_what_is_undefined() -> None:

@@ -37,6 +37,12 @@ def test_hit_from_behind_is_not_at_fault_and_reported_as_such() -> None:
     assert [dataclasses.replace(hit, seconds=0.0) for hit in found] == [Collision(0, 1, 0.0, False, True)]
 
 
+def test_hit_from_behind_between_lanes_is_not_at_fault_either() -> None:
+    score, found = collisions(drive_of([straight(y=1.4, speed=6.0)], straight(x=-14.0, y=0.7, speed=10.0)))
+    assert score == [1.0]
+    assert [(hit.at_fault, hit.rear_hit) for hit in found] == [(False, True)]
+
+
 def test_running_into_who_is_slower_is_at_fault() -> None:
     score, found = collisions(drive_of([straight(speed=10.0)], straight(x=14.0, speed=6.0)))
     assert score == [0.0]

@@ -300,6 +300,6 @@ def test_many_drives_are_scored_at_once() -> None:
     others = [straight(x=-150.0 + 6.0 * i, y=-5.0 + 10.0 * (i % 2), speed=i % 13) for i in range(59)]
     drive = drive_of(egos, *others, sizes=[SIZE] * 60)
     score_drives(drive, ROAD, ORIGIN, route_of())
-    start = time.perf_counter()
+    start = time.process_time()
     score_drives(drive, ROAD, ORIGIN, route_of())
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
