@@ -16,7 +16,7 @@ from pipeline.engine import EngineConfig
 from pipeline.kept_results import run_kept
 from pipeline.names import POLICY, REFERENCE
 from pipeline.planners.cases import choose_cases, write_cases
-from pipeline.planners.catalogue import builtin_planners
+from pipeline.planners.catalogue import builtin_planners, load_planner
 from pipeline.planners.figures import write_planner_figures
 from pipeline.planners.rewards import PLAIN, Character, characters, train_character
 from pipeline.planners.summary import rows_by_simulator, summarise
@@ -59,6 +59,9 @@ class PlannersConfig:
         for name, least in (("scenes", 0), ("trained", 0), ("trained_steps", 1), ("cases", 0), ("chunk", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")
+        most = len(characters(self.trained))
+        if self.trained > most:
+            raise UserError(f"--trained {self.trained}: there are {most} rewards to train")
         for name, chosen, known in (
             ("simulators", self.simulators, _SIMULATORS),
             ("planners", self.planners, tuple(builtin_planners())),
@@ -169,6 +172,9 @@ def _planners(config: PlannersConfig, own: Sequence[str], trained: dict[str, Pat
     twice = [one.name for one in entrants if sum(one.name == other.name for other in entrants) > 1]
     if twice:
         raise UserError(f"--planner: {twice[0]} takes part twice")
+    for one in entrants:
+        # A wrong name is said before anything is driven.
+        load_planner(one.source)
     return tuple(entrants)
 
 
