@@ -84,7 +84,8 @@ def obstacles_ahead(
     crossing &= (passed + np.where(gentle, _GRACE, 0.0) > enters) & (there - _GRACE < leaves) & (where > s)
     place = np.where(in_way, corner_s.min(1), where - np.where(merging, moved, 0.0))
     pace = np.where(in_way | merging, seen.along, 0.0)
-    found = ((in_way & (seen.s > s)) | merging | crossing) & (place < front + reach)
+    # Whose rear is not even ahead of the own middle has run into the AV, which does not brake for it.
+    found = ((in_way & (corner_s.min(1) > s)) | merging | crossing) & (place < front + reach)
     return Obstacles(place[found], pace[found], merging[found], rows[found])
 
 

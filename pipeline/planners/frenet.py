@@ -1,10 +1,11 @@
 """Frenet lattice planner: of many smooth candidates along the route, the cheapest that hits nothing.
 
-    cost = w_lat d^2 + w_vel (v - v*)^2 + w_acc (a^2 + a_lat^2) + w_prog (v* - v) + w_jerk j^2 + penalty
+    cost = w_lat d^2 + w_vel ((v - v*)^2 + 10 over^2) + w_acc (a^2 + a_lat^2) + w_prog (v* - v) + w_jerk j^2
 
-averaged over the horizon; v* is the speed that the driver wants and the road allows. Candidates that leave the
-road, run a red light, overlap an agent as predicted at constant velocity, or are beyond the car's limits are out.
-If none is left the car brakes.
+and penalties for nearness, averaged over the horizon; v* is the highest speed within reach that the driver wants
+and the road allows, the same for all candidates, and ``over`` by how much one is faster than the road allows where
+it is. Candidates that leave the road, run a red light, overlap an agent as predicted at constant velocity, or are
+beyond the car's limits are out. If none is left the car brakes.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ __all__ = ["FRENET_SETTINGS", "FrenetPlanner", "FrenetSettings"]
 
 _DT = 0.1
 # The car's limits: m/s^2 across the heading, 1/m, and the braking when nothing else is left, m/s^2.
-_LATERAL = 5.0
+_LATERAL = 4.0
 _CURVATURE = 0.25
 _HARDEST = 7.0
 _COMFORTABLE_LATERAL = 2.0
+_OVER = 10.0
+_LOOKS = 20
 # Agents nearer than this to a candidate cost something, metres; the share of the penalty falls to nothing there.
 _CLEARANCE = 0.5
 # Whoever could not stop behind an agent or a red light pays: the full penalty if that many metres were missing.
@@ -123,8 +126,8 @@ class FrenetPlanner:
         """The cheapest free candidate, or braking."""
         route, half = self.mission.route, situation.size[self.mission.ego] / 2
         start = self._start(situation)
-        tried = self._lattice(start)
-        cost, possible = self._costs(tried), self._possible(tried, start, half)
+        tried, wanted = self._lattice(start)
+        cost, possible = self._costs(tried, wanted), self._possible(tried, start, half)
         reach = start.rate**2 + 20.0
         lines = red_lines_ahead(route, start.s, situation, 2 * half[0], start.rate, reach)
         if len(lines):
@@ -159,7 +162,8 @@ class FrenetPlanner:
             speed = acceleration = 0.0
         return Start(s, speed * np.cos(turn) / stretch, acceleration, d, stretch * np.tan(turn), 0.0)
 
-    def _lattice(self, start: Start) -> Candidates:
+    def _lattice(self, start: Start) -> tuple[Candidates, float]:
+        """The candidates, and the speed that is wanted."""
         settings, route = self.settings, self.mission.route
         if self._allowed is None:
             self._allowed = allowed_speeds(
@@ -172,22 +176,27 @@ class FrenetPlanner:
         )
         highest = min(settings.highest, start.rate + up)
         speeds = np.linspace(min(max(settings.lowest, start.rate - down), highest), highest, settings.speeds)
-        wanted = float(np.clip(np.interp(start.s, route.distance, self._allowed), speeds[0], speeds[-1]))
+        # One speed for all: were each candidate compared with what is allowed where it gets, staying in a bend
+        # would be cheaper than leaving it.
+        ahead = np.linspace(start.s, start.s + (start.rate + highest) / 2 * longest, _LOOKS)
+        fastest = np.interp(ahead, route.distance, self._allowed).max()
+        wanted = float(np.clip(fastest, speeds[0], speeds[-1]))
         speeds[np.abs(speeds - wanted).argmin()] = wanted
         offsets = np.linspace(-settings.span, settings.span, settings.offsets)
         offsets[np.abs(offsets).argmin()] = 0.0
         durations = np.linspace(longest / 2, longest, settings.times)
-        return candidates(route, start, speeds, durations, offsets, settings.horizon, _DT)
+        return candidates(route, start, speeds, durations, offsets, settings.horizon, _DT), wanted
 
-    def _costs(self, tried: Candidates) -> Floats:
+    def _costs(self, tried: Candidates, wanted: float) -> Floats:
         """[C] without what depends on others."""
         settings, route = self.settings, self.mission.route
         assert self._allowed is not None
-        missing = np.interp(tried.s, route.distance, self._allowed) - tried.speed
+        missing = wanted - tried.speed
+        over = np.maximum(tried.speed - np.interp(tried.s, route.distance, self._allowed), 0.0)
         sideways = np.diff(tried.lateral, axis=1) / _DT
         return np.asarray(
             settings.lateral * (tried.d**2).mean(1)
-            + settings.velocity * (missing**2).mean(1)
+            + settings.velocity * (missing**2 + _OVER * over**2).mean(1)
             + settings.acceleration * (tried.acceleration**2 + tried.lateral**2).mean(1)
             + settings.progress * missing.mean(1)
             + settings.jerk * ((tried.jerk**2).mean(1) + (sideways**2).mean(1))

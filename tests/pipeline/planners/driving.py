@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.scene import MapKind, Scene, until_now
+from data.scene import MapKind, Scene
 from data.tokenizer import scene_origin
 from data.vocabulary import type_index
+from pipeline.planners.drive import mission_of
 from pipeline.planners.execution import execute
 from pipeline.planners.interface import Control, Floats, MakePlanner, Mission, Situation, Trajectory
 from pipeline.planners.lanes import wrapped
-from pipeline.planners.route import find_route
 from pipeline.selfplay.worlds import signals_of
 
 __all__ = ["Drive", "drive", "mission_of", "straight_road"]
@@ -44,14 +44,6 @@ def _recorded(scene: Scene, origin: Floats) -> Floats:
     agents = scene.agents
     position = agents.position[..., :2].numpy().astype(np.float64) - origin
     return np.concatenate((position, agents.heading.numpy()[..., None]), axis=-1)[scene.simulated.numpy()]
-
-
-def mission_of(scene: Scene, seed: int = 0) -> Mission:
-    origin = scene_origin(scene).double().numpy()
-    ego = int(scene.agents.is_sdc[scene.simulated].nonzero()[0])
-    recorded = _recorded(scene, origin)[ego, 11:]
-    route = find_route(scene, origin, recorded if len(recorded) else None)
-    return Mission(until_now(scene), origin, ego, route, recorded, seed)
 
 
 def drive(scene: Scene, make: MakePlanner, steps: int = 80) -> Drive:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import shapely
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,3 +154,20 @@ def test_settings_are_those_of_the_table() -> None:
     smooth = FRENET_SETTINGS["smooth"]
     weights = (smooth.lateral, smooth.velocity, smooth.acceleration, smooth.progress, smooth.jerk)
     assert weights == (20, 2, 5, 1, 3)
+
+
+def test_bends_are_left_as_soon_as_they_end() -> None:
+    """What is allowed behind the bend must not make it cheaper to stay in it."""
+    line = winding([0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).point
+    heading = float(np.arctan2(*(line[1] - line[0])[::-1]))
+    feature = (MapKind.LANE, [(float(x), float(y)) for x, y in line])
+    scene = hand_made([Mover(float(line[12, 0]), float(line[12, 1]), 0.0, heading + 1.2, 4.0)], [feature])
+    # The log follows the lane.
+    s = 12.0 + 0.4 * np.arange(81)
+    x, y, turned, _ = winding([0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).at(s)
+    scene.agents.position[0, 10:, :2] = torch.from_numpy(np.stack((x, y), axis=-1)).float()
+    scene.agents.heading[0, 10:] = torch.from_numpy(turned).float()
+    scene.agents.heading[0, :11] = float(turned[0])
+    speed = drive(scene, frenet()).speed
+    assert speed.min() > 2.5
+    assert speed[-1] > 8.0
