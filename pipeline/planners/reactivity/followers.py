@@ -204,7 +204,7 @@ def find_cut_in(scene: Scene, origin: Tensor, route: Route) -> CutIn | None:
     for offset in _lanes_beside(scene, origin, route, ways):
         place = _beside_route(route, ways[:1], offset)[0]
         nearest = _nearest_behind(scene, origin, now, place)
-        if nearest is None or not _CUT_IN_ROOM <= nearest[1] <= _CUT_IN_REACH:
+        if nearest is None or nearest[1] > _CUT_IN_REACH:
             continue
         if float(now.speed[nearest[0]]) <= _MOVING or _blocked(now, line, float(start), offset):
             continue

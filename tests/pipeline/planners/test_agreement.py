@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.planners.agreement import METHODS, OVER, Agreement, agreement, agreements
-from pipeline.planners.intervals import mean_over_scenes, scene_weights
+from pipeline.planners.intervals import mean_over_scenes, percentiles, scene_weights
 from submission.realism import resampled
 
 Floats = NDArray[np.float64]
@@ -151,3 +151,10 @@ def test_weights_count_how_often_scenes_are_drawn() -> None:
     weights = scene_weights(4, seed=1, resamples=9)
     expected = [[list(row).count(scene) for scene in range(4)] for row in resampled(4, seed=1, resamples=9)]
     assert weights.tolist() == expected
+
+
+def test_an_interval_needs_half_of_the_resamples() -> None:
+    values = np.linspace(0.0, 1.0, 101)
+    assert percentiles(values) == pytest.approx((0.025, 0.975))
+    values[40:] = np.nan
+    assert all(math.isnan(bound) for bound in percentiles(values))

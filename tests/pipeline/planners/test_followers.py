@@ -57,6 +57,7 @@ def test_a_slow_av_and_one_that_stands_between_concern_nobody() -> None:
     assert find_follower(lanes(Mover(speed=2.9), BEHIND), ORIGIN) is None
     assert find_follower(lanes(AV, BEHIND, Mover(x=-12.0)), ORIGIN) is None
     assert find_follower(hand_made([AV, BEHIND]), ORIGIN) is None  # no lane
+    assert find_follower(lanes(AV, BEHIND, lines=([(-20.0, 0.0), (99.0, 0.0)],)), ORIGIN) is None  # not in the lane
 
 
 def test_followers_are_found_around_bends_and_before_merges() -> None:
