@@ -25,14 +25,14 @@ class KeptTask(Protocol):
 
     Attributes:
         name: digest of everything that decides its result, and of nothing else (``digest_of``).
-        scenes: how many it has, for the progress.
+        size: how many scenes it has, for the progress.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def scenes(self) -> int: ...
+    def size(self) -> int: ...
 
 
 TaskT = TypeVar("TaskT", bound=KeptTask)
@@ -60,7 +60,7 @@ class _Job(Generic[TaskT]):
 
 def _do(job: _Job[TaskT]) -> int:
     write_json(job.target, job.function(job.task))
-    return job.task.scenes
+    return job.task.size
 
 
 def run_kept(
@@ -85,8 +85,8 @@ def run_kept(
     targets = [folder / f"{task.name}.json" for task in tasks]
     missing = {target: task for task, target in zip(tasks, targets, strict=True) if not target.exists()}
     todo = [_Job(function, task, target) for target, task in missing.items()]
-    total = sum(task.scenes for task in tasks)
-    done = total - sum(job.task.scenes for job in todo)
+    total = sum(task.size for task in tasks)
+    done = total - sum(job.task.size for job in todo)
     with bar(description, total, " scene", initial=done) as progress:
         for _, count in run_on(engine, _do, todo, workers, device=device, folder=folder):
             progress.update(count)

@@ -56,7 +56,7 @@ class DriveTask:
     seed: int
 
     @property
-    def scenes(self) -> int:
+    def size(self) -> int:
         return len(self.ids)
 
     @property

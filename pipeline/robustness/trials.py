@@ -4,8 +4,6 @@ process, and its result on disk."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +14,13 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from data.files import read_json, remove_leftovers, sha256_of, write_json
+from data.files import sha256_of
 from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.code_version import code_version
-from pipeline.engine import EngineConfig, run_on
-from pipeline.progress import bar
+from pipeline.engine import EngineConfig
+from pipeline.kept_results import digest_of, run_kept
 from pipeline.robustness.kinds import Condition, spoil
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
 from submission.realism import SceneContext, load_config, prepare_scene, score
@@ -74,10 +72,15 @@ class Trial:
     @property
     def name(self) -> str:
         """Of everything that decides the result, and of nothing else."""
-        fields = dataclasses.asdict(self) | {"code": code_version(__name__)}
-        fields["scenes"].pop("path")
-        fields["contestant"].pop("checkpoint")
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+        # Paths do not: what they held is in the digests.
+        where = dataclasses.replace(self.scenes, path="")
+        who = dataclasses.replace(self.contestant, checkpoint=None)
+        return digest_of(dataclasses.replace(self, scenes=where, contestant=who), code=code_version(__name__))
+
+    @property
+    def size(self) -> int:
+        """Number of scenes."""
+        return len(self.scenes.ids)
 
 
 def contestant(agent: str, checkpoint: Path | None) -> Contestant:
@@ -158,11 +161,8 @@ def _row(trial: Trial, scenario_id: str) -> dict[str, Any]:
     return row | {"values": {name: float(value) for name, value in result.values.items()}}
 
 
-def _run_trial(task: tuple[Trial, Path]) -> int:
-    """Write the rows of a trial; returns their number."""
-    trial, target = task
-    write_json(target, [_row(trial, scenario_id) for scenario_id in trial.scenes.ids])
-    return len(trial.scenes.ids)
+def _run_trial(trial: Trial) -> list[dict[str, Any]]:
+    return [_row(trial, scenario_id) for scenario_id in trial.scenes.ids]
 
 
 def run_trials(
@@ -170,20 +170,9 @@ def run_trials(
 ) -> Mapping[Trial, list[dict[str, Any]]]:
     """Rows (scenario_id, spoilt, values) of every trial; what an earlier run has done is not done again.
 
-    Results are kept in ``out/parts`` by a digest of all that decides them, so that other levels or more scenes cost
-    what is new alone; those that are not asked for any more stay there.
-
     Args:
-        trials: what to do. out: folder. description: of the progress bar.
+        trials: what to do. out: folder; results are kept in ``parts`` of it. description: of the progress bar.
         workers: processes, see ``run_on``. engine: who does the work. device: of the agents.
     """
-    parts = out.absolute() / _PARTS
-    parts.mkdir(parents=True, exist_ok=True)
-    targets = {trial: parts / f"{trial.name}.json" for trial in trials}
-    todo = [(trial, target) for trial, target in targets.items() if not target.exists()]
-    total, left = (sum(len(trial.scenes.ids) for trial in some) for some in (trials, [trial for trial, _ in todo]))
-    with bar(description, total, " scene", initial=total - left) as progress:
-        for _, count in run_on(engine, _run_trial, todo, workers, device=device, folder=parts):
-            progress.update(count)
-    remove_leftovers(parts)
-    return {trial: read_json(target) for trial, target in targets.items()}
+    rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, device)
+    return dict(zip(trials, rows, strict=True))
