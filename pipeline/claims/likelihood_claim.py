@@ -160,6 +160,7 @@ def likelihood_report(study: Study) -> Report:
             f"Moving agents alone; {study.config.likelihood_rollouts} futures of each kind for the metric, of "
             f"which {study.config.likelihood_scored} for the likelihood; deterministic futures are repeated.",
             *_correlations(likelihood, realism, study.seed),
+            _typicality(likelihood, realism, kinds, study.seed),
         ],
         {LIKELIHOOD: scatter_figure(rows, points)},
     )
@@ -175,3 +176,19 @@ def _correlations(likelihood: Array, realism: Array, seed: int) -> list[str]:
         ]
         notes.append(f"Correlation with realism {text}: {', '.join(found)}.")
     return notes
+
+
+def _typicality(likelihood: Array, realism: Array, kinds: Sequence[str], seed: int) -> str:
+    """How a measure fares that takes what is too likely for as odd as what is too unlikely: how far a likelihood is
+    from that of the reference's own futures in the same scene."""
+    own = kinds.index("reference")
+    others = [index for index in range(len(kinds)) if index != own]
+    nearness = -np.abs(likelihood - likelihood[own])
+    parts = [
+        f"{text} {cell(correlation(nearness, realism, spearman, over, seed, others), 2)}"
+        for over, text in (("kinds", "over kinds"), ("within", "in each scene"))
+    ]
+    return (
+        "Instead of the likelihood, its nearness to that of the reference's own futures in the scene, and realism "
+        f"(Spearman, all kinds but the reference): {', '.join(parts)}."
+    )

@@ -48,6 +48,7 @@ def test_claims_go_through_and_a_second_call_trains_nothing(
     for row in likelihood["rows"]:
         means = [part[row["name"]]["sum"] / part[row["name"]]["count"] for part in parts]
         assert row["measured"]["likelihood"]["value"] == pytest.approx(sum(means) / 3)
+    assert sum("Spearman" in note for note in likelihood["notes"]) == 5
     assert likelihood["statements"][0]["statement"].startswith("log is likelier than perturbed 0.25 m")
     realism = {row["name"]: row["measured"]["realism"]["value"] for row in heads["rows"]}
     (first, *_) = heads["statements"]
@@ -158,7 +159,13 @@ def test_wrong_overrides_are_one_line(values: dict[str, object], message: str) -
 def test_texts_are_read_as_the_options_type() -> None:
     config = override(
         SelfPlayConfig(),
-        {"ppo.learning_rate": "3e-4", "worlds": "7", "tensorboard": "false", "device": "cpu", "ppo.beta_final": "0.5"},
+        {
+            "ppo.learning_rate": "3e-4",
+            "worlds": "7",
+            "tensorboard": "false",
+            "device": "cpu",
+            "ppo.beta_final": "0.5",
+        },
     )
     assert (config.ppo.learning_rate, config.worlds, config.tensorboard) == (3e-4, 7, False)
     assert config.ppo.beta_final == 0.5
@@ -181,7 +188,7 @@ def test_what_is_missing_names_its_stage(tiny_run: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"policy.ckpt: not there; run `make selfplay`"):
         RunInputs.of(copy, policy=True)
     assert RunInputs.of(copy, policy=False).reference.exists()
-    with pytest.raises(UserError, match="no such claim, expected some of likelihood.*did you mean heads"):
+    with pytest.raises(UserError, match=r"no such claim, expected some of likelihood.*did you mean heads"):
         run_claims(TINY, run=tiny_run, out=tmp_path, only="head")
 
 
