@@ -127,7 +127,7 @@ def likelihood_report(study: Study) -> Report:
     fields = {"likelihood": likelihood, "realism": realism}
     fields |= {name: _table(results, kinds, name) for name in (*TYPE_NAMES, "coverage")}
     rows = [
-        Row(kind, "-", {name: mean(values[index : index + 1]) for name, values in fields.items()})
+        Row(kind, "", {name: mean(values[index : index + 1]) for name, values in fields.items()})
         for index, kind in enumerate(kinds)
     ]
     by_name = {kind: likelihood[index : index + 1] for index, kind in enumerate(kinds)}

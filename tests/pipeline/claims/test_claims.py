@@ -235,6 +235,7 @@ def test_tables_show_the_papers_figures_and_who_has_none() -> None:
         ["a", "all", "0.650 [0.600, 0.700] / 0.741", "4.00 [3.00, 5.00]", "0.150"],
         ["b", "all", "0.200 [0.100, 0.300]", "-", "-"],
     ]
+    assert render_rows([dataclasses.replace(row, drawn="") for row in rows])[2][:2] == ["b", "0.200 [0.100, 0.300]"]
     assert published("weights", "beta 1")["realism_top1"] == 0.621
     assert published("weights", "beta 2") == {}
     assert set(CLAIM_NAMES) == {"likelihood", *CLAIMS}
