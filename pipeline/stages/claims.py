@@ -71,7 +71,7 @@ def run_claims(
 def _write(reports: Mapping[str, Report], folder: Path, study: Study) -> None:
     """All reports so far, in the order of claims."""
     write_reports([reports[name] for name in CLAIM_NAMES if name in reports], folder, _about(study))
-    latest = next(reversed(reports.values()))
+    latest = list(reports.values())[-1]
     say(f"{latest.title}: {latest.verdict}")
 
 

@@ -202,7 +202,7 @@ def test_wrong_scales_are_one_line() -> None:
         ({"ways": []}, "at least one top_k"),
     ):
         with pytest.raises(UserError, match=message):
-            ClaimsConfig(**values)  # type: ignore[arg-type]
+            ClaimsConfig(**values)
     assert ReferenceSpec.parse("nano:200+30") == ReferenceSpec("nano", 200, 30)
     assert ReferenceSpec("nano", 200, 30, 100).name == "nano 200+30 K 100"
 
