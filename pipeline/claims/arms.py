@@ -36,8 +36,10 @@ __all__ = [
     "Judged",
     "Trial",
     "arm_folder",
+    "is_done",
     "judge_reference",
     "judge_rollouts",
+    "reference_recipe",
     "run_arm",
     "way_name",
 ]
@@ -201,7 +203,7 @@ def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult
         UserError: the folder holds a result of other settings; or as the stages.
     """
     done = folder / RESULT_FILE
-    recipe = {"reference": sha256_of(checkpoint), **judged.recipe()}
+    recipe = reference_recipe(judged, checkpoint)
     if done.exists():
         values = read_json(done)
         _refuse_changes(folder, values["recipe"], recipe)
@@ -221,6 +223,17 @@ def _scores(folder: Path, way: str, targets: str) -> Path:
 def _rows(folder: Path) -> list[dict[str, float]]:
     with (folder / "training" / "metrics.csv").open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def is_done(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the result of a recipe (of ``Trial`` or ``reference_recipe``)."""
+    done = folder / RESULT_FILE
+    return done.exists() and not differences(read_json(done).get("recipe"), recipe)
+
+
+def reference_recipe(judged: Judged, checkpoint: Path) -> dict[str, Any]:
+    """Everything that decides the result of ``judge_reference``."""
+    return {"reference": sha256_of(checkpoint), **judged.recipe()}
 
 
 def run_arm(trial: Trial, folder: Path) -> ArmResult:

@@ -367,23 +367,6 @@ CLAIMS: dict[str, Claim] = {
             _selfplay,
         ),
         Claim(
-            "reference",
-            "Quality of the reference and of the student",
-            "The reference is a soft prior: students of weak references surpass them, and students of strong ones "
-            "stay below.",
-            lambda config: [arm for _, arm in _students(config)],
-            _reference,
-            lambda config: [name for name, _ in _students(config)],
-        ),
-        Claim(
-            "vocabulary",
-            "Size of the vocabulary",
-            "200 tokens are best for the student, though references get better with more.",
-            lambda config: [arm for _, arm in _vocabularies(config)],
-            _vocabulary,
-            lambda config: [name for name, _ in _vocabularies(config)],
-        ),
-        Claim(
             "weights",
             "Alpha and beta",
             "A beta of 0.1 is best; rewarding likelihood instead (alpha) gains nothing and ends in one mode.",
@@ -411,6 +394,23 @@ CLAIMS: dict[str, Claim] = {
             "Pedestrians and cyclists can be learnt together with vehicles.",
             lambda config: [SPACER, VEHICLES, PLAIN],
             _types,
+        ),
+        Claim(
+            "reference",
+            "Quality of the reference and of the student",
+            "The reference is a soft prior: students of weak references surpass them, and students of strong ones "
+            "stay below.",
+            lambda config: [arm for _, arm in _students(config)],
+            _reference,
+            lambda config: [name for name, _ in _students(config)],
+        ),
+        Claim(
+            "vocabulary",
+            "Size of the vocabulary",
+            "200 tokens are best for the student, though references get better with more.",
+            lambda config: [arm for _, arm in _vocabularies(config)],
+            _vocabulary,
+            lambda config: [name for name, _ in _vocabularies(config)],
         ),
     )
 }

@@ -16,8 +16,8 @@ from pipeline.viewing.figures import COLUMN_INCHES, STYLE
 
 __all__ = ["forest_figure", "pairs_figure", "scatter_figure", "sweep_figure", "training_figure"]
 
-_COLOURS = ("#7b3fb5", "#00798c", "#b37400", "#8a8f98", "#0b63a5", "#a33b2e")
-_MARKS = ("o", "^", "D", "s", "v", "P")
+_COLOURS = ("#7b3fb5", "#00798c", "#b37400", "#8a8f98", "#0b63a5", "#a33b2e", "#007f5f", "#c4527c")
+_MARKS = ("o", "^", "D", "s", "v", "P", "X", "<")
 _LABELS = {
     "realism": "realism",
     "kl": "KL to the reference, nats",

@@ -18,13 +18,13 @@ _SPLIT = "validation"
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Paths in a run, each of which is there."""
+    """Paths in a run, each of which is there, the policy perhaps excepted."""
 
     training: Path
     validation: Path
     vocabulary: Path
     reference: Path
-    policy: Path | None
+    policy: Path  # checked only where it is needed
 
     @classmethod
     def of(cls, run: Path, policy: bool) -> RunInputs:
@@ -43,14 +43,14 @@ class RunInputs:
             validation=run / "tokenize" / _SPLIT,
             vocabulary=run / "tokenize" / VOCABULARY_FILE,
             reference=run / "finetune" / REFERENCE,
-            policy=run / "selfplay" / POLICY if policy else None,
+            policy=run / "selfplay" / POLICY,
         )
         for store in (found.training, found.validation):
             if not is_store(store):
                 raise UserError(f"{store}: no store of scenes; run `make tokenize` for this run first")
         needed = [(found.vocabulary, "tokenize"), (found.reference, "finetune"), (found.policy, "selfplay")]
-        for path, stage in needed:
-            if path is not None and not path.is_file():
+        for path, stage in needed if policy else needed[:2]:
+            if not path.is_file():
                 raise UserError(f"{path}: not there; run `make {stage}` for this run first")
         return found
 

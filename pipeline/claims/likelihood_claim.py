@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ _SAYS = (
     "The reference finds what humans did likelier than the same disturbed, and that likelier than naive motion; "
     "and what it finds likely, the realism metric finds real."
 )
-_RECIPE = "recipe.json"
+_RECIPE_FILE = "recipe.json"
 _OVER = {
     "kinds": "over kinds of futures (means over scenes)",
     "within": "over kinds of futures, in each scene (mean over scenes)",
@@ -38,14 +39,11 @@ _OVER = {
 }
 
 
-def measure_likelihood(study: Study) -> list[dict[str, Any]]:
-    """One result a scene (see ``score_scene``), in the order of the study's; what is there is not done again."""
-    config, inputs, folder = study.config, study.inputs, study.out / LIKELIHOOD
-    assert inputs.policy is not None
-    scenarios = str(study.scenarios.absolute())
-    digest = content_digest(scenarios)
-    recipe = {
-        "scenarios": digest,
+def _recipe(study: Study) -> dict[str, Any]:
+    """Everything that decides what is measured."""
+    config, inputs = study.config, study.inputs
+    return {
+        "scenarios": content_digest(str(study.scenarios.absolute())),
         "reference": sha256_of(inputs.reference),
         "policy": sha256_of(inputs.policy),
         "levels": list(config.levels),
@@ -54,16 +52,38 @@ def measure_likelihood(study: Study) -> list[dict[str, Any]]:
         "metric": config.metric,
         "seed": study.seed,
     }
+
+
+def _target(study: Study, index: int) -> Path:
+    return study.out.absolute() / LIKELIHOOD / f"scene-{index:05d}.json"
+
+
+def is_measured(study: Study) -> bool:
+    """Whether nothing is left to do."""
+    recipe = study.out / LIKELIHOOD / _RECIPE_FILE
+    return (
+        study.inputs.policy.is_file()
+        and recipe.exists()
+        and read_json(recipe) == _recipe(study)
+        and all(_target(study, index).exists() for index in range(len(study.scenes)))
+    )
+
+
+def measure_likelihood(study: Study) -> list[dict[str, Any]]:
+    """One result a scene (see ``score_scene``), in the order of the study's; what is there is not done again."""
+    config, inputs, folder = study.config, study.inputs, study.out / LIKELIHOOD
+    scenarios = str(study.scenarios.absolute())
+    recipe = _recipe(study)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / _RECIPE).exists() or read_json(folder / _RECIPE) != recipe:
+    if not (folder / _RECIPE_FILE).exists() or read_json(folder / _RECIPE_FILE) != recipe:
         # Minutes, not hours: with other settings it is measured again.
         for stale in folder.glob("scene-*.json"):
             stale.unlink()
-        write_json(folder / _RECIPE, recipe)
+        write_json(folder / _RECIPE_FILE, recipe)
     tasks = [
         LikelihoodTask(
             scenarios=scenarios,
-            digest=digest,
+            digest=recipe["scenarios"],
             index=index,
             reference=inputs.reference.absolute(),
             policy=inputs.policy.absolute(),
@@ -72,7 +92,7 @@ def measure_likelihood(study: Study) -> list[dict[str, Any]]:
             scored=config.likelihood_scored,
             metric=config.metric,
             seed=study.seed,
-            target=folder.absolute() / f"scene-{index:05d}.json",
+            target=_target(study, index),
         )
         for index in range(len(study.scenes))
     ]
@@ -107,7 +127,7 @@ def likelihood_report(study: Study) -> Report:
     fields = {"likelihood": likelihood, "realism": realism}
     fields |= {name: _table(results, kinds, name) for name in (*TYPE_NAMES, "coverage")}
     rows = [
-        Row(kind, "-", {name: mean(values[index : index + 1]) for name, values in fields.items()})
+        Row(kind, "", {name: mean(values[index : index + 1]) for name, values in fields.items()})
         for index, kind in enumerate(kinds)
     ]
     by_name = {kind: likelihood[index : index + 1] for index, kind in enumerate(kinds)}
@@ -140,6 +160,7 @@ def likelihood_report(study: Study) -> Report:
             f"Moving agents alone; {study.config.likelihood_rollouts} futures of each kind for the metric, of "
             f"which {study.config.likelihood_scored} for the likelihood; deterministic futures are repeated.",
             *_correlations(likelihood, realism, study.seed),
+            _typicality(likelihood, realism, kinds, study.seed),
         ],
         {LIKELIHOOD: scatter_figure(rows, points)},
     )
@@ -155,3 +176,19 @@ def _correlations(likelihood: Array, realism: Array, seed: int) -> list[str]:
         ]
         notes.append(f"Correlation with realism {text}: {', '.join(found)}.")
     return notes
+
+
+def _typicality(likelihood: Array, realism: Array, kinds: Sequence[str], seed: int) -> str:
+    """How a measure fares that takes what is too likely for as odd as what is too unlikely: how far a likelihood is
+    from that of the reference's own futures in the same scene."""
+    own = kinds.index("reference")
+    others = [index for index in range(len(kinds)) if index != own]
+    nearness = -np.abs(likelihood - likelihood[own])
+    parts = [
+        f"{text} {cell(correlation(nearness, realism, spearman, over, seed, others), 2)}"
+        for over, text in (("kinds", "over kinds"), ("within", "in each scene"))
+    ]
+    return (
+        "Instead of the likelihood, its nearness to that of the reference's own futures in the scene, and realism "
+        f"(Spearman, all kinds but the reference): {', '.join(parts)}."
+    )

@@ -67,7 +67,7 @@ def _section(report: Report, pictures: Sequence[Path]) -> list[str]:
         "",
         *_markdown(report.table),
         "",
-        f"Behind a slash, the paper's figure: {published_source(report.name)}.",
-        *(f"{note}" for note in report.notes),
+        f"- Behind a slash, the paper's figure: {published_source(report.name)}.",
+        *(f"- {note}" for note in report.notes),
         *(["", f"![{report.title}]({image})"] if image else []),
     ]

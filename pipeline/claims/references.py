@@ -14,7 +14,13 @@ from pipeline.stages.finetuning import run_finetune
 from pipeline.stages.pretraining import run_pretrain
 from pipeline.stages.tokenization import VOCABULARY_FILE
 
-__all__ = ["train_reference"]
+__all__ = ["reference_checkpoint", "train_reference"]
+
+
+def reference_checkpoint(spec: ReferenceSpec, root: Path) -> Path:
+    """Where a reference is, once it is trained. Args: as of ``train_reference``."""
+    stage = "finetune" if spec.finetune else "pretrain"
+    return root / spec.name.replace(" ", "_") / stage / REFERENCE
 
 
 def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs, root: Path) -> Path:
@@ -47,7 +53,7 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
         out=folder / "pretrain",
     )
     if not spec.finetune:
-        return folder / "pretrain" / REFERENCE
+        return reference_checkpoint(spec, root)
     fit = config.finetune.fit
     run_finetune(
         dataclasses.replace(
@@ -60,4 +66,4 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
         checkpoint=folder / "pretrain" / REFERENCE,
         out=folder / "finetune",
     )
-    return folder / "finetune" / REFERENCE
+    return reference_checkpoint(spec, root)

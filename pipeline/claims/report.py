@@ -41,7 +41,7 @@ _ARM_FIELDS = ("realism", "kinematic", "interactive", "map", "minade", "collisio
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: what was measured, and what the paper prints of it."""
+    """A line of a table: what was measured, how tokens were drawn if that matters, and what the paper prints."""
 
     name: str
     drawn: str
@@ -146,7 +146,8 @@ def arm_rows(
 def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
     """Header and cells: measured with intervals, the paper's figure behind a slash."""
     shown = [column for column in _COLUMNS if any(column[0] in row.measured for row in rows)]
-    table = [[first, "drawn", *(title for _, title, _, _ in shown)]]
+    drawn = any(row.drawn for row in rows)
+    table = [[first, *(["drawn"] if drawn else []), *(title for _, title, _, _ in shown)]]
     for row in rows:
         cells = []
         for name, _, digits, with_interval in shown:
@@ -154,7 +155,7 @@ def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
             if name in row.published:
                 text += f" / {row.published[name]:.{digits}f}"
             cells.append(text)
-        table.append([row.name, row.drawn, *cells])
+        table.append([row.name, *([row.drawn] if drawn else []), *cells])
     return table
 
 

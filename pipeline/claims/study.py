@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,17 @@ from pipeline.claims.arms import (
     Judged,
     Trial,
     arm_folder,
+    is_done,
     judge_reference,
+    reference_recipe,
     run_arm,
     way_name,
 )
-from pipeline.claims.config import ClaimsConfig
+from pipeline.claims.config import ClaimsConfig, ReferenceSpec
 from pipeline.claims.inputs import RunInputs, judged_scenes
 from pipeline.claims.intervals import Array
 from pipeline.claims.overrides import override
-from pipeline.claims.references import train_reference
+from pipeline.claims.references import reference_checkpoint, train_reference
 from pipeline.console import hushed, say
 from pipeline.scoring import TARGETS, with_targets
 from pipeline.stages.evaluation import EvaluateConfig
@@ -112,12 +114,38 @@ class Study:
             keep_rollouts=False,
         )
 
+    @cached_property
+    def _specs(self) -> dict[str, ReferenceSpec]:
+        return {spec.name: spec for spec in [*self.config.reference_specs, *self.config.vocabulary_specs]}
+
     def reference(self, name: str) -> Path:
         """Checkpoint of a reference by name; trains it if it is not there."""
         if name == OWN_REFERENCE:
             return self.inputs.reference
-        specs = {spec.name: spec for spec in [*self.config.reference_specs, *self.config.vocabulary_specs]}
-        return train_reference(specs[name], self.config, self.inputs, self.out / "references")
+        return train_reference(self._specs[name], self.config, self.inputs, self._references)
+
+    @property
+    def _references(self) -> Path:
+        return self.out / "references"
+
+    def _is_trained(self, name: str) -> bool:
+        return name == OWN_REFERENCE or reference_checkpoint(self._specs[name], self._references).exists()
+
+    def is_done(self, arms: Iterable[Arm], references: Iterable[str] = ()) -> bool:
+        """Whether nothing of these is left to do."""
+        for name in references:
+            if not self._is_trained(name):
+                return False
+            if not is_done(self._reference_folder(name), reference_recipe(self.judged(), self.reference(name))):
+                return False
+        return all(self._is_trained(arm.reference) and self._arm_is_done(arm) for arm in arms)
+
+    def _arm_is_done(self, arm: Arm) -> bool:
+        folders = [self.folder(arm, seed) for seed in range(self.config.seeds)]
+        # Recipes take a moment: of an arm that was never begun none is made.
+        return all((folder / RESULT_FILE).exists() for folder in folders) and all(
+            is_done(folder, self.trial(arm, seed).recipe()) for seed, folder in enumerate(folders)
+        )
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """An arm's training with a seed, and how it is judged; its reference is trained if it is not there."""
@@ -142,36 +170,34 @@ class Study:
     def folder(self, arm: Arm, seed: int) -> Path:
         return arm_folder(self.out / "arms", arm.name, self.seed + seed)
 
-    def run(self, arms: Iterable[Arm], references: Iterable[str] = ()) -> int:
+    def run(self, title: str, arms: Iterable[Arm], references: Iterable[str] = ()) -> int:
         """Run arms that are not done, with every seed, and judge references; a line for each.
+
+        Args:
+            title: stands before every line. arms, references: by name each of them once.
 
         Returns:
             How many were not done before.
         """
-        wanted = list({arm.name: arm for arm in arms}.values())
-        names = list(dict.fromkeys(references))
-        total, number, ran = len(wanted) * self.config.seeds + len(names), 0, 0
-        for name in names:
-            number += 1
-            done = (self._reference_folder(name) / RESULT_FILE).exists()
+        tasks: list[tuple[str, Path, Callable[[], ArmResult]]] = [
+            (f"reference {name}", self._reference_folder(name), partial(self.reference_result, name))
+            for name in references
+        ]
+        tasks += [
+            (f"{arm.name}, seed {self.seed + seed}", self.folder(arm, seed), partial(self.result, arm, seed))
+            for seed in range(self.config.seeds)
+            for arm in arms
+        ]
+        ran = 0
+        for number, (name, folder, work) in enumerate(tasks, 1):
+            done, started = (folder / RESULT_FILE).exists(), time.perf_counter()
+            with contextlib.nullcontext() if self.config.verbose else hushed():
+                result = work()
+            realism = result.values["reports"][self.way]["metrics"]["metametric"]
+            spent = "was done" if done else f"{time.perf_counter() - started:.0f} s"
+            say(f"{title} [{number}/{len(tasks)}] {name}: {spent}, realism {realism:.3f}")
             ran += not done
-            self._say(f"[{number}/{total}] reference {name}", done, lambda name=name: self.reference_result(name))
-        for seed in range(self.config.seeds):
-            for arm in wanted:
-                number += 1
-                done = (self.folder(arm, seed) / RESULT_FILE).exists()
-                ran += not done
-                title = f"[{number}/{total}] {arm.name}, seed {self.seed + seed}"
-                self._say(title, done, lambda arm=arm, seed=seed: self.result(arm, seed))
         return ran
-
-    def _say(self, title: str, done: bool, work: object) -> None:
-        started = time.perf_counter()
-        with contextlib.nullcontext() if self.config.verbose else hushed():
-            result: ArmResult = work()  # type: ignore[operator]
-        realism = result.values["reports"][self.way]["metrics"]["metametric"]
-        spent = "was done" if done else f"{time.perf_counter() - started:.0f} s"
-        say(f"{title}: {spent}, realism {realism:.3f}")
 
     def result(self, arm: Arm, seed: int) -> ArmResult:
         """Of one training; runs it if it is not done."""
@@ -185,7 +211,7 @@ class Study:
         return [self.result(arm, seed) for seed in range(self.config.seeds)]
 
     def _reference_folder(self, name: str) -> Path:
-        return self.out / "references" / name.replace(" ", "_") / "judged"
+        return self._references / name.replace(" ", "_") / "judged"
 
     def reference_result(self, name: str) -> ArmResult:
         """Of a reference that drives itself; judges it if that is not done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from data.errors import UserError
 from pipeline.claims.catalogue import CLAIMS
 from pipeline.claims.config import ClaimsConfig
 from pipeline.claims.inputs import RunInputs
-from pipeline.claims.likelihood_claim import LIKELIHOOD, likelihood_report
+from pipeline.claims.likelihood_claim import LIKELIHOOD, is_measured, likelihood_report
 from pipeline.claims.page import write_reports
 from pipeline.claims.report import Report
 from pipeline.claims.study import Study
@@ -47,21 +48,31 @@ def run_claims(
     inputs = RunInputs.of(run, policy=LIKELIHOOD in names)
     folder = out or run / "claims"
     study = Study(config, inputs, folder, seed)
-    started, reports, ran = time.perf_counter(), list[Report](), 0
-    if LIKELIHOOD in names:
-        reports.append(likelihood_report(study))
-    chosen = [CLAIMS[name] for name in names if name != LIKELIHOOD]
-    if chosen:
-        ran = study.run(
-            [arm for claim in chosen for arm in claim.arms(config)],
-            [name for claim in chosen for name in claim.references(config)],
-        )
-    reports += [claim.report(study, claim) for claim in chosen]
-    write_reports(reports, folder, _about(study))
-    for report in reports:
-        say(f"{report.title}: {report.verdict}")
+    started, reports, ran = time.perf_counter(), dict[str, Report](), 0
+    # What an earlier call finished is told again, so that the page is whole.
+    for claim in CLAIMS.values():
+        if claim.name not in names and study.is_done(claim.arms(config), claim.references(config)):
+            reports[claim.name] = claim.report(study, claim)
+    if LIKELIHOOD in names or is_measured(study):
+        reports[LIKELIHOOD] = likelihood_report(study)
+        _write(reports, folder, study)
+    for name in names:
+        if name == LIKELIHOOD:
+            continue
+        claim = CLAIMS[name]
+        ran += study.run(name, claim.arms(config), claim.references(config))
+        reports[name] = claim.report(study, claim)
+        # After every claim, so that an interruption leaves those before it.
+        _write(reports, folder, study)
     say(f"{folder / 'claims.md'} written after {time.perf_counter() - started:.0f} s")
-    return {"arms_run": ran, **{report.name: str(report.verdict) for report in reports}}
+    return {"arms_run": ran, **{name: str(report.verdict) for name, report in reports.items()}}
+
+
+def _write(reports: Mapping[str, Report], folder: Path, study: Study) -> None:
+    """All reports so far, in the order of claims."""
+    write_reports([reports[name] for name in CLAIM_NAMES if name in reports], folder, _about(study))
+    latest = list(reports.values())[-1]
+    say(f"{latest.title}: {latest.verdict}")
 
 
 def _chosen(only: str) -> list[str]:
