@@ -231,7 +231,7 @@ def test_presets_hold_what_the_commands_take(name: str) -> None:
     command_parser("robustness", run_robustness, RobustnessConfig, preset.get("robustness", {}), "")
     command_parser("transfer", run_transfer, TransferConfig, preset.get("transfer", {}), "")
     run = whole_run(preset, RunConfig)
-    assert set(preset) - set(run) <= {"robustness", "transfer"}
+    assert set(preset) - set(run) <= {"robustness", "transfer", "claims", "planners"}
 
 
 def test_command_line(made_run: Path, tmp_path: Path) -> None:
