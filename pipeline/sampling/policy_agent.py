@@ -128,6 +128,12 @@ class PolicyAgent:
             parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
         return joint_states(scene, torch.cat(parts), world.origin[0])
 
+    @torch.no_grad()
+    def decide(self, worlds: World, state: State, who: tuple[Tensor, Tensor], uniform: Tensor) -> Tensor:
+        """Tokens [W, A] of some agents, 0 for the others, drawn with ``uniform`` [W, A]."""
+        tokens: Tensor = self._decide(worlds, state, who, self._see_road(worlds, state, who), uniform)
+        return tokens
+
     def _seen_road(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
         return self.policy.see_road(*observe_road(worlds, state, who, self.view))
 

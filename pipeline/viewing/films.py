@@ -13,7 +13,7 @@ from data.files import atomic_write
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Scene
 from pipeline.viewing.raster import Panel, SceneRaster, panel_frame
 
-__all__ = ["gif_bytes", "scene_frames", "write_contact_sheet"]
+__all__ = ["gif_bytes", "scene_frames", "write_contact_sheet", "write_sheet"]
 
 # Seconds behind the current step that a contact sheet shows.
 _SHEET_SECONDS = (0, 2, 4, 6, 8)
@@ -45,12 +45,26 @@ def gif_bytes(frames: Iterable[Image.Image], rate: int) -> bytes:
 def write_contact_sheet(path: Path, scene: Scene, panels: Sequence[Panel], size: int = 320) -> None:
     """Write a PNG: a row a panel, a column every two seconds."""
     raster = SceneRaster(scene, size)
+    write_sheet(path, [raster] * len(panels), panels, _SHEET_SECONDS)
+
+
+def write_sheet(
+    path: Path, rasters: Sequence[SceneRaster], panels: Sequence[Panel], seconds: Sequence[float], colours: int = 0
+) -> None:
+    """Write a PNG: a row a panel, a column a moment.
+
+    Args:
+        path: of the file. rasters, panels: of the rows. seconds: of the columns, behind the current step.
+        colours: of a palette, which makes a small file; 0 for all there are.
+    """
     rows = []
-    for panel in panels:
+    for raster, panel in zip(rasters, panels, strict=True):
         cells = [
-            np.asarray(panel_frame([raster], [panel], CURRENT_INDEX + round(seconds / STEP_SECONDS)))
-            for seconds in _SHEET_SECONDS
+            np.asarray(panel_frame([raster], [panel], CURRENT_INDEX + round(moment / STEP_SECONDS)))
+            for moment in seconds
         ]
         rows.append(np.concatenate(cells, axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
-    atomic_write(path, lambda file: sheet.save(file, "PNG"))
+    if colours:
+        sheet = sheet.quantize(colors=colours, dither=Image.Dither.NONE)
+    atomic_write(path, lambda file: sheet.save(file, "PNG", optimize=True))

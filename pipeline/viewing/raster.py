@@ -54,9 +54,16 @@ class SceneRaster:
     Args:
         scene: a single scene. size: pixels of the square picture.
         radius: metres from the middle to the side; by default all agents that move are inside, within reason.
+        centre: [2] metres, the middle of the picture; by default where the agents are.
     """
 
-    def __init__(self, scene: Scene, size: int, radius: float | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        size: int,
+        radius: float | None = None,
+        centre: NDArray[np.float64] | None = None,
+    ) -> None:
         self.scene, self.size = scene, size
         now = scene.agents.position[scene.simulated, CURRENT_INDEX, :2].double()
         self.centre = ((now.amin(0) + now.amax(0)) / 2).numpy()
@@ -66,6 +73,8 @@ class SceneRaster:
             # Too far apart for one picture: the AV stays in its middle.
             sdc = scene.agents.position[scene.agents.is_sdc & scene.simulated, CURRENT_INDEX, :2].double()
             self.centre = sdc[0].numpy() if len(sdc) else self.centre
+        if centre is not None:
+            self.centre = centre
         self._scale = size * _FINER / (2 * self.radius)
 
     def _pixels(self, points: NDArray[np.float64]) -> list[tuple[float, float]]:
