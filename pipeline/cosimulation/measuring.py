@@ -63,8 +63,8 @@ def measure(area: Area, drive: Drive) -> dict[str, float]:
     ended once.
 
     Returns:
-        For each of ``COUNTS`` a number. ``seconds`` and ``metres`` are those of taken vehicles while they are in the
-        world, ``left`` those that drove out of it, ``lost`` those that SUMO removed. A collision is the
+        For each of ``COUNTS`` a number. ``seconds`` and ``metres`` are those of taken vehicles while they are in
+        the world, ``left`` those that drove out of it, ``lost`` those that SUMO removed. A collision is the
         first overlap of a pair of which one at least was taken: with another taken vehicle, one that SUMO drives, a
         parked one, a cyclist or a pedestrian; ``from_behind`` are those of SUMO's vehicles that drove into a taken
         one's rear. ``sumo_says_collisions`` are pairs in SUMO's own terms. ``other_seconds`` are those of motor

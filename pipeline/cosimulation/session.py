@@ -17,13 +17,16 @@ from pipeline.cosimulation.area import Area
 
 __all__ = ["Brake", "Frame", "Session", "open_session"]
 
-# Nobody in generated traffic brakes harder than this by choice, m/s^2 (``data.traffic.demand``); SUMO's vehicles can
-# do 8 in an emergency.
+# Nobody in generated traffic brakes harder than this by choice, m/s^2 (``data.traffic.demand``); SUMO's vehicles
+# can do 8 in an emergency.
 _HARD_BRAKE = 4.5
 # How far ahead the cause of a hard braking is looked for, metres.
 _LOOK_AHEAD = 40.0
-# moveToXY: the pose is taken as it is, whatever the route says or where the lanes are.
-_EXACTLY = 2
+# moveToXY: the route is given up where it does not lead there. The pose is taken as it is, and others see it in the
+# nearest lane, or beside it. With 2 vehicles off the lanes leave SUMO's network; it crashes when they come back.
+_ANY_ROUTE = 0
+# How far the nearest lane may be, metres.
+_REACH = 2000.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class Brake:
-    """A vehicle of SUMO's begins to brake harder than it would by choice: its row, and that of the vehicle ahead of it
-    on its way (-1 where there is none)."""
+    """A vehicle of SUMO's begins to brake harder than it would by choice: its row, and that of the vehicle ahead on
+    its way (-1 where there is none)."""
 
     row: int
     leader: int
@@ -88,10 +91,10 @@ class Session:
         Args:
             row: whom. pose: [3] of the box, global. speed: m/s at which it gets there, told to those behind it.
         """
-        name = self._names[row]
+        name, vehicle = self._names[row], self._sumo.vehicle
         x, y = front_point(pose, self._area.lengths[row])
-        self._sumo.vehicle.moveToXY(name, "", -1, float(x), float(y), float(angle_of(pose[2])), _EXACTLY)
-        self._sumo.vehicle.setPreviousSpeed(name, speed)
+        vehicle.moveToXY(name, "", -1, float(x), float(y), float(angle_of(pose[2])), _ANY_ROUTE, _REACH)
+        vehicle.setPreviousSpeed(name, speed)
 
     def remove(self, row: int) -> None:
         """Take a vehicle out of the world."""
@@ -100,8 +103,8 @@ class Session:
     def lead_on(self, row: int, choice: float) -> None:
         """Give a vehicle that is on the last street of its route a way out of the world.
 
-        SUMO's drivers yield to where they believe others to be going; one that left its route has none. Which of the
-        exits it is, ``choice`` in [0, 1) says.
+        SUMO's drivers yield to where they believe others to be going; one that left its route has none. Which of
+        the exits it is, ``choice`` in [0, 1) says.
         """
         name, vehicle, exits = self._names[row], self._sumo.vehicle, self._area.exits
         street = vehicle.getRoadID(name)

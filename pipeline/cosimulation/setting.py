@@ -75,7 +75,8 @@ class Setting:
         """Where everybody is and how it got there.
 
         Args:
-            moments: recent ones, of at least ``history + 1`` decisions. collided: [A] bool, during the last decision.
+            moments: recent ones, of at least ``history + 1`` decisions.
+            collided: [A] bool, during the last decision.
             steps: in a token. history: decisions that are remembered.
         """
         pose, present = moments.pose, moments.present

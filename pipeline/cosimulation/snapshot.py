@@ -26,7 +26,7 @@ _EVERYWHERE = 1e5
 
 
 def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
-    """The scene that the recorder of generated traffic would write of these 11 frames, the last one being now: of all
+    """The scene that the recorder of generated traffic would write of these 11 frames, the last one being now: all
     who are there, as SUMO has them (the recorder smooths over the future, which nobody knows here), on flat ground.
 
     Raises:

@@ -68,7 +68,7 @@ def summarise(worlds: Sequence[World], seed: int) -> dict[str, dict[str, Any]]:
         worlds: for each world the sums of each driver. seed: of the resampling.
 
     Returns:
-        For each driver ``sums``, and for each of ``RATES`` ``value`` and ``interval``, None where nothing was driven.
+        For each driver ``sums``, and for each of ``RATES`` ``value`` and ``interval``, None where nobody drove.
     """
     chosen = np.random.default_rng(seed).integers(0, len(worlds), size=(_RESAMPLES, len(worlds)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.cosimulation.drivers import ConstantVelocityDriver, PolicyDriver, 
 from pipeline.cosimulation.measuring import COUNTS, measure
 from pipeline.cosimulation.pictures import write_pictures
 from pipeline.cosimulation.summary import cosimulation_table, summarise
+from pipeline.isolation import ProcessDied, run_isolated
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
 from pipeline.sampling.policy_agent import PolicyAgent
@@ -88,6 +90,10 @@ class _Task:
     def result(self) -> Path:
         return self.out / _WORLDS / f"{self.world:04d}.json"
 
+    @property
+    def draft(self) -> Path:
+        return self.out / _WORLDS / f".{self.world:04d}.draft"
+
 
 def _drive_all(task: _Task, area: Area, agent: PolicyAgent) -> dict[str, Drive]:
     """A world driven by everyone, from the same moment and with the same vehicles."""
@@ -104,29 +110,48 @@ def _drive_all(task: _Task, area: Area, agent: PolicyAgent) -> dict[str, Drive]:
 
 
 def _run_world(task: _Task) -> None:
-    """Simulate and measure one world, and write what came of it."""
-    config = task.config
-    sampling = SamplingConfig(config.temperature, config.top_k, config.top_p)
-    agent = PolicyAgent.from_checkpoint(task.policy, sampling)
-    seconds = config.warm_up + config.seconds + 1
-    for attempt in range(_MOST_ATTEMPTS):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                area = build_area(task.seed, task.world, attempt, seconds, Path(folder))
-                drives = _drive_all(task, area, agent)
-            except SumoError as error:
-                refused = error
-                continue
-        sums = {name: measure(area, found) for name, found in drives.items()}
-        if config.film == task.world:
-            shown = {name: found for name, found in drives.items() if name != "replay"}
-            write_pictures(area, shown, task.out / _VIDEO, task.out / _SHEET)
-        deviation = max(found.deviation for found in drives.values())
-        write_json(task.result, {"area": area.name, "largest_deviation_m": deviation, "drivers": sums})
-        return
+    """Simulate and measure one world, and write what came of it. A network that SUMO refuses, or on which it
+    crashes, is followed by another one."""
+    refusals: list[str] = []
+    while len(refusals) < _MOST_ATTEMPTS:
+        attempt = len(refusals)
+        try:
+            refusal = run_isolated(partial(_attempt, task, attempt)).value
+        except ProcessDied as error:
+            refusal = str(error)
+        if refusal is None:
+            write_json(task.result, {**read_json(task.draft), "refusals": refusals})
+            task.draft.unlink()
+            return
+        refusals.append(refusal)
     raise UserError(
-        f"world {task.world}, seed {task.seed}: SUMO refused {_MOST_ATTEMPTS} networks, last: {refused}"
+        f"world {task.world}, seed {task.seed}: SUMO refused {_MOST_ATTEMPTS} networks, last: {refusals[-1]}"
     )
+
+
+def _attempt(task: _Task, attempt: int) -> str | None:
+    """One network: writes the draft of the result, or says why SUMO refused it."""
+    config = task.config
+    agent = PolicyAgent.from_checkpoint(task.policy, SamplingConfig(config.temperature, config.top_k, config.top_p))
+    seconds = config.warm_up + config.seconds + 1
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            area = build_area(task.seed, task.world, attempt, seconds, Path(folder))
+            drives = _drive_all(task, area, agent)
+        except SumoError as error:
+            return str(error)
+    if config.film == task.world:
+        shown = {name: found for name, found in drives.items() if name != "replay"}
+        write_pictures(area, shown, task.out / _VIDEO, task.out / _SHEET)
+    write_json(
+        task.draft,
+        {
+            "area": area.name,
+            "largest_deviation_m": max(found.deviation for found in drives.values()),
+            "drivers": {name: measure(area, found) for name, found in drives.items()},
+        },
+    )
+    return None
 
 
 def _finished(task: _Task) -> bool:
@@ -145,8 +170,8 @@ def _finished(task: _Task) -> bool:
 def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     """Let a policy drive inside SUMO, and compare it with SUMO's own model on the same vehicles.
 
-    Writes ``cosimulation.json``, ``worlds/NUMBER.json``, and a video and a contact sheet of one world. A run that was
-    stopped goes on with the worlds that are missing.
+    Writes ``cosimulation.json``, ``worlds/NUMBER.json``, and a video and a contact sheet of one world. A run that
+    was stopped goes on with the worlds that are missing.
 
     Args:
         config: how many worlds, for how long. policy: checkpoint of the policy. out: folder of the results.
@@ -171,10 +196,20 @@ def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, see
     found = [read_json(task.result) for task in tasks]
     summary = summarise([world["drivers"] for world in found], seed)
     deviation = max(world["largest_deviation_m"] for world in found)
-    write_json(out / _RESULT, {"settings": settings, "largest_deviation_m": deviation, "drivers": summary})
+    refused = sum(len(world["refusals"]) for world in found)
+    write_json(
+        out / _RESULT,
+        {
+            "settings": settings,
+            "networks_refused": refused,
+            "largest_deviation_m": deviation,
+            "drivers": summary,
+        },
+    )
     print(cosimulation_table(summary))
     return {
         "worlds": len(found),
+        "networks_refused": refused,
         "vehicles": summary["policy"]["sums"]["vehicles"],
         "largest_deviation_m": deviation,
         **{f"policy_{name}": rate["value"] for name, rate in summary["policy"].items() if name != "sums"},
