@@ -23,7 +23,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ProcessDied(UserError):
-    """A child ended without a word, most often by a signal."""
+    """A child ended without a word; ``exit_code`` is negative where a signal of that number ended it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def run_isolated(function: Callable[[], Any]) -> Outcome:
             raise KeyboardInterrupt
         reason = signal.Signals(-number).name if number < 0 else f"status {number}"
         hint = "; SIGKILL often means too little memory" if number == -signal.SIGKILL else ""
-        raise ProcessDied(f"the stage's process ended with {reason}{hint}; run the same command again to go on")
+        raise ProcessDied(
+            f"the stage's process ended with {reason}{hint}; run the same command again to go on", number
+        )
     kind, value, peak = pickle.loads(data)
     if kind == "interrupt":
         raise KeyboardInterrupt

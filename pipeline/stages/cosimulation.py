@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
 _VIDEO, _SHEET = "world.mp4", "world.png"
 # Networks in a row that SUMO may refuse.
 _MOST_ATTEMPTS = 8
+# How SUMO's native code ends when it is at fault. Who is killed for want of memory must not get another network.
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
 # The least warm-up: a second of history, and time for vehicles to be there at all.
 _LEAST_WARM_UP = 5.0
 
@@ -118,7 +121,9 @@ def _run_world(task: _Task) -> None:
         try:
             refusal = run_isolated(partial(_attempt, task, attempt)).value
         except ProcessDied as error:
-            refusal = str(error)
+            if error.exit_code not in _CRASHES:
+                raise
+            refusal = f"SUMO crashed ({signal.Signals(-error.exit_code).name})"
         if refusal is None:
             write_json(task.result, {**read_json(task.draft), "refusals": refusals})
             task.draft.unlink()

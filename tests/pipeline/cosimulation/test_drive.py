@@ -19,7 +19,7 @@ class Watched(PolicyAgent):
 
     tokens: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def decide(self, worlds, state, who, uniform):  # type: ignore[no-untyped-def]
+    def decide(self, worlds, state, who, uniform):
         tokens = super().decide(worlds, state, who, uniform)
         self.tokens.append((who[1], tokens[0]))
         return tokens

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from data.traffic.poses import box_pose
 from data.traffic.signals import STOP_STATES
 from data.traffic.simulate import simulate
+from data.traffic.sumo import SumoError
 from pipeline.cosimulation.area import Area
 from pipeline.cosimulation.session import open_session
 
@@ -86,11 +90,6 @@ def test_a_wall_makes_followers_brake(area: Area) -> None:
 
 
 def test_an_unknown_network_is_an_error_of_sumo(area: Area) -> None:
-    import dataclasses
-    from pathlib import Path
-
-    from data.traffic.sumo import SumoError
-
     lost = dataclasses.replace(area, network=Path("/nowhere/world.net.xml"))
     with pytest.raises(SumoError, match="simulation failed"), open_session(lost):
         pass

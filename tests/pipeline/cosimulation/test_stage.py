@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,20 +70,18 @@ def test_a_drive_is_a_scene(area, own) -> None:
 def test_a_crash_of_sumo_costs_the_network_and_is_told(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-    import signal
-
     real = cosimulation._attempt
 
-    def crashing(task, attempt):  # type: ignore[no-untyped-def]
+    def crashing(task, attempt):
         if attempt == 0:
+            faulthandler.disable()
             os.kill(os.getpid(), signal.SIGSEGV)
         return real(task, attempt)
 
     monkeypatch.setattr(cosimulation, "_attempt", crashing)
     config = dataclasses.replace(CONFIG, film=-1)
     assert run_cosimulation(config, policy=checkpoint, out=tmp_path, seed=2)["networks_refused"] == 1
-    assert "SIGSEGV" in json.loads((tmp_path / "worlds" / "0000.json").read_text())["refusals"][0]
+    assert "SUMO crashed (SIGSEGV)" in json.loads((tmp_path / "worlds" / "0000.json").read_text())["refusals"][0]
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,11 @@ def test_without_sumo_it_says_so(checkpoint: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "sumo", None)
     with pytest.raises(UserError, match="needs the packages eclipse-sumo and libsumo"):
         run_cosimulation(CONFIG, policy=checkpoint, out=tmp_path, seed=1)
+
+
+def test_whoever_is_killed_gets_no_other_network(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cosimulation, "_attempt", lambda task, attempt: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match="SIGKILL often means too little memory"):
+        run_cosimulation(CONFIG, policy=checkpoint, out=tmp_path, seed=2)
