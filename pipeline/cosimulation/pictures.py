@@ -21,10 +21,9 @@ from pipeline.viewing.video import write_video
 __all__ = ["drive_scene", "write_pictures"]
 
 # Metres from the middle of a picture to its side.
-_RADIUS = 75.0
-_VIDEO_SIZE, _SHEET_SIZE = 480, 300
+_RADIUS = 50.0
+_VIDEO_SIZE, _SHEET_SIZE = 480, 320
 _SHEET_COLUMNS = 5
-_COLOURS = 48
 
 
 def drive_scene(area: Area, drive: Drive) -> Scene:
@@ -93,4 +92,4 @@ def write_pictures(area: Area, drives: Mapping[str, Drive], video: Path, sheet: 
     last = (steps - 1 - CURRENT_INDEX) * STEP_SECONDS
     moments = np.linspace(0, last, _SHEET_COLUMNS).round(1).tolist()
     small = [SceneRaster(scene, _SHEET_SIZE, _RADIUS, centre) for scene in scenes]
-    write_sheet(sheet, small, panels, moments, _COLOURS)
+    write_sheet(sheet, small, panels, moments)

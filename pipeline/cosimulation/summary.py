@@ -42,6 +42,7 @@ class Rate:
 
 RATES: dict[str, Rate] = {
     "collisions_per_km": Rate("collisions per km", "collisions", "metres", 1000.0, 2),
+    "collisions_per_hour": Rate("collisions per vehicle-hour", "collisions", "seconds", 3600.0, 1),
     "collided": Rate("vehicles that collided", "collided_vehicles", "vehicles"),
     "off_road_time": Rate("share of time off-road", "offroad_seconds", "seconds"),
     "off_road": Rate("vehicles ever off-road", "offroad_vehicles", "vehicles"),

@@ -42,7 +42,7 @@ def test_a_world_from_end_to_end(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert {found["sums"]["vehicles"] for found in result["drivers"].values()} == {figures["vehicles"]}
     assert result["drivers"]["sumo"]["progress"]["value"] == 1.0
     with Image.open(out / "world.png") as sheet:
-        assert sheet.width == 5 * 300
+        assert sheet.width == 5 * 320
     assert (out / "world.mp4").stat().st_size > 1000
     # What is finished stays, and what is missing is made again with the same numbers.
     world = out / "worlds" / "0000.json"
