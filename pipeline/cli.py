@@ -139,6 +139,14 @@ COMMANDS: dict[str, Command] = {
         "check a submission archive as the server would",
         positional="archive",
     ),
+    "sumo": Command(
+        "pipeline.stages.cosimulation",
+        "run_cosimulation",
+        "CosimulationConfig",
+        "sumo",
+        "--policy runs/demo/selfplay/policy.ckpt --out runs/demo/sumo",
+        "let the policy drive inside SUMO, beside SUMO's own model",
+    ),
     "report": Command(
         "pipeline.stages.reporting",
         "run_report",

@@ -17,9 +17,17 @@ from typing import Any, NoReturn
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 
-__all__ = ["Outcome", "die_with_parent", "run_isolated"]
+__all__ = ["Outcome", "ProcessDied", "die_with_parent", "run_isolated"]
 
 _PR_SET_PDEATHSIG = 1
+
+
+class ProcessDied(UserError):
+    """A child ended without a word; ``exit_code`` is negative where a signal of that number ended it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,9 @@ def run_isolated(function: Callable[[], Any]) -> Outcome:
     """Fork, run ``function`` there and return its (picklable) value.
 
     Raises:
-        UserError, OSError: raised by the function.
+        UserError, OSError: raised by the function. ProcessDied: the child died by a signal.
         KeyboardInterrupt: the child was interrupted.
-        RuntimeError: another exception in the child, with its traceback, or death by a signal.
+        RuntimeError: another exception in the child, with its traceback.
     """
     started = time.perf_counter()
     sys.stdout.flush()
@@ -109,7 +117,9 @@ def run_isolated(function: Callable[[], Any]) -> Outcome:
             raise KeyboardInterrupt
         reason = signal.Signals(-number).name if number < 0 else f"status {number}"
         hint = "; SIGKILL often means too little memory" if number == -signal.SIGKILL else ""
-        raise UserError(f"the stage's process ended with {reason}{hint}; run the same command again to go on")
+        raise ProcessDied(
+            f"the stage's process ended with {reason}{hint}; run the same command again to go on", number
+        )
     kind, value, peak = pickle.loads(data)
     if kind == "interrupt":
         raise KeyboardInterrupt

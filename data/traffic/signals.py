@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from waymo_open_dataset.protos import map_pb2
 
 from data.traffic.roadmap import WorldMap
 
-__all__ = ["STOP_STATES", "SignalLane", "signal_lanes"]
+__all__ = ["STOP_STATES", "SignalLane", "SignalLink", "signal_lanes", "signal_links"]
 
 _STATE = map_pb2.TrafficSignalLaneState
 
@@ -49,26 +50,53 @@ class SignalLane:
     state: NDArray[np.int64]
 
 
-def signal_lanes(net: Any, world: WorldMap, letters: dict[str, tuple[str, ...]]) -> list[SignalLane]:
-    """Join SUMO's controllers to lanes.
+@dataclass(frozen=True)
+class SignalLink:
+    """Which light of which controller a lane inside a junction obeys.
 
-    Args:
-        net: the ``sumolib`` net. world: its map. letters: state string of each controller at each step.
+    Attributes:
+        lane: feature id. stop_point: [2] metres. controller, index: of SUMO. arrow: the light is an arrow.
     """
-    lanes: dict[int, SignalLane] = {}
+
+    lane: int
+    stop_point: NDArray[np.float64]
+    controller: str
+    index: int
+    arrow: bool
+
+    def state(self, letters: str) -> int:
+        """``TrafficSignalLaneState.State`` of the controller's letters."""
+        state = int(_ROUND[letters[self.index]])
+        return int(_ARROW.get(state, state)) if self.arrow else state
+
+
+def signal_links(net: Any, world: WorldMap, controllers: Collection[str]) -> list[SignalLink]:
+    """The signalled lanes of a ``sumolib`` net and its map, in the order of their ids."""
+    lanes: dict[int, SignalLink] = {}
     for edge in net.getEdges(withInternal=False):
         for lane in edge.getLanes():
             connections = [
                 link
                 for link in lane.getOutgoing()
-                if link.getTLSID() in letters and link.getViaLaneID() in world.lane_ids
+                if link.getTLSID() in controllers and link.getViaLaneID() in world.lane_ids
             ]
             # A lane for one kind of turn has an arrow signal.
             directions = {link.getDirection().lower() for link in connections}
             arrow = len(directions) == 1 and directions <= {"l", "r"}
             for link in connections:
                 index = world.lane_ids[link.getViaLaneID()]
-                states = [_ROUND[step[link.getTLLinkIndex()]] for step in letters[link.getTLSID()]]
-                state = np.array([_ARROW.get(value, value) if arrow else value for value in states])
-                lanes[index] = SignalLane(index, world.lanes[index].points[0], state)
+                point = world.lanes[index].points[0]
+                lanes[index] = SignalLink(index, point, link.getTLSID(), link.getTLLinkIndex(), arrow)
     return [lanes[index] for index in sorted(lanes)]
+
+
+def signal_lanes(net: Any, world: WorldMap, letters: dict[str, tuple[str, ...]]) -> list[SignalLane]:
+    """Join SUMO's controllers to lanes.
+
+    Args:
+        net: the ``sumolib`` net. world: its map. letters: state string of each controller at each step.
+    """
+    return [
+        SignalLane(link.lane, link.stop_point, np.array([link.state(step) for step in letters[link.controller]]))
+        for link in signal_links(net, world, letters)
+    ]

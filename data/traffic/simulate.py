@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 from data.errors import UserError
 from data.scene import STEP_SECONDS
 from data.traffic.demand import Demand
+from data.traffic.poses import heading_of
 from data.traffic.sumo import SumoError
 
-__all__ = ["Record", "simulate"]
+__all__ = ["Record", "running", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,28 @@ class Record:
 def simulate(network: Path, demand: Demand, warm_up: int, steps: int, seed: int) -> Record:
     """Run SUMO with the sublane model at 0.1 s.
 
-    libsumo holds one simulation a process, so worlds that run at the same time need processes of their own.
-
     Args:
         network, demand: what to run. warm_up: steps before the record. steps: length of the record.
         seed: of SUMO's own randomness.
+
+    Raises:
+        SumoError: SUMO gave up. UserError: SUMO cannot be loaded.
+    """
+    with running(network, demand, seed) as sumo:
+        for _ in range(warm_up):
+            sumo.simulationStep()
+        return _record(sumo, steps)
+
+
+@contextlib.contextmanager
+def running(network: Path, demand: Demand, seed: int, **changes: str) -> Iterator[Any]:
+    """SUMO at the start of a simulation, as the module ``libsumo``; it is closed in the end.
+
+    libsumo holds one simulation a process, so worlds that run at the same time need processes of their own.
+
+    Args:
+        network, demand: what to run. seed: of SUMO's own randomness.
+        changes: SUMO options that differ from those of generated traffic; _ for - and . in their names as ``__``.
 
     Raises:
         SumoError: SUMO gave up. UserError: SUMO cannot be loaded.
@@ -70,32 +90,26 @@ def simulate(network: Path, demand: Demand, warm_up: int, steps: int, seed: int)
         "no-warnings": "true",
         "xml-validation": "never",
     }
+    options |= {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
     command = ["sumo", *(item for name, value in options.items() for item in (f"--{name}", value))]
     try:
         libsumo.start(command)
         try:
-            for _ in range(warm_up):
-                libsumo.simulationStep()
-            return _record(libsumo, steps)
+            yield libsumo
         finally:
             libsumo.close()
     except libsumo.TraCIException as error:
         raise SumoError(f"simulation failed: {error}") from error
 
 
-def _record(libsumo: object, steps: int) -> Record:
-    vehicle, person, lights, step_once = (
-        libsumo.vehicle,  # type: ignore[attr-defined]
-        libsumo.person,  # type: ignore[attr-defined]
-        libsumo.trafficlight,  # type: ignore[attr-defined]
-        libsumo.simulationStep,  # type: ignore[attr-defined]
-    )
+def _record(sumo: Any, steps: int) -> Record:
+    vehicle, person, lights = sumo.vehicle, sumo.person, sumo.trafficlight
     index: dict[str, int] = {}
     rows: list[tuple[int, int, float, float, float]] = []
     controllers = lights.getIDList()
     signals: dict[str, list[str]] = {name: [] for name in controllers}
     for step in range(steps):
-        step_once()
+        sumo.simulationStep()
         for domain in (vehicle, person):
             for name in domain.getIDList():
                 x, y = domain.getPosition(name)
@@ -107,6 +121,5 @@ def _record(libsumo: object, steps: int) -> Record:
     if rows:
         user, step_of, x, y, angle = (np.array(column) for column in zip(*rows))
         front[user, step_of] = np.stack([x, y], axis=-1)
-        # SUMO counts degrees clockwise from north.
-        heading[user, step_of] = np.radians(90.0 - angle)
+        heading[user, step_of] = heading_of(angle)
     return Record(tuple(index), front, heading, {name: tuple(states) for name, states in signals.items()})

@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from data.scene import NUM_STEPS, STEP_SECONDS
-from data.traffic.demand import Demand, build_demand
+from data.traffic.demand import Demand, Parked, User, build_demand
 from data.traffic.motion import Motion, box_motion, with_tracking_noise
 from data.traffic.network import build_network
 from data.traffic.protos import scenario_id, to_scenario
@@ -27,7 +27,7 @@ from data.traffic.surface import Surface, build_surface
 from data.traffic.terrain import draw_terrain
 from data.traffic.window import Cast, pick_window
 
-__all__ = ["WorldTask", "generate_world"]
+__all__ = ["WorldTask", "draw_streets", "draw_surface", "fastest", "generate_world", "with_parked"]
 
 # Steps between windows, and windows tried for each scene wanted.
 _PAUSE = 10
@@ -104,20 +104,14 @@ def generate_world(task: WorldTask, scratch: Path) -> tuple[list[bytes], Counter
 def _attempt(
     rng: np.random.Generator, task: WorldTask, wanted: int, first: int, folder: Path, counts: Counter[str]
 ) -> list[bytes]:
-    # Imported here so that runs on real scenarios need no SUMO; the stage checks for it first.
-    import sumolib
-
-    skeleton = draw_skeleton(rng, LAYOUTS[task.world % len(LAYOUTS)], folder)
-    skeleton = with_roundabouts(rng, skeleton, _ROUNDABOUT_CHANCE)
-    network = build_network(rng, skeleton, folder)
-    net = sumolib.net.readNet(str(network), withInternal=True)
+    network, net = draw_streets(rng, LAYOUTS[task.world % len(LAYOUTS)], folder)
     warm_up = round(task.warm_up / STEP_SECONDS)
     slots = int(np.ceil(wanted * _SPARE))
     steps = slots * (NUM_STEPS + _PAUSE)
     demand = build_demand(rng, net, (warm_up + steps) * STEP_SECONDS, folder)
     record = simulate(network, demand, warm_up, steps, int(rng.integers(1 << 30)))
     counts["networks"] += 1
-    cast = _cast(rng, net, build_surface(net, bool(rng.random() < _SHARED_CHANCE)), record, demand)
+    cast = _cast(rng, net, draw_surface(rng, net), record, demand)
     x, y = cast.motion.centre[cast.motion.present][0]
     terrain = draw_terrain(rng, (float(x), float(y)))
     scenes: list[bytes] = []
@@ -134,14 +128,38 @@ def _attempt(
     return scenes
 
 
+def draw_streets(rng: np.random.Generator, layout: str, folder: Path) -> tuple[Path, Any]:
+    """Draw and build a network of one of ``LAYOUTS``: its file in ``folder``, and the ``sumolib`` net.
+
+    Raises:
+        SumoError: a SUMO program refused what was drawn.
+    """
+    # Imported here so that runs on real scenarios need no SUMO; the stage checks for it first.
+    import sumolib
+
+    skeleton = with_roundabouts(rng, draw_skeleton(rng, layout, folder), _ROUNDABOUT_CHANCE)
+    network = build_network(rng, skeleton, folder)
+    return network, sumolib.net.readNet(str(network), withInternal=True)
+
+
+def draw_surface(rng: np.random.Generator, net: Any) -> Surface:
+    """The paved surface of a net, pavements flush with the road or not."""
+    return build_surface(net, bool(rng.random() < _SHARED_CHANCE))
+
+
+def fastest(user: User) -> float:
+    """Nobody of this kind is faster, m/s: what SUMO moves faster, it has set down elsewhere."""
+    return _FASTEST.get(user.kind.name, _FASTEST_OTHERS)
+
+
 def _cast(rng: np.random.Generator, net: Any, surface: Surface, record: Record, demand: Demand) -> Cast:
     """Everybody in the world: the recorded users and the parked vehicles."""
     driving = [demand.users[name] for name in record.names]
     length = np.array([user.length for user in driving])
     lever = length * np.array([user.kind.lever for user in driving])
     smoothing = np.array([_SMOOTHING.get(user.kind.name, _SMOOTHING_OTHERS) for user in driving])
-    fastest = np.array([_FASTEST.get(user.kind.name, _FASTEST_OTHERS) for user in driving])
-    motion = box_motion(record.front, record.heading, length, lever, smoothing, fastest)
+    limit = np.array([fastest(user) for user in driving])
+    motion = box_motion(record.front, record.heading, length, lever, smoothing, limit)
     noise = np.array([_NOISE.get(user.kind.name, _NOISE_OTHERS) for user in driving]).reshape(-1, 3)
     motion = with_tracking_noise(rng, motion, noise[:, 0], noise[:, 1], noise[:, 2])
     world = build_map(rng, net, surface)
@@ -149,7 +167,7 @@ def _cast(rng: np.random.Generator, net: Any, surface: Surface, record: Record, 
     shapely.prepare(sight)
     return Cast(
         users=(*driving, *(parked.user for parked in demand.parked)),
-        motion=_with_parked(motion, [(p.x, p.y, p.heading) for p in demand.parked]),
+        motion=with_parked(motion, demand.parked),
         signals=tuple(signal_lanes(net, world, record.signals)),
         road=surface.road,
         sight=sight,
@@ -157,8 +175,10 @@ def _cast(rng: np.random.Generator, net: Any, surface: Surface, record: Record, 
     )
 
 
-def _with_parked(motion: Motion, poses: Sequence[tuple[float, float, float]]) -> Motion:
+def with_parked(motion: Motion, parked: Sequence[Parked]) -> Motion:
+    """The same with vehicles that stand at the kerb behind the others."""
     steps = motion.present.shape[1]
+    poses = [(vehicle.x, vehicle.y, vehicle.heading) for vehicle in parked]
     pose = np.array(poses, dtype=np.float64).reshape(-1, 1, 3).repeat(steps, axis=1)
     return Motion(
         centre=np.concatenate([motion.centre, pose[..., :2]]),

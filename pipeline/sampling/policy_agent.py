@@ -135,6 +135,12 @@ class PolicyAgent:
         """Let the policy drive some agents [R, A] of R copies of a world; the others replay ``worlds.log``."""
         return Driving(self, worlds, controlled)
 
+    @torch.no_grad()
+    def decide(self, worlds: World, state: State, who: tuple[Tensor, Tensor], uniform: Tensor) -> Tensor:
+        """Tokens [W, A] of some agents, 0 for the others, drawn with ``uniform`` [W, A]."""
+        tokens: Tensor = self._decide(worlds, state, who, self._see_road(worlds, state, who), uniform)
+        return tokens
+
     def _seen_road(self, worlds: World, state: State, who: tuple[Tensor, Tensor]) -> Tensor:
         return self.policy.see_road(*observe_road(worlds, state, who, self.view))
 

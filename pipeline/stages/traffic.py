@@ -16,6 +16,7 @@ from data.traffic.sumo import require_sumo
 from data.traffic.world import WorldTask, generate_world
 from pipeline.parallel import run_tasks, worker_count
 from pipeline.progress import bar
+from pipeline.settings_file import keep_settings
 
 __all__ = ["SPLITS", "TrafficConfig", "run_traffic"]
 
@@ -114,19 +115,7 @@ def _check_settings(config: TrafficConfig, out: Path, seed: int) -> None:
     settings = {"seed": seed, **dataclasses.asdict(config)}
     # How many processes work has no influence on the result.
     del settings["workers"]
-    path = out / SETTINGS_FILE
-    if not path.is_file():
-        write_json(path, settings)
-        return
-    try:
-        found = read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): delete the folder {out} and run again") from error
-    if found != settings:
-        names = sorted(name for name in settings.keys() | found.keys() if found.get(name) != settings.get(name))
-        raise UserError(
-            f"{out}: holds traffic generated with another {', '.join(names)}: delete it or give another folder"
-        )
+    keep_settings(out / SETTINGS_FILE, settings, "traffic generated")
 
 
 def _results(shards: list[_Shard], scratch: Path, workers: int) -> Iterator[int]:

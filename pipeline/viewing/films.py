@@ -49,13 +49,12 @@ def write_contact_sheet(path: Path, scene: Scene, panels: Sequence[Panel], size:
 
 
 def write_sheet(
-    path: Path, rasters: Sequence[SceneRaster], panels: Sequence[Panel], seconds: Sequence[float], colours: int = 0
+    path: Path, rasters: Sequence[SceneRaster], panels: Sequence[Panel], seconds: Sequence[float]
 ) -> None:
     """Write a PNG: a row a panel, a column a moment.
 
     Args:
         path: of the file. rasters, panels: of the rows. seconds: of the columns, behind the current step.
-        colours: of a palette, which makes a small file; 0 for all there are.
     """
     rows = []
     for raster, panel in zip(rasters, panels, strict=True):
@@ -65,6 +64,4 @@ def write_sheet(
         ]
         rows.append(np.concatenate(cells, axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
-    if colours:
-        sheet = sheet.quantize(colors=colours, dither=Image.Dither.NONE)
     atomic_write(path, lambda file: sheet.save(file, "PNG", optimize=True))
