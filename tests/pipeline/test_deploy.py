@@ -6,6 +6,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
+import pytest
 import yaml
 
 from pipeline.cli import whole_run
@@ -14,6 +16,8 @@ from pipeline.run_config import RunConfig
 from pipeline.runner import run_stages
 from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay
 
+# Version of its schemas, the newest that the package has at the time of writing.
+KUBERNETES = "1.37"
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
@@ -35,6 +39,25 @@ def test_slurm() -> None:
     assert (parsed.device, parsed.devices, parsed.nodes) == ("cuda", 8, 2)
 
 
+def check_pod_template(template: dict) -> None:
+    """By the schema of Kubernetes, in which unknown fields are errors. KubeRay's own is in no package."""
+    resource = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
+    kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"spec": {"containers": [{"name": "ray", "image": "x", "volumeMount": []}]}},
+        {"spec": {"containers": [{"image": "x"}]}},
+        {"spec": {"containers": [{"name": "ray", "resources": {"limits": ["cpu"]}}]}},
+    ],
+)
+def test_the_schema_refuses_what_kubernetes_would(spoilt: dict) -> None:
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check_pod_template(spoilt)
+
+
 def test_kuberay() -> None:
     job = yaml.safe_load((DEPLOY / "kuberay.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
@@ -48,5 +71,6 @@ def test_kuberay() -> None:
     assert f"ray=={cluster['rayVersion']}" in pins
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
+        check_pod_template(group["template"])
         (container,) = group["template"]["spec"]["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {"shared"}
