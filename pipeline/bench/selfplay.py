@@ -91,6 +91,7 @@ class _Track:
         config = PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
         uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
         driver = cast(nn.Module, torch.compile(policy, dynamic=True)) if self.compiled else policy
+        learner = driver if on_gpu else policy
         generator = torch.Generator()
 
         def work() -> None:
@@ -111,7 +112,7 @@ class _Track:
                 policy.train()
                 started = time.perf_counter()
                 # Reads its figures at the end, and so ends with the GPU.
-                update(fabric, driver, optimizer, episode, config, generator)
+                update(fabric, learner, optimizer, episode, config, generator)
                 self.phases["learn"] = time.perf_counter() - started
 
         return work
