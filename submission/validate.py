@@ -22,7 +22,7 @@ from submission.checks import examine, official_defect
 from submission.metadata import metadata_defects
 from submission.protos import Wire, scenario_rollouts_messages
 
-__all__ = ["MAX_LISTED", "Verdict", "validate_archive"]
+__all__ = ["MAX_LISTED", "MAX_SHARD_BYTES", "Verdict", "validate_archive"]
 
 # An archive with every heading unwrapped has a million of them; all are counted, these are kept.
 MAX_LISTED = 100_000
@@ -30,9 +30,10 @@ MAX_LISTED = 100_000
 _GZIP_MAGIC = b"\x1f\x8b"
 # The tutorial's pattern; with a count, so that missing shards are noticed.
 _NAME = re.compile(r".*\.binproto(-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
-_MAX_SHARD_BYTES = 500_000_000
+# The server takes smaller ones only.
+MAX_SHARD_BYTES = 500_000_000
 # Larger members are not even skipped.
-_MAX_SKIPPED_BYTES = 10 * _MAX_SHARD_BYTES
+_MAX_SKIPPED_BYTES = 10 * MAX_SHARD_BYTES
 _BLOCK = 1 << 20
 # Two empty blocks of 512 bytes end a tar; programs fill the rest of a record with more of them.
 _TAR_END = bytes(1024)
@@ -215,9 +216,9 @@ class _Inspection:
         self.verdict.shards.append(path.name)
         if not _NAME.fullmatch(path.name):
             self.verdict.add(f"{name}: expected a name such as submission.binproto-00000-of-00150")
-        if member.size >= _MAX_SHARD_BYTES:
+        if member.size >= MAX_SHARD_BYTES:
             self.verdict.add(
-                f"{name}: {member.size / 1e6:.0f} MB, expected less than {_MAX_SHARD_BYTES / 1e6:.0f}; not read"
+                f"{name}: {member.size / 1e6:.0f} MB, expected less than {MAX_SHARD_BYTES / 1e6:.0f}; not read"
             )
             if member.size > _MAX_SKIPPED_BYTES:
                 raise _Bomb(f"{name} announces {member.size / 1e9:.0f} GB: nothing behind it was looked at")

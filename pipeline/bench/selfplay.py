@@ -1,17 +1,20 @@
-"""Self-play's unit: controlled, valid agents times decisions executed per second (agent-steps/s), by phase."""
+"""Self-play's unit: controlled, valid agents times decisions executed per second (agent-steps/s), by phase.
+
+On a CPU seconds are those of one core (``process_time``); on a GPU they are those of the clock, which waits for it.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from data.scene import map_tensors
+from data.scene import Scene, map_tensors
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
 from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
@@ -30,51 +33,87 @@ from pipeline.selfplay.worlds import World, build_world, stack_worlds
 
 __all__ = ["bench"]
 
-_WORLDS = 16
-_MINIBATCH = 2048
+_SCENES = 16
+# Worlds simulated at once, the scenes in turn, and transitions of a minibatch: what each device is good at.
+_WORLDS = {"cpu": 16, "cuda": 256}
+_MINIBATCH = {"cpu": 2048, "cuda": 8192}
+_REFERENCE = {"cpu": "micro", "cuda": "mini"}
+_COMPILED = (False, True)
+_PAPER_STEPS = 1e9
 # PufferDrive's C environment and its policy (2025-11), random actions, agent-steps a second of one core of the kind
 # of machine this project is developed on; its steps are of 0.1 s, ours of 0.2 s. Machines differ: rough ratios.
 _PUFFER_SIMULATOR, _PUFFER_POLICY = 127_000.0, 3_600.0
 
 
-def _simulate(world: World, vocabulary: Vocabulary, stepper: Stepper) -> None:
-    """An episode of random tokens with everything but the network: observations, motion, events."""
-    generator = torch.Generator().manual_seed(0)
-    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
-    state = reset(world, torch.zeros_like(world.exists))
-    for _ in range(decisions(vocabulary)):
-        stepper.observe(world, state, who)
-        tokens = torch.randint(vocabulary.size, world.types.shape, generator=generator)
-        state, _, _ = stepper.step(world, state, tokens, world.exists, who, drivers)
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call: of a core, or of the clock until the GPU is done."""
+    if device.type == "cpu":
+        return cpu_seconds(work)
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class _Trainer:
-    """Updates from beginning to end; ``epochs`` 0 leaves it at driving."""
+@dataclass
+class _Track:
+    """Worlds, what drives in them, and where the time of an update went."""
 
     world: World
     vocabulary: Vocabulary
     view: ObservationConfig
     compiled: bool
+    minibatch: int
 
-    def run(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
+    def __post_init__(self) -> None:
+        self.device = self.world.pose.device
+        self.phases: dict[str, float] = {}
+        self.stepper = Stepper(self.vocabulary, self.view, self.compiled)
+
+    def simulate(self) -> None:
+        """An episode of random tokens with everything but the network: observations, motion, events."""
+        world, generator = self.world, torch.Generator(self.device).manual_seed(0)
+        who, drivers = places(world.exists), places(world.exists & (world.types == 0))
+        state = reset(world, torch.zeros_like(world.exists))
+        for _ in range(decisions(self.vocabulary)):
+            self.stepper.observe(world, state, who)
+            tokens = torch.randint(self.vocabulary.size, world.types.shape, generator=generator, device=self.device)
+            state, _, _ = self.stepper.step(world, state, tokens, world.exists, who, drivers)
+
+    def learn(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
+        """Updates from beginning to end; ``epochs`` 0 leaves it at driving."""
         torch.manual_seed(0)
-        policy = Policy(PolicyConfig(), feature_sizes(self.view), self.vocabulary.ends)
-        optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
-        config = PPOConfig(minibatch=_MINIBATCH, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
-        uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape)
-        stepper = Stepper(self.vocabulary, self.view, self.compiled)
+        on_gpu = self.device.type == "cuda"
+        fabric = Fabric(accelerator=self.device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true")
+        bare = Policy(PolicyConfig(), feature_sizes(self.view), self.vocabulary.ends.cpu())
+        policy, optimizer = fabric.setup(bare, torch.optim.Adam(bare.parameters(), lr=1e-4))
+        config = PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
+        uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
         driver = cast(nn.Module, torch.compile(policy, dynamic=True)) if self.compiled else policy
-        fabric, generator = Fabric(accelerator="cpu", devices=1), torch.Generator()
+        learner = driver if on_gpu else policy
+        generator = torch.Generator()
 
         def work() -> None:
             policy.eval()
             episode = collect(
-                driver, self.world, self.vocabulary, score, config, RewardConfig(), self.view, uniform, stepper
+                driver,
+                self.world,
+                self.vocabulary,
+                score,
+                config,
+                RewardConfig(),
+                self.view,
+                uniform,
+                self.stepper,
             )
+            self.phases = dict(episode.seconds)
             if epochs:
                 policy.train()
-                update(fabric, driver, optimizer, episode, config, generator)
+                started = time.perf_counter()
+                # Reads its figures at the end, and so ends with the GPU.
+                update(fabric, learner, optimizer, episode, config, generator)
+                self.phases["learn"] = time.perf_counter() - started
 
         return work
 
@@ -83,7 +122,7 @@ def _mebibytes(worlds: Sequence[World]) -> float:
     """Mean size of the tensors of a world."""
     sizes: list[int] = []
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: Tensor) -> Tensor:
         sizes.append(tensor.numel() * tensor.element_size())
         return tensor
 
@@ -92,44 +131,78 @@ def _mebibytes(worlds: Sequence[World]) -> float:
     return sum(sizes) / len(worlds) / 2**20
 
 
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
 def bench() -> list[Row]:
     """Simulator alone, with the policy, trained without and with an anchor, and what a world costs.
 
-    The reference has random weights, which is as fast as a trained one.
+    Then the share of each phase in an anchored update, and the hours that the paper's billion agent-steps would
+    take. The reference has random weights, which is as fast as a trained one. Where there is a GPU, all is measured
+    on it, too.
     """
-    kind, scenes = load_scenes(_WORLDS)
+    kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     pool: list[World] = []
     building = cpu_seconds(lambda: pool.extend(build_world(s, vocabulary, view.road_segments) for s in scenes))
-    world = stack_worlds(pool)
-    agents = int(world.exists.sum())
-    steps = agents * decisions(vocabulary)
-    agent = ReferenceAgent(Reference(size_preset("micro"), vocabulary))
-    anchor = Anchor(agent, scenes.__getitem__)
+    agents = sum(int(world.exists.sum()) for world in pool) / len(pool)
+    rows = [
+        Row(f"worlds built, {kind}", len(scenes) / building, "scenes/CPU s"),
+        Row(f"memory of a world, {agents:.0f} agents, {kind}", _mebibytes(pool), "MiB"),
+    ]
+    for device in _devices():
+        for compiled in _COMPILED:
+            rows += _of_device(device, compiled, kind, scenes, pool, vocabulary, view)
+    return rows
+
+
+def _of_device(
+    device: torch.device,
+    compiled: bool,
+    kind: str,
+    scenes: Sequence[Scene],
+    pool: Sequence[World],
+    vocabulary: Vocabulary,
+    view: ObservationConfig,
+) -> list[Row]:
+    """Rates on one device, plain or compiled, and of an anchored update the shares of its phases."""
+    count, size = _WORLDS[device.type], _REFERENCE[device.type]
+    names = [index % len(scenes) for index in range(count)]
+    world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(device))
+    words = vocabulary.to(str(device))
+    track = _Track(world, words, view, compiled, _MINIBATCH[device.type])
+    anchor = Anchor(ReferenceAgent(Reference(size_preset(size), vocabulary).to(device)), scenes.__getitem__)
 
     def score(driven: Driven) -> Tensor:
-        names = range(len(scenes))
         scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
         return scored[driven.who].transpose(0, 1)
 
-    epochs = PPOConfig().epochs
-    rows = []
-    for compiled in (False, True):
-        trainer = _Trainer(world, vocabulary, view, compiled)
-        simulate = partial(_simulate, world, vocabulary, Stepper(vocabulary, view, compiled))
-        for name, work, theirs in (
-            ("simulator and observations alone", simulate, _PUFFER_SIMULATOR),
-            ("policy in the loop", trainer.run(None, 0), _PUFFER_POLICY),
-            (f"trained, {epochs} epochs, no anchor", trainer.run(None, epochs), None),
-            (f"trained, {epochs} epochs, anchored to micro", trainer.run(score, epochs), None),
-        ):
-            # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
-            work()
-            speed = steps / cpu_seconds(work)
-            title = f"{name}{', compiled' if compiled else ''}, {len(scenes)} worlds, {kind}"
-            ratio = None if theirs is None else speed / theirs
-            rows.append(Row(title, speed, "agent-steps/CPU s", theirs, ratio))
-    rows.append(Row(f"worlds built, {kind}", len(scenes) / building, "scenes/CPU s"))
-    rows.append(Row(f"memory of a world, {agents / len(scenes):.0f} agents, {kind}", _mebibytes(pool), "MiB"))
+    epochs, steps = PPOConfig().epochs, int(world.exists.sum()) * decisions(vocabulary)
+    on_cpu = device.type == "cpu"
+    unit, place = ("agent-steps/CPU s", "cpu, 1 thread") if on_cpu else ("agent-steps/s", _name(device))
+    about = f"{', compiled' if compiled else ''}, {count} worlds, {kind}"
+    rows, speed = [], 0.0
+    for name, work, theirs in (
+        ("simulator and observations alone", track.simulate, _PUFFER_SIMULATOR),
+        ("policy in the loop", track.learn(None, 0), _PUFFER_POLICY),
+        (f"trained, {epochs} epochs, no anchor", track.learn(None, epochs), None),
+        (f"trained, {epochs} epochs, anchored to {size}", track.learn(score, epochs), None),
+    ):
+        # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
+        work()
+        speed = steps / _seconds(work, device)
+        baseline = theirs if on_cpu else None
+        ratio = None if baseline is None else speed / baseline
+        rows.append(Row(f"{name}{about}", speed, unit, baseline, ratio, place))
+    total = sum(track.phases.values())
+    for phase, seconds in track.phases.items():
+        rows.append(Row(f"share of {phase} in the anchored{about}", 100 * seconds / total, "%", device=place))
+    hours = _PAPER_STEPS / speed / 3600
+    rows.append(Row(f"the paper's 1e9 agent-steps at the anchored{about}", hours, "h", device=place))
     return rows
+
+
+def _name(device: torch.device) -> str:
+    return str(torch.cuda.get_device_name(device))

@@ -174,6 +174,8 @@ class _Loop:
         self._driver: nn.Module = self._policy
         if config.compile:
             self._driver = cast(nn.Module, torch.compile(self._policy, dynamic=True))
+        # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
+        self._learner = self._driver if fabric.device.type == "cuda" else self._policy
 
     def update(self) -> None:
         """Collect, learn, and note what happened."""
@@ -196,7 +198,7 @@ class _Loop:
         self._policy.train()
         generator = torch.Generator().manual_seed(_seed_of(self._seed, number, "minibatches"))
         share = training.agent_steps / config.agent_steps
-        figures = update(fabric, self._driver, self._optimizer, episode, config.ppo, generator, share)
+        figures = update(fabric, self._learner, self._optimizer, episode, config.ppo, generator, share)
         training.agent_steps += steps
         row = {"agent_steps": float(training.agent_steps), **_means(fabric, episode.sums), **figures}
         row |= self._evaluate()

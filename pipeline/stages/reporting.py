@@ -11,6 +11,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import write_text
+from data.store import SceneStore
 from pipeline.engine import EngineConfig, run_on
 from pipeline.names import REPORT
 from pipeline.progress import bar
@@ -167,6 +168,8 @@ def run_report(
     out = out or run / "report" / REPORT
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder, expected a file such as {out / REPORT}")
+    if scenario is not None:
+        _check_scenario(scenario, facts, bool(video or sheet or figures))
     out.parent.mkdir(parents=True, exist_ok=True)
     scenes = _write_page(config, facts, out, engine)
     written: dict[str, Any] = {
@@ -190,6 +193,19 @@ def run_report(
         if figures:
             written["figures"] = [str(path) for path in write_figures(figures, facts, name, agents)]
     return written
+
+
+def _check_scenario(scenario: str, facts: RunFacts, pictures: bool) -> None:
+    """Before minutes are spent on the page.
+
+    Raises:
+        UserError: nothing is drawn of it, or there is none of this id.
+    """
+    if not pictures:
+        raise UserError("--scenario: names the scene of --video, --sheet and --figures; give one of them")
+    store = facts.store("validation")
+    if scenario not in SceneStore(store).ids:
+        raise UserError(f"--scenario {scenario}: not in {store}")
 
 
 def _worst(config: ReportConfig, facts: RunFacts) -> str:

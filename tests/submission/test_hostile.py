@@ -237,7 +237,7 @@ def test_lengths_that_lie_take_no_memory(made: Made, tmp_path: Path) -> None:
 
 
 def test_oversized_shards_are_not_read(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "_MAX_SHARD_BYTES", 1000)
+    monkeypatch.setattr(validate, "MAX_SHARD_BYTES", 1000)
     verdict = verdict_of(made, tmp_path / "x.tar.gz", made.archive)
     assert "MB, expected less than 0; not read" in verdict.defects[0]
     assert verdict.scenarios == 0

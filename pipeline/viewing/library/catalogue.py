@@ -124,6 +124,8 @@ class Catalogue:
                 strangers += not known
         except UserError as error:
             self._add_defect(str(error))
+        except OSError as error:
+            self._add_defect(f"{error.filename or shelf.name}: {error.strerror or error}")
         if strangers:
             self._add_defect(f"{shelf.name}: {strangers} scenarios that are not among those given")
 

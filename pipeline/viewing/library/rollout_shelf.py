@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.places import is_remote, place
 from submission.archive import locate_rollouts
 from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
+from submission.validate import MAX_SHARD_BYTES
 
 __all__ = ["ArchiveShelf", "FileShelf", "RolloutShelf", "open_rollout_shelf"]
 
@@ -57,12 +58,15 @@ class FileShelf:
         """The rollouts of a key.
 
         Raises:
-            UserError: damaged, or not all joint scenes have the same objects.
+            UserError: damaged or gone, or not all joint scenes have the same objects.
         """
         spot = cast(_Place, key)
-        with spot.file.open("rb") as handle:
-            handle.seek(spot.offset)
-            payload = handle.read(spot.length)
+        try:
+            with spot.file.open("rb") as handle:
+                handle.seek(spot.offset)
+                payload = handle.read(spot.length)
+        except OSError as error:
+            raise UserError(f"{spot.file}: {error.strerror or error}") from error
         return from_proto(parse_rollouts(payload, str(spot.file)), str(spot.file))
 
 
@@ -114,6 +118,12 @@ class ArchiveShelf:
                     if stream is None:
                         continue
                     where = f"{self._path}: {member.name}"
+                    # A megabyte of gzip may be a gigabyte of zeros, of which a message could be one field.
+                    if member.size >= MAX_SHARD_BYTES:
+                        raise UserError(
+                            f"{where}: {member.size / 1e6:.0f} MB, expected less than {MAX_SHARD_BYTES / 1e6:.0f}; "
+                            "neither it nor what follows was read"
+                        )
                     for offset, payload in locate_rollouts(stream, where, member.size):
                         message = parse_rollouts(payload, where)
                         yield message.scenario_id, (member.offset_data + offset, len(payload))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from data.errors import UserError
 from pipeline.selfplay.environment import DrivingEnv, DrivingVectorEnv
@@ -33,6 +35,55 @@ def test_gymnasiums_checker_passes(scenes, vocabulary) -> None:
         warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes.*")
         env = DrivingEnv(scenes, vocabulary, VIEW)
         check_env(env, skip_render_check=True)
+
+
+class Slot(gymnasium.Env):
+    """One slot of the vector environment, the others standing still: for a checker that knows single ones."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, env: DrivingVectorEnv) -> None:
+        self._env = env
+        self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        seen, info = self._env.reset(seed=seed)
+        return self._first(seen), {"scenario_id": str(info["scenario_id"][0])}
+
+    def step(self, action):
+        actions = np.zeros(self._env.num_envs, dtype=np.int64)
+        actions[0] = action
+        seen, reward, terminated, truncated, info = self._env.step(actions)
+        last = info["final_obs"][0] if truncated[0] else self._first(seen)
+        return last, float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def _first(self, seen):
+        return {name: np.int64(value[0]) if value.ndim == 1 else value[0] for name, value in seen.items()}
+
+
+def test_gymnasiums_checker_passes_for_a_slot_of_many(scenes, vocabulary) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*infinity.*")
+        warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes.*")
+        check_env(Slot(DrivingVectorEnv(scenes, vocabulary, worlds=2, agents=6, view=VIEW)), skip_render_check=True)
+
+
+def test_gymnasiums_wrappers_count_episodes(scenes, vocabulary) -> None:
+    """Of 8 s each, with what was earned in them; resetting at the boundary loses no step and counts none twice."""
+    env = RecordEpisodeStatistics(DrivingVectorEnv(scenes, vocabulary, worlds=2, agents=6, view=VIEW))
+    env.reset(seed=3)
+    rng = np.random.default_rng(0)
+    earned = np.zeros(12)
+    for number in range(1, 81):
+        _, reward, _, truncated, info = env.step(rng.integers(20, size=12))
+        earned += reward
+        assert truncated.all() == ("episode" in info) == (number % 40 == 0)
+        if truncated.all():
+            assert info["episode"]["l"].tolist() == [40] * 12
+            np.testing.assert_allclose(info["episode"]["r"], earned, atol=1e-4)
+            earned[:] = 0
 
 
 def rollout(env: DrivingVectorEnv, seed: int, count: int) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from models.policy import Policy, PolicyConfig
+from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, Scorer, act, collect
+from pipeline.selfplay.judges import score_all
 from pipeline.selfplay.observation import Observation, feature_sizes
 from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
 from pipeline.selfplay.reward import RewardConfig
@@ -286,6 +290,53 @@ def test_garbage_in_padding_changes_no_episode_and_no_loss(policy, vocabulary, v
         assert torch.equal(tensor, getattr(dirty.observation, name)), name
     for name in ("action", "log_prob", "value", "reward"):
         assert torch.equal(getattr(clean, name), getattr(dirty, name)), name
+
+
+@pytest.mark.parametrize("vehicles_only", [False, True])
+def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, reference, vehicles_only: bool) -> None:
+    """Numbers, token ids, types and flags of empty slots: not what the reference says, not a step of learning."""
+    scenes = [random_scene(0), random_scene(1, agents=2), random_scene(2, agents=4)]
+    batch = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments) for scene in scenes])
+    empty = ~batch.exists
+    assert int(empty.sum()) == 6
+    generator = torch.Generator().manual_seed(11)
+
+    def spoilt(tensor: Tensor, most: int) -> Tensor:
+        other = torch.randint(most, tensor.shape, generator=generator).to(tensor.dtype)
+        return torch.where(empty.view(*empty.shape, *(1,) * (tensor.dim() - 2)), other, tensor)
+
+    dirty = dataclasses.replace(
+        garbage(batch, 7.0),
+        types=spoilt(batch.types, 3),
+        moves=spoilt(batch.moves, 2),
+        history_ids=spoilt(batch.history_ids, vocabulary.size),
+        history_valid=spoilt(batch.history_valid, 2),
+        log_valid=spoilt(batch.log_valid, 2),
+    )
+    assert not torch.equal(dirty.history_ids, batch.history_ids)
+    config = PPOConfig(minibatch=128, epochs=2, beta=0.5, alpha=0.01, vehicles_only=vehicles_only)
+    found = []
+    for world in (batch, dirty):
+        score = partial(score_all, Anchor(reference, scenes.__getitem__), range(3), world)
+        episode = collected(policy, vocabulary, world, config, score)
+        student = copy.deepcopy(policy).train()
+        optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        torch.manual_seed(0)
+        figures = update(fabric, student, optimizer, episode, config, torch.Generator().manual_seed(0))
+        found.append((episode, figures, student.state_dict()))
+    (clean, figures, weights), (other, same, moved) = found
+    assert clean.covered.any()
+    assert figures["kl"] > 0
+    assert torch.equal(clean.reward, other.reward)
+    assert clean.reference is not None
+    assert other.reference is not None
+    assert torch.equal(clean.reference, other.reference)
+    assert figures == same
+    for name, weight in weights.items():
+        assert torch.equal(weight, moved[name]), name
+    # And there was a step.
+    assert any(not torch.equal(weight, policy.state_dict()[name]) for name, weight in weights.items())
 
 
 def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:

@@ -159,6 +159,34 @@ def test_comparing_with_the_reference_changes_nothing_but_the_figures(data, tmp_
     assert all(float(row["kl"]) > 0 and float(row["log_likelihood"]) < 0 for row in tables[True])
 
 
+def test_bf16_changes_the_network_and_little_else(data, undisturbed, tmp_path) -> None:
+    """Figures of the first update, from the same worlds and draws, within what eight bits of mantissa give."""
+    config = dataclasses.replace(CONFIG, precision="bf16-mixed")
+    figures = run_selfplay(config, **data, out=tmp_path, seed=1)
+    half, full = (list(csv.DictReader((out / "metrics.csv").open())) for out in (tmp_path, undisturbed))
+    assert half != full
+    assert float(half[0]["kl"]) == pytest.approx(float(full[0]["kl"]), rel=0.1)
+    assert float(half[0]["entropy"]) == pytest.approx(float(full[0]["entropy"]), rel=0.02)
+    assert figures["kl"] < figures["first_kl"]
+    saved, _, _ = load_policy(tmp_path / POLICY_FILE)
+    assert {weight.dtype for weight in saved.parameters()} == {torch.float32}
+
+
+def test_a_compiled_training_is_a_training(data, undisturbed, tmp_path, monkeypatch) -> None:
+    """--compile reaches simulator, observation and policy; that compiled code computes the same: test_stepping."""
+    seen: list[str] = []
+
+    def compiled(function, **options):
+        seen.append(getattr(function, "func", type(function)).__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    run_selfplay(dataclasses.replace(CONFIG, compile=True), **data, out=tmp_path, seed=1)
+    assert seen[:2] == ["observe", "_advance"]
+    assert len(seen) == 3
+    assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+
+
 def test_nothing_to_learn_from_is_named(data, tmp_path) -> None:
     crowded = dataclasses.replace(CONFIG, max_agents=1)
     with pytest.raises(UserError, match="at most 1 agents"):

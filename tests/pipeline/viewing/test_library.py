@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -160,3 +163,40 @@ def test_real_records_are_listed_as_they_are(womd: Path) -> None:
 def test_stores_are_recognised(made_run: Path) -> None:
     assert isinstance(open_shelf(str(made_run / "tokenize" / "validation")), StoreShelf)
     assert len(SceneStore(made_run / "tokenize" / "validation")) == 4
+
+
+def test_an_archive_that_is_a_bomb_takes_no_memory(made_run: Path, tmp_path: Path) -> None:
+    """Half a megabyte of gzip in which one field of a shard is 600 MB of zeros; what comes before it is shown."""
+    good = sorted((made_run / "sample" / "validation" / "policy").glob("*.binproto*"))[0].read_bytes()
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    content = b""
+    for name, head, zeros in (("a.binproto", good, 0), ("b.binproto", b"\x0a\x80\x8c\x8d\x9e\x02", 600_000_000)):
+        member = tarfile.TarInfo(name)
+        member.size = len(head) + zeros
+        content += packer.compress(member.tobuf() + head + bytes(-len(head) % 512 if not zeros else 0))
+        content += b"".join(packer.compress(bytes(10**7)) for _ in range(zeros // 10**7))
+    archive = tmp_path / "bomb.tar.gz"
+    archive.write_bytes(content + packer.flush())
+    assert archive.stat().st_size < 1_500_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    catalogue = catalogue_of(made_run / "tokenize" / "validation", open_rollout_shelf("bomb", str(archive)))
+    page = catalogue.page(Filter(), 0, 9)
+    assert page.complete
+    assert [text for text in page.defects if "b.binproto: 600 MB, expected less than 500" in text], page.defects
+    assert any(row["rollouts"] == ["bomb"] for row in page.rows)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_rollouts_that_cannot_be_read_are_told_and_the_search_ends(made_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(made_run / "sample" / "validation" / "policy", folder)
+    store = made_run / "tokenize" / "validation"
+    shelf = FileShelf("policy", str(folder))
+    _, key = next(iter(shelf.find()))
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="No such file"):
+        shelf.read(key)
+    catalogue = catalogue_of(store, shelf)
+    page = catalogue.page(Filter(), 0, 9)
+    assert page.complete
+    assert any("No such file" in text for text in page.defects), page.defects

@@ -161,3 +161,7 @@ def test_wrong_options_are_one_line(made_run: Path, tmp_path: Path) -> None:
     out, sheet = tmp_path / "report.html", tmp_path / "sheet.png"
     with pytest.raises(UserError, match="--scenario nothing"):
         run_report(ReportConfig(scenes=0), run=made_run, out=out, scenario="nothing", sheet=sheet)
+    # Nothing was rendered before that, and a scene is named for pictures alone.
+    assert not out.exists()
+    with pytest.raises(UserError, match="--scenario: names the scene of --video"):
+        run_report(ReportConfig(scenes=0), run=made_run, out=out, scenario=f"{0:016x}")
