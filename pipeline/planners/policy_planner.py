@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import UserError
 from data.randomness import generator_for
 from data.scene import until_now
 from data.tokenizer import apply_token, local_pose
 from data.vocabulary import Vocabulary
-from models.policy import Policy, load_policy
+from models.policy import Policy
 from models.sampling import SamplingConfig, draw
 from pipeline.planners.interface import MakePlanner, Mission, Situation, Trajectory
+from pipeline.sampling.policy_agent import open_policy
 from pipeline.selfplay.events import collisions
 from pipeline.selfplay.observation import ObservationConfig, observe
 from pipeline.selfplay.simulator import Motion, State, decisions, reset
@@ -125,10 +125,6 @@ def policy_planner(path: Path, likeliest: bool = False) -> MakePlanner:
     Raises:
         UserError: not such a checkpoint.
     """
-    policy, vocabulary, fields = load_policy(path)
-    try:
-        view = ObservationConfig(**fields)
-    except TypeError as error:
-        raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
+    policy, vocabulary, view = open_policy(path)
     sampling = SamplingConfig(top_k=1 if likeliest else 0)
     return lambda mission: PolicyPlanner(mission, policy, vocabulary, view, sampling)

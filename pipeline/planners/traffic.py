@@ -26,7 +26,7 @@ from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.simulator import controlled_agents, decisions
 from pipeline.selfplay.worlds import repeat_world
 
-__all__ = ["LogTraffic", "PolicyTraffic", "ReferenceTraffic", "Traffic", "Underway", "load_traffic"]
+__all__ = ["LogTraffic", "ModelTraffic", "Traffic", "Underway", "load_traffic"]
 
 
 class Underway(Protocol):
@@ -96,10 +96,13 @@ class _Replay:
         self._step += 1
 
 
-class PolicyTraffic:
-    """A policy drives everybody but the AV, whose motion it sees as that of any other vehicle."""
+class ModelTraffic:
+    """A policy or the reference drives everybody but the AV.
 
-    def __init__(self, agent: PolicyAgent) -> None:
+    The policy sees the AV as any other vehicle, the reference as the tokens nearest to its motion.
+    """
+
+    def __init__(self, agent: PolicyAgent | ReferenceAgent) -> None:
         self._agent = agent
 
     @property
@@ -110,7 +113,9 @@ class PolicyTraffic:
         return self._agent.together(agents)
 
     def begin(self, scene: Scene, copies: int, seed: int) -> Underway:
-        return _Driven(self._agent, scene, copies, seed)
+        if isinstance(self._agent, PolicyAgent):
+            return _Driven(self._agent, scene, copies, seed)
+        return _Unrolled(self._agent, scene, copies, seed)
 
 
 class _Driven:
@@ -138,23 +143,6 @@ class _Driven:
         first = self._driving.state.decision * self._vocabulary.token_steps
         self._world.log[:, self._ego, first : first + ego.shape[1]] = ego.to(self._world.log.device)
         self._driving.execute(self._tokens)
-
-
-class ReferenceTraffic:
-    """The reference drives everybody but the AV, whose motion it sees as the tokens nearest to it."""
-
-    def __init__(self, agent: ReferenceAgent) -> None:
-        self._agent = agent
-
-    @property
-    def token_steps(self) -> int:
-        return self._agent.vocabulary.token_steps
-
-    def together(self, agents: int) -> int:
-        return self._agent.together(agents)
-
-    def begin(self, scene: Scene, copies: int, seed: int) -> Underway:
-        return _Unrolled(self._agent, scene, copies, seed)
 
 
 class _Unrolled:
@@ -196,5 +184,5 @@ def load_traffic(source: str | Path, sampling: SamplingConfig | None = None, dev
         return LogTraffic()
     path = Path(source)
     if checkpoint_kind(path) == POLICY_KIND:
-        return PolicyTraffic(PolicyAgent.from_checkpoint(path, sampling, device))
-    return ReferenceTraffic(ReferenceAgent.from_checkpoint(path, sampling, device))
+        return ModelTraffic(PolicyAgent.from_checkpoint(path, sampling, device))
+    return ModelTraffic(ReferenceAgent.from_checkpoint(path, sampling, device))

@@ -22,7 +22,7 @@ from pipeline.selfplay.observation import ObservationConfig, observe_ego, observ
 from pipeline.selfplay.simulator import State, controlled_agents, decisions, places, reset, step
 from pipeline.selfplay.worlds import World, build_world, repeat_world
 
-__all__ = ["PolicyAgent"]
+__all__ = ["PolicyAgent", "open_policy"]
 
 # Rollouts times agents that move together; more are done one part after the other, to bound the memory.
 _MAX_ROWS = 4096
@@ -51,6 +51,19 @@ class _Roads:
                 self._code = self._code.index_copy(0, moved, code)
         self._pose = pose
         return self._code
+
+
+def open_policy(path: Path) -> tuple[Policy, Vocabulary, ObservationConfig]:
+    """A policy of a checkpoint, the vocabulary of its actions, and what it sees.
+
+    Raises:
+        UserError: not such a checkpoint.
+    """
+    policy, vocabulary, fields = load_policy(path)
+    try:
+        return policy, vocabulary, ObservationConfig(**fields)
+    except TypeError as error:
+        raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
 
 
 class PolicyAgent:
@@ -96,11 +109,7 @@ class PolicyAgent:
         Raises:
             UserError: not such a checkpoint.
         """
-        policy, vocabulary, fields = load_policy(path)
-        try:
-            view = ObservationConfig(**fields)
-        except TypeError as error:
-            raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
+        policy, vocabulary, view = open_policy(path)
         return cls(policy.to(device), vocabulary, view, sampling, compiled)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from pipeline.planners.drive import drive_scene, mission_of
 from pipeline.planners.drive_record import logged_drive
 from pipeline.planners.interface import Control, MakePlanner, Mission, Situation, Trajectory
 from pipeline.planners.simple import ConstantVelocityPlanner, LogPlanner
-from pipeline.planners.traffic import LogTraffic, PolicyTraffic
+from pipeline.planners.traffic import LogTraffic, ModelTraffic
 from pipeline.sampling.policy_agent import PolicyAgent
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -112,9 +112,9 @@ def test_planners_do_not_meet() -> None:
         "calm": ConstantVelocityPlanner,
         "wild": lambda mission: Scripted(ramp(20.0), period=10),
     }
-    together = drive_scene(scene, both, PolicyTraffic(agent), mission_of(scene))
+    together = drive_scene(scene, both, ModelTraffic(agent), mission_of(scene))
     for row, name in enumerate(both):
-        alone = drive_scene(scene, {name: both[name]}, PolicyTraffic(agent), mission_of(scene))
+        alone = drive_scene(scene, {name: both[name]}, ModelTraffic(agent), mission_of(scene))
         torch.testing.assert_close(alone.pose[0], together.pose[row], atol=1e-3, rtol=0)
 
 

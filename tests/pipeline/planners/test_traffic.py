@@ -11,7 +11,7 @@ from data.tokenizer import scene_origin
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
-from pipeline.planners.traffic import LogTraffic, PolicyTraffic, ReferenceTraffic, Traffic, load_traffic
+from pipeline.planners.traffic import LogTraffic, ModelTraffic, Traffic, load_traffic
 from pipeline.sampling.policy_agent import PolicyAgent
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -33,8 +33,8 @@ def policy(reference) -> PolicyAgent:
 @pytest.fixture(params=["policy", "reference"])
 def learnt(request, policy, reference) -> tuple[PolicyAgent | ReferenceAgent, Traffic]:
     if request.param == "policy":
-        return policy, PolicyTraffic(policy)
-    return reference, ReferenceTraffic(reference)
+        return policy, ModelTraffic(policy)
+    return reference, ModelTraffic(reference)
 
 
 def drive(traffic: Traffic, scene, ego: torch.Tensor) -> torch.Tensor:
@@ -100,8 +100,8 @@ def test_traffic_by_the_kind_of_its_checkpoint(tmp_path, policy, reference) -> N
 
     save_policy(tmp_path / "p.ckpt", policy.policy, policy.vocabulary, dataclasses.asdict(VIEW))
     save_reference(tmp_path / "r.ckpt", reference.model)
-    assert isinstance(load_traffic(tmp_path / "p.ckpt"), PolicyTraffic)
-    assert isinstance(load_traffic(tmp_path / "r.ckpt"), ReferenceTraffic)
+    assert isinstance(load_traffic(tmp_path / "p.ckpt"), ModelTraffic)
+    assert isinstance(load_traffic(tmp_path / "r.ckpt"), ModelTraffic)
     assert isinstance(load_traffic("log"), LogTraffic)
     with pytest.raises(UserError, match="no such checkpoint"):
         load_traffic(tmp_path / "missing.ckpt")
