@@ -2,7 +2,8 @@
 
 In a replay the agents behind an AV that drives other than it did in the log cannot see it, and run into it. Found
 by the program: for every planner and scene, a collision in log replay that is not the AV's fault, and none at all
-among agents driven by the policy. Being struck from behind comes first, then what the score gains.
+among agents driven by the policy. Being struck from behind comes first, then drives that are good among agents that answer, then
+what the score gains.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def choose_cases(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int
                     score=answered[planner]["pdm_mean"],
                 )
             )
-    found.sort(key=lambda case: (not case.rear_hit, case.log_score - case.score, case.scenario_id, case.planner))
+    # Of planners that drive well where agents answer, the one that the replay wrongs most.
+    found.sort(key=lambda case: (not case.rear_hit, -round(case.score, 1), case.log_score - case.score))
     chosen: dict[str, Case] = {}
     for case in found:
         chosen.setdefault(case.scenario_id, case)
