@@ -2,8 +2,8 @@
 
 In a replay the agents behind an AV that drives other than it did in the log cannot see it, and run into it. Found
 by the program: for every planner and scene, a collision in log replay that is not the AV's fault, and none at all
-among agents driven by the policy. Being struck from behind comes first, then drives that are good among agents that answer, then
-what the score gains.
+among agents driven by the policy. Being struck from behind comes first, then drives that are good among agents that
+answer, then what the score gains.
 """
 
 from __future__ import annotations
