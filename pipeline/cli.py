@@ -31,7 +31,7 @@ from pipeline.options import (
     split_config,
 )
 
-__all__ = ["COMMANDS", "main", "whole_run"]
+__all__ = ["COMMANDS", "load_command", "main", "preset_section", "whole_run"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,8 @@ def _usage() -> str:
     )
 
 
-def _load(command: Command) -> tuple[Any, type[Any]]:
+def load_command(command: Command) -> tuple[Any, type[Any]]:
+    """A command's function and the class of its configuration."""
     module = importlib.import_module(command.module)
     place, _, name = command.config.rpartition(":")
     owner = importlib.import_module(place) if place else module
@@ -249,7 +250,7 @@ def whole_run(preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, A
     return {name: values for name, values in preset.items() if name not in beside}
 
 
-def _section(command: Command, preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
+def preset_section(command: Command, preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
     """What a preset says of a command."""
     if command.section is None:
         return whole_run(preset, config_class)
@@ -259,8 +260,8 @@ def _section(command: Command, preset: Mapping[str, Any], config_class: type[Any
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
-    function, config_class = _load(command)
-    section = _section(command, preset, config_class)
+    function, config_class = load_command(command)
+    section = preset_section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
     parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))

@@ -10,6 +10,7 @@ import pytest
 
 from data.errors import UserError
 from pipeline import runner
+from pipeline.cli import COMMANDS, load_command, preset_section, whole_run
 from pipeline.graph import Run, Stage
 from pipeline.options import PRESETS, command_parser, load_preset, split_config
 from pipeline.run_config import RunConfig
@@ -103,8 +104,17 @@ def test_names_and_locks(calls: Callable[[], list[str]], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_presets_fit_every_command(command: str, name: str) -> None:
+    """An unknown key is an error of the preset."""
+    function, config_class = load_command(COMMANDS[command])
+    section = preset_section(COMMANDS[command], load_preset(name), config_class)
+    command_parser(command, function, config_class, section, "example")
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_the_configuration(name: str) -> None:
-    parser = command_parser("stages", run_stages, RunConfig, load_preset(name), "example")
+    parser = command_parser("stages", run_stages, RunConfig, whole_run(load_preset(name), RunConfig), "example")
     parsed = parser.instantiate(parser.parse_args([]))
     _, fields = split_config(parsed, ["config", "run", "data", "target", "folder", "engine"])
     config = RunConfig(**fields)
