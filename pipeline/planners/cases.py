@@ -117,7 +117,7 @@ def write_cases(
             drive = driven(scene, planners, by_name[name], seed).drive
             (states,) = joint_states(scene, drive.pose[row : row + 1, :, 1:], scene_origin(scene))
             at = f", struck at {case.seconds:.1f} s" if name == _LOG else ""
-            panels.append(Panel(f"{case.planner} among {_TITLES[name]}{at}", states))
+            panels.append(Panel(f"among {_TITLES[name]}{at}", states))
             # Where the AV is when it is struck is the middle of both pictures.
             struck = states[drive.ego, round(case.seconds / STEP_SECONDS) - 1, :2] if struck is None else struck
         assert struck is not None
