@@ -105,23 +105,18 @@ def training_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]
     return figure
 
 
+def _cross(axes: Any, row: Row, field: str, **style: Any) -> None:
+    """A mark at (field, realism) with the intervals of both."""
+    x, y = row.measured[field], row.measured["realism"]
+    axes.errorbar(x.value, y.value, xerr=_errors([x]), yerr=_errors([y]), elinewidth=0.6, label=row.name, **style)
+
+
 def pairs_figure(rows: Sequence[Row], name: str) -> Any:
     """Students over their references, with the line on which both are equal."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.6))
         for row, colour, mark in zip(rows, cycle(_COLOURS), cycle(_MARKS)):
-            x, y = row.measured["reference"], row.measured["realism"]
-            axes.errorbar(
-                x.value,
-                y.value,
-                xerr=_errors([x]),
-                yerr=_errors([y]),
-                fmt=mark,
-                color=colour,
-                markersize=3,
-                elinewidth=0.6,
-                label=row.name,
-            )
+            _cross(axes, row, "reference", fmt=mark, color=colour, markersize=3)
         _hollow(axes, [(row.published["reference"], row.published["realism"]) for row in rows if row.published])
         low, high = axes.get_xlim()
         axes.plot((low, high), (low, high), ":", color="#8a8f98", linewidth=0.6)
@@ -170,18 +165,7 @@ def scatter_figure(rows: Sequence[Row], points: Mapping[str, tuple[Array, Array]
         figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.8))
         for row, colour, mark in zip(rows, cycle(_COLOURS), cycle(_MARKS)):
             axes.plot(*points[row.name], ".", color=colour, markersize=1.2, alpha=0.35)
-            x, y = row.measured["likelihood"], row.measured["realism"]
-            axes.errorbar(
-                x.value,
-                y.value,
-                xerr=_errors([x]),
-                yerr=_errors([y]),
-                fmt=mark,
-                color=colour,
-                markersize=3.4,
-                elinewidth=0.6,
-                label=row.name,
-            )
+            _cross(axes, row, "likelihood", fmt=mark, color=colour, markersize=3.4)
         axes.set_xlabel("mean log-likelihood of a decision under the reference, nats")
         axes.set_ylabel("realism")
         _legend(axes)
