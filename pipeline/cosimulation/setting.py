@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from data.geometry import wrap_angle
-from data.road import RoadGrid, Segments, edge_segments, road_segments, stack_grids
+from data.road import Segments, edge_segments, road_segments
+from data.road_grid import RoadGrid, stack_grids
 from data.scene import FUTURE_STEPS, STEP_SECONDS, LightState, Scene
 from data.tokenizer import local_pose
 from data.vocabulary import type_index

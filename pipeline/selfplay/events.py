@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from data.geometry import box_corners, box_separation
-from data.road import Z_STRETCH, RoadGrid, Segments, cell_of
+from data.road import Segments
+from data.road_grid import Z_STRETCH, RoadGrid, cell_of
 from pipeline.selfplay.simulator import Motion, State
 from pipeline.selfplay.worlds import EDGE_CELL, World
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.road import cell_of
+from data.road_grid import cell_of
 from data.scene import MapKind
 from data.vocabulary import TYPE_NAMES
 from pipeline.selfplay.simulator import State
@@ -93,6 +93,11 @@ def _into_frame(vector: Tensor, heading: Tensor) -> Tensor:
     return torch.stack(
         (vector[..., 0] * cos + vector[..., 1] * sin, vector[..., 1] * cos - vector[..., 0] * sin), dim=-1
     )
+
+
+def _rows(table: Tensor, flat: Tensor) -> Tensor:
+    """Rows of a batched table [W, n, C], numbered over all worlds: [..., C]."""
+    return table.flatten(0, 1).index_select(0, flat.flatten()).view(*flat.shape, table.shape[-1])
 
 
 def _one_hot(index: Tensor, count: int) -> Tensor:
@@ -220,24 +225,23 @@ def observe_road(
     rank = (world.road.middle[row, candidates] - pose[:, None, :2]).square().sum(-1)
     count = min(config.road_segments, candidates.shape[1])
     index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    line, kind = world.road.line[row, index], world.road.kind[row, index]  # [N, R, 6], [N, R]
-    middle = _into_frame(world.road.middle[row, index] - pose[:, None, :2], heading.unsqueeze(-1))
+    # Rows of flat tables: twice as fast as places of batched ones, compiled or not.
+    flat = row * world.road.kind.shape[1] + index
+    kind = world.road.kind.flatten()[flat]
+    line = _rows(world.road.line, flat)  # [N, R, 6]
+    middle = _into_frame(_rows(world.road.middle, flat) - pose[:, None, :2], heading.unsqueeze(-1))
     along = _into_frame(line[..., 2:4], heading.unsqueeze(-1))
     length = along.square().sum(-1, keepdim=True).sqrt()
-    seen = (kind > 0) & (middle.square().sum(-1) <= config.radius**2)
-    # A point has no direction; dividing by zero must not make one.
-    unit = along / length.clamp(min=1e-3)
-    feature = torch.cat(
-        (
-            middle / config.distance_scale,
-            length / 10.0,
-            unit,
-            (line[..., 4:].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
-            _one_hot((kind - 1).clamp(min=0), _ROAD_KINDS),
-        ),
-        dim=-1,
+    seen = ((kind > 0) & (middle.square().sum(-1) <= config.radius**2)).unsqueeze(-1)
+    measures = (
+        middle / config.distance_scale,
+        length / 10.0,
+        # A point has no direction; dividing by zero must not make one.
+        along / length.clamp(min=1e-3),
+        (line[..., 4:].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
     )
-    feature = torch.where(seen.unsqueeze(-1), feature, 0.0)
+    kinds = kind.unsqueeze(-1) == torch.arange(1, _ROAD_KINDS + 1, device=kind.device)
+    feature = torch.cat((torch.where(seen, torch.cat(measures, dim=-1), 0.0), (kinds & seen).float()), dim=-1)
     short = config.road_segments - index.shape[1]
     pad = torch.nn.functional.pad
-    return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))
+    return pad(feature, (0, 0, 0, short)), pad(seen.squeeze(-1), (0, short))

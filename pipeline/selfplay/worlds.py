@@ -14,16 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.road import (
-    RoadGrid,
-    Segments,
-    edge_grid,
-    edge_segments,
-    no_segments,
-    road_segments,
-    stack_grids,
-    view_grid,
-)
+from data.road import Segments, edge_segments, no_segments, road_segments
+from data.road_grid import RoadGrid, edge_grid, stack_grids, view_grid
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index

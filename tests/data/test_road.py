@@ -11,16 +11,8 @@ import shapely
 import torch
 from torch import Tensor
 
-from data.road import (
-    Z_STRETCH,
-    Segments,
-    cell_of,
-    edge_grid,
-    edge_segments,
-    road_segments,
-    stack_grids,
-    view_grid,
-)
+from data.road import Segments, edge_segments, road_segments
+from data.road_grid import Z_STRETCH, cell_of, edge_grid, stack_grids, view_grid
 from data.scene import MapKind, Scene, map_tensors
 from tests.scenes import Mover, circle, hand_made
 
@@ -134,10 +126,11 @@ def test_view_lists_hold_the_nearest_middles(size: int) -> None:
 
 def test_cells_are_numbered_along_y_first_and_clamped() -> None:
     grid = view_grid(road_segments(scene_of(random_lines(1)), ORIGIN), ORIGIN, torch.tensor([12.0, 8.0]), 4.0, 2)
-    assert grid.shape.tolist() == [3, 2]
+    # A whole number of pairs.
+    assert grid.shape.tolist() == [4, 2]
     point = torch.tensor([[[1.0, 1.0], [1.0, 5.0], [5.0, 1.0], [11.0, 7.0], [-90.0, 99.0], [99.0, -1.0]]])
     cells = cell_of(map_tensors(grid, lambda t: t.unsqueeze(0)), point, 4.0)
-    assert cells.tolist() == [[0, 1, 2, 5, 1, 4]]
+    assert cells.tolist() == [[0, 1, 2, 5, 1, 6]]
 
 
 def test_simplified_edges_stay_within_tolerance_in_plan_and_profile() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.geometry import box_corners
-from data.road import cell_of
+from data.road_grid import cell_of
 from pipeline.planners.drive_record import Drive
 from pipeline.planners.scores.surroundings import Surroundings
 from pipeline.selfplay.events import signed_edge_distance

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.road import RoadGrid, Segments, edge_grid, edge_segments, road_segments, stack_grids
+from data.road import Segments, edge_segments, road_segments
+from data.road_grid import RoadGrid, edge_grid, stack_grids
 from data.scene import MapKind, Scene
 from pipeline.planners.drive_record import Drive
 from pipeline.selfplay.worlds import EDGE_CELL

@@ -13,7 +13,8 @@ import shapely
 import torch
 from torch import Tensor
 
-from data.road import cell_of, edge_segments
+from data.road import edge_segments
+from data.road_grid import cell_of
 from data.scene import AgentType, LightState, MapKind, Scene
 from data.scenes_source import open_scenes
 from pipeline.selfplay.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
