@@ -82,7 +82,20 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows of a table [M, C] named by [...]: [..., C]."""
-    return table.index_select(0, index.flatten()).view(*index.shape, table.shape[-1])
+    # What index_select does; but compiled code need not find out of which place of [...] a row is.
+    return torch.nn.functional.embedding(index, table)
+
+
+def _nearness(segment: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of points [..., 2] to segments [..., 6]: the share of a segment at which its line is nearest, the planar
+    distance squared, and the height there; [...] each."""
+    start_x, start_y, along_x, along_y, low, high = segment.unbind(-1)
+    x, y = point[..., 0] - start_x, point[..., 1] - start_y
+    along = (x * along_x + y * along_y) / (along_x * along_x + along_y * along_y).clamp(min=1e-9)
+    clipped = along.clamp(0.0, 1.0)
+    # Squares: compiled code does eight of them at once, but hypot one by one.
+    planar = (x - clipped * along_x).square() + (y - clipped * along_y).square()
+    return along, planar, torch.lerp(low, high, clipped)
 
 
 def _starboard(point: Tensor, segment: Tensor) -> Tensor:
@@ -104,19 +117,14 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     """
     table = edges.line.flatten(0, 1)
     first = world[:, None, None] * edges.kind.shape[1]
-    start_x, start_y, along_x, along_y, low, high = _rows(table, near + first).unbind(-1)  # [N, P, J]
-    x, y = point[..., 0, None] - start_x, point[..., 1, None] - start_y
-    along = (x * along_x + y * along_y) / (along_x * along_x + along_y * along_y).clamp(min=1e-9)
-    clipped = along.clamp(0.0, 1.0)
-    # Squares: compiled code does eight of them at once, but hypot one by one.
-    planar = (x - clipped * along_x).square() + (y - clipped * along_y).square()
-    level = torch.lerp(low, high, clipped)
+    _, planar, level = _nearness(_rows(table, near + first), point.unsqueeze(-2))  # [N, P, J]
     rank = planar + (Z_STRETCH * (height[:, None, None] - level)).square()
-    best = rank.argmin(-1, keepdim=True)  # [N, P, 1]
-    segment = near.gather(-1, best).squeeze(-1)  # [N, P]
-    t, distance = along.gather(-1, best).squeeze(-1), planar.gather(-1, best).squeeze(-1).sqrt()
+    segment = near.gather(-1, rank.argmin(-1, keepdim=True)).squeeze(-1)  # [N, P]
     first = first.squeeze(-1)
     own = _rows(table, segment + first)
+    # Once more for the nearest alone, which is cheaper than keeping it for all.
+    t, planar, _ = _nearness(own, point)
+    distance = planar.sqrt()
     turn = _rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
     # Beyond an end of the segment the neighbour there decides too: at a left turn both sides must be port.
     neighbour = torch.where(t < 0, turn[..., 0], torch.where(t > 1, turn[..., 1], -1))

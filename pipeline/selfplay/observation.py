@@ -97,7 +97,7 @@ def _into_frame(vector: Tensor, heading: Tensor) -> Tensor:
 
 def _rows(table: Tensor, flat: Tensor) -> Tensor:
     """Rows of a batched table [W, n, C], numbered over all worlds: [..., C]."""
-    return table.flatten(0, 1).index_select(0, flat.flatten()).view(*flat.shape, table.shape[-1])
+    return torch.nn.functional.embedding(flat, table.flatten(0, 1))
 
 
 def _one_hot(index: Tensor, count: int) -> Tensor:
@@ -178,16 +178,16 @@ def observe_neighbours(
     w, a = who
     agents = state.pose.shape[1]
     own = state.pose[w, a]
-    gap = state.pose[w, :, :2] - own[:, None, :2]
+    gap_x, gap_y = state.pose[..., 0][w] - own[:, :1], state.pose[..., 1][w] - own[:, 1:2]
     # Squares and roots: compiled code does eight of them at once, but hypot one by one.
-    distance = gap.square().sum(-1)  # [N, A], squared
+    distance = gap_x.square() + gap_y.square()  # [N, A], squared
     itself = torch.arange(agents, device=a.device) == a[:, None]
     far = itself | ~state.present[w] | (distance > config.radius**2)
     count = min(config.neighbours, agents)
     nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
     index, seen = nearest.indices, torch.isfinite(nearest.values)  # [N, P]
-    row = w.unsqueeze(-1)
-    other, velocity, size = state.pose[row, index], state.velocity[row, index], world.size[row, index]
+    flat = w.unsqueeze(-1) * agents + index
+    other, velocity, size = (_rows(table, flat) for table in (state.pose, state.velocity, world.size))
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
     turn = other[..., 2] - own[:, None, 2]
     turn = torch.atan2(torch.sin(turn), torch.cos(turn)) / torch.pi
@@ -199,11 +199,12 @@ def observe_neighbours(
         size[..., 1:2] / 15.0,
     ]
     if config.show_type:
-        parts.append(_one_hot(world.types[row, index], _TYPES))
+        parts.append(_one_hot(world.types.flatten()[flat], _TYPES))
     if config.show_velocity:
         parts.append(_into_frame(velocity, own[:, None, 2]) / config.speed_scale)
     if config.history:
-        past, known = state.past[row, index], state.past_known[row, index].unsqueeze(-1)  # [N, P, h, 3]
+        past = state.past.flatten(0, 1)[flat]  # [N, P, h, 3]
+        known = state.past_known.flatten(0, 1)[flat].unsqueeze(-1)
         place = _into_frame(past[..., :2] - other[..., None, :2], own[:, None, 2:]) / config.distance_scale
         parts.append(torch.where(known, torch.cat((place, known.float()), dim=-1), 0.0).flatten(2))
     feature = torch.where(seen.unsqueeze(-1), torch.cat(parts, dim=-1), 0.0)
@@ -218,30 +219,34 @@ def observe_road(
     """``road`` and ``road_seen`` of some agents, which depend on nothing that moves but their poses."""
     w, a = who
     pose = state.pose[w, a]  # [N, 3]
-    heading = pose[:, 2]
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     candidates = world.road_grid.table[w, cell].long()  # [N, J]
     row = w.unsqueeze(-1)
     rank = (world.road.middle[row, candidates] - pose[:, None, :2]).square().sum(-1)
     count = min(config.road_segments, candidates.shape[1])
     index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    # Rows of flat tables: twice as fast as places of batched ones, compiled or not.
+    # Rows of flat tables, and a plane for each number: compiled or not, twice as fast as places and vectors.
     flat = row * world.road.kind.shape[1] + index
     kind = world.road.kind.flatten()[flat]
-    line = _rows(world.road.line, flat)  # [N, R, 6]
-    middle = _into_frame(_rows(world.road.middle, flat) - pose[:, None, :2], heading.unsqueeze(-1))
-    along = _into_frame(line[..., 2:4], heading.unsqueeze(-1))
-    length = along.square().sum(-1, keepdim=True).sqrt()
-    seen = ((kind > 0) & (middle.square().sum(-1) <= config.radius**2)).unsqueeze(-1)
-    measures = (
-        middle / config.distance_scale,
-        length / 10.0,
-        # A point has no direction; dividing by zero must not make one.
-        along / length.clamp(min=1e-3),
-        (line[..., 4:].mean(-1, keepdim=True) - world.height[w, a][:, None, None]) / 10.0,
-    )
+    cos, sin = torch.cos(pose[:, 2:]), torch.sin(pose[:, 2:])  # [N, 1]
+
+    def turned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x * cos + y * sin, y * cos - x * sin
+
+    _, _, along_x, along_y, low, high = _rows(world.road.line, flat).unbind(-1)
+    middle_x, middle_y = _rows(world.road.middle, flat).unbind(-1)
+    middle_x, middle_y = turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2])
+    along_x, along_y = turned(along_x, along_y)
+    length = (along_x.square() + along_y.square()).sqrt()
+    seen = (kind > 0) & (middle_x.square() + middle_y.square() <= config.radius**2)
+    # A point has no direction; dividing by zero must not make one.
+    whole = length.clamp(min=1e-3)
+    rise = (low + high) / 2 - world.height[w, a].unsqueeze(-1)
+    scale = config.distance_scale
+    planes = (middle_x / scale, middle_y / scale, length / 10.0, along_x / whole, along_y / whole, rise / 10.0)
+    measures = torch.where(seen.unsqueeze(-1), torch.stack(planes, dim=-1), 0.0)
     kinds = kind.unsqueeze(-1) == torch.arange(1, _ROAD_KINDS + 1, device=kind.device)
-    feature = torch.cat((torch.where(seen, torch.cat(measures, dim=-1), 0.0), (kinds & seen).float()), dim=-1)
+    feature = torch.cat((measures, (kinds & seen.unsqueeze(-1)).float()), dim=-1)
     short = config.road_segments - index.shape[1]
     pad = torch.nn.functional.pad
-    return pad(feature, (0, 0, 0, short)), pad(seen.squeeze(-1), (0, short))
+    return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))
