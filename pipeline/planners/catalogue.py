@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from functools import partial
 from pathlib import Path
 
 from data.errors import UserError
+from data.files import sha256_of
 from pipeline.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.planners.idm import IDM_SETTINGS, IDMPlanner
 from pipeline.planners.interface import MakePlanner
 from pipeline.planners.simple import ConstantVelocityPlanner, LogPlanner
 
-__all__ = ["builtin_planners", "load_planner"]
+__all__ = ["builtin_planners", "load_planner", "own_digest"]
 
 _CHECKPOINT = ".ckpt"
 
@@ -55,6 +57,15 @@ def load_planner(name: str, likeliest: bool = False) -> MakePlanner:
         f"planner {name}: no such planner, expected one of {', '.join(planners)}, a policy's path ending with "
         f"{_CHECKPOINT}, or package.module:factory{hint}"
     )
+
+
+def own_digest(name: str) -> str | None:
+    """SHA-256 of the file that defines ``package.module:factory``, not of what that imports; None of others."""
+    file = None
+    if ":" in name:
+        _own(name)
+        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    return None if file is None else sha256_of(Path(file))
 
 
 def _own(name: str) -> MakePlanner:

@@ -38,6 +38,11 @@ class Entrant:
     source: str
     digest: str | None = None
 
+    @property
+    def placeless(self) -> Entrant:
+        """A file is what it holds, wherever it lies."""
+        return self if self.digest is None else dataclasses.replace(self, source="")
+
 
 @dataclass(frozen=True)
 class DriveTask:
@@ -61,7 +66,10 @@ class DriveTask:
 
     @property
     def name(self) -> str:
-        return digest_of(self, without=["scenarios"], code=code_version(__name__))
+        placeless = dataclasses.replace(
+            self, simulator=self.simulator.placeless, planners=tuple(one.placeless for one in self.planners)
+        )
+        return digest_of(placeless, without=["scenarios"], code=code_version(__name__))
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from pipeline.engine import EngineConfig
 from pipeline.kept_results import run_kept
 from pipeline.names import POLICY, REFERENCE
 from pipeline.planners.cases import choose_cases, write_cases
-from pipeline.planners.catalogue import builtin_planners, load_planner
+from pipeline.planners.catalogue import builtin_planners, load_planner, own_digest
 from pipeline.planners.figures import write_planner_figures
 from pipeline.planners.rewards import PLAIN, Character, characters, train_character
 from pipeline.planners.summary import rows_by_simulator, summarise
@@ -168,7 +168,7 @@ def _planners(config: PlannersConfig, own: Sequence[str], trained: dict[str, Pat
             path = Path(source)
             entrants.append(_entrant(f"{path.parent.name}/{path.stem}", path))
         else:
-            entrants.append(Entrant(source, source))
+            entrants.append(Entrant(source, source, own_digest(source)))
     twice = [one.name for one in entrants if sum(one.name == other.name for other in entrants) > 1]
     if twice:
         raise UserError(f"--planner: {twice[0]} takes part twice")

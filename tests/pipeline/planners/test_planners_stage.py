@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from pipeline.names import POLICY, REFERENCE
 from pipeline.planners import rewards
 from pipeline.planners.rewards import PLAIN, characters
 from pipeline.planners.scores import SCORE_NAMES
+from pipeline.planners.tasks import DriveTask, Entrant
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages import planners as stage
 from pipeline.stages.planners import PlannersConfig, run_planners
@@ -65,6 +69,32 @@ def test_nothing_is_driven_twice(made_run: Path, done: Path, monkeypatch: pytest
     monkeypatch.setattr(stage, "drive_task", None)
     run_planners(CONFIG, run=made_run, plain=plain, planner=[EXAMPLE, str(plain)], out=done)
     assert (done / "planners.json").read_bytes() == before
+
+
+def test_an_own_planner_is_driven_anew_when_its_file_changes(
+    made_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = PlannersConfig(scenes=1, planners=["log"], trained=0, cases=0, simulators=["log"], workers=1)
+    name = "planner_of_somebody:make"
+    driven = []
+    for text in ("ConstantVelocityPlanner", "LogPlanner", "LogPlanner"):
+        (tmp_path / "planner_of_somebody.py").write_text(f"from pipeline.planners.simple import {text} as make\n")
+        sys.modules.pop("planner_of_somebody", None)
+        importlib.invalidate_caches()
+        run_planners(config, run=made_run, planner=[name], out=tmp_path / "out")
+        driven.append(len(list((tmp_path / "out" / "parts").iterdir())))
+    assert driven == [1, 2, 2]
+
+
+def test_a_moved_checkpoint_is_not_driven_again() -> None:
+    def task(folder: str) -> DriveTask:
+        policy = Entrant("policy", f"{folder}/policy.ckpt", "abc")
+        return DriveTask(f"{folder}/store", "content", ("a",), policy, (Entrant("log", "log"), policy), 0)
+
+    assert task("here").name == task("there").name
+    other = dataclasses.replace(task("here"), simulator=Entrant("policy", "here/policy.ckpt", "other"))
+    assert other.name != task("here").name
 
 
 def test_policies_of_other_rewards_are_trained_once(
