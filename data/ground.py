@@ -52,8 +52,13 @@ def follow_ground(scene: Scene, position: Tensor, start: Tensor) -> Tensor:
     level = _ground(start[:, :2] - origin, start[:, 2], place, height)
     offset = (start[:, 2] - level).repeat(rollouts)
     levels = [level.repeat(rollouts)]
+    before = (start[:, :2] - origin).repeat(rollouts, 1)
     for query in there:
-        levels.append(_ground(query, levels[-1], place, height))
+        # Most agents stand, and below them nothing rises.
+        (moved,) = (query != before).any(-1).nonzero(as_tuple=True)
+        found = _ground(query[moved], levels[-1][moved], place, height)
+        levels.append(levels[-1].index_copy(0, moved, found))
+        before = query
     knots = torch.stack(levels, dim=-1) + offset.unsqueeze(-1)  # [R * A, S + 1]
     # Step t lies in the interval that ends with the first looked-up step not before it.
     step = torch.arange(steps)

@@ -52,6 +52,17 @@ def test_who_stands_keeps_the_height():
     assert torch.equal(height, start[2].expand(3, 1, 80))
 
 
+def test_who_stops_keeps_the_height_where_it_stops():
+    scene = sloping(0.06)
+    start = start_of(scene)
+    position = drive(scene, start, 10.0).repeat(1, 2, 1, 1)
+    position[:, 0, 39:] = position[:, 0, 39:40]
+    stops, goes = follow_ground(scene, position, start.expand(2, 3))[0]
+    assert torch.equal(stops[:30], goes[:30])
+    assert float(stops[49:].max() - stops[49:].min()) == 0.0
+    assert abs(float(stops[-1] - goes[39])) < 0.05
+
+
 def test_a_bridge_overhead_is_not_climbed():
     scene = sloping(0.0)
     road = scene.map
