@@ -220,13 +220,12 @@ def observe_road(
     w, a = who
     pose = state.pose[w, a]  # [N, 3]
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
-    candidates = world.road_grid.table[w, cell].long()  # [N, J]
-    row = w.unsqueeze(-1)
-    rank = (world.road.middle[row, candidates] - pose[:, None, :2]).square().sum(-1)
-    count = min(config.road_segments, candidates.shape[1])
-    index = candidates.gather(-1, rank.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
     # Rows of flat tables, and a plane for each number: compiled or not, twice as fast as places and vectors.
-    flat = row * world.road.kind.shape[1] + index
+    candidates = world.road_grid.table[w, cell].long() + w.unsqueeze(-1) * world.road.kind.shape[1]  # [N, J]
+    middle_x, middle_y = _rows(world.road.middle, candidates).unbind(-1)
+    distance = (middle_x - pose[:, :1]).square() + (middle_y - pose[:, 1:2]).square()
+    count = min(config.road_segments, candidates.shape[1])
+    flat = candidates.gather(-1, distance.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
     kind = world.road.kind.flatten()[flat]
     cos, sin = torch.cos(pose[:, 2:]), torch.sin(pose[:, 2:])  # [N, 1]
 
@@ -247,6 +246,6 @@ def observe_road(
     measures = torch.where(seen.unsqueeze(-1), torch.stack(planes, dim=-1), 0.0)
     kinds = kind.unsqueeze(-1) == torch.arange(1, _ROAD_KINDS + 1, device=kind.device)
     feature = torch.cat((measures, (kinds & seen.unsqueeze(-1)).float()), dim=-1)
-    short = config.road_segments - index.shape[1]
+    short = config.road_segments - count
     pad = torch.nn.functional.pad
     return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))
