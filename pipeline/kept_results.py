@@ -38,16 +38,14 @@ class KeptTask(Protocol):
 TaskT = TypeVar("TaskT", bound=KeptTask)
 
 
-def digest_of(task: Any, without: Sequence[str] = (), **further: Any) -> str:
+def digest_of(task: Any, **further: Any) -> str:
     """32 hexadecimal digits that stand for a dataclass of plain values.
 
     Args:
-        task: a dataclass. without: fields, such as paths of what digests stand for already. further: values that
-            count too, such as the code's version.
+        task: a dataclass, its paths emptied where digests stand for what they hold. further: values that count
+            too, such as the code's version.
     """
     fields = dataclasses.asdict(task)
-    for name in without:
-        del fields[name]
     return hashlib.sha256(json.dumps(fields | further, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -67,9 +67,12 @@ class DriveTask:
     @property
     def name(self) -> str:
         placeless = dataclasses.replace(
-            self, simulator=self.simulator.placeless, planners=tuple(one.placeless for one in self.planners)
+            self,
+            scenarios="",
+            simulator=self.simulator.placeless,
+            planners=tuple(one.placeless for one in self.planners),
         )
-        return digest_of(placeless, without=["scenarios"], code=code_version(__name__))
+        return digest_of(placeless, code=code_version(__name__))
 
 
 @lru_cache(maxsize=1)
