@@ -39,8 +39,12 @@ class RoadGrid:
 def _cells(low: Tensor, high: Tensor, cell: float) -> tuple[Tensor, Tensor]:
     """Cells along x and y [2], and their centres [G, 2]."""
     shape = ((high - low) / cell).ceil().clamp(min=1).long()
-    columns, rows = (torch.arange(int(count)) + 0.5 for count in shape)
-    return shape, low + torch.cartesian_prod(columns, rows).view(-1, 2) * cell
+    return shape, _centers(low, shape, torch.arange(int(shape.prod())), cell)
+
+
+def _centers(low: Tensor, shape: Tensor, place: Tensor, cell: float) -> Tensor:
+    """Centres [M, 2] of cells by number [M]."""
+    return low + (torch.stack((place // shape[1], place % shape[1]), dim=-1) + 0.5) * cell
 
 
 def _listed(row: Tensor, column: Tensor, rows: int) -> Tensor:
@@ -176,7 +180,7 @@ def edge_grid(
     place, number = column * shape[1] + line, number[pair]
     order = place.argsort(stable=True)
     place, number = place[order], number[order]
-    center = low + (torch.stack((place // shape[1], place % shape[1]), dim=-1) + 0.5) * cell
+    center = _centers(low, shape, place, cell)
     stays = _nearest_in_parts(edges, differences, center, number, place, cell).any(1)
     place, number = place[stays], number[stays]
     if sides_only:
@@ -206,9 +210,10 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     every = torch.arange(len(segments.kind)).expand(len(coarse), -1)
     row, place = _among_nearest(middle, coarse, every, size, 2 * cell).nonzero(as_tuple=True)
     listed = _listed(row, every[row, place], len(coarse)).long()
-    column, line = torch.cartesian_prod(torch.arange(int(shape[0])), torch.arange(int(shape[1]))).unbind(-1)
+    number = torch.arange(cells)
+    column, line = number // shape[1], number % shape[1]
     listed = listed[column // 2 * (shape[1] // 2) + line // 2]  # [G, J]
-    center = low + (torch.stack((column, line), dim=-1) + 0.5) * cell
+    center = _centers(low, shape, number, cell)
     kept = torch.zeros_like(listed, dtype=torch.bool)
     for quarter in torch.cartesian_prod(*[torch.tensor([-0.25, 0.25]) * cell] * 2):
         kept |= _among_nearest(middle, center + quarter, listed, size, cell / 2)

@@ -14,7 +14,7 @@ from data.geometry import box_corners, box_separation
 from data.road import Segments
 from data.road_grid import Z_STRETCH, RoadGrid, cell_of
 from pipeline.selfplay.simulator import Motion, State
-from pipeline.selfplay.worlds import EDGE_CELL, World
+from pipeline.selfplay.worlds import EDGE_CELL, World, table_rows
 
 __all__ = [
     "LEVEL_GAP",
@@ -80,12 +80,6 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
     return torch.zeros_like(world.exists).index_put(who, hit)
 
 
-def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of a table [M, C] named by [...]: [..., C]."""
-    # What index_select does; but compiled code need not find out of which place of [...] a row is.
-    return torch.nn.functional.embedding(index, table)
-
-
 def _nearness(segment: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of points [..., 2] to segments [..., 6]: the share of a segment at which its line is nearest, the planar
     distance squared, and the height there; [...] each."""
@@ -117,18 +111,18 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     """
     table = edges.line.flatten(0, 1)
     first = world[:, None, None] * edges.kind.shape[1]
-    _, planar, level = _nearness(_rows(table, near + first), point.unsqueeze(-2))  # [N, P, J]
+    _, planar, level = _nearness(table_rows(table, near + first), point.unsqueeze(-2))  # [N, P, J]
     rank = planar + (Z_STRETCH * (height[:, None, None] - level)).square()
     segment = near.gather(-1, rank.argmin(-1, keepdim=True)).squeeze(-1)  # [N, P]
     first = first.squeeze(-1)
-    own = _rows(table, segment + first)
+    own = table_rows(table, segment + first)
     # Once more for the nearest alone, which is cheaper than keeping it for all.
     t, planar, _ = _nearness(own, point)
     distance = planar.sqrt()
-    turn = _rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
+    turn = table_rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
     # Beyond an end of the segment the neighbour there decides too: at a left turn both sides must be port.
     neighbour = torch.where(t < 0, turn[..., 0], torch.where(t > 1, turn[..., 1], -1))
-    beside = _rows(table, neighbour.clamp(min=0) + first)
+    beside = table_rows(table, neighbour.clamp(min=0) + first)
     own_side, beside_side = _starboard(point, own), _starboard(point, beside)
     bend = own[..., 2] * beside[..., 3] - own[..., 3] * beside[..., 2]
     convex = torch.where(t < 0, -bend, bend) > 0

@@ -14,7 +14,7 @@ from data.road_grid import cell_of
 from data.scene import MapKind
 from data.vocabulary import TYPE_NAMES
 from pipeline.selfplay.simulator import State
-from pipeline.selfplay.worlds import VIEW_CELL, World
+from pipeline.selfplay.worlds import VIEW_CELL, World, table_rows
 
 __all__ = [
     "Observation",
@@ -89,15 +89,12 @@ def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
 
 
 def _into_frame(vector: Tensor, heading: Tensor) -> Tensor:
+    return torch.stack(_turned(vector[..., 0], vector[..., 1], heading), dim=-1)
+
+
+def _turned(x: Tensor, y: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = torch.cos(heading), torch.sin(heading)
-    return torch.stack(
-        (vector[..., 0] * cos + vector[..., 1] * sin, vector[..., 1] * cos - vector[..., 0] * sin), dim=-1
-    )
-
-
-def _rows(table: Tensor, flat: Tensor) -> Tensor:
-    """Rows of a batched table [W, n, C], numbered over all worlds: [..., C]."""
-    return torch.nn.functional.embedding(flat, table.flatten(0, 1))
+    return x * cos + y * sin, y * cos - x * sin
 
 
 def _one_hot(index: Tensor, count: int) -> Tensor:
@@ -187,7 +184,9 @@ def observe_neighbours(
     nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
     index, seen = nearest.indices, torch.isfinite(nearest.values)  # [N, P]
     flat = w.unsqueeze(-1) * agents + index
-    other, velocity, size = (_rows(table, flat) for table in (state.pose, state.velocity, world.size))
+    other, velocity, size = (
+        table_rows(table.flatten(0, 1), flat) for table in (state.pose, state.velocity, world.size)
+    )
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
     turn = other[..., 2] - own[:, None, 2]
     turn = torch.atan2(torch.sin(turn), torch.cos(turn)) / torch.pi
@@ -222,20 +221,17 @@ def observe_road(
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     # Rows of flat tables, and a plane for each number: compiled or not, twice as fast as places and vectors.
     candidates = world.road_grid.table[w, cell].long() + w.unsqueeze(-1) * world.road.kind.shape[1]  # [N, J]
-    middle_x, middle_y = _rows(world.road.middle, candidates).unbind(-1)
+    middle = world.road.middle.flatten(0, 1)
+    middle_x, middle_y = table_rows(middle, candidates).unbind(-1)
     distance = (middle_x - pose[:, :1]).square() + (middle_y - pose[:, 1:2]).square()
     count = min(config.road_segments, candidates.shape[1])
     flat = candidates.gather(-1, distance.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
     kind = world.road.kind.flatten()[flat]
-    cos, sin = torch.cos(pose[:, 2:]), torch.sin(pose[:, 2:])  # [N, 1]
-
-    def turned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return x * cos + y * sin, y * cos - x * sin
-
-    _, _, along_x, along_y, low, high = _rows(world.road.line, flat).unbind(-1)
-    middle_x, middle_y = _rows(world.road.middle, flat).unbind(-1)
-    middle_x, middle_y = turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2])
-    along_x, along_y = turned(along_x, along_y)
+    heading = pose[:, 2:]  # [N, 1]
+    _, _, along_x, along_y, low, high = table_rows(world.road.line.flatten(0, 1), flat).unbind(-1)
+    middle_x, middle_y = table_rows(middle, flat).unbind(-1)
+    middle_x, middle_y = _turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2], heading)
+    along_x, along_y = _turned(along_x, along_y, heading)
     length = (along_x.square() + along_y.square()).sqrt()
     seen = (kind > 0) & (middle_x.square() + middle_y.square() <= config.radius**2)
     # A point has no direction; dividing by zero must not make one.

@@ -20,7 +20,16 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, 
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
 
-__all__ = ["EDGE_CELL", "VIEW_CELL", "World", "build_world", "repeat_world", "signals_of", "stack_worlds"]
+__all__ = [
+    "EDGE_CELL",
+    "VIEW_CELL",
+    "World",
+    "build_world",
+    "repeat_world",
+    "signals_of",
+    "stack_worlds",
+    "table_rows",
+]
 
 # Sides of the grid cells for road edges and for what agents see, metres.
 EDGE_CELL = 2.5
@@ -235,3 +244,9 @@ def stack_worlds(worlds: Sequence[World]) -> World:
 def repeat_world(world: World, count: int) -> World:
     """A batch of one world ``count`` times, without copying."""
     return map_tensors(world, lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+
+def table_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table [M, C] named by [...]: [..., C]."""
+    # What index_select does; but compiled code need not find out of which place of [...] a row is.
+    return torch.nn.functional.embedding(index, table)
