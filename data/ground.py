@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from data.geometry import wrap_angle
@@ -49,14 +50,15 @@ def follow_ground(scene: Scene, position: Tensor, start: Tensor) -> Tensor:
     # Of every second, and of the last step.
     at = torch.tensor([*range(_STRIDE - 1, steps - 1, _STRIDE), steps - 1])
     there = (position[:, :, at] - origin).permute(2, 0, 1, 3).flatten(1, 2)  # [S, R * A, 2]
-    level = _ground(start[:, :2] - origin, start[:, 2], place, height)
+    ground = _Ground(place, height)
+    level = ground.level(start[:, :2] - origin, start[:, 2])
     offset = (start[:, 2] - level).repeat(rollouts)
     levels = [level.repeat(rollouts)]
     before = (start[:, :2] - origin).repeat(rollouts, 1)
     for query in there:
         # Most agents stand, and below them nothing rises.
         (moved,) = (query != before).any(-1).nonzero(as_tuple=True)
-        found = _ground(query[moved], levels[-1][moved], place, height)
+        found = ground.level(query[moved], levels[-1][moved])
         levels.append(levels[-1].index_copy(0, moved, found))
         before = query
     knots = torch.stack(levels, dim=-1) + offset.unsqueeze(-1)  # [R * A, S + 1]
@@ -87,12 +89,31 @@ def joint_states(scene: Scene, pose: Tensor, origin: Tensor) -> Tensor:
     return result
 
 
-def _ground(query: Tensor, level: Tensor, place: Tensor, height: Tensor) -> Tensor:
-    """Height of the ground [Q] below places [Q, 2], of the storey nearest to ``level`` [Q]."""
-    distance = torch.cdist(query, place)
-    other = (height - level.unsqueeze(-1)).abs() > _LEVEL
-    near = distance.masked_fill(other, math.inf).topk(min(_PIECES, len(place)), largest=False)
-    weight = torch.where(near.values <= _REACH, 1 / (near.values + 0.5).square(), 0.0)
-    total = weight.sum(-1)
-    found = (height[near.indices] * weight).sum(-1) / total
-    return torch.where(total > 0, found, level)
+class _Ground:
+    """Where the map is, [M, 2] metres, and how high, [M]."""
+
+    def __init__(self, place: Tensor, height: Tensor) -> None:
+        self._place, self._height = place, height
+        self._tree = cKDTree(place.numpy())
+
+    def level(self, query: Tensor, before: Tensor) -> Tensor:
+        """Height of the ground [Q] below places [Q, 2], of the storey nearest to ``before`` [Q]."""
+        count = min(_PIECES, len(self._place))
+        distance, index = (
+            torch.from_numpy(found).view(-1, count) for found in self._tree.query(query.numpy(), count)
+        )
+        # What is nearest of all is nearest on its storey, too; where it is of another one, look at all.
+        (other,) = (self._elsewhere(index, before) & (distance <= _REACH)).any(1).nonzero(as_tuple=True)
+        if len(other):
+            far = self._elsewhere(torch.arange(len(self._place)), before[other])
+            every = torch.cdist(query[other], self._place).masked_fill(far, math.inf)
+            near = every.topk(count, largest=False)
+            distance[other], index[other] = near.values.to(distance.dtype), near.indices
+        weight = torch.where(distance <= _REACH, 1 / (distance + 0.5).square(), 0.0)
+        total = weight.sum(-1)
+        found = (self._height[index] * weight).sum(-1) / total
+        return torch.where(total > 0, found.to(before.dtype), before)
+
+    def _elsewhere(self, index: Tensor, level: Tensor) -> Tensor:
+        """Which pieces are of another storey than levels [Q]."""
+        return (self._height[index] - level.unsqueeze(-1)).abs() > _LEVEL

@@ -56,53 +56,76 @@ class Segments:
         return self.line[..., 4:]
 
 
-def _features(scene: Scene, kinds: Sequence[MapKind]) -> list[tuple[int, np.ndarray]]:
-    """(kind, points [n, 3]) of all features of some kinds; polygons are closed."""
+@dataclass(frozen=True)
+class _Lines:
+    """All lines of a scene in one list of points, which takes a quarter of the time of one line after the other."""
+
+    point: np.ndarray  # [n, 3] float64, metres
+    owner: np.ndarray  # [n] int64, number of the line; ascends
+    kind: np.ndarray  # [F] int64, MapKind; some may have no points
+
+    @property
+    def goes_on(self) -> np.ndarray:
+        """[n - 1] bool: a point and the one behind it are of the same line."""
+        return self.owner[1:] == self.owner[:-1]
+
+    def only(self, kept: np.ndarray) -> _Lines:
+        """Of some points [n] bool."""
+        return _Lines(self.point[kept], self.owner[kept], self.kind)
+
+
+def _lines(scene: Scene, kinds: Sequence[MapKind]) -> _Lines:
+    """All features of some kinds; polygons are closed."""
     road = scene.map
-    point, owner = road.point.numpy(), road.point_feature.numpy()
-    starts = np.searchsorted(owner, np.arange(len(road.kind) + 1))
-    result = []
-    for index, kind in enumerate(road.kind.tolist()):
-        if kind not in kinds or starts[index] == starts[index + 1]:
-            continue
-        points = point[starts[index] : starts[index + 1]]
-        if kind in _POLYGONS:
-            points = np.concatenate((points, points[:1]))
-        result.append((kind, points))
-    return result
+    kind = road.kind.numpy()
+    count = np.bincount(road.point_feature.numpy(), minlength=len(kind))
+    first = np.cumsum(count) - count
+    (chosen,) = (np.isin(kind, kinds) & (count > 0)).nonzero()
+    kind, count, first = kind[chosen], count[chosen], first[chosen]
+    longer = count + np.isin(kind, _POLYGONS)
+    owner = np.repeat(np.arange(len(chosen)), longer)
+    place = np.arange(len(owner)) - (np.cumsum(longer) - longer)[owner]
+    return _Lines(road.point.numpy()[first[owner] + place % count[owner]].astype(np.float64), owner, kind)
 
 
-def _simplified(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Fewer points of a polyline [n, 3], none of the others farther than about ``tolerance`` in the plane.
+def _simplified(lines: _Lines, tolerance: float) -> _Lines:
+    """Fewer points, none of the others farther than about ``tolerance`` from its line in the plane.
 
     The profile over the length travelled is kept too, since a straight bridge has a crest.
     """
-    if len(points) < 3:
-        return points
-    number = np.arange(len(points))
-    travelled = np.cumsum(np.linalg.norm(np.diff(points[:, :2], axis=0, prepend=points[:1, :2]), axis=1))
-    kept: set[int] = set()
-    for x, y, allowed in (
-        (points[:, 0], points[:, 1], tolerance),
-        (travelled, points[:, 2], max(tolerance, _HEIGHT_TOLERANCE)),
-    ):
-        # The number of a point rides along as a third coordinate and tells which points were kept.
-        line = shapely.linestrings(np.stack((x, y, number), axis=1))
-        simple = shapely.simplify(line, allowed, preserve_topology=False)
-        kept.update(shapely.get_coordinates(simple, include_z=True)[:, 2].astype(int).tolist())
-    return points[sorted(kept)]
+    point, owner = lines.point, lines.owner
+    step = np.zeros(len(point))
+    step[1:] = np.where(lines.goes_on, np.linalg.norm(np.diff(point[:, :2], axis=0), axis=1), 0.0)
+    # What was travelled before a line begins makes no difference to its shape.
+    travelled = np.cumsum(step)
+    count = np.bincount(owner, minlength=len(lines.kind))
+    (long,) = (count[owner] > 2).nonzero()
+    kept = count[owner] < 3
+    if len(long):
+        number = np.unique(owner[long], return_inverse=True)[1]
+        for x, y, allowed in (
+            (point[long, 0], point[long, 1], tolerance),
+            (travelled[long], point[long, 2], max(tolerance, _HEIGHT_TOLERANCE)),
+        ):
+            # The number of a point rides along as a third coordinate and tells which points were kept.
+            line = shapely.linestrings(np.stack((x, y, long), axis=1), indices=number)
+            simple = shapely.simplify(line, allowed, preserve_topology=False)
+            kept[shapely.get_coordinates(simple, include_z=True)[:, 2].astype(np.int64)] = True
+    return lines.only(kept)
 
 
-def _cut(points: np.ndarray, longest: float) -> np.ndarray:
+def _cut(lines: _Lines, longest: float) -> _Lines:
     """More points, so that no segment is longer than ``longest``.
 
     By a thousandth it may be, so that rounding does not decide into how many parts a round length is cut.
     """
-    step = np.diff(points, axis=0)
-    count = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest - 1e-3)).astype(int)
-    owner = np.repeat(np.arange(len(step)), count)
-    share = np.arange(1, len(owner) + 1) - (np.cumsum(count) - count)[owner]
-    return np.concatenate((points[:1], points[owner] + (share / count[owner])[:, None] * step[owner]))
+    step = np.zeros_like(lines.point)
+    step[1:] = np.where(lines.goes_on[:, None], np.diff(lines.point, axis=0), 0.0)
+    parts = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest - 1e-3)).astype(np.int64)
+    number = np.repeat(np.arange(len(parts)), parts)
+    share = np.arange(1, len(number) + 1) - (np.cumsum(parts) - parts)[number]
+    back = 1 - share / parts[number]
+    return _Lines(lines.point[number] - back[:, None] * step[number], lines.owner[number], lines.kind)
 
 
 def no_segments() -> Segments:
@@ -111,48 +134,43 @@ def no_segments() -> Segments:
     return Segments(torch.zeros(0, 6), torch.zeros(0, 2), nothing, nothing.new_zeros(0, 2))
 
 
-def _segments(features: list[tuple[int, np.ndarray]], origin: Tensor) -> Segments:
-    starts, ends, kinds, turns = [], [], [], []
-    count = 0
-    for kind, points in features:
-        first, second = (points, points) if len(points) == 1 else (points[:-1], points[1:])
-        size = len(first)
-        number = np.arange(count, count + size)
-        before, after = number - 1, number + 1
-        closed = size > 2 and np.linalg.norm(points[0] - points[-1]) < 1.0
-        before[0] = number[-1] if closed else -1
-        after[-1] = number[0] if closed else -1
-        starts.append(first)
-        ends.append(second)
-        kinds.append(np.full(size, kind))
-        turns.append(np.stack((before, after), axis=1))
-        count += size
-    if not count:
+def _segments(lines: _Lines, origin: Tensor) -> Segments:
+    point, owner = lines.point, lines.owner
+    if not len(point):
         return no_segments()
-    start, end = (np.concatenate(part).astype(np.float64) for part in (starts, ends))
+    count = np.bincount(owner, minlength=len(lines.kind))
+    # Every point but the last of a line begins a segment; a single one is a segment without length.
+    last = np.append(~lines.goes_on, True)
+    (begin,) = (~last | (count[owner] == 1)).nonzero()
+    end = begin + ~last[begin]
+    feature = owner[begin]
+    first, final = (np.append(True, feature[1:] != feature[:-1]), np.append(feature[1:] != feature[:-1], True))
+    number = np.arange(len(begin))
+    heads, tails = number[first], number[final]
+    gap = np.linalg.norm(point[begin[heads]] - point[end[tails]], axis=1)
+    closed = (tails - heads > 1) & (gap < 1.0)
+    before, after = number - 1, number + 1
+    before[heads], after[tails] = np.where(closed, tails, -1), np.where(closed, heads, -1)
+    start, stop = point[begin], point[end]
     center = origin.double().numpy()
-    parts = (start[:, :2] - center, end[:, :2] - start[:, :2], start[:, 2:], end[:, 2:])
+    parts = (start[:, :2] - center, stop[:, :2] - start[:, :2], start[:, 2:], stop[:, 2:])
     line = torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
     return Segments(
         line=line,
         middle=line[:, :2] + line[:, 2:4] / 2,
-        kind=torch.from_numpy(np.concatenate(kinds).astype(np.int64)),
-        turn=torch.from_numpy(np.concatenate(turns).astype(np.int64)),
+        kind=torch.from_numpy(lines.kind[feature].astype(np.int64)),
+        turn=torch.from_numpy(np.stack((before, after), axis=1)),
     )
 
 
 def edge_segments(scene: Scene, origin: Tensor) -> Segments:
     """Road edges of a single scene, simplified within a few centimetres, minus ``origin`` [2]."""
-    features = [
-        (kind, _simplified(points, _EDGE_TOLERANCE)) for kind, points in _features(scene, [MapKind.ROAD_EDGE])
-    ]
-    return _segments([(kind, points) for kind, points in features if len(points) > 1], origin)
+    lines = _simplified(_lines(scene, [MapKind.ROAD_EDGE]), _EDGE_TOLERANCE)
+    count = np.bincount(lines.owner, minlength=len(lines.kind))
+    return _segments(lines.only(count[lines.owner] > 1), origin)
 
 
 def road_segments(scene: Scene, origin: Tensor) -> Segments:
     """All map features of a single scene in pieces of at most 10 m, simplified within 20 cm, minus ``origin``."""
     kinds = [kind for kind in MapKind if kind != MapKind.PADDING]
-    features = [
-        (kind, _cut(_simplified(points, _VIEW_TOLERANCE), _VIEW_LENGTH)) for kind, points in _features(scene, kinds)
-    ]
-    return _segments(features, origin)
+    return _segments(_cut(_simplified(_lines(scene, kinds), _VIEW_TOLERANCE), _VIEW_LENGTH), origin)

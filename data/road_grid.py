@@ -205,38 +205,43 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     cells = int(shape.prod())
     if not len(segments.kind):
         return RoadGrid(low, shape, torch.full((cells, 1), -1, dtype=torch.int32))
-    # One more, nowhere, to which -1 points.
-    middle = torch.cat((segments.middle, torch.full((1, 2), torch.inf)))
-    every = torch.arange(len(segments.kind)).expand(len(coarse), -1)
-    row, place = _among_nearest(middle, coarse, every, size, 2 * cell).nonzero(as_tuple=True)
-    listed = _listed(row, every[row, place], len(coarse)).long()
+    # One more, nowhere, to which -1 points; a plane for each number.
+    x, y = torch.cat((segments.middle, torch.full((1, 2), torch.inf))).unbind(-1)
+    every = torch.arange(len(segments.kind))
+    squares = [(plane[every] - center[:, None]).square() for plane, center in zip((x, y), coarse.unbind(-1))]
+    row, number = _among_nearest(squares[0].add_(squares[1]), size, 2 * cell).nonzero(as_tuple=True)
+    listed = _listed(row, number, len(coarse)).long()
     number = torch.arange(cells)
     column, line = number // shape[1], number % shape[1]
     listed = listed[column // 2 * (shape[1] // 2) + line // 2]  # [G, J]
-    center = _centers(low, shape, number, cell)
+    offset = torch.tensor([-0.25, 0.25]) * cell
+    center_x, center_y = _centers(low, shape, number, cell).unsqueeze(-1).unbind(1)
+    from_x, from_y = x[listed] - center_x, y[listed] - center_y
+    squares_y = [(from_y - aside).square() for aside in offset]
     kept = torch.zeros_like(listed, dtype=torch.bool)
-    for quarter in torch.cartesian_prod(*[torch.tensor([-0.25, 0.25]) * cell] * 2):
-        kept |= _among_nearest(middle, center + quarter, listed, size, cell / 2)
-    row, place = kept.nonzero(as_tuple=True)
+    for aside in offset:
+        square_x = (from_x - aside).square()
+        for square_y in squares_y:
+            kept |= _among_nearest(square_x + square_y, size, cell / 2)
+    row, place = (kept & (listed >= 0)).nonzero(as_tuple=True)
     return RoadGrid(low, shape, _listed(row, listed[row, place], cells))
 
 
-def _among_nearest(middle: Tensor, center: Tensor, listed: Tensor, size: int, cell: float) -> Tensor:
+def _among_nearest(squared: Tensor, size: int, cell: float) -> Tensor:
     """Which of the segments listed for a cell can be among the ``size`` nearest to a point in it.
 
     The one of rank ``size`` around the centre is at most r farther from a point that is r away, and any other one
     is at most r nearer: those more than 2 r farther than it are out.
 
     Args:
-        middle: [N + 1, 2], the last one of padding. center: [G, 2] of the cells. listed: [G, J] int64, -1 where
-            padded. size: how many are looked for. cell: side, metres.
+        squared: [G, J] distances from the cells' centres, squared, infinite where there is no segment.
+        size: how many are looked for. cell: side, metres.
 
     Returns:
-        [G, J] bool.
+        [G, J] bool; where there is no segment, whatever it is.
     """
-    distance = (middle[listed] - center[:, None]).square().sum(-1).sqrt()
-    last = distance.kthvalue(min(size, distance.shape[1]), dim=1, keepdim=True).values
-    return (distance <= last + cell * 2**0.5 + _ROUNDING) & (listed >= 0)
+    last = squared.kthvalue(min(size, squared.shape[1]), dim=1, keepdim=True).values
+    return squared <= (last.sqrt() + cell * 2**0.5 + _ROUNDING).square()
 
 
 def cell_of(grid: RoadGrid, position: Tensor, cell: float) -> Tensor:
