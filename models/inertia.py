@@ -36,7 +36,7 @@ class Inertia(nn.Module):
         nn.init.zeros_(self.change.bias)
         ends = ends.double()
         square = torch.cat((ends.square(), -2 * ends, torch.ones_like(ends)), dim=-1)
-        self.register_buffer("table", square.transpose(1, 2), persistent=False)  # [3, 9, K]
+        self.register_buffer("table", square.transpose(1, 2).flatten(0, 1), persistent=False)  # [3 * 9, K]
 
     def forward(self, features: Tensor, types: Tensor, motion: Tensor) -> Tensor:
         """[..., K] of agents.
@@ -49,11 +49,9 @@ class Inertia(nn.Module):
         spread = change.new_tensor(_FIRST_SPREAD)
         middle = motion + spread * change[..., :3]
         precision = torch.exp(-2 * change[..., 3:]) / spread.square()
-        # The square multiplied out: one product per type instead of a tensor [..., K, 3]. In double precision,
-        # since what cancels is ten thousand times what is left.
+        # The square multiplied out: one product instead of a tensor [..., K, 3], and one for all types, the terms
+        # of the others being zero. In double precision, since what cancels is ten thousand times what is left.
         terms = torch.cat((precision, precision * middle, precision * middle.square()), dim=-1)  # [..., 9]
-        table = self.table.to(terms.dtype)
-        distance = terms @ table[0]
-        for index in range(1, len(table)):
-            distance = torch.where((types == index).unsqueeze(-1), terms @ table[index], distance)
+        own = torch.nn.functional.one_hot(types, len(self.table) // terms.shape[-1]).to(terms.dtype)  # [..., 3]
+        distance = (own.unsqueeze(-1) * terms.unsqueeze(-2)).flatten(-2) @ self.table.to(terms.dtype)
         return 1 - torch.sqrt(1 + distance.clamp(min=0.0).to(features.dtype))

@@ -44,19 +44,30 @@ class PolicyConfig:
     inertia: bool = True
 
 
-def _encoder(inputs: int, width: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.LayerNorm(width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, width)
-    )
+class _Encoder(nn.Sequential):
+    """GPUDrive's block; ``forward`` [..., F] to [..., D]."""
 
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(inputs, width), nn.LayerNorm(width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
 
-def _pooled(encoded: Tensor, seen: Tensor) -> Tensor:
-    """Maximum over what is seen [N, M, D], zero where nothing is."""
-    # Adding a bias is cheaper than filling, and a maximum with its place than one that looks for ties backwards.
-    hidden = torch.where(seen, 0.0, -torch.inf).unsqueeze(-1)
-    shown = encoded + hidden
-    pooled = shown.max(1).values if torch.is_grad_enabled() else shown.amax(1)
-    return torch.where(seen.any(1, keepdim=True), pooled, 0.0)
+    def pooled(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """[N, D] maximum over what is seen [N, M] of encoded rows [N, M, F], zero where nothing is.
+
+        Most of the net's work, and as much memory as work: what nobody needs any more is overwritten, and the last
+        bias added behind the maximum, which it cannot change.
+        """
+        first, norm, _, dropout, last = self
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        linear = torch.nn.functional.linear
+        hidden = norm(linear(rows, first.weight).add_(first.bias)).tanh_()
+        encoded = linear(dropout(hidden), last.weight)
+        shown = encoded.add_(torch.where(seen, 0.0, -torch.inf).unsqueeze(-1))
+        # A maximum with its place is cheaper than one that looks for ties backwards.
+        pooled = shown.max(1).values if torch.is_grad_enabled() else shown.amax(1)
+        return torch.where(seen.any(1, keepdim=True), pooled + last.bias, 0.0)
 
 
 class Policy(nn.Module):
@@ -71,7 +82,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config, self.features, self.actions = config, features, ends.shape[1]
         self.ego, self.neighbour, self.road = (
-            _encoder(size, config.embedding, config.dropout) for size in features
+            _Encoder(size, config.embedding, config.dropout) for size in features
         )
         self.fuse = nn.Sequential(nn.Linear(3 * config.embedding, config.hidden), nn.Dropout(config.dropout))
         self.heads = len(TYPE_NAMES) if config.per_type else 1
@@ -106,7 +117,7 @@ class Policy(nn.Module):
 
     def see_road(self, road: Tensor, road_seen: Tensor) -> Tensor:
         """[N, D] the road as the net sees it: most of the work, and constant while an agent stands still."""
-        return _pooled(self.road(road), road_seen)
+        return self.road.pooled(road, road_seen)
 
     def decide(
         self,
@@ -119,7 +130,7 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
         fused = self.fuse(
-            torch.cat((self.ego(ego), _pooled(self.neighbour(neighbour), neighbour_seen), road), dim=-1)
+            torch.cat((self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen), road), dim=-1)
         )
         logits = self.actor(fused)
         if self.heads > 1:

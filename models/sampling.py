@@ -67,4 +67,5 @@ def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig)
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
     drawn = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)
+    found = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
+    return found.clamp(max=logits.shape[-1] - 1)

@@ -25,7 +25,7 @@ from pipeline.selfplay.worlds import World, build_world, repeat_world
 __all__ = ["PolicyAgent", "open_policy"]
 
 # Rollouts times agents that move together; more are done one part after the other, to bound the memory.
-_MAX_ROWS = 4096
+_MAX_ROWS = 2048
 
 
 class _Roads:
@@ -186,7 +186,9 @@ class Driving:
     """
 
     def __init__(self, agent: PolicyAgent, worlds: World, controlled: Tensor) -> None:
-        self._agent, self._worlds, self._controlled = agent, worlds, controlled
+        # Rows of the road are looked up in one table of all worlds, which takes a copy: once, not at each decision.
+        road = map_tensors(worlds.road, Tensor.contiguous)
+        self._agent, self._worlds, self._controlled = agent, dataclasses.replace(worlds, road=road), controlled
         self._who = places(controlled)
         self.state = reset(worlds, torch.ones_like(controlled), agent.view.history)
         self._roads = _Roads(agent._see_road)

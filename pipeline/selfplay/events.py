@@ -61,7 +61,7 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
     length, width, height = world.size.unbind(-1)
     bottom = world.height - height / 2
     itself = torch.arange(world.types.shape[1], device=a.device) == a[:, None]  # [N, A]
-    nearest = torch.full_like(bottom[w, a], torch.inf)
+    hit = torch.zeros_like(a, dtype=torch.bool)
     for index in range(motion.pose.shape[2]):
         x, y, heading = motion.pose[:, :, index].unbind(-1)
         present = motion.present[:, :, index]
@@ -71,13 +71,34 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
         # Those absent are points far away, whatever their slots hold.
         away = boxes.new_tensor([_FAR, 0, 0, 0, 0, 0, 0]).view(-1, 1, 1)
         boxes = torch.where(present, boxes, away)
-        own, around = boxes[:, w, a].unsqueeze(-1), boxes[:, w]  # [7, N, 1], [7, N, A]
-        gap = box_separation(own[:2], own[2:4], own[4:6], around[:2], around[2:4], around[4:6])
-        gap = torch.maximum(gap, (own[6] - around[6]).abs() - LEVEL_GAP)
-        least = torch.where(itself, torch.inf, gap).amin(-1)
-        nearest = torch.minimum(nearest, torch.where(present[w, a], least, torch.inf))
-    hit = nearest < 0
+        hit = hit | (_touched(boxes, w, a, itself) & present[w, a])
     return torch.zeros_like(world.exists).index_put(who, hit)
+
+
+def _touched(boxes: Tensor, w: Tensor, a: Tensor, itself: Tensor) -> Tensor:
+    """[N] bool whose boxes overlap others of their world: x, y, cosine, sine, halves of length and width, bottom.
+
+    Args:
+        boxes: [7, W, A]. w, a: [N] place of those asked about. itself: [N, A] their own places.
+    """
+    if torch.compiler.is_compiling() or boxes.is_cuda:
+        # All pairs at once, in one loop over what lies in registers.
+        gap = _gap(boxes[:, w, a].unsqueeze(-1), boxes[:, w])
+        return torch.where(itself, torch.inf, gap).amin(-1) < 0
+    # Otherwise each operation passes through the memory once more: for the few pairs that are near enough alone.
+    (x, y), reach = boxes[:2], (boxes[4] + boxes[5])
+    squared = (table_rows(x, w) - x[w, a].unsqueeze(-1)).square_()
+    squared += (table_rows(y, w) - y[w, a].unsqueeze(-1)).square_()
+    near = squared <= (table_rows(reach, w) + reach[w, a].unsqueeze(-1)).square_()
+    pair, other = (near & ~itself).nonzero(as_tuple=True)
+    touched = _gap(boxes[:, w[pair], a[pair]], boxes[:, w[pair], other]) < 0
+    return torch.zeros_like(w, dtype=torch.bool).index_put((pair[touched],), torch.ones((), dtype=torch.bool))
+
+
+def _gap(one: Tensor, other: Tensor) -> Tensor:
+    """[...] negative where boxes [7, ...] overlap in the plane and are on the same level."""
+    gap = box_separation(one[:2], one[2:4], one[4:6], other[:2], other[2:4], other[4:6])
+    return torch.maximum(gap, (one[6] - other[6]).abs() - LEVEL_GAP)
 
 
 def _nearness(segment: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -175,32 +175,29 @@ def observe_neighbours(
     w, a = who
     agents = state.pose.shape[1]
     own = state.pose[w, a]
-    gap_x, gap_y = state.pose[..., 0][w] - own[:, :1], state.pose[..., 1][w] - own[:, 1:2]
+    # Those absent are nowhere, whatever their slots hold.
+    x, y = (torch.where(state.present, plane, torch.inf) for plane in state.pose[..., :2].unbind(-1))
     # Squares and roots: compiled code does eight of them at once, but hypot one by one.
-    distance = gap_x.square() + gap_y.square()  # [N, A], squared
-    itself = torch.arange(agents, device=a.device) == a[:, None]
-    far = itself | ~state.present[w] | (distance > config.radius**2)
+    distance = (table_rows(x, w) - own[:, :1]).square() + (table_rows(y, w) - own[:, 1:2]).square()
+    distance = distance.scatter(1, a.unsqueeze(-1), torch.inf)  # [N, A], squared
     count = min(config.neighbours, agents)
-    nearest = distance.masked_fill(far, torch.inf).topk(count, dim=-1, largest=False)
-    index, seen = nearest.indices, torch.isfinite(nearest.values)  # [N, P]
+    nearest = distance.topk(count, dim=-1, largest=False)
+    index, seen = nearest.indices, nearest.values <= config.radius**2  # [N, P]
     flat = w.unsqueeze(-1) * agents + index
-    other, velocity, size = (
-        table_rows(table.flatten(0, 1), flat) for table in (state.pose, state.velocity, world.size)
-    )
+    other = table_rows(state.pose.flatten(0, 1), flat)
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
     turn = other[..., 2] - own[:, None, 2]
-    turn = torch.atan2(torch.sin(turn), torch.cos(turn)) / torch.pi
-    parts = [
-        velocity.norm(dim=-1, keepdim=True) / config.speed_scale,
-        place,
-        turn.unsqueeze(-1),
-        size[..., :1] / 30.0,
-        size[..., 1:2] / 15.0,
-    ]
+    turn = (turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))) / torch.pi
+    velocity = state.velocity.flatten(0, 1)
+    # What is the same from everywhere is worked out for each agent, not for each who sees it.
+    scaled = [velocity.norm(dim=-1, keepdim=True) / config.speed_scale]
+    scaled.append(world.size.flatten(0, 1)[:, :2] / world.size.new_tensor([30.0, 15.0]))
     if config.show_type:
-        parts.append(_one_hot(world.types.flatten()[flat], _TYPES))
+        scaled.append(_one_hot(world.types.flatten(), _TYPES))
+    same = table_rows(torch.cat(scaled, dim=-1), flat)
+    parts = [same[..., :1], place, turn.unsqueeze(-1), same[..., 1:]]
     if config.show_velocity:
-        parts.append(_into_frame(velocity, own[:, None, 2]) / config.speed_scale)
+        parts.append(_into_frame(table_rows(velocity, flat), own[:, None, 2]) / config.speed_scale)
     if config.history:
         past = state.past.flatten(0, 1)[flat]  # [N, P, h, 3]
         known = state.past_known.flatten(0, 1)[flat].unsqueeze(-1)
