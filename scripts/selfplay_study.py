@@ -5,21 +5,29 @@
 
 ``--training`` is a store; ``--scenarios`` are TFRecords or a store with futures. Every policy is sampled from its
 whole distribution and from its five likeliest tokens, 32 futures a scenario. DIR keeps all, so that an interrupted
-study goes on; ``--list`` shows what would run. Prints a Markdown table; intervals are of scenarios (bootstrap), and
-seeds are rows of their own. KL, entropy and log-likelihood are those of one more episode in each scenario, in which
-all agents are driven and see their goals.
+study goes on; ``--list`` shows what would run, ``--table`` prints what is done and runs nothing.
+
+Prints two Markdown tables. In the first, intervals are of scenarios (bootstrap), and seeds are rows of their own;
+KL, entropy and log-likelihood are those of one more episode in each scenario, in which all agents are driven and see
+their goals. The second has the differences of every variant from the first of ``--against`` that is there, all
+tokens drawn, scenario by scenario: scenarios are resampled for both alike, trainings (where there are several) for
+each.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.claims.arms import RESULT_FILE, Arm, ArmResult, Judged, Trial, arm_folder, run_arm, way_name
+from pipeline.claims.intervals import difference
 from pipeline.claims.overrides import override
 from pipeline.options import leaves, load_preset
 from pipeline.stages.evaluation import EvaluateConfig
@@ -44,6 +52,14 @@ _VARIANTS = {
 }
 _SEVERAL_SEEDS = ("spacer beta 0.1", "ppo")
 _WAYS = (0, 5)
+_COMPARED = {
+    "metametric": "realism",
+    "min_average_displacement_error": "minADE, m",
+    "simulated_collision_rate": "collision",
+    "simulated_offroad_rate": "off-road",
+}
+_HEADER = ["trained", "seed", "drawn", "realism", "kinematic", "interactive", "map", "minADE, m", "collision"]
+_HEADER += ["off-road", "KL", "entropy", "log-likelihood"]
 _CLONE = Arm("clone", settings="clone")
 
 
@@ -59,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=list(_VARIANTS), help=f"of {', '.join(_VARIANTS)}")
     parser.add_argument("--options", nargs="*", default=[], help="further options of selfplay, as name=value")
     parser.add_argument("--workers", type=int, default=0, help="processes of sampling and scoring; 0 one per core")
+    parser.add_argument("--against", nargs="+", default=["ppo", "spacer beta 0.1"], help="what others differ from")
     parser.add_argument("--list", action="store_true", help="only say what would run")
+    parser.add_argument("--table", action="store_true", help="only print what is done")
     options = parser.parse_args(arguments)
     wrong = [name for name in options.variants if name not in _VARIANTS]
     if wrong:
@@ -70,18 +88,26 @@ def main(arguments: list[str] | None = None) -> int:
     runs += [
         (name, seed) for seed in range(1, options.seeds) for name in options.variants if name in _SEVERAL_SEEDS
     ]
-    rows = []
+    rows: list[list[str]] = []
+    results: dict[str, list[ArmResult]] = defaultdict(list)
     for name, seed in runs:
         folder = arm_folder(options.out, name, seed)
         done = (folder / RESULT_FILE).exists()
         if options.list:
             print(f"{name}, seed {seed}: {'done' if done else 'to do'}")
             continue
+        if options.table and not done:
+            continue
         if not done:
             print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-        rows += _cells(name, seed, run_arm(_trial(_VARIANTS[name], seed, options), folder))
+        result = run_arm(_trial(_VARIANTS[name], seed, options), folder)
+        results[name].append(result)
+        rows += _cells(name, seed, result)
     if rows:
-        print(_markdown(rows))
+        print(_markdown(_HEADER, rows))
+    compared = _differences(results, options.against)
+    if compared:
+        print("\n" + compared)
     return 0
 
 
@@ -128,9 +154,29 @@ def _cells(name: str, seed: int, result: ArmResult) -> list[list[str]]:
     return rows
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    header = ["trained", "seed", "drawn", "realism", "kinematic", "interactive", "map", "minADE, m", "collision"]
-    header += ["off-road", "KL", "entropy", "log-likelihood"]
+def _differences(results: dict[str, list[ArmResult]], against: list[str]) -> str:
+    """A table of differences from the first of some variants that has results; nothing where there is no other."""
+    base = next((name for name in against if results.get(name)), None)
+    others = [name for name in results if name != base]
+    if base is None or not others:
+        return ""
+    scores = {name: [result.scenes(way_name(0)) for result in trained] for name, trained in results.items()}
+    scenarios = sorted(scores[base][0])
+    rows = []
+    for name in others:
+        cells = [name, str(len(results[name]))]
+        for field in _COMPARED:
+            first, second = (
+                np.array([[scenes[scenario][field] for scenario in scenarios] for scenes in scores[arm]])
+                for arm in (name, base)
+            )
+            found = difference(first, second)
+            cells.append(f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
+        rows.append(cells)
+    return _markdown([f"against {base} ({len(results[base])})", "trainings", *_COMPARED.values()], rows)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

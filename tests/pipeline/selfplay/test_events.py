@@ -37,7 +37,10 @@ def motion_of(world: World, pose: Tensor, start: Tensor | None = None, first_ste
     return Motion(world.pose if start is None else start, pose, present, first_step)
 
 
-def test_collisions_are_overlaps_of_shapely() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_collisions_are_overlaps_of_shapely(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As looked for where operations are fused, and where they are not."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: fused)
     generator = torch.Generator().manual_seed(0)
     size = 0.5 + 5 * torch.rand(12, 3, generator=generator)
     movers = [Mover(x=float(i), size=tuple(row)) for i, row in enumerate(size.tolist())]

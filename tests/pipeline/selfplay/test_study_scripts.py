@@ -50,11 +50,16 @@ def test_a_study_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     results = {path: path.stat().st_mtime_ns for path in (tmp_path / "study").glob("*/result.json")}
     assert study.main([*arguments, "--variants", "ppo", "hr-ppo"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 8
+    every, differences = capsys.readouterr().out.split("\n\n")
+    assert len(every.splitlines()) == 8
+    assert [line.split(" | ")[:2] for line in differences.splitlines()[2:]] == [["| hr-ppo", "1"]]
+    assert differences.startswith("| against ppo (2) | trainings | realism")
     assert all(path.stat().st_mtime_ns == time for path, time in results.items()), "what was done stays"
     assert (tmp_path / "study" / "clone_0" / "policy.ckpt").exists()
     assert study.main([*arguments, "--variants", "ppo", "large", "--list"]) == 0
     assert [line.rsplit(": ", 1)[1] for line in capsys.readouterr().out.splitlines()] == ["done", "to do", "done"]
+    assert study.main([*arguments, "--variants", "ppo", "large", "--table"]) == 0
+    assert capsys.readouterr().out.splitlines() == first, "what is not done is left out, and nothing is run"
     with pytest.raises(SystemExit):
         study.main([*arguments, "--variants", "pppo"])
     curves = [f"--curve={name}={tmp_path}/study/{name}_0/training/metrics.csv" for name in ("ppo", "hr-ppo")]
