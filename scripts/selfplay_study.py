@@ -8,8 +8,8 @@ whole distribution and from its five likeliest tokens, 32 futures a scenario. DI
 study goes on; ``--list`` shows what would run, ``--table`` prints what is done and runs nothing.
 
 Prints two Markdown tables. In the first, intervals are of scenarios (bootstrap), and seeds are rows of their own;
-KL, entropy and log-likelihood are those of one more episode in each scenario, in which all agents are driven and see
-their goals. The second has the differences of every variant from the first of ``--against`` that is there, all
+KL, entropy and log-likelihood are those of one more episode in each scenario, in which all agents are driven and
+see their goals. The second has the differences of every variant from the first of ``--against`` that is there, all
 tokens drawn, scenario by scenario: scenarios are resampled for both alike, trainings (where there are several) for
 each.
 """
