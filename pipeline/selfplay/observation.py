@@ -182,7 +182,9 @@ def observe_neighbours(
     distance = distance.scatter(1, a.unsqueeze(-1), torch.inf)  # [N, A], squared
     count = min(config.neighbours, agents)
     nearest = distance.topk(count, dim=-1, largest=False)
-    index, seen = nearest.indices, nearest.values <= config.radius**2  # [N, P]
+    seen = nearest.values <= config.radius**2  # [N, P]
+    # Where there is nobody, the agent itself stands in, so that no garbage is multiplied by zero.
+    index = torch.where(seen, nearest.indices, a.unsqueeze(-1))
     flat = w.unsqueeze(-1) * agents + index
     other = table_rows(state.pose.flatten(0, 1), flat)
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
@@ -203,10 +205,8 @@ def observe_neighbours(
         known = state.past_known.flatten(0, 1)[flat].unsqueeze(-1)
         place = _into_frame(past[..., :2] - other[..., None, :2], own[:, None, 2:]) / config.distance_scale
         parts.append(torch.where(known, torch.cat((place, known.float()), dim=-1), 0.0).flatten(2))
-    feature = torch.where(seen.unsqueeze(-1), torch.cat(parts, dim=-1), 0.0)
-    short = config.neighbours - count
-    pad = torch.nn.functional.pad
-    return {"neighbour": pad(feature, (0, 0, 0, short)), "neighbour_seen": pad(seen, (0, short))}
+    feature, seen = _filled_up(torch.cat(parts, dim=-1) * seen.unsqueeze(-1), seen, config.neighbours)
+    return {"neighbour": feature, "neighbour_seen": seen}
 
 
 def observe_road(
@@ -236,9 +236,17 @@ def observe_road(
     rise = (low + high) / 2 - world.height[w, a].unsqueeze(-1)
     scale = config.distance_scale
     planes = (middle_x / scale, middle_y / scale, length / 10.0, along_x / whole, along_y / whole, rise / 10.0)
-    measures = torch.where(seen.unsqueeze(-1), torch.stack(planes, dim=-1), 0.0)
-    kinds = kind.unsqueeze(-1) == torch.arange(1, _ROAD_KINDS + 1, device=kind.device)
-    feature = torch.cat((measures, (kinds & seen.unsqueeze(-1)).float()), dim=-1)
-    short = config.road_segments - count
+    shown = seen.to(rise.dtype)
+    kinds = torch.eye(_ROAD_KINDS + 1, device=kind.device)[:, 1:]
+    kinds = table_rows(kinds.contiguous(), torch.where(seen, kind, 0))
+    feature = torch.cat((torch.stack([plane * shown for plane in planes], dim=-1), kinds), dim=-1)
+    return _filled_up(feature, seen, config.road_segments)
+
+
+def _filled_up(feature: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Features [N, M, F] and what is seen [N, M] with as many slots as ``count``, where there are fewer."""
+    short = count - seen.shape[1]
+    if not short:
+        return feature, seen
     pad = torch.nn.functional.pad
     return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))
