@@ -246,7 +246,7 @@ def observe_road(
 def _filled_up(feature: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Features [N, M, F] and what is seen [N, M] with as many slots as ``count``, where there are fewer."""
     short = count - seen.shape[1]
-    # Padding by nothing is a copy; compiled code does not make it, and would be compiled once more for the question.
+    # Padding by nothing is a copy. Compiled code does not make it, and would be compiled once more if asked.
     if not torch.compiler.is_compiling() and not short:
         return feature, seen
     pad = torch.nn.functional.pad
