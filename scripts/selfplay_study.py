@@ -52,11 +52,12 @@ _VARIANTS = {
 }
 _SEVERAL_SEEDS = ("spacer beta 0.1", "ppo")
 _WAYS = (0, 5)
+# Name and digits.
 _COMPARED = {
-    "metametric": "realism",
-    "min_average_displacement_error": "minADE, m",
-    "simulated_collision_rate": "collision",
-    "simulated_offroad_rate": "off-road",
+    "metametric": ("realism", 3),
+    "min_average_displacement_error": ("minADE, m", 2),
+    "simulated_collision_rate": ("collision", 3),
+    "simulated_offroad_rate": ("off-road", 3),
 }
 _HEADER = ["trained", "seed", "drawn", "realism", "kinematic", "interactive", "map", "minADE, m", "collision"]
 _HEADER += ["off-road", "KL", "entropy", "log-likelihood"]
@@ -165,15 +166,18 @@ def _differences(results: dict[str, list[ArmResult]], against: list[str]) -> str
     rows = []
     for name in others:
         cells = [name, str(len(results[name]))]
-        for field in _COMPARED:
+        for field, (_, digits) in _COMPARED.items():
             first, second = (
                 np.array([[scenes[scenario][field] for scenario in scenarios] for scenes in scores[arm]])
                 for arm in (name, base)
             )
             found = difference(first, second)
-            cells.append(f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
+            value, low, high = (f"{figure:+.{digits}f}" for figure in (found.value, found.low, found.high))
+            cells.append(f"{value} [{low}, {high}]")
         rows.append(cells)
-    return _markdown([f"against {base} ({len(results[base])})", "trainings", *_COMPARED.values()], rows)
+    return _markdown(
+        [f"against {base} ({len(results[base])})", "trainings", *(name for name, _ in _COMPARED.values())], rows
+    )
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
