@@ -69,6 +69,18 @@ class _Lines:
         """[n - 1] bool: a point and the one behind it are of the same line."""
         return self.owner[1:] == self.owner[:-1]
 
+    @property
+    def size(self) -> np.ndarray:
+        """[n] int64: how many points a point's line has."""
+        return np.bincount(self.owner, minlength=len(self.kind))[self.owner]
+
+    @property
+    def step(self) -> np.ndarray:
+        """[n, 3] metres from the point before, zero at the first of a line."""
+        step = np.zeros_like(self.point)
+        step[1:] = np.where(self.goes_on[:, None], np.diff(self.point, axis=0), 0.0)
+        return step
+
     def only(self, kept: np.ndarray) -> _Lines:
         """Of some points [n] bool."""
         return _Lines(self.point[kept], self.owner[kept], self.kind)
@@ -93,16 +105,13 @@ def _simplified(lines: _Lines, tolerance: float) -> _Lines:
 
     The profile over the length travelled is kept too, since a straight bridge has a crest.
     """
-    point, owner = lines.point, lines.owner
-    step = np.zeros(len(point))
-    step[1:] = np.where(lines.goes_on, np.linalg.norm(np.diff(point[:, :2], axis=0), axis=1), 0.0)
+    point = lines.point
     # What was travelled before a line begins makes no difference to its shape.
-    travelled = np.cumsum(step)
-    count = np.bincount(owner, minlength=len(lines.kind))
-    (long,) = (count[owner] > 2).nonzero()
-    kept = count[owner] < 3
+    travelled = np.cumsum(np.linalg.norm(lines.step[:, :2], axis=1))
+    kept = lines.size < 3
+    (long,) = (~kept).nonzero()
     if len(long):
-        number = np.unique(owner[long], return_inverse=True)[1]
+        number = np.unique(lines.owner[long], return_inverse=True)[1]
         for x, y, allowed in (
             (point[long, 0], point[long, 1], tolerance),
             (travelled[long], point[long, 2], max(tolerance, _HEIGHT_TOLERANCE)),
@@ -119,8 +128,7 @@ def _cut(lines: _Lines, longest: float) -> _Lines:
 
     By a thousandth it may be, so that rounding does not decide into how many parts a round length is cut.
     """
-    step = np.zeros_like(lines.point)
-    step[1:] = np.where(lines.goes_on[:, None], np.diff(lines.point, axis=0), 0.0)
+    step = lines.step
     parts = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest - 1e-3)).astype(np.int64)
     number = np.repeat(np.arange(len(parts)), parts)
     share = np.arange(1, len(number) + 1) - (np.cumsum(parts) - parts)[number]
@@ -135,20 +143,19 @@ def no_segments() -> Segments:
 
 
 def _segments(lines: _Lines, origin: Tensor) -> Segments:
-    point, owner = lines.point, lines.owner
+    point = lines.point
     if not len(point):
         return no_segments()
-    count = np.bincount(owner, minlength=len(lines.kind))
     # Every point but the last of a line begins a segment; a single one is a segment without length.
     last = np.append(~lines.goes_on, True)
-    (begin,) = (~last | (count[owner] == 1)).nonzero()
+    (begin,) = (~last | (lines.size == 1)).nonzero()
     end = begin + ~last[begin]
-    feature = owner[begin]
-    first, final = (np.append(True, feature[1:] != feature[:-1]), np.append(feature[1:] != feature[:-1], True))
-    number = np.arange(len(begin))
-    heads, tails = number[first], number[final]
+    feature = lines.owner[begin]
+    heads = np.unique(feature, return_index=True)[1]
+    tails = np.append(heads[1:], len(feature)) - 1
     gap = np.linalg.norm(point[begin[heads]] - point[end[tails]], axis=1)
     closed = (tails - heads > 1) & (gap < 1.0)
+    number = np.arange(len(begin))
     before, after = number - 1, number + 1
     before[heads], after[tails] = np.where(closed, tails, -1), np.where(closed, heads, -1)
     start, stop = point[begin], point[end]
@@ -166,8 +173,7 @@ def _segments(lines: _Lines, origin: Tensor) -> Segments:
 def edge_segments(scene: Scene, origin: Tensor) -> Segments:
     """Road edges of a single scene, simplified within a few centimetres, minus ``origin`` [2]."""
     lines = _simplified(_lines(scene, [MapKind.ROAD_EDGE]), _EDGE_TOLERANCE)
-    count = np.bincount(lines.owner, minlength=len(lines.kind))
-    return _segments(lines.only(count[lines.owner] > 1), origin)
+    return _segments(lines.only(lines.size > 1), origin)
 
 
 def road_segments(scene: Scene, origin: Tensor) -> Segments:

@@ -205,10 +205,9 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     cells = int(shape.prod())
     if not len(segments.kind):
         return RoadGrid(low, shape, torch.full((cells, 1), -1, dtype=torch.int32))
-    # One more, nowhere, to which -1 points; a plane for each number.
-    x, y = torch.cat((segments.middle, torch.full((1, 2), torch.inf))).unbind(-1)
-    every = torch.arange(len(segments.kind))
-    squares = [(plane[every] - center[:, None]).square() for plane, center in zip((x, y), coarse.unbind(-1))]
+    # A plane for each number.
+    planes = zip(segments.middle.unbind(-1), coarse.unbind(-1), strict=True)
+    squares = [(plane - center[:, None]).square() for plane, center in planes]
     row, number = _among_nearest(squares[0].add_(squares[1]), size, 2 * cell).nonzero(as_tuple=True)
     listed = _listed(row, number, len(coarse)).long()
     number = torch.arange(cells)
@@ -216,6 +215,8 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     listed = listed[column // 2 * (shape[1] // 2) + line // 2]  # [G, J]
     offset = torch.tensor([-0.25, 0.25]) * cell
     center_x, center_y = _centers(low, shape, number, cell).unsqueeze(-1).unbind(1)
+    # One more, nowhere, to which -1 points.
+    x, y = torch.cat((segments.middle, torch.full((1, 2), torch.inf))).unbind(-1)
     from_x, from_y = x[listed] - center_x, y[listed] - center_y
     squares_y = [(from_y - aside).square() for aside in offset]
     kept = torch.zeros_like(listed, dtype=torch.bool)

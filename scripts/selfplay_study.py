@@ -80,9 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only say what would run")
     parser.add_argument("--table", action="store_true", help="only print what is done")
     options = parser.parse_args(arguments)
-    wrong = [name for name in options.variants if name not in _VARIANTS]
-    if wrong:
-        parser.error(f"--variants {wrong[0]}: expected some of {', '.join(_VARIANTS)}")
+    for option, names in (("--variants", options.variants), ("--against", options.against)):
+        if wrong := [name for name in names if name not in _VARIANTS]:
+            parser.error(f"{option} {wrong[0]}: expected some of {', '.join(_VARIANTS)}")
     if odd := [option for option in options.options if "=" not in option]:
         parser.error(f"--options {odd[0]}: expected name=value")
     runs = [(name, 0) for name in options.variants]

@@ -92,7 +92,7 @@ def _touched(boxes: Tensor, w: Tensor, a: Tensor, itself: Tensor) -> Tensor:
     near = squared <= (table_rows(reach, w) + reach[w, a].unsqueeze(-1)).square_()
     pair, other = (near & ~itself).nonzero(as_tuple=True)
     touched = _gap(boxes[:, w[pair], a[pair]], boxes[:, w[pair], other]) < 0
-    return torch.zeros_like(w, dtype=torch.bool).index_put((pair[touched],), torch.ones((), dtype=torch.bool))
+    return torch.zeros_like(w, dtype=torch.bool).index_fill(0, pair[touched], True)
 
 
 def _gap(one: Tensor, other: Tensor) -> Tensor:

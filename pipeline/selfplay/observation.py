@@ -189,6 +189,7 @@ def observe_neighbours(
     other = table_rows(state.pose.flatten(0, 1), flat)
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
     turn = other[..., 2] - own[:, None, 2]
+    # As atan2 has it, pi for who comes the other way, where ``wrap_angle`` has -pi.
     turn = (turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))) / torch.pi
     velocity = state.velocity.flatten(0, 1)
     # What is the same from everywhere is worked out for each agent, not for each who sees it.
