@@ -59,7 +59,9 @@ def test_the_log_scores_as_its_tokens_do(reference: ReferenceAgent) -> None:
     states = LogReplay().rollouts(scene, 2, 0)
     found, known = score_futures(reference, scene, states, scene.agents.valid[chosen, future])
     assert found.shape == known.shape == (2, int(chosen.sum()), 40)
-    assert torch.equal(found[0], found[1])
+    # A matrix library may sum equal rows of a batch in different orders: differences of 3e-6 nats were seen.
+    torch.testing.assert_close(found[0], found[1], atol=2e-5, rtol=2e-5)
+    assert torch.equal(known[0], known[1])
     tokens = tokenize_scene(reference.vocabulary, scene, scene_origin(scene))
     from data.batch import collate
 
