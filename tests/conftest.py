@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Two processes of the test runner share two cores; more threads each only make them wait for one another.
-torch.set_num_threads(1)
+# Two processes of the test runner share two cores; more threads each only make them wait for one another. Whoever
+# gives OMP_NUM_THREADS wants to see whether something depends on it.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # The same examples in every run, so that a change fails for its own defects; HYPOTHESIS_PROFILE=explore looks for
 # new ones.

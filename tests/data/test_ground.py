@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 
 from data.ground import follow_ground
-from data.scene import Scene
+from data.scene import MapKind, Scene
 from tests.models.scenes import random_scene
+from tests.scenes import Mover, hand_made
 
 ORIGIN = (900.0, -400.0)
 
@@ -43,6 +45,24 @@ def test_an_agent_climbs_with_its_road():
     assert float((expected[..., -1] - start[2]).abs()) > 1.0, "it must climb or fall"
     assert float((height - expected).abs().max()) < 0.15
     assert height.dtype == torch.float32
+
+
+def test_a_ramp_is_climbed_to_the_next_storey():
+    """A helix: 4 m up or down, farther than storeys are apart, and the road is above and below itself."""
+    radius, rise = 14.0, 0.05  # 4.4 m a turn
+
+    def place(length: torch.Tensor) -> torch.Tensor:
+        turn = length / radius
+        return torch.stack((radius * turn.cos(), radius * turn.sin(), rise * length), dim=-1)
+
+    ramp = place(torch.arange(0.0, 6 * math.pi * radius, 0.5)).tolist()
+    scene = hand_made([Mover()], [(MapKind.LANE, ramp)])
+    for begin, speed in ((10.0, 10.0), (200.0, -10.0)):
+        length = begin + 0.1 * speed * torch.arange(81)
+        path = place(length) + torch.tensor([0.0, 0.0, 0.8])
+        height = follow_ground(scene, path[None, None, 1:, :2], path[:1])[0, 0]
+        assert abs(float(path[-1, 2] - path[0, 2])) > 3.99
+        torch.testing.assert_close(height, path[1:, 2], atol=0.1, rtol=0)
 
 
 def test_who_stands_keeps_the_height():

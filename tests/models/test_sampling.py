@@ -48,6 +48,9 @@ def by_hand(config: SamplingConfig) -> list[float]:
         SamplingConfig(top_p=0.7),
         SamplingConfig(top_p=1e-6),
         SamplingConfig(temperature=2.0, top_k=5, top_p=0.8),
+        # Of the likeliest two the first has 0.62, of all tokens 0.49: the share is that of the k that are left.
+        SamplingConfig(top_k=2, top_p=0.6),
+        SamplingConfig(temperature=2.0, top_k=3, top_p=0.7),
     ],
 )
 def test_drawing_has_the_distribution_by_hand(config):

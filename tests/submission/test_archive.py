@@ -198,6 +198,18 @@ def test_small_shards(made: Path, tmp_path: Path) -> None:
     assert gzip.decompress(out.read_bytes()) == plain.getvalue()
 
 
+def test_shards_hold_as_much_as_they_may_with_their_metadata(made: Path) -> None:
+    files = rollout_files(made / "rollouts")
+    entries = [entry for file in files for entry in index_rollouts(file, lambda message, where: None)]
+    metadata = bytes(1000)
+    two = len(metadata) + sum(entry.encoded_length for entry in entries[:2])
+    for limit, expected in ((two, [2, 1]), (two - 1, [1, 1, 1]), (two - len(metadata), [1, 1, 1])):
+        shards = plan_shards(entries, metadata, limit)
+        assert [len(shard.entries) for shard in shards] == expected
+        assert all(shard.size <= limit for shard in shards if len(shard.entries) > 1)
+    assert plan_shards(entries, metadata, two)[0].size == two
+
+
 def test_the_size_is_estimated_before(made: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     figures = package(made, tmp_path / "x.tar.gz")
     said = capfd.readouterr().err

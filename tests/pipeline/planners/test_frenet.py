@@ -136,6 +136,14 @@ def test_red_lights_are_stopped_at(name: str) -> None:
     assert drive(green, frenet(name)).pose[-1, 0] > 60.0
 
 
+def test_the_front_stands_behind_a_red_line() -> None:
+    scene = hand_made([Mover(speed=9.0)], [straight_road()], [Signal(0, (45.0, 0.0), [LightState.STOP] * 91)])
+    driven = drive(scene, frenet(), steps=160)
+    assert driven.speed[-1] < 0.05, "it stands"
+    front = driven.pose[-1, 0] + float(scene.agents.size[0, 10, 0]) / 2
+    assert 42.0 < front < 45.1
+
+
 def test_plans_are_continued_without_jumps() -> None:
     scene = hand_made([Mover(y=1.0, speed=6.0)], [straight_road()])
     driven = drive(scene, frenet())

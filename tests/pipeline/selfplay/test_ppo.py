@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from lightning.fabric import Fabric
+from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss
+from pipeline.selfplay.episode import Episode
+from pipeline.selfplay.observation import Observation
+from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
 
 
 def random_batch(count: int = 12, actions: int = 6) -> dict[str, Tensor]:
@@ -152,6 +155,81 @@ def test_gradient_of_the_loss_by_finite_differences() -> None:
             slope = (loss(logits + step, value) - loss(logits - step, value)) / 2e-2
             assert float(slope) == pytest.approx(float(gradient[row, column]), abs=2e-3)
     torch.testing.assert_close(worth, config.value_weight * (value - batch["target"].float()) / 12)
+
+
+class Linear(nn.Module):
+    """A policy whose logits are its weights times what it sees; the value is nothing."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, ego: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        return ego @ self.weight, 0 * ego.sum(-1)
+
+
+def partly_covered(agents: int, inputs: int, actions: int) -> Episode:
+    """Two decisions of agents of whom the reference knows every fifth."""
+    generator = torch.Generator().manual_seed(4)
+    count = 2 * agents
+    nothing = torch.zeros(count, 0)
+    seen = Observation(
+        ego=torch.randn(count, inputs, generator=generator),
+        neighbour=nothing,
+        neighbour_seen=nothing,
+        road=nothing,
+        road_seen=nothing,
+        type=nothing,
+        motion=nothing,
+    )
+    return Episode(
+        observation=seen,
+        action=torch.randint(actions, (2, agents), generator=generator),
+        log_prob=torch.full((2, agents), -math.log(actions)),
+        value=torch.zeros(3, agents),
+        reward=torch.randn(2, agents, generator=generator),
+        reference=(2 * torch.randn(2, agents, actions, generator=generator)).log_softmax(-1),
+        covered=torch.arange(count).view(2, agents) % 5 == 0,
+        sums={},
+        seconds={},
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_update_divides_the_kl_by_what_is_covered(parts: int) -> None:
+    """The figure, and the step it makes alone, against the gradient by hand: of the covered transitions' mean."""
+    episode = partly_covered(agents=30, inputs=4, actions=6)
+    assert episode.reference is not None
+    first = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    weight = first.double()
+    rate, expected = 0.2, []
+    for rows in torch.randperm(60, generator=torch.Generator().manual_seed(8)).tensor_split(parts):
+        rows = rows[episode.covered.flatten()[rows]]
+        assert 0 < len(rows) < 60 / parts / 2
+        ego = episode.observation.ego[rows].double()
+        reference = episode.reference.flatten(0, 1)[rows].double()
+        log_policy = (ego @ weight).log_softmax(-1)
+        kl = (log_policy.exp() * (log_policy - reference)).sum(-1)
+        expected.append(float(kl.mean()))
+        # d KL / d logit_k = p_k (log p_k - log q_k - KL).
+        slope = log_policy.exp() * (log_policy - reference - kl[:, None])
+        weight = weight - rate * ego.T @ slope / len(rows)
+    policy = Linear(first)
+    config = PPOConfig(
+        epochs=1,
+        minibatch=60 // parts,
+        learning_rate=rate,
+        surrogate_weight=0.0,
+        value_weight=0.0,
+        entropy_weight=0.0,
+        gradient_clip=1e9,
+        beta=1.0,
+    )
+    optimizer = torch.optim.SGD(policy.parameters(), lr=rate)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    figures = update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(8))
+    assert figures["kl"] == pytest.approx(sum(expected) / parts, abs=1e-5)
+    torch.testing.assert_close(policy.weight.detach().double(), weight, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0)])
