@@ -6,14 +6,15 @@ receipt is written after its file, and both appear at once or not at all (``data
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.files import read_json, sha256_of, write_json, write_text
+from data.checksums import checksum
+from data.files import read_json, write_json, write_text
 from data.places import is_remote
 
-__all__ = ["Receipt", "accepted", "receipt_path", "write_receipt", "write_sums"]
+__all__ = ["Receipt", "accepted", "read_receipt", "receipt_path", "write_receipt", "write_sums"]
 
 _FOLDER = ".receipts"
 
@@ -40,21 +41,34 @@ def receipt_path(path: Path) -> Path:
 
 def write_receipt(path: Path, source: str, items: int) -> Receipt:
     """Read a finished file back and write its receipt."""
-    receipt = Receipt(bytes=path.stat().st_size, sha256=sha256_of(path), source=source, items=items)
+    receipt = Receipt(bytes=path.stat().st_size, sha256=checksum(path), source=source, items=items)
     write_json(receipt_path(path), asdict(receipt))
     return receipt
 
 
-def accepted(path: Path, source: str) -> Receipt | None:
+def read_receipt(path: Path) -> Receipt | None:
+    """The receipt of a file that is there and as long as it was; None otherwise."""
+    try:
+        receipt = Receipt(**read_json(receipt_path(path)))
+        return receipt if path.stat().st_size == receipt.bytes else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def accepted(path: Path, source: str | Callable[[], str]) -> Receipt | None:
     """The receipt of a file that is there, is what it was, and was made of ``source``; None otherwise.
 
     The content of a local file is compared. That of a URL is not fetched: its size must do.
+
+    Args:
+        path: the file. source: what it must have been made of, or what finds that out, at a cost.
     """
+    receipt = read_receipt(path)
+    if receipt is None or receipt.source != (source if isinstance(source, str) else source()):
+        return None
     try:
-        receipt = Receipt(**read_json(receipt_path(path)))
-        fits = receipt.source == source and path.stat().st_size == receipt.bytes
-        return receipt if fits and (is_remote(path) or sha256_of(path) == receipt.sha256) else None
-    except (OSError, ValueError, TypeError):
+        return receipt if is_remote(path) or checksum(path) == receipt.sha256 else None
+    except OSError:
         return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from data.checksums import at_once, checksum, shard_content
 from data.errors import UserError
-from data.files import sha256_of
 from data.places import place
 from data.scene import Scene
 from data.sources import Shard, find_shards
@@ -93,10 +93,11 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
 
 
 def content_digest(scenarios: str) -> str:
-    """Identifies the content of a store by its bytes, that of records by what their filesystem says of them."""
+    """Identifies the content of a store or of records, wherever they are and whenever they were written."""
     folder = place(scenarios)
     if is_store(folder):
-        parts = [f"{file.name}:{sha256_of(file)}" for file in sorted(folder.glob("*.parquet"), key=str)]
+        files = sorted(folder.glob("*.parquet"), key=str)
+        parts = [f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True)]
     else:
-        parts = [shard.fingerprint for shard in find_shards(scenarios)]
+        parts = at_once(shard_content, find_shards(scenarios))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

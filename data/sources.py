@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from data.errors import UserError
 
@@ -20,18 +21,23 @@ _RECORD_FILE = re.compile(r".*tfrecord[^/]*")
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file: its URL for fsspec, and what identifies its content cheaply."""
+    """One TFRecord file: its URL for fsspec, and what tells it apart without reading it (``data.checksums``)."""
 
     url: str
     fingerprint: str
 
 
 def _fingerprint(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """Name, size and version of a file as its filesystem reports them; contents are not read."""
+    """Name and size of a file, and of remote ones the version as their filesystem reports it, best by content.
+
+    Local files have no version here: their times change when they are touched or copied (``data.checksums``).
+    """
     info = filesystem.info(path)
-    versions = (info.get(key) for key in ("etag", "ETag", "md5Hash", "mtime", "updated", "created"))
-    version = next((value for value in versions if value is not None), "")
-    return f"{path.rsplit('/', 1)[-1]}:{info.get('size')}:{version}"
+    name = f"{path.rsplit('/', 1)[-1]}:{info.get('size')}"
+    if isinstance(filesystem, LocalFileSystem):
+        return name
+    versions = (info.get(key) for key in ("md5Hash", "etag", "ETag", "mtime", "updated", "created"))
+    return f"{name}:{next((value for value in versions if value is not None), '')}"
 
 
 def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:

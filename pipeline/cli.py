@@ -20,6 +20,7 @@ from typing import Any
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from pipeline.console import be_quiet, logged
+from pipeline.interruption import end_workers, interruptible
 from pipeline.options import (
     PRESETS,
     command_parser,
@@ -261,13 +262,25 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
     function, config_class = load_command(command)
+    # Imported late: it takes as long as the commands themselves.
+    from pipeline.standalone import CHOICES, WRITES, run_command
+
     section = preset_section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
+    parameters = inspect.signature(function).parameters
+    for choice, text in CHOICES.items():
+        if name in WRITES and choice not in parameters:
+            parser.add_argument(f"--{choice}", type=bool, default=False, help=text)
     parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))
-    own, fields = split_config(parsed, [*inspect.signature(function).parameters])
+    own, fields = split_config(parsed, [*parameters, *CHOICES])
     config = config_class(**{field.name: fields[field.name] for field in dataclasses.fields(config_class)})
-    figures = function(config, **own)
+    if command.section is None:
+        figures = function(config, **own)
+    else:
+        asked = {choice: bool(own.get(choice)) for choice in CHOICES}
+        own = {option: value for option, value in own.items() if option in parameters}
+        figures = run_command(name, command.module, function, config, own, **asked)
     # Of processes that torchrun or Slurm started together, the first one speaks.
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     if command.section is not None and first:
@@ -282,7 +295,8 @@ def _describe(error: OSError) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command. Returns the exit status: 0 all of it worked, 1 an error named on stderr, 130 interrupted."""
+    """Run one command. Returns the exit status: 0 all of it worked, 1 an error named on stderr, 128 and
+    the signal's number interrupted (130 by Ctrl-C)."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
@@ -292,8 +306,14 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: {name}: no such command, expected one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
         return 2
+    with interruptible():
+        return _guarded(name, list(arguments[1:]))
+
+
+def _guarded(name: str, arguments: list[str]) -> int:
+    """Run a command and turn what it raises into a line and an exit status."""
     try:
-        _call(name, list(arguments[1:]))
+        _call(name, arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -310,7 +330,8 @@ def main(arguments: Sequence[str]) -> int:
             raise
         print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        end_workers()
         print("\ninterrupted: run the same command again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + getattr(interruption, "number", signal.SIGINT)
     return 0

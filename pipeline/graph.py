@@ -12,6 +12,7 @@ from typing import Any
 from data.sources import SPLITS, find_shards
 from data.store import SceneStore
 from pipeline.engine import EngineConfig
+from pipeline.manifest import Manifest
 from pipeline.names import ARCHIVE, POLICY, REFERENCE, REPORT
 from pipeline.run_config import RunConfig
 from pipeline.stages.evaluation import run_evaluate
@@ -21,7 +22,7 @@ from pipeline.stages.pretraining import run_pretrain
 from pipeline.stages.reporting import run_report
 from pipeline.stages.sampling import run_sample
 from pipeline.stages.selfplay import run_selfplay
-from pipeline.stages.tokenization import VOCABULARY_FILE, ingest, learn_vocabulary
+from pipeline.stages.tokenization import VOCABULARY_FILE, changed_shard, ingest, learn_vocabulary
 from pipeline.stages.traffic import run_traffic
 from pipeline.stages.validation import run_validate
 
@@ -30,12 +31,14 @@ __all__ = ["Run", "Stage", "data_fingerprint", "scene_count", "stages_of"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, its configuration, the data a user gave (None: generated traffic), and who does the work."""
+    """A run's folder, its configuration, the data a user gave (None: generated traffic), who does the work, and
+    whether unfinished trainings go on although their options changed."""
 
     folder: Path
     config: RunConfig
     data: str | None
     engine: EngineConfig = EngineConfig()
+    keep: bool = False
 
     def path(self, stage: str) -> Path:
         return self.folder / stage
@@ -53,6 +56,9 @@ class Stage:
         module: whose code, with all that it imports, decides whether outputs are stale.
         config: the part of the configuration that decides the outputs, as a plain value.
         run: does the work in the folder it is given, and returns figures.
+        goes_on: whether unfinished work can be gone on with under other options; no file of it mixes two of them.
+        changed: what of data from outside is not what the stage has read, in a few words.
+        whole: it tells of the stages themselves, not of their outputs alone.
     """
 
     name: str
@@ -60,6 +66,13 @@ class Stage:
     module: str
     config: Callable[[RunConfig], Any]
     run: Callable[[Run, Path], dict[str, Any]]
+    goes_on: bool = False
+    changed: Callable[[Run, Path], str | None] = lambda run, out: None
+    whole: bool = False
+
+    def input_of(self, manifest: Manifest) -> str:
+        """What of a stage that this one needs decides whether its outputs hold."""
+        return manifest.id if self.whole else manifest.content
 
 
 def _traffic(run: Run, out: Path) -> dict[str, Any]:
@@ -77,6 +90,14 @@ def _tokenize(run: Run, out: Path) -> dict[str, Any]:
     return figures | learnt
 
 
+def _new_data(run: Run, out: Path) -> str | None:
+    """Which file of the data has another content than the one that was ingested."""
+    if run.data is None:
+        return None
+    found = (changed_shard(run.data, split, out / split) for split in SPLITS)
+    return next((f"{shard} has changed" for shard in found if shard is not None), None)
+
+
 def _pretrain(run: Run, out: Path) -> dict[str, Any]:
     return run_pretrain(
         run.config.pretrain,
@@ -85,6 +106,7 @@ def _pretrain(run: Run, out: Path) -> dict[str, Any]:
         vocabulary=run.path("tokenize") / VOCABULARY_FILE,
         out=out,
         seed=run.config.seed,
+        keep=run.keep,
     )
 
 
@@ -96,6 +118,7 @@ def _finetune(run: Run, out: Path) -> dict[str, Any]:
         checkpoint=run.path("pretrain") / REFERENCE,
         out=out,
         seed=run.config.seed,
+        keep=run.keep,
     )
 
 
@@ -107,6 +130,7 @@ def _selfplay(run: Run, out: Path) -> dict[str, Any]:
         validation=run.store("validation"),
         out=out,
         seed=run.config.seed,
+        keep=run.keep,
     )
 
 
@@ -180,13 +204,38 @@ def _fields(value: Any) -> Any:
 
 _STAGES = (
     Stage("traffic", (), "pipeline.stages.traffic", lambda c: _fields(c.traffic), _traffic),
-    Stage("tokenize", ("traffic",), "pipeline.stages.tokenization", lambda c: _fields(c.tokenize), _tokenize),
-    Stage("pretrain", ("tokenize",), "pipeline.stages.pretraining", lambda c: _fields(c.pretrain), _pretrain),
     Stage(
-        "finetune", ("tokenize", "pretrain"), "pipeline.stages.finetuning", lambda c: _fields(c.finetune), _finetune
+        "tokenize",
+        ("traffic",),
+        "pipeline.stages.tokenization",
+        lambda c: _fields(c.tokenize),
+        _tokenize,
+        goes_on=True,
+        changed=_new_data,
     ),
     Stage(
-        "selfplay", ("tokenize", "finetune"), "pipeline.stages.selfplay", lambda c: _fields(c.selfplay), _selfplay
+        "pretrain",
+        ("tokenize",),
+        "pipeline.stages.pretraining",
+        lambda c: _fields(c.pretrain),
+        _pretrain,
+        goes_on=True,
+    ),
+    Stage(
+        "finetune",
+        ("tokenize", "pretrain"),
+        "pipeline.stages.finetuning",
+        lambda c: _fields(c.finetune),
+        _finetune,
+        goes_on=True,
+    ),
+    Stage(
+        "selfplay",
+        ("tokenize", "finetune"),
+        "pipeline.stages.selfplay",
+        lambda c: _fields(c.selfplay),
+        _selfplay,
+        goes_on=True,
     ),
     Stage(
         "sample",
@@ -211,9 +260,15 @@ _STAGES = (
             **_fields(c.package),
         },
         _package,
+        goes_on=True,
     ),
     Stage(
-        "validate", ("tokenize", "package"), "pipeline.stages.validation", lambda c: _fields(c.validate), _validate
+        "validate",
+        ("tokenize", "package"),
+        "pipeline.stages.validation",
+        lambda c: _fields(c.validate),
+        _validate,
+        goes_on=True,
     ),
     Stage(
         "report",
@@ -221,6 +276,8 @@ _STAGES = (
         "pipeline.stages.reporting",
         lambda c: _fields(c.report),
         _report,
+        goes_on=True,
+        whole=True,
     ),
 )
 
@@ -237,7 +294,10 @@ def stages_of(data: str | None) -> tuple[Stage, ...]:
 
 
 def data_fingerprint(data: str) -> str:
-    """Digest of names, sizes and versions of all shards of all splits."""
+    """Digest of names and sizes of all shards of all splits, of remote ones also of their versions.
+
+    What local ones hold is known once they were read, and is compared by ``Stage.changed``.
+    """
     text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
+from pipeline.interruption import ENDING, GRACE_SECONDS, obey_parent_alone
 
 __all__ = ["Outcome", "ProcessDied", "die_with_parent", "run_isolated"]
 
@@ -54,11 +55,14 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _child(function: Callable[[], Any], write_end: int) -> NoReturn:
+def _child(function: Callable[[], Any], write_end: int, parent: int) -> NoReturn:
     """Run ``function`` and send ("ok", value), ("error", message) or ("crash", traceback); never returns."""
     status = 1
     try:
         try:
+            obey_parent_alone()
+            die_with_parent(parent)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             message = ("ok", function())
             status = 0
         except KeyboardInterrupt:
@@ -83,34 +87,50 @@ def _child(function: Callable[[], Any], write_end: int) -> NoReturn:
         os._exit(status)
 
 
+def _end(child: int) -> None:
+    """Interrupt a child and wait until it is gone; kill it where that takes too long."""
+    try:
+        os.kill(child, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while not os.waitpid(child, os.WNOHANG)[0]:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.02)
+    except ChildProcessError:
+        return  # It was gone already.
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+
+
 def run_isolated(function: Callable[[], Any]) -> Outcome:
     """Fork, run ``function`` there and return its (picklable) value.
 
     Raises:
         UserError, OSError: raised by the function. ProcessDied: the child died by a signal.
-        KeyboardInterrupt: the child was interrupted.
+        KeyboardInterrupt: this process or the child was interrupted; the child is gone then.
         RuntimeError: another exception in the child, with its traceback.
     """
     started = time.perf_counter()
     sys.stdout.flush()
     sys.stderr.flush()
     read_end, write_end = os.pipe()
-    # Ctrl-C goes to the whole process group: the child ends by it, the parent waits for the child.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until the child has handlers of its own: it must not unwind what it has of its parent.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(read_end)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        die_with_parent(parent)
-        _child(function, write_end)
+        _child(function, write_end, parent)
     try:
         os.close(write_end)
         with os.fdopen(read_end, "rb") as pipe:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             data = pipe.read()
         _, status = os.waitpid(child, 0)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    except BaseException:
+        _end(child)
+        raise
     if not data:
         number = os.waitstatus_to_exitcode(status)
         if number == -signal.SIGINT:

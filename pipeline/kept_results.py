@@ -61,6 +61,15 @@ def _do(job: _Job[TaskT]) -> int:
     return job.task.size
 
 
+def _held(target: Path) -> list[dict[str, Any]] | None:
+    """Rows of a task that was done; None where it was not, or where the file is damaged."""
+    try:
+        rows = read_json(target)
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, list) else None
+
+
 def run_kept(
     function: Callable[[TaskT], list[dict[str, Any]]],
     tasks: Sequence[TaskT],
@@ -81,7 +90,7 @@ def run_kept(
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{task.name}.json" for task in tasks]
-    missing = {target: task for task, target in zip(tasks, targets, strict=True) if not target.exists()}
+    missing = {target: task for task, target in zip(tasks, targets, strict=True) if _held(target) is None}
     todo = [_Job(function, task, target) for target, task in missing.items()]
     total = sum(task.size for task in tasks)
     done = total - sum(job.task.size for job in todo)

@@ -1,31 +1,71 @@
-"""``manifest.json``: what a finished stage was made from, what it wrote, and whether that still holds."""
+"""``manifest.json``: what a finished piece of work was made from and what it wrote; whether that still holds, and
+what becomes of work that was made from something else."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from data.files import read_json, sha256_of, write_json
+from data.checksums import checksum
+from data.errors import UserError
+from data.files import read_json, write_json
 
-__all__ = ["Manifest", "Recipe", "begin", "differences", "finish", "read_manifest", "stale_reason"]
+__all__ = [
+    "NOTHING",
+    "Manifest",
+    "Recipe",
+    "State",
+    "Work",
+    "begin",
+    "deciding",
+    "differences",
+    "finish",
+    "is_settled",
+    "look",
+    "read_manifest",
+    "set_aside",
+]
 
-_MANIFEST, _STARTED = "manifest.json", "started.json"
+_MANIFEST, _STARTED, _REPLACED, _LOCK = "manifest.json", "started.json", "replaced", ".lock"
+# Options that say how something is computed, and never what.
+_FREE = frozenset(
+    {
+        "workers",
+        "tensorboard",
+        "checkpoint_every",
+        "cache",
+        "cache_scenes",
+        "cache_worlds",
+        "verbose",
+        "shown",
+        "json",
+    }
+)
+# Outputs that no stage reads, and that differ between runs that are otherwise the same: curves with times, and what
+# a stage notes for itself.
+_ASIDE = ("tensorboard/*", "*/tensorboard/*", ".*", "*/.*", "sampling.json", "*/sampling.json")
+_SHOWN = 3
+NOTHING = "not done yet"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a stage's outputs. Two equal recipes give equal outputs.
+    """Everything that decides outputs. Two equal recipes give equal outputs.
 
     Attributes:
-        config: the stage's configuration as plain values.
+        config: the configuration as plain values.
         seed: of the run.
-        code: version of the stage's code.
-        inputs: for each earlier stage its manifest's id, and for outside data a fingerprint of the files.
+        code: version of the code.
+        inputs: for each earlier stage, or path that was given, what identifies its content.
     """
 
     config: dict[str, Any]
@@ -36,7 +76,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished stage."""
+    """A finished piece of work; ``despite`` says what changed on the way, where --keep went on all the same."""
 
     stage: str
     id: str
@@ -45,6 +85,79 @@ class Manifest:
     seconds: float
     peak_memory_mb: float
     outputs: dict[str, dict[str, Any]]
+    despite: list[str] = field(default_factory=list)
+
+    @property
+    def content(self) -> str:
+        """Of the outputs that others read: equal for equal outputs, whoever made them and when."""
+        lines = [
+            f"{name}:{output['sha256']}"
+            for name, output in sorted(self.outputs.items())
+            if not any(fnmatchcase(name, pattern) for pattern in _ASIDE)
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a piece of work is.
+
+    Attributes:
+        folder: it writes there. name: of the stage or command.
+        replaced: what has to give way goes there, or to that name with .2, .3 and so on behind it.
+        owns: patterns of names in the folder that it writes; all of a stage's folder.
+        notes: what the names of its notes begin with, where the folder may hold other things as well.
+        goes_on: whether unfinished work can be gone on with under other options (``--keep``).
+    """
+
+    folder: Path
+    name: str
+    replaced: Path
+    owns: tuple[str, ...] = ("*",)
+    notes: str = ""
+    goes_on: bool = False
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"{self.notes}{_MANIFEST}"
+
+    @property
+    def started(self) -> Path:
+        return self.folder / f"{self.notes}{_STARTED}"
+
+    def entries(self) -> list[Path]:
+        """Files and folders directly in the folder that belong to it, its notes not among them."""
+        if not self.folder.is_dir():
+            return []
+        others = {self.manifest.name, self.started.name, _LOCK, _REPLACED}
+        return [
+            path
+            for path in sorted(self.folder.iterdir())
+            if path.name not in others and any(fnmatchcase(path.name, pattern) for pattern in self.owns)
+        ]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is there of a piece of work.
+
+    Attributes:
+        reason: why it has to be done, in a few words; None where its outputs are there and made from the recipe.
+        finished: it was once. fits: what is there is a part of what is wanted, and can be gone on with.
+        changes: what is different now.
+    """
+
+    reason: str | None
+    finished: bool = False
+    fits: bool = True
+    changes: tuple[str, ...] = ()
+
+
+def deciding(config: Any) -> Any:
+    """Plain values of a configuration without those that say how something is computed, and never what."""
+    if not isinstance(config, Mapping):
+        return config
+    return {name: deciding(value) for name, value in config.items() if name not in _FREE}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -53,13 +166,17 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished stage; None if the stage is not finished or the file is unreadable."""
+def _read(path: Path) -> Manifest | None:
     try:
-        values = read_json(folder / _MANIFEST)
+        values = read_json(path)
         return Manifest(**{**values, "recipe": Recipe(**values["recipe"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished stage; None if the stage is not finished or the file is unreadable."""
+    return _read(folder / _MANIFEST)
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -73,64 +190,168 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} {old} -> {new}"]
 
 
-def stale_reason(folder: Path, recipe: Recipe) -> str | None:
-    """Why a stage has to run, in a few words, or None if its outputs are there and made from ``recipe``."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return "interrupted, going on" if (folder / _STARTED).exists() else "not done yet"
-    old, new = asdict(manifest.recipe), _plain(recipe)
-    if old["code"] != new["code"]:
-        return "the code changed"
-    if changes := differences({**old["config"], "seed": old["seed"]}, {**new["config"], "seed": new["seed"]}):
-        return "changed: " + ", ".join(changes[:3])
-    if changes := differences(old["inputs"], new["inputs"]):
-        return f"new input: {changes[0].split(' ')[0]}"
-    for name, output in manifest.outputs.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != output["bytes"]:
-            return f"{name} is missing or incomplete"
-    return None
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two recipes, options first."""
+    found = differences({"seed": old["seed"]}, {"seed": new["seed"]})
+    found += differences(deciding(old["config"]), deciding(new["config"]))
+    # Digests say nothing to anybody.
+    found += [f"new input: {text.split(' ')[0]}" for text in differences(old["inputs"], new["inputs"])]
+    return found + (["the code changed"] if old["code"] != new["code"] else [])
 
 
-def begin(folder: Path, recipe: Recipe, replaced: Path) -> None:
-    """Make a stage's folder ready: keep what an interrupted run of the same recipe left, clear anything else.
+def _some(changes: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return ", ".join(changes[:_SHOWN]) + more
 
-    A finished result of another recipe is moved to ``replaced`` (one generation is kept), because training may
-    have cost days.
+
+def look(work: Work, recipe: Recipe) -> State:
+    """What is there, and why the work has to be done."""
+    wanted, manifest = _plain(recipe), _read(work.manifest)
+    if manifest is not None:
+        changes = _changes(asdict(manifest.recipe), wanted)
+        if changes:
+            return State(f"changed: {_some(changes)}", finished=True, fits=False, changes=tuple(changes))
+        for name, output in manifest.outputs.items():
+            path = work.folder / name
+            if not path.is_file() or path.stat().st_size != output["bytes"]:
+                # The rest of it is of use to a stage that knows what its files are.
+                return State(f"{name} is missing or incomplete", finished=True, fits=False)
+        return State(None, finished=True)
+    if work.manifest.exists():
+        return State(f"{work.manifest} is damaged", fits=False, changes=("its manifest cannot be read",))
+    if work.started.exists():
+        try:
+            changes = _changes(read_json(work.started), wanted)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            changes = [f"{work.started.name} is damaged, so that nobody knows what the work was made from"]
+        if changes:
+            return State(f"interrupted, and changed since: {_some(changes)}", fits=False, changes=tuple(changes))
+        return State("interrupted, going on")
+    if work.entries():
+        return State(NOTHING, fits=False, changes=("nothing says what the files there were made from",))
+    return State(NOTHING)
+
+
+def set_aside(work: Work) -> Path | None:
+    """Move what belongs to a piece of work to the first free name in ``replaced``, for what was trained may have
+    cost days; returns where it is, or None where there was nothing.
+
+    The notes go last: whatever ends this process, what is still in place is still known for what it is.
     """
-    started = folder / _STARTED
-    if folder.exists():
-        if read_manifest(folder) is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
-            replaced.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(replaced)
-        elif not started.exists() or read_json(started) != _plain(recipe):
-            shutil.rmtree(folder)
-        else:
-            # What a killed process was writing (see ``atomic_path``) is of no use to anybody.
-            for leftover in folder.rglob(".*.part"):
-                leftover.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(started, _plain(recipe))
+    entries = [path for path in work.entries() if not path.name.endswith(".part")]
+    notes = [path for path in (work.started, work.manifest) if path.exists()]
+    if not entries:
+        for path in notes:
+            path.unlink()
+        return None
+    target, number = work.replaced, 1
+    while target.exists():
+        number += 1
+        target = work.replaced.with_name(f"{work.replaced.name}.{number}")
+    target.mkdir(parents=True)
+    for path in entries:
+        _move(path, target / path.name)
+    for path in notes:
+        _move(path, target / path.name.removeprefix(work.notes))
+    return target
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        # A link to another disk, or a folder that is mounted.
+        if error.errno not in (errno.EXDEV, errno.EBUSY):
+            raise
+        shutil.move(source, target)
+
+
+def is_settled(work: Work, state: State, *, fresh: bool, keep: bool) -> bool:
+    """Whether nothing has to be done: the outputs are there, and are wanted as they are.
+
+    Args:
+        work, state: see ``look``. fresh: start over all the same. keep: the outputs are wanted whatever changed.
+
+    Raises:
+        UserError: what is there cannot be kept.
+    """
+    if not keep or state.fits:
+        return state.reason is None and not fresh
+    if state.finished and not state.changes:
+        raise UserError(f"--keep: {work.folder}: {state.reason}, so that it cannot be kept; leave --keep out")
+    if work.manifest.exists() and not state.finished:
+        raise UserError(
+            f"--keep: {state.reason}, so that nothing tells whether the result is whole; leave --keep out"
+        )
+    if not state.finished and not work.goes_on:
+        raise UserError(
+            f"--keep: {work.folder}: what is unfinished there cannot be gone on with ({_some(state.changes)}): "
+            "results of two settings are never mixed; leave --keep out, or give the options of before"
+        )
+    return state.finished
+
+
+def begin(work: Work, recipe: Recipe, state: State, *, fresh: bool = False, keep: bool = False) -> str:
+    """Make the folder ready: go on with what is there where that fits, move it to ``replaced`` where not.
+
+    Args:
+        work, recipe: what is to be done. state: of it, see ``look``.
+        fresh: use nothing of what is there. keep: go on with unfinished work although something changed.
+
+    Returns:
+        What became of what was there, in words that follow the reason; empty where there is nothing to say.
+    """
+    text, despite = "", list[str]()
+    if keep and not state.finished and not state.fits:
+        text, despite = "going on all the same (--keep)", list(state.changes)
+    elif fresh or not state.fits:
+        aside = set_aside(work)
+        what = "the finished result" if state.finished else "what was done"
+        text = f"{what} is kept in {aside}" if aside else ""
+    elif state.finished:
+        with contextlib.suppress(FileNotFoundError):
+            work.manifest.unlink()
+    # What a killed process was writing (see ``atomic_path``) is of no use to anybody.
+    for leftover in [*work.folder.rglob(".*.part")] if work.owns == ("*",) else []:
+        leftover.unlink()
+    work.folder.mkdir(parents=True, exist_ok=True)
+    before = _despite(work)
+    write_json(work.started, {**_plain(recipe), "despite": [*before, *(c for c in despite if c not in before)]})
+    return text
+
+
+def _despite(work: Work) -> list[str]:
+    """What --keep went on in spite of before."""
+    try:
+        return [str(change) for change in read_json(work.started).get("despite", [])]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
 
 
 def finish(
-    folder: Path, stage: str, recipe: Recipe, figures: Mapping[str, Any], seconds: float, peak_memory_mb: float
+    work: Work, recipe: Recipe, figures: Mapping[str, Any], seconds: float, peak_memory_mb: float
 ) -> Manifest:
-    """Write the manifest, which makes the stage count as done."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (_MANIFEST, _STARTED))
+    """Write the manifest, which makes the work count as done."""
+    files = [
+        path
+        for entry in work.entries()
+        for path in ([entry] if entry.is_file() else sorted(entry.rglob("*")))
+        if path.is_file() and path.name != _LOCK
+    ]
     manifest = Manifest(
-        stage=stage,
+        stage=work.name,
         id=uuid.uuid4().hex,
         recipe=Recipe(**_plain(recipe)),
-        figures=dict(figures),
+        # NaN is no JSON, and paths are none either.
+        figures=json.loads(json.dumps(figures, default=str), parse_constant=lambda name: None),
         seconds=round(seconds, 2),
         peak_memory_mb=round(peak_memory_mb, 1),
         outputs={
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            path.relative_to(work.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": checksum(path)}
             for path in files
         },
+        despite=_despite(work),
     )
-    write_json(folder / _MANIFEST, asdict(manifest))
-    (folder / _STARTED).unlink()
+    write_json(work.manifest, asdict(manifest))
+    work.started.unlink()
     return manifest

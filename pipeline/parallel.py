@@ -15,6 +15,7 @@ import torch
 
 from data.errors import UserError
 from pipeline.allocator import keep_freed_memory
+from pipeline.interruption import end_workers
 from pipeline.isolation import die_with_parent
 
 __all__ = ["prepare_worker", "run_tasks", "worker_count"]
@@ -30,8 +31,11 @@ def worker_count(wanted: int) -> int:
 
 def prepare_worker(parent: int) -> None:
     """What a fresh process does first: end with its parent, leave Ctrl-C to it, use one thread."""
-    # Ctrl-C reaches the whole process group; the parent alone decides what follows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both reach the whole process group; the parent alone decides what follows.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # The parent ends it so: temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     die_with_parent(parent)
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -93,6 +97,12 @@ def _run_pool(
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             # What is finished counts, though another worker's death may have come first.
             for future in sorted(done, key=lambda future: (future.exception() is not None, futures[future])):
+                if isinstance(future.exception(), SystemExit):
+                    raise BrokenProcessPool("a worker was told to end")
                 yield futures[future], future.result()
+    except (KeyboardInterrupt, GeneratorExit):
+        # Tasks may take minutes; what they have done so far is done again.
+        end_workers()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from pipeline.code_version import code_version
 from pipeline.console import logged, say
+from pipeline.devices import check_devices
 from pipeline.engine import EngineConfig
 from pipeline.graph import Run, Stage, data_fingerprint, stages_of
 from pipeline.isolation import run_isolated
-from pipeline.manifest import Manifest, Recipe, begin, finish, read_manifest, stale_reason
+from pipeline.locking import locked
+from pipeline.manifest import Manifest, Recipe, State, Work, look, read_manifest
 from pipeline.run_config import RunConfig
 from pipeline.summary import print_summary
+from pipeline.works import perform
 
 __all__ = ["run_stages"]
 
@@ -27,20 +27,8 @@ _LOG = "stages.log"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the same run; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
-        yield
-
-
 def _recipe(stage: Stage, run: Run, manifests: dict[str, Manifest], outside: str | None) -> Recipe:
-    inputs = {name: manifests[name].id for name in stage.needs}
+    inputs = {name: stage.input_of(manifests[name]) for name in stage.needs}
     if stage.name == "tokenize" and outside is not None:
         inputs["data"] = outside
     # Through JSON, so that paths and tuples compare equal to what a manifest holds.
@@ -63,11 +51,36 @@ def _needed(stages: tuple[Stage, ...], target: str | None) -> set[str]:
     return wanted
 
 
-def _run_stage(stage: Stage, run: Run, recipe: Recipe) -> Manifest:
-    folder = run.path(stage.name)
-    begin(folder, recipe, run.folder / "replaced" / stage.name)
-    outcome = run_isolated(lambda: stage.run(run, folder))
-    return finish(folder, stage.name, recipe, outcome.value, outcome.seconds, outcome.peak_memory_mb)
+def _work(stage: Stage, run: Run) -> Work:
+    replaced = run.folder / "replaced" / stage.name
+    return Work(run.path(stage.name), stage.name, replaced, goes_on=stage.goes_on)
+
+
+def _check_devices(stage: Stage, config: RunConfig) -> None:
+    if hasattr(config, stage.name):
+        check_devices(getattr(config, stage.name), f"--{stage.name}.")
+
+
+def _run_stage(stage: Stage, run: Run, recipe: Recipe, fresh: bool) -> Manifest | None:
+    """Do a stage unless it is done; says why and how long it took. Returns None where it was done."""
+    work = _work(stage, run)
+    state = look(work, recipe)
+    if state.reason is None and (changed := stage.changed(run, work.folder)):
+        state = State(f"new input: {changed}", finished=True, fits=False, changes=(changed,))
+    with locked(work.folder, f"stage {stage.name}"):
+        made = perform(
+            work,
+            recipe,
+            lambda: run_isolated(lambda: stage.run(run, work.folder)),
+            title=f"[{stage.name}]",
+            fresh=fresh,
+            keep=run.keep,
+            state=state,
+            check=lambda: _check_devices(stage, run.config),
+        )
+    if made is not None:
+        say(f"[{stage.name}] done in {made.seconds:.0f} s, peak memory {made.peak_memory_mb:.0f} MB")
+    return made
 
 
 def run_stages(
@@ -77,9 +90,13 @@ def run_stages(
     data: str | None = None,
     target: str | None = None,
     folder: Path = Path("runs"),
+    fresh: bool = False,
+    keep: bool = False,
     engine: EngineConfig = EngineConfig(),
 ) -> dict[str, Any]:
     """Run all stages from data to a validated submission archive, or up to one of them.
+
+    What has to give way to other options, data or code is moved to FOLDER/RUN/replaced/STAGE, never deleted.
 
     Args:
         config: of all stages.
@@ -87,6 +104,10 @@ def run_stages(
         data: folder laid out as Waymo's bucket, a glob or a URL; generated traffic where none is given.
         target: the stage to end with; all stages where none is given.
         folder: where runs are kept.
+        fresh: stages that have to run start over, also where unfinished work could be gone on with; the one that
+            --target names starts over even if it is finished.
+        keep: finished stages stay as they are although options, data or code changed, and unfinished trainings go
+            on from their last checkpoint with the options of now.
         engine: who ingests, samples, scores and packs. Changing it makes no stage run again.
 
     Raises:
@@ -94,29 +115,31 @@ def run_stages(
     """
     if not _NAME.fullmatch(run):
         raise UserError(f"--run {run!r}: expected letters, digits, '.', '_' and '-'")
-    place = Run(folder / run, config, data, engine)
+    if fresh and keep:
+        raise UserError("--fresh --keep: one starts over, the other goes on; give one of them")
+    place = Run(folder / run, config, data, engine, keep)
     stages = stages_of(data)
     wanted = _needed(stages, target)
     outside = None if data is None else data_fingerprint(data)
+    for stage in stages:
+        # Said before hours are spent on what comes first; of finished stages only if they have to run again.
+        if stage.name in wanted and read_manifest(place.path(stage.name)) is None:
+            _check_devices(stage, config)
     started, ran = time.perf_counter(), 0
     manifests: dict[str, Manifest] = {}
-    with _locked(place.folder), logged(place.folder / _LOG):
+    with locked(place.folder, f"run {run}"), logged(place.folder / _LOG):
         for stage in stages:
             if stage.name not in wanted:
                 continue
             recipe = _recipe(stage, place, manifests, outside)
-            reason = stale_reason(place.path(stage.name), recipe)
-            if reason is not None:
-                say(f"[{stage.name}] {reason}")
-                _run_stage(stage, place, recipe)
-                ran += 1
-            manifest = read_manifest(place.path(stage.name))
+            done = read_manifest(place.path(stage.name))
+            made = _run_stage(stage, place, recipe, fresh and (stage.name == target or done is None))
+            ran += made is not None
+            manifest = made or done
             assert manifest is not None
             manifests[stage.name] = manifest
-            if reason is not None:
-                memory = f"peak memory {manifest.peak_memory_mb:.0f} MB"
-                say(f"[{stage.name}] done in {manifest.seconds:.0f} s, {memory}")
     if not ran:
-        say(f"nothing to do: {place.folder} is up to date")
+        hint = "; --target STAGE --fresh does a stage again" if fresh else ""
+        say(f"nothing to do: {place.folder} is up to date{hint}")
     print_summary(place, manifests)
     return {"stages_run": ran, "seconds": round(time.perf_counter() - started, 1)}

@@ -27,9 +27,12 @@ def keep_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
     try:
         found = read_json(path)
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): delete the folder {path.parent} and run again") from error
+        raise UserError(
+            f"{path}: not JSON ({error}): run again with --fresh, which keeps what is there in replaced/"
+        ) from error
     if found != settings:
         names = sorted(name for name in settings.keys() | found.keys() if found.get(name) != settings.get(name))
         raise UserError(
-            f"{path.parent}: holds {what} with another {', '.join(names)}: delete it or give another folder"
+            f"{path.parent}: holds {what} with another {', '.join(names)}: start over with --fresh, "
+            "which keeps it in replaced/, or give another folder"
         )

@@ -268,7 +268,8 @@ def _begin(folder: Path, recipe: Mapping[str, Any]) -> None:
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changes := differences(before, now):
         raise UserError(
-            f"{folder}: made with other settings ({', '.join(changes[:3])}); delete it, or choose another --out"
+            f"{folder}: made with other settings ({', '.join(changes[:3])}); start over with --fresh, "
+            "which keeps it in replaced/, or choose another --out"
         )
 
 

@@ -39,7 +39,7 @@ class FitConfig:
         tensorboard: write curves, and at every comparison with the log a rollout to look at.
         compile: fuse the network with torch.compile; pays off in trainings of many minutes.
         precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
-        device: cpu, cuda, or auto for a GPU where there is one.
+        device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU where there is one.
         devices: how many of them on each machine.
         nodes: machines; each runs this command, started by torchrun or Slurm.
     """

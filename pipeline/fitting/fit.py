@@ -13,6 +13,7 @@ import lightning
 import torch
 
 from data.errors import UserError
+from data.files import atomic_write
 from data.scene import Scene
 from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
@@ -20,10 +21,12 @@ from models.reference.checkpoint import read_notes, save_reference
 from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
 from models.reference.recording import recording_inputs
+from pipeline.devices import Devices, find_devices
 from pipeline.fitting.batches import RecordedScenes
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule, Loss
 from pipeline.fitting.recorder import TRAINING_FILE, Recorder, silence_lightning
+from pipeline.manifest import deciding
 
 __all__ = ["CHECKPOINT_FILE", "fit_reference"]
 
@@ -42,6 +45,7 @@ def fit_reference(
     seed: int,
     settings: Mapping[str, Any],
     margin: float = 1.0,
+    keep: bool = False,
 ) -> dict[str, float]:
     """Train ``model`` and write ``reference.ckpt`` and ``metrics.csv``.
 
@@ -50,6 +54,7 @@ def fit_reference(
         scenes: store to train on. validation: store to validate on, or None.
         settings: plain values that say what is being trained (configuration, start); an interrupted run goes on
             only with the same. margin: see ``prune_map``.
+        keep: an interrupted run with other settings goes on too, from its last checkpoint with the settings of now.
 
     Returns:
         Final ``training_loss`` (mean of the last 50 steps), validation figures, and errors of sampled futures.
@@ -57,6 +62,7 @@ def fit_reference(
     Raises:
         UserError: ``out`` holds an interrupted training with other settings, or training diverged.
     """
+    found = find_devices(config.device, "--fit.device", config.devices)
     store = SceneStore(scenes)
     held_out = None if validation is None else SceneStore(validation)
     fingerprint = _fingerprint(settings, seed, store.ids, held_out.ids if held_out else [], model.vocabulary)
@@ -65,7 +71,7 @@ def fit_reference(
         notes = read_notes(final)
         if notes["fingerprint"] == fingerprint:
             return dict(notes["figures"])
-    done = _resumable(interrupted, fingerprint)
+    done = _resumable(interrupted, fingerprint, config.steps, keep)
 
     def recorded(source: SceneStore, rows: Sequence[int], shift: int) -> RecordedScenes:
         shifted = replace(config, augment=replace(config.augment, time_shift=shift))
@@ -80,15 +86,17 @@ def fit_reference(
         futures = [held_out[row] for row in looked_at[: config.rollout_scenes]]
     training = recorded(store, range(len(store)), config.augment.time_shift)
     module = FitModule(model, loss, training, config, seed=seed, start=done, fingerprint=fingerprint)
+    if done and keep:
+        _adopt(interrupted, module, config)
     recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
-    trainer = _trainer(config, recorder)
+    trainer = _trainer(config, found, recorder)
     if done < config.steps:
         try:
             trainer.fit(module, ckpt_path=interrupted if done else None, weights_only=True)
         except SystemExit as exit_:
             # Lightning turns Ctrl-C into an exit of its own; what the caller must see is the interruption.
             if isinstance(exit_.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
+                raise exit_.__context__ from None
             raise
     if not trainer.is_global_zero:
         return recorder.figures()
@@ -112,7 +120,7 @@ def _spread(total: int, count: int) -> list[int]:
 def _fingerprint(
     settings: Mapping[str, Any], seed: int, training: list[str], validation: list[str], vocabulary: Vocabulary
 ) -> str:
-    digest = hashlib.sha256(repr((sorted(settings.items()), seed, training, validation)).encode())
+    digest = hashlib.sha256(repr((sorted(deciding(settings).items()), seed, training, validation)).encode())
     digest.update(vocabulary.poses.cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -125,34 +133,64 @@ def _load_training(path: Path) -> dict[str, Any]:
     return content
 
 
-def _resumable(path: Path, fingerprint: str) -> int:
+def _stamp(content: dict[str, Any]) -> str:
+    """Fingerprint of the settings that a checkpoint was trained with."""
+    return bytes(content["state_dict"]["fingerprint"].tolist()).hex()
+
+
+def _resumable(path: Path, fingerprint: str, steps: int, keep: bool) -> int:
     """Steps done by an interrupted run, 0 where there is none."""
     if not path.exists():
         return 0
     content = _load_training(path)
-    saved = bytes(content["state_dict"]["fingerprint"].tolist()).hex()
-    if saved != fingerprint:
-        raise UserError(f"{path}: an interrupted training with other settings or data; delete it to start anew")
-    return int(content["global_step"])
+    done = int(content["global_step"])
+    if _stamp(content) == fingerprint:
+        return done
+    if not keep:
+        raise UserError(
+            f"{path}: an interrupted training with other settings or data; go on with it by --keep, start over by "
+            "--fresh, or choose another --out"
+        )
+    if done > steps:
+        raise UserError(f"--keep: {path}: {done} steps are done already, fit.steps is {steps}")
+    return done
 
 
-def _trainer(config: FitConfig, recorder: Recorder) -> lightning.Trainer:
+def _adopt(path: Path, module: FitModule, config: FitConfig) -> None:
+    """Make the checkpoint of another training's settings that of these: weights and moments stay, rates change.
+
+    Raises:
+        UserError: of another network.
+    """
+    content = _load_training(path)
+    own = module.state_dict()
+    if _stamp(content) == _stamp({"state_dict": own}):
+        return
+    held = content["state_dict"]
+    if {name: value.shape for name, value in held.items()} != {name: value.shape for name, value in own.items()}:
+        raise UserError(f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options")
+    held["fingerprint"] = own["fingerprint"]
+    for state in content["optimizer_states"]:
+        for group, decay in zip(state["param_groups"], (config.weight_decay, 0.0), strict=True):
+            group |= {"initial_lr": config.learning_rate, "weight_decay": decay}
+    for schedule in content["lr_schedulers"]:
+        schedule["base_lrs"] = [config.learning_rate for _ in schedule["base_lrs"]]
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def _trainer(config: FitConfig, found: Devices, recorder: Recorder) -> lightning.Trainer:
     silence_lightning()
     strategy = "auto"
     if config.devices * config.nodes > 1:
         # Started by torchrun or Slurm, the other processes exist already.
         launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
         strategy = "ddp" if launched else "ddp_spawn"
-    precision = config.precision
-    if precision == "auto":
-        on_gpu = config.device in ("cuda", "gpu") or (config.device == "auto" and torch.cuda.is_available())
-        precision = "bf16-mixed" if on_gpu else "32-true"
     return lightning.Trainer(
-        accelerator=config.device,
-        devices=config.devices,
+        accelerator=found.kind,
+        devices=found.launched,
         num_nodes=config.nodes,
         strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
+        precision=found.precision(config.precision),  # type: ignore[arg-type]
         max_steps=config.steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,

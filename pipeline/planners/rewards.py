@@ -11,8 +11,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.checksums import checksum
+from data.scenes_source import content_digest
+from pipeline.code_version import code_version
+from pipeline.manifest import Recipe, Work
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.selfplay import POLICY_FILE, run_selfplay
+from pipeline.works import measured, perform
 
 __all__ = ["PLAIN", "Character", "characters", "train_character"]
 
@@ -66,7 +71,8 @@ def train_character(
     out: Path,
     seed: int,
 ) -> Path:
-    """Train a policy without an anchor, unless it is there already; an interrupted training goes on.
+    """Train a policy without an anchor, unless it is there already; an interrupted training goes on, and one of
+    other options or inputs is kept in ``replaced``.
 
     Args:
         base: options of self-play of which reward, anchor and length are replaced.
@@ -76,13 +82,16 @@ def train_character(
     Returns:
         The policy's checkpoint.
     """
-    checkpoint = out / POLICY_FILE
-    if checkpoint.exists():
-        return checkpoint
     reward = dataclasses.replace(
         base.reward, goal=character.goal, collision=character.collision, off_road=character.off_road
     )
     ppo = dataclasses.replace(base.ppo, beta=0.0, beta_final=None, alpha=0.0)
     config = dataclasses.replace(base, agent_steps=agent_steps, evaluate_every=0, reward=reward, ppo=ppo)
-    run_selfplay(config, scenes=scenes, reference=reference, out=out, seed=seed)
-    return checkpoint
+    inputs = {"scenes": content_digest(str(scenes)), "reference": checksum(reference)}
+    perform(
+        Work(out, "selfplay", out.with_name("replaced") / out.name),
+        Recipe(dataclasses.asdict(config), seed, code_version("pipeline.stages.selfplay"), inputs),
+        lambda: measured(lambda: run_selfplay(config, scenes=scenes, reference=reference, out=out, seed=seed)),
+        title=f"{out.name}:",
+    )
+    return out / POLICY_FILE

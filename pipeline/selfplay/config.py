@@ -122,7 +122,7 @@ class SelfPlayConfig:
         evaluate_scenes: of the validation split, spread evenly.
         evaluate_rollouts: of each.
         tensorboard: write curves for TensorBoard.
-        device: cpu, cuda, or auto for a GPU where there is one.
+        device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU where there is one.
         devices: how many of them on each machine.
         nodes: machines; each runs this command, started by torchrun or Slurm.
         precision: of the policy: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.

@@ -22,6 +22,7 @@ from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS
 from models.policy import Policy, save_policy
 from pipeline.closed_loop import closed_loop_figures
+from pipeline.manifest import deciding
 from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.episode import Episode, Scorer, collect
@@ -62,15 +63,23 @@ class _Progress:
         }
         atomic_write(path, lambda file: torch.save(content, file))
 
-    def restore(self, path: Path, fingerprint: str) -> None:
+    def restore(self, path: Path, fingerprint: str, keep: bool) -> None:
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except LOAD_ERRORS as error:
             raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
-        if content["fingerprint"] != fingerprint:
-            raise UserError(f"{path}: an interrupted training with other settings or data; delete it to start anew")
-        self.policy.load_state_dict(content["policy"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        if content["fingerprint"] != fingerprint and not keep:
+            raise UserError(
+                f"{path}: an interrupted training with other settings or data; go on with it by --keep, start over "
+                "by --fresh, or choose another --out"
+            )
+        try:
+            self.policy.load_state_dict(content["policy"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
+            ) from error
         for name in self._PLAIN:
             setattr(self, name, content[name])
 
@@ -85,6 +94,7 @@ class Training:
     out: Path
     seed: int
     validation: Path | None
+    keep: bool = False
 
     def __call__(self, fabric: Fabric) -> dict[str, float]:
         """On several devices every process does this, and the first one writes.
@@ -120,7 +130,7 @@ def _train(fabric: Fabric, asked: Training) -> dict[str, float]:
     fingerprint = _fingerprint(config, seed, reference, store, held_out)
     interrupted = out / TRAINING_FILE
     if interrupted.exists():
-        training.restore(interrupted, fingerprint)
+        training.restore(interrupted, fingerprint, asked.keep)
     fabric.barrier()
     before, started = training.agent_steps, time.perf_counter()
     journal = Journal(out, config.agent_steps, training.rows, config.tensorboard, fabric.is_global_zero)
@@ -297,8 +307,7 @@ def _fingerprint(
 ) -> str:
     ids = [list(store.ids), [str(scene.scenario_id) for scene in held_out]]
     # How it is computed may change on the way; what is computed may not.
-    settings = dataclasses.replace(config, workers=0, tensorboard=True, checkpoint_every=1)
-    values = repr((dataclasses.asdict(settings), seed, sha256_of(reference), ids))
+    values = repr((deciding(dataclasses.asdict(config)), seed, sha256_of(reference), ids))
     return hashlib.sha256(values.encode()).hexdigest()
 
 

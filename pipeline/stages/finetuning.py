@@ -146,6 +146,7 @@ def run_finetune(
     checkpoint: Path,
     out: Path,
     seed: int = 0,
+    keep: bool = False,
 ) -> dict[str, float]:
     """Fine-tune a pretrained reference in closed loop.
 
@@ -153,6 +154,8 @@ def run_finetune(
         scenes: store of the training split. validation: store of the validation split, if there is one.
         checkpoint: ``reference.ckpt`` of ``pretrain``.
         out: where ``reference.ckpt`` and ``metrics.csv`` go. seed: of the order.
+        keep: a finished result stays as it is whatever changed; an unfinished training goes on from its last
+            checkpoint with the options of now.
 
     Raises:
         UserError: no store, not a reference checkpoint, or training diverged.
@@ -174,4 +177,5 @@ def run_finetune(
         seed=seed,
         settings=settings,
         margin=2.0,
+        keep=keep,
     )

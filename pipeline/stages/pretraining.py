@@ -75,6 +75,7 @@ def run_pretrain(
     start: Path | None = None,
     out: Path,
     seed: int = 0,
+    keep: bool = False,
 ) -> dict[str, float]:
     """Train the reference by teacher forcing on a store of scenes.
 
@@ -84,6 +85,8 @@ def run_pretrain(
         start: ``reference.ckpt`` of the same size and vocabulary to begin with, perhaps trained on other scenes;
             random weights if not given.
         out: where ``reference.ckpt`` and ``metrics.csv`` go. seed: of weights, order and augmentation.
+        keep: a finished result stays as it is whatever changed; an unfinished training goes on from its last
+            checkpoint with the options of now.
 
     Raises:
         UserError: no store, no vocabulary, or training diverged.
@@ -109,5 +112,6 @@ def run_pretrain(
         seed=seed,
         settings={**dataclasses.asdict(config), "start": None if start is None else sha256_of(start)},
         # Shifted and noisy motion strays from where the pieces were looked up.
+        keep=keep,
         margin=1.5 if config.fit.augment.time_shift or config.fit.augment.noise else 1.0,
     )

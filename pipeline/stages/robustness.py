@@ -13,6 +13,7 @@ from data.files import write_json, write_text
 from data.places import place
 from models.sampling import SamplingConfig
 from pipeline.console import say
+from pipeline.devices import find_devices
 from pipeline.engine import EngineConfig
 from pipeline.result_table import render_table
 from pipeline.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
@@ -43,7 +44,7 @@ class RobustnessConfig:
         metric: 2025, 2024 or 2025_scenario_gen.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
         workers: processes; 0 for one per core, or a single one on cuda.
-        device: of a learnt agent, cpu or cuda.
+        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
     """
 
     agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
@@ -127,6 +128,7 @@ def run_robustness(
     """
     if run is None and (scenarios is None or out is None):
         raise UserError("give --run FOLDER, or --scenarios and --out")
+    config = dataclasses.replace(config, device=find_devices(config.device).name)
     tried = conditions(config.levels, config.kinds)
     metric = load_config(config.metric)
     contestants = _contestants(config, run, reference, policy)

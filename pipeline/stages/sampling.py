@@ -15,12 +15,15 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, sha256_of, write_json
-from data.places import place
+from data.places import is_remote, place
 from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.code_version import code_version
+from pipeline.console import say
+from pipeline.devices import find_devices
 from pipeline.engine import EngineConfig, run_on
+from pipeline.manifest import Work, set_aside
 from pipeline.progress import bar
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
 from submission.protos import Rollouts, encode_field, to_proto
@@ -30,6 +33,7 @@ __all__ = ["SampleConfig", "run_sample"]
 _RECIPE = "sampling.json"
 _ROLLOUTS_FIELD = 1
 _SUMS = "SHA256SUMS"
+_OWNED = ("rollouts.binproto-*", ".receipts", _SUMS, _RECIPE)
 # A finished shard, or one that a killed run left behind (see ``atomic_path``).
 _OURS = re.compile(r"rollouts\.binproto-\d{5}-of-\d{5}|\.rollouts\.binproto-.*\.part")
 
@@ -47,7 +51,7 @@ class SampleConfig:
         top_p: a learnt agent draws among the likeliest tokens that together have this probability; 1 among all.
         shard_scenarios: scenarios in an output file.
         workers: processes; 0 for one per core, or a single one on cuda; on a Ray cluster one per CPU, or per GPU.
-        device: of a learnt agent, cpu or cuda.
+        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
         compile: fuse a learnt agent's steps with torch.compile, which takes a minute or two in each process; for
             hundreds of scenarios.
     """
@@ -112,21 +116,34 @@ def _sample_shard(task: _Task) -> Receipt:
     return write_receipt(task.target, task.source, task.last - task.first)
 
 
+def _recipe_of(out: Path) -> Any:
+    """What the rollouts there were made from; None where that cannot be read."""
+    try:
+        return read_json(out / _RECIPE)
+    except ValueError:
+        return None
+
+
 def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
-    """Remove what an earlier run with other settings left; keep shards of the same settings.
+    """Keep shards of the same settings; move what an earlier run with other settings left to ``replaced``.
 
     Raises:
-        UserError: rollouts from elsewhere, which are not ours to remove.
+        UserError: rollouts from elsewhere, which are not ours to move, or of other settings at a URL.
     """
     out.mkdir(parents=True, exist_ok=True)
     ours = (out / _RECIPE).exists()
-    same = ours and read_json(out / _RECIPE) == recipe
+    same = ours and _recipe_of(out) == recipe
     for file in sorted(out.glob("*.binproto*"), key=str):
         if not (ours and _OURS.fullmatch(file.name)):
             raise UserError(f"{file}: not written by this stage; choose another --out, or remove the file")
-        if not same or file.name not in names:
+        if same and file.name not in names:
             file.unlink()
             receipt_path(file).unlink(missing_ok=True)
+    if ours and not same:
+        if is_remote(out):
+            raise UserError(f"{out}: holds rollouts of other settings; choose another --out, or remove them")
+        aside = set_aside(Work(out, "sample", out / "replaced" / "sample", _OWNED))
+        say(f"{out}: rollouts of other settings are kept in {aside}")
     if not same:
         write_json(out / _RECIPE, recipe)
 
@@ -158,6 +175,7 @@ def run_sample(
         raise UserError(f"--rollouts {config.rollouts}: expected at least 1")
     if config.shard_scenarios < 1:
         raise UserError(f"--shard_scenarios {config.shard_scenarios}: expected at least 1")
+    device = find_devices(config.device).name
     weights = None if checkpoint is None else place(checkpoint)
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint}: no such file")
@@ -171,7 +189,7 @@ def run_sample(
         checkpoint=weights,
         checkpoint_digest=sha256_of(weights) if weights else None,
         sampling=SamplingConfig(config.temperature, config.top_k, config.top_p),
-        device=config.device,
+        device=device,
         compiled=config.compile,
     )
     # Opened here too: names every mistake in the options before workers start.
@@ -182,7 +200,7 @@ def run_sample(
         "agent": config.agent,
         "rollouts": config.rollouts,
         **dataclasses.asdict(inputs.sampling),
-        "device": config.device,
+        "device": device,
         "compile": config.compile,
         "shard_scenarios": config.shard_scenarios,
         "seed": seed,
@@ -211,7 +229,7 @@ def run_sample(
     done = sum(receipt.items for receipt in receipts.values())
     started = time.perf_counter()
     with bar(f"sample {config.agent}", count, " scenario", initial=done) as progress:
-        work = run_on(engine, _sample_shard, todo, config.workers, device=config.device, folder=folder)
+        work = run_on(engine, _sample_shard, todo, config.workers, device=device, folder=folder)
         for index, receipt in work:
             receipts[todo[index].target.name] = receipt
             progress.update(receipt.items)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from lightning.fabric import Fabric
 
+from pipeline.devices import find_devices
 from pipeline.fitting.recorder import silence_lightning
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE, Training
@@ -23,6 +23,7 @@ def run_selfplay(
     out: Path,
     validation: Path | None = None,
     seed: int = 0,
+    keep: bool = False,
 ) -> dict[str, float]:
     """Train a policy by self-play with PPO, anchored to a reference.
 
@@ -34,25 +35,26 @@ def run_selfplay(
         out: where policy.ckpt, metrics.csv, curves for TensorBoard and perhaps best.ckpt go.
         validation: store of the validation split, for --evaluate_every.
         seed: of weights, worlds, actions and minibatches; the randomness of update u depends on (seed, u) alone.
+        keep: a finished result stays as it is whatever changed; an unfinished training goes on from its last
+            checkpoint with the options of now.
 
     Raises:
-        UserError: no store, not a reference checkpoint, no usable scene.
+        UserError: no store, not a reference checkpoint, no usable scene, no such device.
     """
     silence_lightning()
+    found = find_devices(config.device, count=config.devices)
     out.mkdir(parents=True, exist_ok=True)
     several = config.devices * config.nodes > 1
     # Started by torchrun or Slurm, the other processes exist already.
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
-    on_gpu = config.device in ("cuda", "gpu") or (config.device == "auto" and torch.cuda.is_available())
-    precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
     fabric = Fabric(
-        accelerator=config.device,
-        devices=config.devices,
+        accelerator=found.kind,
+        devices=found.launched,
         num_nodes=config.nodes,
         strategy="auto" if not several else "ddp" if launched else "ddp_spawn",
-        precision=precision,  # type: ignore[arg-type]
+        precision=found.precision(config.precision),  # type: ignore[arg-type]
     )
-    training = Training(config, scenes, reference, out, seed, validation)
+    training = Training(config, scenes, reference, out, seed, validation, keep)
     if several and not launched:
         figures: dict[str, float] = fabric.launch(training)
         return figures

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.checksums import at_once, shard_content
 from data.errors import UserError
 from data.files import remove_leftovers, write_text
 from data.places import place
-from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
+from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.scene import Scene
 from data.sources import SPLITS, Shard, find_shards
 from data.store import SceneStore, read_notes, shard_name, write_shard
@@ -23,7 +24,7 @@ from data.womd import RecordError, parse_scenario
 from pipeline.engine import EngineConfig, run_on, worker_count
 from pipeline.progress import bar, track
 
-__all__ = ["VOCABULARY_FILE", "TokenizeConfig", "ingest", "learn_vocabulary", "run_tokenize"]
+__all__ = ["VOCABULARY_FILE", "TokenizeConfig", "changed_shard", "ingest", "learn_vocabulary", "run_tokenize"]
 
 VOCABULARY_FILE = "vocabulary.pt"
 REJECTED_FILE = "rejected.csv"
@@ -55,10 +56,9 @@ class _IngestTask:
     target: Path
     need_future: bool
 
-    @property
     def source(self) -> str:
-        """What the shard is made of, for its receipt."""
-        return f"{self.shard.fingerprint}{' with future' if self.need_future else ''}"
+        """What the shard is made of, for its receipt. The file has just been read, or its checksum is known."""
+        return f"{shard_content(self.shard)}{' with future' if self.need_future else ''}"
 
 
 def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
@@ -90,12 +90,28 @@ def _ingest_shard(task: _IngestTask) -> Receipt:
             _parsed(task, rejected),
             notes=lambda: {_REJECTED_NOTE: rejected},
         )
-        # The source is not named in the shard itself, since its fingerprint holds the time of the file.
-        return write_receipt(task.target, task.source, len(infos))
+        return write_receipt(task.target, task.source(), len(infos))
     except FileNotFoundError as error:
         raise UserError(f"{task.shard.url}: the file is gone") from error
     except PermissionError as error:
         raise UserError(f"{error.filename or task.shard.url}: permission denied") from error
+
+
+def _tasks(data: str, split: str, out: Path) -> list[_IngestTask]:
+    shards = find_shards(data, split)
+    return [
+        _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
+        for index, shard in enumerate(shards)
+    ]
+
+
+def changed_shard(data: str, split: str, out: Path) -> str | None:
+    """URL of the first file whose content is not what was ingested, None where all are."""
+    tasks = _tasks(data, split, place(out))
+    sources = at_once(_IngestTask.source, tasks)
+    receipts = (read_receipt(task.target) for task in tasks)
+    pairs = zip(tasks, sources, receipts, strict=True)
+    return next((t.shard.url for t, source, held in pairs if held is None or held.source != source), None)
 
 
 def ingest(
@@ -107,11 +123,8 @@ def ingest(
         UserError: no files, no usable record, rejected records without ``allow_rejected``, or a scenario id that
             occurs in two files.
     """
-    shards, out = find_shards(data, split), place(out)
-    tasks = [
-        _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
-        for index, shard in enumerate(shards)
-    ]
+    out = place(out)
+    tasks = _tasks(data, split, out)
     expected = {task.target.name for task in tasks}
     for stale in out.glob("*.scenes.parquet"):
         if stale.name not in expected:

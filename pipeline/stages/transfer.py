@@ -12,6 +12,7 @@ from data.errors import UserError
 from data.files import write_json, write_text
 from models.sampling import SamplingConfig
 from pipeline.console import say
+from pipeline.devices import find_devices
 from pipeline.engine import EngineConfig
 from pipeline.result_table import render_table
 from pipeline.robustness.kinds import CLEAN, Condition
@@ -38,7 +39,7 @@ class TransferConfig:
         metric: 2025, 2024 or 2025_scenario_gen.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
         workers: processes; 0 for one per core, or a single one on cuda.
-        device: of a learnt agent, cpu or cuda.
+        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
     """
 
     agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
@@ -105,6 +106,7 @@ def run_transfer(
     names = [folder.resolve().name for folder in runs]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(f"--runs {[str(folder) for folder in runs]}: expected two or more with different names")
+    config = dataclasses.replace(config, device=find_devices(config.device).name)
     metric = load_config(config.metric)
     opened = {name: _opened(config, folder, seed) for name, folder in zip(names, runs, strict=True)}
     cells: dict[_Cell, list[Trial]] = {}
