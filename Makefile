@@ -13,8 +13,10 @@ PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 RAY := $(VENV)/.ray-installed
-PIPELINE = $(PY) -m pipeline stages --preset $(PRESET) --run $(RUN) $(if $(DATA),--data "$(DATA)") $(ENGINE_OPTIONS)
-ENGINE_OPTIONS = --engine.kind $(ENGINE) $(if $(RAY_ADDRESS),--engine.address $(RAY_ADDRESS))
+# As one word of the shell, whatever is in it; ARGS alone is split into words.
+quoted = '$(subst ','\'',$(1))'
+PIPELINE = $(PY) -m pipeline stages --preset=$(call quoted,$(PRESET)) --run=$(call quoted,$(RUN)) $(if $(DATA),--data=$(call quoted,$(DATA))) $(ENGINE_OPTIONS)
+ENGINE_OPTIONS = --engine.kind=$(call quoted,$(ENGINE)) $(if $(RAY_ADDRESS),--engine.address=$(call quoted,$(RAY_ADDRESS)))
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
@@ -57,7 +59,7 @@ $(STAGES): $(RUNTIME) $(ENGINE_INSTALLED)
 	$(PIPELINE) --target $@ $(ARGS)
 
 planners: $(RUNTIME) $(ENGINE_INSTALLED) ## behind stages: planners in the AV among logs, reference and policy, to RUN's planners/
-	$(PY) -m pipeline planners --preset $(PRESET) --run runs/$(RUN) $(ENGINE_OPTIONS) $(ARGS)
+	$(PY) -m pipeline planners --preset=$(call quoted,$(PRESET)) --run=$(call quoted,runs/$(RUN)) $(ENGINE_OPTIONS) $(ARGS)
 
 test: $(DEV) ## all tests
 	$(PY) -m pytest -n 2 $(ARGS)
@@ -69,10 +71,10 @@ lint: $(DEV) ## formatting, style, types, import directions
 	$(VENV)/bin/lint-imports
 
 bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for one of them
-	$(PY) -m pipeline.bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+	$(PY) -m pipeline.bench $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
 
 claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
-	$(PY) -m pipeline claims --preset $(PRESET) --run runs/$(RUN) --out runs/$(RUN)/claims $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+	$(PY) -m pipeline claims --preset=$(call quoted,$(PRESET)) --run=$(call quoted,runs/$(RUN)) --out=$(call quoted,runs/$(RUN)/claims) $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
 
 lock: $(VENV)/bin/python ## resolve requirements*.in into the pinned requirements*.txt
 	$(PY) scripts/lock_requirements.py

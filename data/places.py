@@ -5,6 +5,7 @@ universal_pathlib gives a URL the interface of ``pathlib``; what it lacks for sa
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -28,13 +29,18 @@ def _protocols(path: Any) -> frozenset[str]:
 def place(name: str | Path) -> Path:
     """An absolute path of this machine, or that of a URL. Both are called ``Path``, since both act like one.
 
+    ``~`` and ``~user`` at the beginning are home folders. A file with ``::`` in its name is one where it exists.
+
     Raises:
         UserError: a kind of URL that cannot be opened.
     """
     if not isinstance(name, str) and is_remote(name):
         return name
-    if not _URL.match(str(name)):
-        return Path(name).absolute()
+    local = os.path.expanduser(name)
+    scheme = _URL.match(local)
+    # Not so with ``://``: a folder ``gs:`` that some program made by mistake must not hide a bucket.
+    if not scheme or (scheme[1] == "::" and os.path.lexists(local)):
+        return Path(local).absolute()
     # Where there are no URLs, as for the metric alone, it need not be installed.
     from upath import UPath
 
@@ -43,10 +49,10 @@ def place(name: str | Path) -> Path:
             # Of kinds that universal_pathlib does not know one by one, such as a user's own.
             warnings.simplefilter("ignore", UserWarning)
             found = UPath(name)
-        local = bool(_protocols(found) & _LOCAL)
+        on_disk = bool(_protocols(found) & _LOCAL)
     except (ValueError, ImportError) as error:
         raise UserError(f"{name}: cannot open this kind of URL: {error}") from error
-    return Path(found.path) if local else cast(Path, found)
+    return Path(found.path) if on_disk else cast(Path, found)
 
 
 def is_remote(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.checksums import at_once, checksum, shard_content
+from data.completeness import Origin
 from data.errors import UserError
 from data.places import place
 from data.scene import Scene
@@ -31,6 +32,11 @@ class SceneSource(Protocol):
     @property
     def ids(self) -> list[str]: ...
 
+    @property
+    def origin(self) -> Origin:
+        """The files they come from, and what of these is not among them."""
+        ...
+
     def get(self, scenario_id: str) -> Scene:
         """The scene with this id; KeyError if there is none."""
         ...
@@ -49,6 +55,7 @@ class RecordFiles:
     def __init__(self, shards: list[Shard]) -> None:
         self._records: list[tuple[str, int, bytes]] = []
         self.ids: list[str] = []
+        self.origin = Origin(tuple(shard.name for shard in shards))
         for shard in shards:
             for index, record in enumerate(read_records(shard.url)):
                 if isinstance(record, BrokenRecord):

@@ -1,7 +1,7 @@
 """The scene store: Parquet shards with one row group per scene, and random access by number or scenario id.
 
 A shard's footer carries an index (ids, sizes, why a scene cannot be scored), so that opening a store reads no
-scene. Bytes depend on the scenes alone: no times, no host names.
+scene. Bytes depend on the scenes and the names of the files they came from: no times, no host names.
 """
 
 from __future__ import annotations
@@ -13,22 +13,31 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.completeness import Origin, Rejected, check_whole, some
 from data.errors import UserError
 from data.files import atomic_path
 from data.places import is_remote, place
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
-__all__ = ["SceneInfo", "SceneStore", "is_store", "read_notes", "shard_name", "write_shard"]
+__all__ = [
+    "SceneInfo",
+    "SceneStore",
+    "check_disjoint",
+    "is_store",
+    "shard_name",
+    "store_kinds",
+    "write_shard",
+]
 
 _FORMAT_KEY, _INDEX_KEY, _NOTES_KEY = b"spacer.format", b"spacer.index", b"spacer.notes"
 _FORMAT = b"1"
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.scenes\.parquet")
+_SUFFIX = ".scenes.parquet"
+_SHARD = re.compile(rf"(.+)-\d{{5}}-of-\d{{5}}{re.escape(_SUFFIX)}")
 _COMPRESSION_LEVEL = 9
 # What a reader knows of an open shard of 500 scenes takes 13 MB, and opening it again 15 ms.
 _OPEN_FILES = 8
@@ -60,20 +69,26 @@ def _info(scene: Scene) -> SceneInfo:
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    return f"{split}-{index:05d}-of-{count:05d}.scenes.parquet"
+    return f"{split}-{index:05d}-of-{count:05d}{_SUFFIX}"
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder, or what a URL names, holds shards of a scene store."""
-    return path.is_dir() and any(_SHARD.fullmatch(file.name) for file in path.iterdir())
+    return path.is_dir() and bool(store_kinds(path))
 
 
-def write_shard(path: Path, scenes: Iterable[Scene], notes: Callable[[], dict[str, Any]] = dict) -> list[SceneInfo]:
+def store_kinds(folder: Path) -> set[str]:
+    """What the names of a folder's shards begin with: the split, by the stage that writes them."""
+    names = (file.name for file in folder.iterdir())
+    return {match[1] for name in names if (match := _SHARD.fullmatch(name))}
+
+
+def write_shard(path: Path, scenes: Iterable[Scene], origin: Callable[[], Origin] = Origin) -> list[SceneInfo]:
     """Write one shard atomically, streaming.
 
     Args:
         path: the shard. scenes: consumed once.
-        notes: called when all scenes are written; its JSON value is kept in the footer (see ``read_notes``).
+        origin: called when all scenes are written; says where they come from.
 
     Returns:
         The shard's index.
@@ -102,7 +117,7 @@ def write_shard(path: Path, scenes: Iterable[Scene], notes: Callable[[], dict[st
             {
                 _FORMAT_KEY.decode(): _FORMAT.decode(),
                 _INDEX_KEY.decode(): index,
-                _NOTES_KEY.decode(): json.dumps(notes(), separators=(",", ":")),
+                _NOTES_KEY.decode(): json.dumps(asdict(origin()), separators=(",", ":")),
             }
         )
     return infos
@@ -111,8 +126,12 @@ def write_shard(path: Path, scenes: Iterable[Scene], notes: Callable[[], dict[st
 class SceneStore:
     """Read access to a folder of shards, in the order of shard names; safe to send to worker processes.
 
+    Attributes:
+        origin: the files that the store was made of, and what of them it does not hold, as far as it is known.
+
     Raises:
-        UserError: no shards, or a shard that is damaged or of another format.
+        UserError: no shards, some of them missing, those of several stores, or one that is damaged or of another
+            format.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -121,12 +140,19 @@ class SceneStore:
         self._shards = [self.folder / name for name in names if _SHARD.fullmatch(name)]
         if not self._shards:
             raise UserError(f"{folder}: no scene store here (expected *.scenes.parquet shards); run tokenize first")
+        kinds = sorted(store_kinds(self.folder))
+        if len(kinds) > 1:
+            raise UserError(f"{folder}: shards of several stores ({', '.join(kinds)}); keep each in its own folder")
+        # Where a shard was deleted, or ``tokenize`` did not end.
+        check_whole(str(folder), [shard.name.removesuffix(_SUFFIX) for shard in self._shards], "run tokenize again")
         self.infos: list[SceneInfo] = []
         self._places: list[tuple[int, int]] = []
+        self.origin = Origin()
         for number, shard in enumerate(self._shards):
-            infos, _ = _read_footer(shard)
+            infos, origin = _read_footer(shard)
             self.infos.extend(infos)
             self._places.extend((number, row) for row in range(len(infos)))
+            self.origin += origin
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
     def __len__(self) -> int:
@@ -184,8 +210,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read_footer(shard: Path) -> tuple[list[SceneInfo], dict[str, Any]]:
-    """Index and notes of a shard."""
+def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
+    """Index of a shard, and where its scenes come from."""
     try:
         with shard.open("rb") as file:
             metadata = pq.read_metadata(file)
@@ -195,17 +221,25 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], dict[str, Any]]:
         infos = [SceneInfo(**item) for item in json.loads(values[_INDEX_KEY])]
         if len(infos) != metadata.num_row_groups:
             raise ValueError(f"{metadata.num_row_groups} row groups for {len(infos)} index entries")
-        return infos, json.loads(values[_NOTES_KEY])
+        notes = json.loads(values[_NOTES_KEY])
+        # Shards of earlier versions do not say what they were made of.
+        rejected = [Rejected(*map(str, row)) for row in notes.get("rejected", [])]
+        return infos, Origin(tuple(map(str, notes.get("files", []))), tuple(rejected))
     except _DAMAGED as error:
         raise UserError(
             f"{shard}: damaged shard ({_first_line(error)}); delete the folder and run tokenize again"
         ) from error
 
 
-def read_notes(shard: Path) -> dict[str, Any]:
-    """What the writer of a shard noted in its footer.
+def check_disjoint(one: SceneStore, other: SceneStore) -> None:
+    """Refuse two stores of different use, such as training and validation, that share scenarios.
 
     Raises:
-        UserError: damaged, or of another format.
+        UserError: names both, and how many they share.
     """
-    return _read_footer(shard)[1]
+    shared = sorted(set(one.ids).intersection(other.ids))
+    if shared:
+        raise UserError(
+            f"{one.folder}: {len(shared)} of its scenarios are in {other.folder} too ({some(shared)}); scores "
+            "on what was trained on say nothing: give data whose splits share no scenario"
+        )

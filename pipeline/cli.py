@@ -15,10 +15,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from data.completeness import allow_partial
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
+from data.places import place
 from pipeline.console import be_quiet, logged
 from pipeline.interruption import end_workers, interruptible
 from pipeline.options import (
@@ -219,7 +220,8 @@ def _usage() -> str:
             *lines,
             "",
             f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
-            "all commands: --quiet says nothing but errors and warnings; --log FILE keeps what is said.",
+            "all commands: --quiet says nothing but errors and warnings; --log FILE keeps what is said;",
+            "--partial goes on where shards of a split are missing.",
         ]
     )
 
@@ -235,12 +237,14 @@ def load_command(command: Command) -> tuple[Any, type[Any]]:
 def _call(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     arguments = normalise(arguments)
-    if command.positional and arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, f"--{command.positional}")
+    if command.positional and arguments and (not arguments[0].startswith("-") or os.path.exists(arguments[0])):
+        arguments[0] = f"--{command.positional}={arguments[0]}"
     if pop_flag(arguments, "quiet"):
         be_quiet()
+    if pop_flag(arguments, "partial"):
+        allow_partial()
     log = pop_option(arguments, "log", "")
-    with logged(Path(log)) if log else contextlib.nullcontext():
+    with logged(place(log)) if log else contextlib.nullcontext():
         _run(name, command, arguments)
 
 

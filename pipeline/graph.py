@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.sources import SPLITS, find_shards
+from data.sources import SPLITS, check_apart, find_shards
 from data.store import SceneStore
 from pipeline.engine import EngineConfig
 from pipeline.manifest import Manifest
@@ -82,6 +82,7 @@ def _traffic(run: Run, out: Path) -> dict[str, Any]:
 def _tokenize(run: Run, out: Path) -> dict[str, Any]:
     data = run.data or str(run.path("traffic"))
     config, figures = run.config.tokenize, dict[str, Any]()
+    check_apart(data)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
         found = ingest(config, data=data, split=split, out=out / split, engine=run.engine)

@@ -6,6 +6,7 @@ Order of precedence: dataclass default, preset, ``--config FILE``, command line.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ class CommandParser(ArgumentParser):
             self.validate(parsed, skip_unset=False)
         except TypeError as error:
             self.error(str(error))
+        for name, value in list(parsed.items(branches=False)):
+            parsed[name] = _at_home(value)
         return parsed
 
 
@@ -98,20 +101,47 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """``--allow-rejected`` to ``--allow_rejected``: options may be written either way."""
-    result = []
+    """``--allow-rejected`` to ``--allow_rejected``: options may be written either way.
+
+    A value that begins with one dash is joined to its option, which the parser would take for another option.
+    """
+    result: list[str] = []
+    bare = False
     for argument in arguments:
-        if argument.startswith("--") and len(argument) > 2:
+        option = argument.startswith("--") and len(argument) > 2
+        if option:
             name, separator, value = argument.partition("=")
             argument = "--" + name[2:].replace("-", "_") + separator + value
-        result.append(argument)
+        if bare and argument.startswith("-") and not option and argument not in ("-", "--", "-h"):
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+        bare = option and "=" not in argument
     return result
 
 
+def _at_home(value: Any) -> Any:
+    """A value with ``~`` and ``~user`` expanded where paths, or lists of them, begin so."""
+    if isinstance(value, (str, Path)) and str(value).startswith("~"):
+        return type(value)(os.path.expanduser(value))
+    return [_at_home(item) for item in value] if isinstance(value, list) else value
+
+
 def pop_flag(arguments: list[str], name: str) -> bool:
-    """Remove ``--name`` from a list of arguments and say whether it was there."""
-    found = f"--{name}" in arguments
-    arguments[:] = [argument for argument in arguments if argument != f"--{name}"]
+    """Remove ``--name``, ``--name=true`` or ``--name true`` from a list of arguments; says what it was last."""
+    found, index = False, 0
+    while index < len(arguments):
+        option, separator, value = arguments[index].partition("=")
+        if option != f"--{name}":
+            index += 1
+            continue
+        del arguments[index]
+        if not separator:
+            following = arguments[index].lower() if index < len(arguments) else ""
+            value = arguments.pop(index) if following in ("true", "false") else "true"
+        if value.lower() not in ("true", "false"):
+            raise UserError(f"--{name} {value}: expected true or false")
+        found = value.lower() == "true"
     return found
 
 

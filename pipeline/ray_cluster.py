@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.completeness import inherited
 from data.errors import UserError
 from data.places import is_remote
 
@@ -139,7 +140,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
     packages = [str(_ROOT / name) for name in _PACKAGES]
     try:
         _knock(address)
-        ray.init(address=address, runtime_env={"py_modules": packages}, **shared)
+        ray.init(address=address, runtime_env={"py_modules": packages, "env_vars": inherited()}, **shared)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data.completeness import Origin, partial_allowed, some
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, write_json, write_text
 from data.places import is_remote, place
@@ -116,10 +117,6 @@ def _workers(config: PackageConfig, engine: EngineConfig, size: int) -> int:
     return min(worker_count(0), 1 + size // _BYTES_A_WORKER)
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _checked(
     rollouts: str | Path,
     scenarios: str,
@@ -155,8 +152,23 @@ def _checked(
     wanted = source.ids
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise UserError(f"{rollouts}: {len(missing)} of {len(wanted)} scenarios are missing: {_some(missing)}")
+        raise UserError(f"{rollouts}: {len(missing)} of {len(wanted)} scenarios are missing: {some(missing)}")
     return [found[name] for name in wanted]
+
+
+def _check_set(scenarios: str | Path, origin: Origin) -> None:
+    """Say what the set of scenarios lacks, and refuse where nobody asked for a part.
+
+    Whoever ingests some shards of a split has said ``--partial``, or named the file; records that were rejected are
+    lacking by accident.
+    """
+    if origin.lost and not partial_allowed():
+        raise UserError(
+            f"{scenarios}: {origin.rejection}; the server refuses an entry without their scenarios: mend the data "
+            "and run tokenize again, or pack the others with --partial"
+        )
+    for lacking in filter(None, (origin.absence, origin.rejection)):
+        print(f"warning: {scenarios}: {lacking}; the server refuses such an entry", file=sys.stderr, flush=True)
 
 
 def _check_space(out: Path, parts: Path, shards: Sequence[Shard], entries: Sequence[Entry], split: bool) -> None:
@@ -222,8 +234,8 @@ def run_package(
         engine: who checks and compresses.
 
     Raises:
-        UserError: bad metadata, a scenario that is missing, extra or present twice, a defect of its rollouts, or
-            too little disk space.
+        UserError: bad metadata, a set that lacks rejected records, a scenario that is missing, extra or present
+            twice, a defect of its rollouts, or too little disk space.
     """
     if not 1 <= config.shard_mb < _MAX_SHARD_MB:
         raise UserError(f"--shard_mb {config.shard_mb}: expected 1 to {_MAX_SHARD_MB - 1}")
@@ -235,6 +247,7 @@ def run_package(
     # Deterministic serialisation: the archive's bytes are compared between runs.
     head = metadata_message(load_metadata(metadata)).SerializeToString(deterministic=True)
     source = open_scenes(scenarios)
+    _check_set(scenarios, source.origin)
     parts = archive.with_name(f".{archive.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     entries = _checked(rollouts, str(place(scenarios)), source, parts, config, engine)
@@ -258,6 +271,7 @@ def run_package(
     remove_leftovers(archive.parent, archive.name)
     return {
         "scenarios": len(entries),
+        **source.origin.figures(),
         "shards": len(shards),
         "uncompressed_mb": round(sum(shard.size for shard in shards) / 1e6, 3),
         "archive_mb": round(archive.stat().st_size / 1e6, 3),

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.checksums import at_once, shard_content
+from data.completeness import DUPLICATE, Origin, Rejected
 from data.errors import UserError
 from data.files import remove_leftovers, write_text
 from data.places import place
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.scene import Scene
 from data.sources import SPLITS, Shard, find_shards
-from data.store import SceneStore, read_notes, shard_name, write_shard
+from data.store import (
+    SceneStore,
+    check_disjoint,
+    is_store,
+    shard_name,
+    store_kinds,
+    write_shard,
+)
 from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
@@ -28,8 +37,6 @@ __all__ = ["VOCABULARY_FILE", "TokenizeConfig", "changed_shard", "ingest", "lear
 
 VOCABULARY_FILE = "vocabulary.pt"
 REJECTED_FILE = "rejected.csv"
-_REJECTED_HEADER = ("file", "record", "code", "reason")
-_REJECTED_NOTE = "rejected"
 _SUMS = "SHA256SUMS"
 
 
@@ -61,21 +68,21 @@ class _IngestTask:
         return f"{shard_content(self.shard)}{' with future' if self.need_future else ''}"
 
 
-def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
+def _parsed(task: _IngestTask, rejected: list[Rejected]) -> Iterator[Scene]:
     """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
-    name = task.shard.url.rsplit("/", 1)[-1]
+    name = task.shard.name
     seen: set[str] = set()
     for index, record in enumerate(read_records(task.shard.url)):
         if isinstance(record, BrokenRecord):
-            rejected.append([name, str(record.index), "record", record.reason])
+            rejected.append(Rejected(name, str(record.index), "record", record.reason))
             continue
         try:
             scene = parse_scenario(record, need_future=task.need_future)
         except RecordError as error:
-            rejected.append([name, str(index), error.code, str(error)])
+            rejected.append(Rejected(name, str(index), error.code, str(error)))
             continue
         if scene.scenario_id in seen:
-            rejected.append([name, str(index), "duplicate", f"scenario_id {scene.scenario_id} occurs before"])
+            rejected.append(Rejected(name, str(index), DUPLICATE, f"scenario_id {scene.scenario_id} occurs before"))
             continue
         seen.add(str(scene.scenario_id))
         yield scene
@@ -83,12 +90,12 @@ def _parsed(task: _IngestTask, rejected: list[list[str]]) -> Iterator[Scene]:
 
 def _ingest_shard(task: _IngestTask) -> Receipt:
     """Write one shard of the store."""
-    rejected: list[list[str]] = []
+    rejected: list[Rejected] = []
     try:
         infos = write_shard(
             task.target,
             _parsed(task, rejected),
-            notes=lambda: {_REJECTED_NOTE: rejected},
+            origin=lambda: Origin((task.shard.name,), tuple(rejected)),
         )
         return write_receipt(task.target, task.source(), len(infos))
     except FileNotFoundError as error:
@@ -126,6 +133,8 @@ def ingest(
     out = place(out)
     tasks = _tasks(data, split, out)
     expected = {task.target.name for task in tasks}
+    if foreign := store_kinds(out) - {split}:
+        raise UserError(f"{out}: holds a store of {', '.join(sorted(foreign))}; give another folder for {split}")
     for stale in out.glob("*.scenes.parquet"):
         if stale.name not in expected:
             stale.unlink()
@@ -145,22 +154,26 @@ def ingest(
     seconds = time.perf_counter() - started
     remove_leftovers(out)
     write_sums(out / _SUMS, receipts)
-    rejected = [row for task in tasks for row in read_notes(task.target).get(_REJECTED_NOTE, [])]
+    store = SceneStore(out)
+    rejected = store.origin.rejected
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([_REJECTED_HEADER, *rejected])
+    csv.writer(table, lineterminator="\n").writerows([Rejected._fields, *rejected])
     write_text(out / REJECTED_FILE, table.getvalue())
     if rejected and not config.allow_rejected:
-        file, record, _, reason = rejected[0]
+        first = rejected[0]
         raise UserError(
-            f"{file}: record {record}: {reason}; {len(rejected)} rejected records in all, listed in "
-            f"{out / REJECTED_FILE}; mend the data, or go on without them with --allow-rejected"
+            f"{first.file}: record {first.record}: {first.reason}; {len(rejected)} rejected records in all, "
+            f"listed in {out / REJECTED_FILE}; mend the data, or go on without them with --allow-rejected"
         )
-    store = SceneStore(out)
     _check_unique(store)
+    _check_siblings(store, split)
+    for lacking in filter(None, (store.origin.absence, store.origin.rejection)):
+        print(f"warning: {out}: {lacking}", file=sys.stderr, flush=True)
     size = sum((out / name).stat().st_size for name in expected)
     return {
         "scenes": len(store),
         "rejected": len(rejected),
+        **store.origin.figures(),
         "unscorable": sum(info.unscorable_reason is not None and info.steps > 11 for info in store.infos),
         "store_bytes_per_scene": round(size / len(store)),
         **({"ingest_scenes_per_second_per_core": round(count / seconds / workers, 1)} if count else {}),
@@ -174,6 +187,19 @@ def _check_unique(store: SceneStore) -> None:
     if len(set(ids)) != len(ids):
         twice = next(value for value in ids if ids.count(value) > 1)
         raise UserError(f"{store.folder}: scenario {twice} occurs in more than one shard; remove one of the files")
+
+
+def _check_siblings(store: SceneStore, split: str) -> None:
+    """Compare with the stores of other splits beside this one, as a run has them."""
+    for folder in (store.folder.parent / name for name in SPLITS if name != split):
+        if store.folder.name != split or not is_store(folder):
+            continue
+        try:
+            other = SceneStore(folder)
+        except UserError:
+            # Being written, perhaps: whichever is finished last is compared.
+            continue
+        check_disjoint(store, other)
 
 
 def learn_vocabulary(config: TokenizeConfig, *, store: Path, out: Path, seed: int) -> dict[str, float]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.completeness import SPLITS, partial_allowed
 from data.errors import UserError
 from data.files import sha256_of, write_json
-from data.scenes_source import open_scenes
-from data.sources import SPLITS
+from data.places import place
+from data.scenes_source import SceneSource, open_scenes
 from data.store import SceneStore, is_store
 from pipeline.progress import bar
-from submission.validate import validate_archive
+from submission.validate import Verdict, validate_archive
 
 __all__ = ["ValidateConfig", "run_validate"]
 
@@ -53,13 +54,15 @@ def run_validate(
     """
     source = open_scenes(scenarios)
     with bar("validate", len(source), " scenario") as progress:
-        verdict = validate_archive(archive, source, progress.update, _siblings(Path(scenarios)))
+        verdict = validate_archive(archive, source, progress.update, _siblings(place(scenarios)))
+    _check_set(verdict, archive.name, source)
     figures: dict[str, float] = {
         "scenarios": verdict.scenarios,
         "accepted": verdict.accepted,
         "shards": len(verdict.shards),
         "defects": verdict.count,
         "suspicions": verdict.suspected,
+        **source.origin.figures(),
     }
     whole: dict[str, Any] = {"archive": archive.name, "sha256": sha256_of(archive), **figures}
     whole |= {"list": verdict.defects, "suspicion_list": verdict.suspicions}
@@ -75,6 +78,20 @@ def run_validate(
     if refused:
         raise UserError(f"{archive}: {verdict.suspected} suspicions (--strict)")
     return whole if config.json else figures
+
+
+def _check_set(verdict: Verdict, archive: str, source: SceneSource) -> None:
+    """Compare the evaluated set itself with what the server has, as far as that is known."""
+    origin, count = source.origin, len(source)
+    if origin.lost:
+        # Lacking by accident, unless a part is wanted.
+        add = verdict.suspect if partial_allowed() else verdict.add
+        add(f"{archive}: holds {count} scenarios, but {origin.rejection}")
+    shortage = origin.shortage(count)
+    if origin.absence or shortage:
+        verdict.suspect(
+            f"{archive}: " + "; ".join(filter(None, (shortage or f"{count} scenarios", origin.absence)))
+        )
 
 
 def _show(lines: list[str], count: int, shown: int, before: str) -> None:

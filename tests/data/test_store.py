@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data import store as store_module
 from data.batch import collate, uncollate
+from data.completeness import Origin
 from data.datamodule import SceneDataModule, SizeBatchSampler
 from data.errors import UserError
 from data.scene import Agents, Lights, RoadMap, Scene
@@ -154,7 +155,7 @@ def test_works_beside_tensorflow(store: SceneStore, tmp_path: Path) -> None:
 
 def test_bytes_depend_on_scenes_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_shard(tmp_path / name, [make_scene(1), make_scene(2)], notes=lambda: {"x": [1]})
+        write_shard(tmp_path / name, [make_scene(1), make_scene(2)], origin=lambda: Origin(("x",)))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

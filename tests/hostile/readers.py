@@ -17,7 +17,7 @@ from data.receipts import accepted, receipt_path
 from data.scene import Scene
 from data.scene_codec import encode_row
 from data.scenes_source import SceneSource
-from data.store import SceneStore, read_notes, shard_name
+from data.store import SceneStore, shard_name
 from data.tfrecord import read_records
 from data.tokenizer import scene_origin
 from data.vocabulary import Vocabulary
@@ -61,9 +61,8 @@ def scenario(data: bytes, folder: Path) -> None:
 
 
 def store(data: bytes, folder: Path) -> None:
-    path = _file(data, folder, shard_name("testing", 0, 1))
+    _file(data, folder, shard_name("testing", 0, 1))
     with forgive(UserError):
-        read_notes(path)
         for scene in SceneStore(folder):
             scene.simulated.any()
 

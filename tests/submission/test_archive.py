@@ -309,19 +309,15 @@ def test_the_recorded_future_is_recognised(tmp_path: Path) -> None:
 
 
 def test_the_split_that_was_taken_is_named(made: Path, tmp_path: Path) -> None:
-    for split, source in (("testing", "other"), ("validation", "made")):
+    for split, protos in (
+        ("testing", [scenario_proto("f" * 16, steps=11)]),
+        # Its scenarios have futures; ids are all that matters here.
+        ("validation", [scenario_proto(proto.scenario_id) for proto in PROTOS]),
+    ):
         folder = tmp_path / "raw" / split
         folder.mkdir(parents=True)
-        records = (
-            [p.SerializeToString() for p in PROTOS]
-            if source == "made"
-            else [scenario_proto("f" * 16, steps=11).SerializeToString()]
-        )
-        write_records(folder / f"{split}.tfrecord-00000-of-00001", records)
-    # A store of validation has futures; ids are all that matters here.
-    for split in ("testing", "validation"):
-        ingested = TokenizeConfig(workers=1)
-        run_tokenize(ingested, data=str(tmp_path / "raw" / split), split="testing", out=tmp_path / "store" / split)
+        write_records(folder / f"{split}.tfrecord-00000-of-00001", [p.SerializeToString() for p in protos])
+        run_tokenize(TokenizeConfig(workers=1), data=str(folder), split=split, out=tmp_path / "store" / split)
     with pytest.raises(UserError, match="defects"):
         run_validate(
             ValidateConfig(),

@@ -44,10 +44,10 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed: see ``run``."""
     folder = tmp_path_factory.mktemp("viewing") / "tiny"
     data, model = folder.parent / "womd", make_model(2)
-    protos = [scenario_proto(f"{index:016x}", agents=2 + index) for index in range(SCENES)]
     with _stage(folder, "tokenize", training_rejected=0, vehicle_position_mean_m=0.02) as out:
-        for split in ("training", "validation"):
+        for first, split in ((SCENES, "training"), (0, "validation")):
             (data / split).mkdir(parents=True)
+            protos = [scenario_proto(f"{first + index:016x}", agents=2 + index) for index in range(SCENES)]
             records = [proto.SerializeToString() for proto in protos]
             write_records(data / split / f"{split}.tfrecord-00000-of-00001", records)
             (out / split).mkdir()

@@ -67,9 +67,9 @@ def test_a_store_says_the_same_as_its_records(made_run: Path) -> None:
 
 def test_broken_records_and_repeated_ids_are_told_and_the_rest_is_shown(records: Path) -> None:
     good = records.read_bytes()
-    again = records.with_name("validation.tfrecord-00001-of-00002")
+    again = records.with_name("validation-again.tfrecord")
     again.write_bytes(good[:-40] + b"\0" * 40)
-    write_records(records.with_name("validation.tfrecord-00002-of-00002"), [b"no scenario", b""])
+    write_records(records.with_name("validation-none.tfrecord"), [b"no scenario", b""])
     catalogue = catalogue_of(records.parent)
     page = catalogue.page(Filter(), 0, 100)
     assert page.complete
@@ -77,7 +77,7 @@ def test_broken_records_and_repeated_ids_are_told_and_the_rest_is_shown(records:
     text = "\n".join(page.defects)
     assert text.count("occurs more than once") == 4
     assert "record 4: CRC" in text
-    assert "00002-of-00002: record 0: " in text
+    assert "validation-none.tfrecord: record 0: " in text
     assert "record 1: scenario_id is empty" in text
     assert catalogue.scene(f"{4:016x}").num_steps == 91
 
