@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from data.errors import UserError
+from data.remarks import Remarks
 
 __all__ = [
     "DUPLICATE",
@@ -167,13 +168,18 @@ class Origin:
 
     Attributes:
         files: names of the shards that were read. rejected: records of these that are not in the source.
+        remarks: what was put right or is coarse in those that are.
     """
 
     files: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    remarks: Remarks = field(default_factory=Remarks)
 
     def __add__(self, other: Origin) -> Origin:
-        return Origin(self.files + other.files, self.rejected + other.rejected)
+        remarks = Remarks()
+        remarks.merge(self.remarks.found)
+        remarks.merge(other.remarks.found)
+        return Origin(self.files + other.files, self.rejected + other.rejected, remarks)
 
     @property
     def lost(self) -> list[Rejected]:

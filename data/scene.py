@@ -23,6 +23,7 @@ __all__ = [
     "FUTURE_STEPS",
     "NUM_STEPS",
     "STEP_SECONDS",
+    "SURFACE_STREET",
     "AgentType",
     "Agents",
     "LightState",
@@ -39,6 +40,8 @@ STEP_SECONDS = 0.1
 CURRENT_INDEX = 10
 FUTURE_STEPS = 80
 NUM_STEPS = CURRENT_INDEX + 1 + FUTURE_STEPS
+# LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
+SURFACE_STREET = 2
 
 DataclassT = TypeVar("DataclassT")
 
@@ -163,14 +166,27 @@ class Scene:
 
     @property
     def unscorable_reason(self) -> str | None:
-        """Why Waymo's metric cannot score this scene, or None if it can (single scenes only)."""
+        """Why Waymo's metric refuses this scene, or None if it does not (single scenes only).
+
+        A scene that is not refused may still have no score; see ``submission.realism.unscorable_reason``.
+        """
         if not self.has_future:
             return f"only {self.num_steps} of {NUM_STEPS} steps"
-        counts = torch.bincount(self.map.point_feature, minlength=len(self.map.kind))
-        if not bool(((self.map.kind == MapKind.ROAD_EDGE) & (counts >= 2)).any()):
+        road = self.map
+        usable = torch.bincount(road.point_feature, minlength=len(road.kind)) >= 2
+        if not bool(((road.kind == MapKind.ROAD_EDGE) & usable).any()):
             return "no road edge"
-        if not bool((self.map.kind == MapKind.LANE).any()):
-            return "no lane"
+        # Without surface-street lanes no red light is run; of lanes that are no lines its code makes an empty list.
+        surface = (road.kind == MapKind.LANE) & (road.subtype == SURFACE_STREET)
+        if len(self.lights.lane_id) and bool(surface.any()) and not bool((surface & usable).any()):
+            return "lights, but no surface-street lane of two points"
+        absent = self.evaluated & ~self.simulated
+        if bool(absent.any()):
+            row = int(absent.nonzero()[0])
+            who = "the AV" if bool(self.agents.is_sdc[row]) else "an agent to predict"
+            return f"{who} (track {int(self.agents.id[row])}) is not valid at the current step"
+        if not bool(self.evaluated.any()):
+            return "no agent is to be evaluated"
         return None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Scene:

@@ -10,7 +10,9 @@ from typing import Protocol
 from data.checksums import at_once, checksum, shard_content
 from data.completeness import Origin
 from data.errors import UserError
+from data.notices import warn_once
 from data.places import place
+from data.remarks import Remarks
 from data.scene import Scene
 from data.sources import Shard, find_shards
 from data.store import SceneStore, is_store
@@ -56,14 +58,19 @@ class RecordFiles:
         self._records: list[tuple[str, int, bytes]] = []
         self.ids: list[str] = []
         self.origin = Origin(tuple(shard.name for shard in shards))
+        remarks = Remarks()
         for shard in shards:
             for index, record in enumerate(read_records(shard.url)):
                 if isinstance(record, BrokenRecord):
                     raise UserError(f"{shard.url}: record {index}: {record.reason}")
                 self._records.append((shard.url, index, record))
-                self.ids.append(str(self[len(self.ids)].scenario_id))
+                self.ids.append(str(self._parsed(len(self.ids), remarks).scenario_id))
         if not self.ids:
             raise UserError(f"{shards[0].url}: no records")
+        for line in remarks.lines(
+            shards[0].url if len(shards) == 1 else f"{shards[0].url} and {len(shards) - 1} more"
+        ):
+            warn_once(line)
         self._by_id = {scenario_id: index for index, scenario_id in enumerate(self.ids)}
         if len(self._by_id) != len(self.ids):
             twice = next(value for value in self.ids if self.ids.count(value) > 1)
@@ -73,9 +80,12 @@ class RecordFiles:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Scene:
+        return self._parsed(index)
+
+    def _parsed(self, index: int, remarks: Remarks | None = None) -> Scene:
         url, number, record = self._records[index]
         try:
-            return parse_scenario(record)
+            return parse_scenario(record, remarks=remarks)
         except RecordError as error:
             raise UserError(f"{url}: record {number}: {error}") from error
 

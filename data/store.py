@@ -21,6 +21,7 @@ from data.completeness import Origin, Rejected, check_whole, some
 from data.errors import UserError
 from data.files import atomic_path
 from data.places import is_remote, place
+from data.remarks import Remarks
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
@@ -224,7 +225,9 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
         notes = json.loads(values[_NOTES_KEY])
         # Shards of earlier versions do not say what they were made of.
         rejected = [Rejected(*map(str, row)) for row in notes.get("rejected", [])]
-        return infos, Origin(tuple(map(str, notes.get("files", []))), tuple(rejected))
+        remarks = Remarks()
+        remarks.merge(notes.get("remarks", {}).get("found", {}))
+        return infos, Origin(tuple(map(str, notes.get("files", []))), tuple(rejected), remarks)
     except _DAMAGED as error:
         raise UserError(
             f"{shard}: damaged shard ({_first_line(error)}); delete the folder and run tokenize again"

@@ -16,8 +16,9 @@ import fsspec
 import google_crc32c
 
 from data.files import atomic_write
+from data.kinds import HEAD, other_kind
 
-__all__ = ["BrokenRecord", "locate_records", "read_record_at", "read_records", "write_records"]
+__all__ = ["BrokenRecord", "is_record_header", "locate_records", "read_record_at", "read_records", "write_records"]
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -38,16 +39,25 @@ def _masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def is_record_header(head: bytes) -> bool:
+    """Whether a file that begins so is a TFRecord: the checksum of the first length fits."""
+    return len(head) >= _HEADER.size and _masked_crc(head[:8]) == _HEADER.unpack_from(head)[1]
+
+
 def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | None, bool]:
     """Read one frame. Returns its data (None at the end) and whether reading can go on behind it."""
     header = file.read(_HEADER.size)
-    if not header:
+    if not header and index:
         return None, False
-    if len(header) < _HEADER.size:
-        return BrokenRecord(index, f"truncated: {len(header)} of {_HEADER.size} header bytes"), False
-    length, length_crc = _HEADER.unpack(header)
-    if _masked_crc(header[:8]) != length_crc:
-        return BrokenRecord(index, "CRC of the record length does not match (not a TFRecord, or damaged)"), False
+    if not is_record_header(header):
+        # Of a file that never was a TFRecord, its kind says more than a checksum.
+        kind = None if index else other_kind(header + file.read(HEAD - len(header)), "a TFRecord")
+        if kind is None and len(header) < _HEADER.size:
+            kind = f"truncated: {len(header)} of {_HEADER.size} header bytes"
+        return BrokenRecord(
+            index, kind or "CRC of the record length does not match (not a TFRecord, or damaged)"
+        ), False
+    length, _ = _HEADER.unpack(header)
     if length > _MAX_RECORD_BYTES:
         return BrokenRecord(index, f"record of {length} bytes is longer than {_MAX_RECORD_BYTES}"), False
     data = file.read(length)

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, NUM_STEPS, Agents, Lights, LinkKind, MapKind, RoadMap, Scene
+from data.kinds import HEAD, other_kind
+from data.remarks import Remarks, rounding_error
+from data.scene import (
+    CURRENT_INDEX,
+    NUM_STEPS,
+    STEP_SECONDS,
+    SURFACE_STREET,
+    Agents,
+    Lights,
+    LinkKind,
+    MapKind,
+    RoadMap,
+    Scene,
+)
 from data.wire import decode_points, decode_states, scenario_class
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+# Counts the scenario under a kind of ``Remarks``.
+Say = Callable[..., None]
 
 __all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
 
 HISTORY_STEPS = CURRENT_INDEX + 1
+# Columns of STATE_FIELDS.
+_POSE, _SIZE, _VELOCITY = (0, 1, 2, 6), slice(3, 6), slice(7, 9)
+# Coordinates that are rounded by more cost the log's own replay some of its score, metres.
+_COARSE = 0.01
 # Those of WOMD have 16.
 _LONGEST_ID = 128
 
@@ -39,38 +64,63 @@ class RecordError(ValueError):
         self.code = code
 
 
-# What is not finite in float32 is refused below; numpy need not warn of it.
+# What is not finite in float32 is looked for below; numpy need not warn of it.
 @np.errstate(over="ignore", invalid="ignore")
-def parse_scenario(record: bytes, need_future: bool = False) -> Scene:
+def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | None = None) -> Scene:
     """Parse one serialized ``Scenario``.
+
+    NaN, infinity and what is beyond float32: in states that are not valid they mean nothing and become 0. Where
+    Waymo's metric does not read them they are put right, with a remark. What it reads must be finite.
 
     Args:
         record: the bytes of a TFRecord.
         need_future: refuse records of 11 steps.
+        remarks: takes what was put right, and coordinates that float32 rounds by more than a centimetre.
 
     Raises:
-        RecordError: unparsable, inconsistent, not finite, or without a valid agent at the current step.
+        RecordError: unparsable, of another kind, inconsistent, not finite, or without a valid agent at the current
+            step.
     """
+    remarks = Remarks() if remarks is None else remarks
     try:
         proto = scenario_class().FromString(record)
         _check_id(proto.scenario_id)
         _check_header(proto, need_future)
-        agents = _parse_agents(proto)
-        lights = _parse_lights(proto)
-        road = _parse_map(proto.map_features)
-    except DecodeError as error:
+        say = partial(remarks.add, scenario_id=proto.scenario_id)
+        agents = _parse_agents(proto, say)
+        lights = _parse_lights(proto, say)
+        road = _parse_map(proto.map_features, say)
+    except (DecodeError, RecordError) as error:
+        if (kind := other_kind(record[:HEAD], "a Scenario proto")) is not None:
+            raise RecordError("kind", kind) from error
+        if isinstance(error, RecordError):
+            raise
         raise RecordError("proto", f"not a Scenario proto: {str(error).splitlines()[0]}") from error
     scene = Scene(
         scenario_id=proto.scenario_id,
-        timestamp=torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64),
+        timestamp=_timestamps(proto, say),
         agents=agents,
         map=road,
         lights=lights,
     )
-    _check_finite(scene)
     if not bool(scene.simulated.any()):
         raise RecordError("no_agent", f"no track is valid at the current step {CURRENT_INDEX}")
+    most = max(_largest(agents.position[agents.valid]), _largest(road.point), _largest(lights.stop_point))
+    if rounding_error(most) > _COARSE:
+        say("rounding", most=most)
     return scene
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
+def _timestamps(proto: Any, say: Say) -> Tensor:
+    found = torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64)
+    if bool(torch.isfinite(found).all()):
+        return found
+    say("timestamp")
+    return STEP_SECONDS * torch.arange(len(found), dtype=torch.float64)
 
 
 def _check_id(name: str | bytes) -> None:
@@ -97,7 +147,41 @@ def _check_header(proto: Any, need_future: bool) -> None:
         raise RecordError("sdc", f"sdc_track_index {proto.sdc_track_index} of {len(proto.tracks)} tracks")
 
 
-def _parse_agents(proto: Any) -> Agents:
+def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -> None:
+    """Put right, in place, what is not finite in states [A, T, 9] (``STATE_FIELDS``) with valid [A, T].
+
+    Raises:
+        RecordError: it is what Waymo's metric reads: where a simulated agent is, and how large now.
+    """
+    states[~valid & ~np.isfinite(states).all(-1)] = 0.0
+    bad = ~np.isfinite(states)  # [A, T, 9]
+    simulated = valid[:, CURRENT_INDEX]
+    where, size, velocity = bad[..., _POSE].any(-1), bad[..., _SIZE].any(-1), bad[..., _VELOCITY].any(-1)
+    for name, needed in (
+        ("center or heading", where & simulated[:, None]),
+        ("size at the current step", size[:, CURRENT_INDEX, None] & simulated[:, None]),
+    ):
+        if needed.any():
+            track = ids[int(needed.any(1).argmax())]
+            raise RecordError(
+                "not_finite", f"tracks.states: {name} of track {track} is NaN, infinite or beyond float32"
+            )
+    if where.any():
+        say("state")
+        states[where], valid[where] = 0.0, False
+    size, velocity = size & valid, velocity & valid
+    for row, step in np.argwhere(size):
+        states[row, step, _SIZE] = states[row, CURRENT_INDEX, _SIZE]
+    for row, step in np.argwhere(velocity):
+        near = [at for at in (step - 1, step, step + 1) if 0 <= at < valid.shape[1] and valid[row, at]]
+        moved = states[row, near[-1], :2] - states[row, near[0], :2]
+        states[row, step, _VELOCITY] = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
+    for kind, found in (("size", size), ("velocity", velocity)):
+        if found.any():
+            say(kind)
+
+
+def _parse_agents(proto: Any, say: Say) -> Agents:
     tracks, steps = proto.tracks, len(proto.timestamps_seconds)
     count = len(tracks)
     ids = [track.id for track in tracks]
@@ -110,7 +194,10 @@ def _parse_agents(proto: Any) -> Agents:
         if len(track.states) != steps:
             raise RecordError("steps", f"track {track.id}: {len(track.states)} states, expected {steps}")
     values, valid = decode_states([state for track in tracks for state in track.states])
+    valid = valid.reshape(count, steps)
     values32 = values.astype(np.float32).reshape(count, steps, -1)
+    if not np.isfinite(values32).all():
+        _mended_states(values32, valid, ids, say)
     position = torch.from_numpy(np.ascontiguousarray(values32[..., 0:3]))
     to_predict = torch.zeros(count, dtype=torch.bool)
     for required in proto.tracks_to_predict:
@@ -127,14 +214,14 @@ def _parse_agents(proto: Any) -> Agents:
         heading=torch.from_numpy(np.ascontiguousarray(values32[..., 6])),
         velocity=torch.from_numpy(np.ascontiguousarray(values32[..., 7:9])),
         size=torch.from_numpy(np.ascontiguousarray(values32[..., 3:6])),
-        valid=torch.from_numpy(valid.reshape(count, steps)),
+        valid=torch.from_numpy(valid),
         is_sdc=is_sdc,
         to_predict=to_predict,
         of_interest=torch.tensor([value in interest for value in ids]),
     )
 
 
-def _parse_map(features: Any) -> RoadMap:
+def _parse_map(features: Any, say: Say) -> RoadMap:
     messages: list[bytes] = []
     point_feature: list[int] = []
     ids: list[int] = []
@@ -170,9 +257,27 @@ def _parse_map(features: Any) -> RoadMap:
         limits.append(data.speed_limit_mph if name == "lane" else 0.0)
         interpolating.append(data.interpolating if name == "lane" else False)
     columns: list[Sequence[int]] = list(zip(*links)) or [(), (), ()]
+    point = decode_points(messages).astype(np.float32)
+    owner = np.array(point_feature, dtype=np.int64)
+    good = np.isfinite(point).all(1)
+    if not good.all():
+        for index in np.unique(owner[~good]):
+            if kinds[index] == MapKind.ROAD_EDGE or (kinds[index], subtypes[index]) == (
+                MapKind.LANE,
+                SURFACE_STREET,
+            ):
+                name = MapKind(kinds[index]).name.lower()
+                raise RecordError(
+                    "not_finite", f"map_features points of {name} {ids[index]} are NaN, infinite or beyond float32"
+                )
+        say("map_point")
+        point, owner = point[good], owner[good]
+    if not all(math.isfinite(limit) and limit >= 0.0 for limit in limits):
+        say("speed_limit")
+        limits = [limit if math.isfinite(limit) and limit >= 0.0 else 0.0 for limit in limits]
     return RoadMap(
-        point=torch.from_numpy(decode_points(messages).astype(np.float32)),
-        point_feature=torch.tensor(point_feature, dtype=torch.int64),
+        point=torch.from_numpy(point),
+        point_feature=torch.from_numpy(owner),
         feature_id=torch.tensor(ids, dtype=torch.int64),
         kind=torch.tensor(kinds, dtype=torch.int64),
         subtype=torch.tensor(subtypes, dtype=torch.int64),
@@ -184,7 +289,7 @@ def _parse_map(features: Any) -> RoadMap:
     )
 
 
-def _parse_lights(proto: Any) -> Lights:
+def _parse_lights(proto: Any, say: Say) -> Lights:
     steps = len(proto.timestamps_seconds)
     rows: dict[int, int] = {}
     entries: list[tuple[int, int, int]] = []
@@ -199,27 +304,13 @@ def _parse_lights(proto: Any) -> Lights:
     observed = torch.zeros(len(rows), steps, dtype=torch.bool)
     if entries:
         points: Tensor = torch.from_numpy(decode_points(stop_points).astype(np.float32))
-        for (row, step, value), point in zip(entries, points, strict=True):
+        known = torch.isfinite(points).all(1).tolist()
+        if not all(known):
+            say("stop_point")
+        for (row, step, value), point, there in zip(entries, points, known, strict=True):
+            if not there:
+                continue
             state[row, step] = value
             stop_point[row, step] = point
             observed[row, step] = True
     return Lights(torch.tensor(list(rows), dtype=torch.int64), state, stop_point, observed)
-
-
-def _check_finite(scene: Scene) -> None:
-    checks = {
-        "timestamps_seconds": scene.timestamp,
-        "tracks.states.center": scene.agents.position,
-        "tracks.states.heading": scene.agents.heading,
-        "tracks.states.velocity": scene.agents.velocity,
-        "tracks.states.size": scene.agents.size,
-        "map_features points": scene.map.point,
-        "dynamic_map_states.stop_point": scene.lights.stop_point,
-    }
-    for name, tensor in checks.items():
-        if not bool(torch.isfinite(tensor).all()):
-            where = ""
-            if name.startswith("tracks"):
-                bad = (~torch.isfinite(tensor)).flatten(1).any(1).nonzero()[0]
-                where = f" of track {int(scene.agents.id[bad])}"
-            raise RecordError("not_finite", f"{name}{where} holds NaN or infinity")

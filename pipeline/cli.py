@@ -299,8 +299,12 @@ def _describe(error: OSError) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command. Returns the exit status: 0 all of it worked, 1 an error named on stderr, 128 and
-    the signal's number interrupted (130 by Ctrl-C)."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0 all of it worked, 1 an error named on stderr, 3 results were written of which something
+        named on stderr is missing, 128 and the signal's number interrupted (130 by Ctrl-C).
+    """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
@@ -321,7 +325,7 @@ def _guarded(name: str, arguments: list[str]) -> int:
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except BrokenPipeError:
         # The reader of our output went away (``| head``); nothing of ours is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

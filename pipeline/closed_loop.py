@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from data.notices import warn_once
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from pipeline.sampling.agents import SimAgent
-from submission.realism import load_config, prepare_scene, score
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = ["closed_loop_figures"]
 
@@ -32,7 +33,10 @@ def closed_loop_figures(agent: SimAgent, scenes: Iterable[Scene], rollouts: int,
         future = slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
         log, valid = agents.position[simulated, future, :2], agents.valid[simulated, future]
         states = agent.rollouts(scene, rollouts, seed)
-        if scene.has_future and scene.unscorable_reason is None:
+        reason = unscorable_reason(scene)
+        if reason is not None and scene.has_future:
+            warn_once(f"scenario {scene.scenario_id}: cannot be scored, its realism does not count ({reason})")
+        if reason is None:
             result = score(prepare_scene(scene), agents.id[simulated], states, config)
             realism.append(float(result.values["metametric"]))
         sampled = states[..., :2]

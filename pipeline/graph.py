@@ -163,7 +163,8 @@ def _evaluate(run: Run, out: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for agent in run.config.agents:
         found = run_evaluate(
-            run.config.evaluate,
+            # One scene must not cost a run its scores; what has none is in its table and figures.
+            dataclasses.replace(run.config.evaluate, allow_unscorable=True),
             scenarios=str(run.store("validation")),
             rollouts=str(run.path("sample") / "validation" / agent),
             out=out / agent,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from data.scene import Scene
 from data.scenes_source import open_scenes
 from pipeline.isolation import run_isolated
-from submission.protos import rollout_files, scenario_rollouts_messages
+from submission.protos import file_messages, rollout_files
 from submission.realism import METRIC_FIELDS
 
 __all__ = ["largest_differences", "scenario_proto", "score_officially"]
@@ -94,15 +95,24 @@ def score_officially(scenario: Any, message: Any, metric: str) -> dict[str, floa
     return {name: float(getattr(result, name)) for name in METRIC_FIELDS}
 
 
-def _judge(job: _Job) -> dict[str, float]:
-    return score_officially(scenario_proto(job.scene), job.message, job.metric)
+def _judge(job: _Job) -> dict[str, float] | str:
+    """Its figures, or why it has none."""
+    scenario = scenario_proto(job.scene)
+    try:
+        values = score_officially(scenario, job.message, job.metric)
+    # TensorFlow's errors have no common class of their own, and any of them is a refusal.
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    return values if odd is None else f"{odd} is {values[odd]}"
 
 
 def _find(rollouts: str, wanted: set[str]) -> dict[str, Any]:
+    """Messages by id, as far as files can be read: those that cannot have been named before."""
     found = {}
     for file in rollout_files(rollouts):
-        with file.open("rb") as handle:
-            for message, _ in scenario_rollouts_messages(handle, str(file), Path(file).stat().st_size):
+        with contextlib.suppress(UserError):
+            for message, _ in file_messages(file):
                 if message.scenario_id in wanted:
                     found[message.scenario_id] = message
     return found
@@ -116,7 +126,8 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
         scored: its rows. seed: of the sample.
 
     Returns:
-        The sampled ids and, for every field, the largest absolute difference.
+        The sampled ids; for every field the largest absolute difference; and by id why Waymo's code has no figures
+        of those that it refuses.
 
     Raises:
         UserError: a metric that Waymo's code does not compute.
@@ -127,11 +138,14 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     chosen = random.Random(seed).sample(scored, count)
     source = open_scenes(scenarios)
     messages = _find(rollouts, {row["scenario_id"] for row in chosen})
-    differences = dict.fromkeys(METRIC_FIELDS, 0.0)
+    differences, refused = dict.fromkeys(METRIC_FIELDS, 0.0), dict[str, str]()
     for row in chosen:
         name = row["scenario_id"]
         job = _Job(source.get(name), messages[name], config.metric_name)
-        official = run_isolated(partial(_judge, job))
+        official = run_isolated(partial(_judge, job)).value
+        if isinstance(official, str):
+            refused[name] = official
+            continue
         for field in METRIC_FIELDS:
-            differences[field] = max(differences[field], abs(row["values"][field] - official.value[field]))
-    return {"scenarios": [row["scenario_id"] for row in chosen], "differences": differences}
+            differences[field] = max(differences[field], abs(row["values"][field] - official[field]))
+    return {"scenarios": [row["scenario_id"] for row in chosen], "differences": differences, "refused": refused}

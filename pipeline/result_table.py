@@ -29,6 +29,12 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _count(report: Mapping[str, Any]) -> str:
+    """Of scenarios that were scored, and of those that could not be."""
+    lost = len(report.get("unscorable", ()))
+    return f"{report['scenarios']}{f' + {lost} unscorable' if lost else ''}"
+
+
 def result_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of text, header first: one agent a row, realism with its bootstrap interval.
 
@@ -42,7 +48,7 @@ def result_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
             [
                 _LABELS.get(agent, agent),
                 *(_cell(report[part].get(name)) for _, part, name in _COLUMNS),
-                str(report["scenarios"]),
+                _count(report),
                 f"{low:.4f} .. {high:.4f}",
             ]
         )

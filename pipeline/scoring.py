@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from data.errors import UserError
 from data.files import write_json
 from data.scene import AgentType, Scene
 from data.scenes_source import SceneSource, open_scenes
-from submission.protos import Rollouts, from_proto, scenario_rollouts_messages
+from submission.protos import Rollouts, file_messages, from_proto
 from submission.realism import (
     MetricConfig,
     SceneContext,
@@ -25,6 +26,7 @@ from submission.realism import (
     prepare_scene,
     save_context,
     score,
+    unscorable_reason,
 )
 
 __all__ = ["TARGETS", "ScoringTask", "score_file", "with_targets"]
@@ -97,17 +99,24 @@ def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None, targets: s
 def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTask) -> dict[str, Any]:
     """Scores of a scenario."""
     row: dict[str, Any] = {"scenario_id": rollouts.scenario_id, "joint_scenes": len(rollouts.states)}
-    if scene.unscorable_reason is not None:
-        return row | {"reason": scene.unscorable_reason}
+    if (reason := scene.unscorable_reason) is not None:
+        return row | {"reason": reason}
     scene = with_targets(scene, task.targets)
-    if not bool((scene.evaluated & scene.simulated).any()):
-        return row | {"reason": f"no target of --targets {task.targets}", "asked": False}
+    if not bool(scene.evaluated.any()):
+        return row | {"reason": f"no target of --targets {task.targets}", "expected": True}
+    if (reason := unscorable_reason(scene, task.ttc_all_types)) is not None:
+        return row | {"reason": reason}
     for name, bug_compatible in (("values", True), ("mended", False)):
         if not (bug_compatible or task.mended):
             continue
         context = _prepared(scene, bug_compatible, task.cache, task.targets)
         result = score(context, rollouts.agent_id, rollouts.states, metric, task.ttc_all_types)
         row[name] = {field: float(value) for field, value in result.values.items()}
+        odd = [field for field, value in row[name].items() if not math.isfinite(value)]
+        if odd:
+            # Of coordinates whose squares are beyond float32, for one.
+            reason = f"{odd[0]} of {name} is {row[name][odd[0]]}"
+            return {key: row[key] for key in ("scenario_id", "joint_scenes")} | {"reason": reason}
         if bug_compatible and task.losses:
             row["losses"] = [asdict(loss) for loss in diagnose(context, result, metric)]
     return row
@@ -121,24 +130,23 @@ def score_file(task: ScoringTask) -> int:
     source, metric = _source(task.scenarios, task.digest), load_config(task.metric)
     known = set(source.ids)
     rows: list[dict[str, Any]] = []
-    with task.file.open("rb") as handle:
-        messages = scenario_rollouts_messages(handle, str(task.file), task.file.stat().st_size)
-        while True:
-            try:
-                message, _ = next(messages)
-            except StopIteration:
-                break
-            except UserError as error:
-                rows.append({"broken": str(error)})
-                break
-            try:
-                if message.scenario_id not in known:
-                    raise UserError(f"{task.file}: scenario {message.scenario_id} is not in {task.scenarios}")
-                rollouts = from_proto(message, str(task.file))
-                rows.append(_row(rollouts, source.get(rollouts.scenario_id), metric, task))
-            except UserError as error:
-                rows.append({"broken": str(error)})
-            except ValueError as error:
-                rows.append({"broken": f"{task.file}: {error}"})
+    messages = file_messages(task.file)
+    while True:
+        try:
+            message, where = next(messages)
+        except StopIteration:
+            break
+        except UserError as error:
+            rows.append({"broken": str(error)})
+            break
+        try:
+            if message.scenario_id not in known:
+                raise UserError(f"{where}: scenario {message.scenario_id} is not in {task.scenarios}")
+            rollouts = from_proto(message, where)
+            rows.append(_row(rollouts, source.get(rollouts.scenario_id), metric, task))
+        except UserError as error:
+            rows.append({"broken": str(error)})
+        except ValueError as error:
+            rows.append({"broken": f"{where}: {error}"})
     write_json(task.target, rows)
     return len(rows)

@@ -18,7 +18,7 @@ from data.ground import follow_ground
 from data.scene import CURRENT_INDEX
 from data.scenes_source import open_scenes
 from models.reference.agent import ReferenceAgent
-from submission.realism import load_config, prepare_scene, score
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         kept += float(((position[..., 2] - start[:, None, 2]).abs() * whole).sum())
         followed += float(((position[..., 2] - height).abs() * whole).sum())
         steps += int(whole.sum()) * valid.shape[1]
-        if agent is None or scene.unscorable_reason is not None:
+        if agent is None or unscorable_reason(scene) is not None:
             continue
         states, ids = agent.rollouts(scene, options.rollouts, 0), agents.id[scene.simulated]
         prepared = prepare_scene(scene)

@@ -18,7 +18,8 @@ from typing import IO, Any
 from data.errors import UserError
 from data.files import atomic_write
 from submission.deflate import GZIP_HEADER, Part, compressed, gzip_end
-from submission.protos import encode_field, holds_one_scenario, parse_rollouts, read_fields
+from submission.members import open_members, read_at
+from submission.protos import check_submission, encode_field, holds_one_scenario, parse_rollouts, read_fields
 
 __all__ = [
     "Entry",
@@ -42,7 +43,7 @@ _PROBES = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the serialized ``ScenarioRollouts`` of a scenario lies, and the SHA-256 of its bytes."""
+    """Where the serialized ``ScenarioRollouts`` of a scenario lies (``submission.members``), and its SHA-256."""
 
     scenario_id: str
     file: Path
@@ -61,9 +62,7 @@ class Entry:
         Raises:
             UserError: they are not what they were.
         """
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            payload = file.read(self.length)
+        payload = read_at(self.file, self.offset, self.length)
         if hashlib.sha256(payload).hexdigest() != self.digest:
             raise UserError(f"{self.file}: changed while it was read; run package again")
         return payload
@@ -100,17 +99,17 @@ def _varint_length(value: int) -> int:
 
 
 def index_rollouts(file: Path, check: Callable[[Any, str], None]) -> Iterator[Entry]:
-    """Find all rollouts of a file, calling ``check(message, where)`` on each.
+    """Find all rollouts of a file, or of the shards in an archive, calling ``check(message, where)`` on each.
 
     Raises:
-        UserError: a damaged file, or what ``check`` raises.
+        UserError: a damaged file or one of another kind, or what ``check`` raises.
     """
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        for offset, payload in locate_rollouts(handle, str(file), size):
-            message = parse_rollouts(payload, str(file))
-            check(message, str(file))
-            yield Entry(message.scenario_id, file, offset, len(payload), hashlib.sha256(payload).hexdigest())
+    for member in open_members(file):
+        for offset, payload in locate_rollouts(member.handle, member.where, member.size):
+            message = parse_rollouts(payload, member.where)
+            check(message, member.where)
+            digest = hashlib.sha256(payload).hexdigest()
+            yield Entry(message.scenario_id, file, member.offset + offset, len(payload), digest)
 
 
 def locate_rollouts(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[int, bytes]]:
@@ -120,14 +119,18 @@ def locate_rollouts(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[
         handle: can be sought in. where: named in errors. size: of the file, bytes.
 
     Raises:
-        UserError: damaged.
+        UserError: damaged, or no submission.
     """
     if holds_one_scenario(handle, where, size):
         yield 0, handle.read()
         return
+    others = []
     for field in read_fields(handle, where, size):
         if field.number == _ROLLOUTS_FIELD:
             yield handle.tell() - len(field.payload), field.payload
+        else:
+            others.append(field)
+    check_submission(others, where)
 
 
 def plan_shards(entries: Sequence[Entry], metadata: bytes, shard_bytes: int) -> list[Shard]:

@@ -25,11 +25,14 @@ from data.errors import UserError
 from data.geometry import wrap_angle
 from data.places import place
 from data.scene import FUTURE_STEPS
+from submission.members import open_members
 
 __all__ = [
     "Rollouts",
     "Wire",
+    "check_submission",
     "encode_field",
+    "file_messages",
     "from_proto",
     "holds_one_scenario",
     "parse_rollouts",
@@ -44,6 +47,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _ROLLOUTS_FIELD = 1
 _SCENE_FIELD = 2
 _EXPECTED = "ScenarioRollouts or SimAgentsChallengeSubmission messages"
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _COORDINATES = ("center_x", "center_y", "center_z", "heading")
 
 
@@ -101,7 +105,8 @@ def from_proto(message: Any, where: str) -> Rollouts:
         message: the proto. where: named in errors, a file.
 
     Raises:
-        UserError: no scenes, objects that differ between scenes or repeat, or arrays that are not 80 long.
+        UserError: no scenes, objects that differ between scenes or repeat, arrays that are not 80 long, or values
+            that are not finite.
     """
     where = f"{where}: scenario {message.scenario_id or '(no id)'}"
     if not message.joint_scenes:
@@ -127,6 +132,10 @@ def from_proto(message: Any, where: str) -> Rollouts:
                         f"{len(values)} values, expected {FUTURE_STEPS}"
                     )
                 target[column] = values
+    if not np.isfinite(states).all():
+        number, row, column, step = np.argwhere(~np.isfinite(states))[0].tolist()
+        what = f"{_COORDINATES[column]} is NaN or infinite at step {step}"
+        raise UserError(f"{where}: joint scene {number}: object {ids[row]}: {what}")
     return Rollouts(
         scenario_id=message.scenario_id,
         agent_id=torch.tensor(ids, dtype=torch.int64),
@@ -230,7 +239,7 @@ def scenario_rollouts_messages(file: IO[bytes], where: str, size: int) -> Iterat
         is empty for a file that holds a single ``ScenarioRollouts``.
 
     Raises:
-        UserError: damaged, or without any rollouts.
+        UserError: damaged, or no submission. One without any rollouts is no error.
     """
     fields = read_fields(file, where, size)
     others: list[Wire] = []
@@ -238,14 +247,26 @@ def scenario_rollouts_messages(file: IO[bytes], where: str, size: int) -> Iterat
     if single:
         yield parse_rollouts(b"".join(field.encode() for field in (*head, *fields)), where), others
         return
-    found = False
     for field in itertools.chain(head, fields):
         if (field.number, field.kind) == (_ROLLOUTS_FIELD, _LENGTH):
-            found = True
             yield parse_rollouts(field.payload, where), others
         else:
             others.append(field)
-    if not found:
+    check_submission(others, where)
+
+
+def check_submission(others: list[Wire], where: str) -> None:
+    """Whether what a file holds beside rollouts is of a submission. A shard of metadata alone is one, as the
+    tutorial writes them where there are more shards than scenarios.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        message = pb.SimAgentsChallengeSubmission.FromString(b"".join(field.encode() for field in others))
+    except DecodeError as error:
+        raise UserError(f"{where}: holds no {_EXPECTED}") from error
+    if others and not message.ListFields():
         raise UserError(f"{where}: holds no {_EXPECTED}")
 
 
@@ -265,15 +286,30 @@ def parse_rollouts(data: bytes, where: str) -> Any:
     return message
 
 
+def file_messages(file: Path) -> Iterator[tuple[Any, str]]:
+    """Stream the ``ScenarioRollouts`` of a file, or of the shards in an archive, each with its place for errors.
+
+    Raises:
+        UserError: damaged, or a file of another kind.
+    """
+    for member in open_members(file):
+        for message, _ in scenario_rollouts_messages(member.handle, member.where, member.size):
+            yield message, member.where
+
+
 def rollout_files(path: str | Path) -> list[Path]:
     """Files of a path or URL: itself, all ``*.binproto*`` of a folder, or what a local glob matches, sorted.
+
+    A file may be an archive (``submission.members``); those of a folder count where it has no other files.
 
     Raises:
         UserError: nothing there.
     """
     found = place(path)
     if found.is_dir():
-        files = [file for file in found.iterdir() if ".binproto" in file.name and not file.name.startswith(".")]
+        names = [file for file in found.iterdir() if not file.name.startswith(".")]
+        files = [file for file in names if ".binproto" in file.name]
+        files = files or [file for file in names if file.name.endswith(_ARCHIVES)]
     elif found.is_file():
         files = [found]
     else:
@@ -289,7 +325,10 @@ def read_rollouts(path: str | Path) -> Iterator[Rollouts]:
     Raises:
         UserError: nothing there, damaged, or inconsistent (see ``from_proto``).
     """
+    found = False
     for file in rollout_files(path):
-        with file.open("rb") as handle:
-            for message, _ in scenario_rollouts_messages(handle, str(file), file.stat().st_size):
-                yield from_proto(message, str(file))
+        for message, where in file_messages(file):
+            found = True
+            yield from_proto(message, where)
+    if not found:
+        raise UserError(f"{path}: holds no {_EXPECTED}")

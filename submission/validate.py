@@ -19,6 +19,7 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from data.errors import UserError
 from data.scenes_source import SceneSource
 from submission.checks import examine, official_defect
+from submission.members import MAX_SHARD_BYTES
 from submission.metadata import metadata_defects
 from submission.protos import Wire, scenario_rollouts_messages
 
@@ -30,8 +31,6 @@ MAX_LISTED = 100_000
 _GZIP_MAGIC = b"\x1f\x8b"
 # The tutorial's pattern; with a count, so that missing shards are noticed.
 _NAME = re.compile(r".*\.binproto(-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
-# The server takes smaller ones only.
-MAX_SHARD_BYTES = 500_000_000
 # Larger members are not even skipped.
 _MAX_SKIPPED_BYTES = 10 * MAX_SHARD_BYTES
 _BLOCK = 1 << 20

@@ -309,7 +309,7 @@ def judge_rollouts(
             scores = _scores(folder, way, targets)
             if not (scores / "metrics.json").exists():
                 run_evaluate(
-                    dataclasses.replace(judged.evaluate, targets=targets),
+                    dataclasses.replace(judged.evaluate, targets=targets, allow_unscorable=True),
                     scenarios=judged.scenarios,
                     rollouts=str(rollouts),
                     out=scores,

@@ -31,7 +31,7 @@ from models.reference.map_encoder import stack_map_encodings
 from pipeline.claims.perturbation import perturbed
 from pipeline.sampling.agents import SimAgent, make_agent
 from pipeline.sampling.baselines import ConstantVelocity, LogReplay
-from submission.realism import load_config, prepare_scene, score
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = ["LikelihoodTask", "futures_of", "kind_names", "moving_agents", "score_futures", "score_scene"]
 
@@ -162,7 +162,8 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: Like
     types = type_index(scene.agents.type[chosen])
     recorded = scene.agents.valid[chosen, CURRENT_INDEX + 1 : CURRENT_INDEX + 1 + FUTURE_STEPS]
     everywhere = torch.ones_like(recorded)
-    context = prepare_scene(scene) if scene.unscorable_reason is None else None
+    all_types = task.metric == "2024"
+    context = prepare_scene(scene) if unscorable_reason(scene, all_types) is None else None
     futures = futures_of(scene, reference, policy, task.levels, task.rollouts, task.seed)
     found: dict[str, Any] = {}
     for name, states in futures.items():
@@ -178,7 +179,7 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: Like
         row["coverage"] = int(counted.sum()) / max(1, int(asked.sum()) * len(likelihood))
         if context is not None:
             ids, metric = scene.agents.id[chosen], load_config(task.metric)
-            values = score(context, ids, states, metric, ttc_all_types=task.metric == "2024").values
+            values = score(context, ids, states, metric, all_types).values
             row["realism"] = float(values["metametric"])
         found[name] = row
     return found

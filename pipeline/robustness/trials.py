@@ -4,6 +4,7 @@ process, and its result on disk."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import sha256_of
+from data.notices import warn_once
 from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
@@ -23,7 +25,7 @@ from pipeline.engine import EngineConfig
 from pipeline.kept_results import digest_of, run_kept
 from pipeline.robustness.kinds import Condition, spoil
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
-from submission.realism import SceneContext, load_config, prepare_scene, score
+from submission.realism import SceneContext, load_config, prepare_scene, score, unscorable_reason
 
 __all__ = ["Contestant", "Scenes", "Trial", "choose_scenes", "contestant", "run_trials", "split"]
 
@@ -43,11 +45,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenarios under test: where they are, what tells changed ones apart, and the ids that are used."""
+    """Scenarios under test: where they are, what tells changed ones apart, and the ids that are used.
+
+    Attributes:
+        unscorable: (id, reason) of those that were drawn and cannot be scored.
+    """
 
     path: str
     digest: str
     ids: tuple[str, ...]
+    unscorable: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Trial:
     def name(self) -> str:
         """Of everything that decides the result, and of nothing else."""
         # Paths do not: what they held is in the digests.
-        where = dataclasses.replace(self.scenes, path="")
+        where = dataclasses.replace(self.scenes, path="", unscorable=())
         who = dataclasses.replace(self.contestant, checkpoint=None)
         return digest_of(dataclasses.replace(self, scenes=where, contestant=who), code=code_version(__name__))
 
@@ -104,18 +111,22 @@ def choose_scenes(path: str, count: int, seed: int) -> Scenes:
     source = open_scenes(path)
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     chosen: list[str] = []
-    reason = ""
+    left_out: dict[str, str] = {}
     for index in order.tolist():
         scene = source[index]
-        if scene.unscorable_reason is None:
+        reason = unscorable_reason(scene)
+        if reason is None:
             chosen.append(str(scene.scenario_id))
         else:
-            reason = f"{scene.scenario_id}: {scene.unscorable_reason}"
+            left_out[str(scene.scenario_id)] = reason
         if len(chosen) == (count or len(source)):
             break
+    first = ": ".join(next(iter(left_out.items()), ("", "")))
     if not chosen:
-        raise UserError(f"{path}: no scenario can be scored ({reason})")
-    return Scenes(str(path), content_digest(path), tuple(chosen))
+        raise UserError(f"{path}: no scenario can be scored ({first})")
+    if left_out:
+        warn_once(f"{path}: {len(left_out)} scenarios cannot be scored and do not count ({first})")
+    return Scenes(str(path), content_digest(path), tuple(chosen), tuple(left_out.items()))
 
 
 def split(scenes: Scenes, size: int) -> list[Scenes]:
@@ -158,7 +169,11 @@ def _row(trial: Trial, scenario_id: str) -> dict[str, Any]:
     states: Tensor = agent.rollouts(seen, trial.rollouts, trial.seed)
     ids = seen.agents.id[seen.simulated]
     result = score(_context(path, digest, scenario_id), ids, states, load_config(trial.metric))
-    return row | {"values": {name: float(value) for name, value in result.values.items()}}
+    values = {name: float(value) for name, value in result.values.items()}
+    odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if odd is not None:
+        raise UserError(f"{path}: scenario {scenario_id}: {odd} is {values[odd]}; leave the scenario out")
+    return row | {"values": values}
 
 
 def _run_trial(trial: Trial) -> list[dict[str, Any]]:

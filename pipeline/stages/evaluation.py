@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import IncompleteError, UserError
 from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, place
 from data.scenes_source import content_digest, open_scenes
@@ -30,6 +30,9 @@ __all__ = ["EvaluateConfig", "run_evaluate"]
 
 _PARTS = "parts"
 _RECIPE = "recipe.json"
+_METRICS, _TABLE = "metrics.json", "per_scenario.csv"
+# So many scenarios without a score are listed for people; metrics.json has all.
+_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class EvaluateConfig:
         ttc_all_types: time to collision counts for all types as on the 2024 leaderboard, not for vehicles alone.
         targets: whose likelihoods count, among the agents that a scenario wants evaluated: all of them, vehicle, or
             vru for pedestrians and cyclists, of which time to collision then counts too, since there is nothing
-            else. Scenarios without any of these do not count.
+            else. Scenarios without any of these do not count; they are listed.
         mended: score without the documented defects of Waymo's code too, to see what they cost.
         diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
         allow_broken: damaged or unknown rollouts are a warning; the rest counts.
+        allow_unscorable: scenarios that cannot be scored are a warning; the rest counts.
         cache: folder where prepared scenes are kept for the next evaluation.
         official: cross-check some scenarios against Waymo's own code (minutes for each scenario).
         official_scenarios: how many.
@@ -59,6 +63,7 @@ class EvaluateConfig:
     mended: bool = False
     diagnose: bool = False
     allow_broken: bool = False
+    allow_unscorable: bool = False
     cache: Path | None = None
     official: bool = False
     official_scenarios: int = 1
@@ -83,7 +88,7 @@ def _collect(
     files, digest = rollout_files(rollouts), content_digest(scenarios)
     code = code_version(__name__)
     recipe = {
-        "files": {file.name: file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
+        "files": {str(file): file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
         "metric": [config.metric_name, config.ttc_all_types, config.targets, config.mended, config.diagnose],
         "scenarios": digest,
         "code": code,
@@ -111,9 +116,10 @@ def _collect(
             targets=config.targets,
             losses=config.diagnose,
             cache=cache,
-            target=parts / f"{file.name}.json",
+            # Files of several folders may have the same name.
+            target=parts / f"{number:05d}-{file.name}.json",
         )
-        for file in files
+        for number, file in enumerate(files)
     ]
     todo = [task for task in tasks if not task.target.exists()]
     with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
@@ -138,15 +144,16 @@ def run_evaluate(
     Args:
         config: of the stage.
         scenarios: WOMD TFRecords or an ingested store, with futures.
-        rollouts: file, folder, glob or URL of ScenarioRollouts or SimAgentsChallengeSubmission messages.
+        rollouts: file, folder, glob, archive or URL of ScenarioRollouts or SimAgentsChallengeSubmission messages.
         out: folder of the results.
         seed: of the bootstrap and of the sample for --official.
         show: print the table of buckets and fields.
         engine: who scores.
 
     Raises:
-        UserError: a scenario that is scored twice, nothing to score, and, once everything is written, rollouts that
-            are damaged, unknown or of wrong objects, unless ``allow_broken``.
+        UserError: a scenario that occurs twice, or nothing that can be scored.
+        IncompleteError: once everything is written: rollouts that are damaged, unknown or of wrong objects, unless
+            ``allow_broken``; scenarios that cannot be scored, unless ``allow_unscorable``.
     """
     scenarios, out = str(place(scenarios)), out.absolute()
     metric = load_config(config.metric_name)
@@ -160,10 +167,17 @@ def run_evaluate(
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{rollouts}: scenario {twice} occurs more than once")
-    _warn(rows, open_scenes(scenarios).ids)
     scored = [row for row in rows if "values" in row]
+    reasons = {row["scenario_id"]: row["reason"] for row in rows if "reason" in row}
+    left_out = [row["scenario_id"] for row in rows if row.get("expected")]
+    missing = sorted(set(open_scenes(scenarios).ids) - set(ids))
+    _warn(rows, missing)
     if not scored:
-        why = rows[0]["reason"] if rows else broken[0] if broken else "no rollouts"
+        print("\n".join(_listed(reasons)), file=sys.stderr)
+        # Results of an earlier run in this folder are not those of this one.
+        for name in (_METRICS, _TABLE):
+            (out / name).unlink(missing_ok=True)
+        why = [*(f"{name}: {reason}" for name, reason in reasons.items()), *broken, "no rollouts"][0]
         raise UserError(f"{rollouts}: no scenario can be scored ({why})")
     values = [row["values"] for row in scored]
     metrics = mean_metrics(values)
@@ -173,7 +187,9 @@ def run_evaluate(
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
         "intervals": bootstrap_intervals(values, seed),
-        "unscorable": {row["scenario_id"]: row["reason"] for row in rows if "reason" in row},
+        "unscorable": {name: reason for name, reason in reasons.items() if name not in left_out},
+        "without_targets": left_out,
+        "without_rollouts": len(missing),
         "broken": broken,
     }
     if config.mended:
@@ -184,8 +200,8 @@ def run_evaluate(
         from pipeline.official_metric import largest_differences
 
         report["official"] = largest_differences(config, scenarios, str(rollouts), scored, seed)
-    write_json(out / "metrics.json", report)
-    _write_table(out / "per_scenario.csv", scored)
+    write_json(out / _METRICS, report)
+    _write_table(out / _TABLE, scored)
     # Only a run that is interrupted needs them.
     shutil.rmtree(out / _PARTS)
     remove_leftovers(out)
@@ -193,15 +209,37 @@ def run_evaluate(
         _print_report(report)
         if config.diagnose:
             print_diagnosis(scored)
-    if broken and not config.allow_broken:
-        raise UserError(
-            f"{len(broken)} rollouts cannot be scored ({broken[0]}); {out / 'metrics.json'} holds the rest; "
-            "mend them, or accept that with --allow-broken"
-        )
-    return {"scenarios": len(scored), **{name: round(metrics[name], 6) for name in METRIC_FIELDS}}
+    _complain(config, report, out / _METRICS)
+    return {
+        "scenarios": len(scored),
+        "unscorable": len(report["unscorable"]),
+        **{name: round(metrics[name], 6) for name in METRIC_FIELDS},
+    }
 
 
-def _warn(rows: list[dict[str, Any]], known: list[str]) -> None:
+def _complain(config: EvaluateConfig, report: Mapping[str, Any], written: Path) -> None:
+    """Raises IncompleteError where something has no score that should have one."""
+    faults, options = [], []
+    if report["broken"] and not config.allow_broken:
+        faults.append(f"{len(report['broken'])} rollouts cannot be scored ({report['broken'][0]})")
+        options.append("--allow-broken")
+    if report["unscorable"] and not config.allow_unscorable:
+        name, reason = next(iter(report["unscorable"].items()))
+        faults.append(f"{len(report['unscorable'])} scenarios cannot be scored ({name}: {reason})")
+        options.append("--allow-unscorable")
+    advice = f"mend them, or accept that with {' '.join(options)}" if options else "please report it"
+    for name, why in report.get("official", {}).get("refused", {}).items():
+        faults.append(f"scenario {name} is scored here and not by Waymo's code ({why})")
+    if faults:
+        raise IncompleteError(f"{'; '.join(faults)}; {written} holds the rest; {advice}")
+
+
+def _listed(reasons: Mapping[str, str]) -> list[str]:
+    lines = [f"    {name}  {reason}" for name, reason in reasons.items()]
+    return lines[:_LISTED] + ([f"    and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])
+
+
+def _warn(rows: list[dict[str, Any]], missing: list[str]) -> None:
     odd = [row for row in rows if row["joint_scenes"] != ROLLOUTS]
     if odd:
         first = odd[0]
@@ -210,20 +248,20 @@ def _warn(rows: list[dict[str, Any]], known: list[str]) -> None:
             f"({first['scenario_id']} has {first['joint_scenes']})",
             file=sys.stderr,
         )
-    missing = set(known) - {row["scenario_id"] for row in rows}
     if missing:
         print(
-            f"warning: {len(missing)} of {len(known)} scenarios have no rollouts and do not count "
-            f"({min(missing)} for one)",
+            f"warning: {len(missing)} of {len(missing) + len(rows)} scenarios have no rollouts and do not count "
+            f"({missing[0]} for one)",
             file=sys.stderr,
         )
-    unscorable = [row for row in rows if "reason" in row and row.get("asked", True)]
-    if unscorable:
-        first = unscorable[0]
-        print(
-            f"warning: {len(unscorable)} scenarios cannot be scored ({first['scenario_id']}: {first['reason']})",
-            file=sys.stderr,
-        )
+    for rest, what in ((False, "cannot be scored"), (True, "have none of the targets and do not count")):
+        some = [row for row in rows if "reason" in row and row.get("expected", False) == rest]
+        if some:
+            first = some[0]
+            print(
+                f"warning: {len(some)} scenarios {what} ({first['scenario_id']}: {first['reason']})",
+                file=sys.stderr,
+            )
 
 
 def _write_table(path: Path, scored: list[dict[str, Any]]) -> None:
@@ -239,6 +277,15 @@ def _write_table(path: Path, scored: list[dict[str, Any]]) -> None:
 def _print_report(report: Mapping[str, Any]) -> None:
     intervals = report["intervals"]
     print(f"{report['scenarios']} scenarios, metric {report['metric']}")
+    for text, lines in (
+        ("cannot be scored", _listed(report["unscorable"])),
+        ("have none of the targets", _listed(dict.fromkeys(report["without_targets"], ""))),
+        ("damaged or unknown rollouts", _listed(dict.fromkeys(report["broken"], ""))),
+    ):
+        if lines:
+            print("\n".join([f"  {text}:", *lines]))
+    if report["without_rollouts"]:
+        print(f"  {report['without_rollouts']} scenarios without rollouts")
     for name, value in report["buckets"].items():
         print(f"  {name:42} {value:.4f}")
     for name in METRIC_FIELDS:
@@ -249,3 +296,5 @@ def _print_report(report: Mapping[str, Any]) -> None:
         print(f"  largest differences to Waymo's code on {', '.join(report['official']['scenarios'])}:")
         for name, value in report["official"]["differences"].items():
             print(f"    {name:40} {value:.1e}")
+        for name, why in report["official"]["refused"].items():
+            print(f"    {name} has no figures by Waymo's code: {why}")

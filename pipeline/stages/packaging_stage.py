@@ -30,6 +30,7 @@ from submission.archive import (
     write_part,
 )
 from submission.checks import examine
+from submission.members import file_version
 from submission.metadata import load_metadata, metadata_message
 from submission.protos import rollout_files
 
@@ -104,12 +105,6 @@ def _pack_shard(task: _PackTask) -> int:
     return len(task.shard.entries)
 
 
-def _version(file: Path) -> str:
-    """Tells a file that was written again from what it was before, without reading it."""
-    status = file.stat()
-    return f"{status.st_size}:{getattr(status, 'st_mtime_ns', None) or status.st_mtime}"
-
-
 def _workers(config: PackageConfig, engine: EngineConfig, size: int) -> int:
     """Processes for so many bytes: starting one takes as long as some of them."""
     if config.workers or engine.kind != "local":
@@ -133,7 +128,7 @@ def _checked(
     digest, code = content_digest(scenarios), code_version(__name__)
     tasks = []
     for file in rollout_files(rollouts):
-        made_of = hashlib.sha256(f"{file}\n{_version(file)}\n{digest}\n{code}".encode()).hexdigest()
+        made_of = hashlib.sha256(f"{file}\n{file_version(file)}\n{digest}\n{code}".encode()).hexdigest()
         tasks.append(_CheckTask(file, scenarios, digest, parts / f"index-{made_of[:16]}.json", made_of))
     held = {task.target: accepted(task.target, task.source) for task in tasks}
     todo = [task for task in tasks if held[task.target] is None]

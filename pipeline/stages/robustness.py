@@ -142,7 +142,12 @@ def run_robustness(
     summaries = _summaries(outcomes, metric, seed)
     changed = {key: changed for key, (_, changed) in outcomes.items()}
     _write(config, out, scenes, summaries, changed, seed)
-    return {"scenes": len(scenes.ids), "conditions": len(tried), "table": str(out / "table.md")}
+    return {
+        "scenes": len(scenes.ids),
+        "unscorable": len(scenes.unscorable),
+        "conditions": len(tried),
+        "table": str(out / "table.md"),
+    }
 
 
 def _outcomes(
@@ -201,6 +206,7 @@ def _write(
     ordered = sorted(summaries, key=lambda key: ([CLEAN, *KINDS].index(key[1].kind), key[1].level))
     report = {
         "scenes": len(scenes.ids),
+        "unscorable": dict(scenes.unscorable),
         "scenarios_digest": scenes.digest,
         "config": dataclasses.asdict(config),
         "seed": seed,

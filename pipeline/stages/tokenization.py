@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,10 @@ from data.checksums import at_once, shard_content
 from data.completeness import DUPLICATE, Origin, Rejected
 from data.errors import UserError
 from data.files import remove_leftovers, write_text
+from data.notices import warn_once
 from data.places import place
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
+from data.remarks import Remarks
 from data.scene import Scene
 from data.sources import SPLITS, Shard, find_shards
 from data.store import (
@@ -68,7 +69,7 @@ class _IngestTask:
         return f"{shard_content(self.shard)}{' with future' if self.need_future else ''}"
 
 
-def _parsed(task: _IngestTask, rejected: list[Rejected]) -> Iterator[Scene]:
+def _parsed(task: _IngestTask, rejected: list[Rejected], remarks: Remarks) -> Iterator[Scene]:
     """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
     name = task.shard.name
     seen: set[str] = set()
@@ -77,7 +78,7 @@ def _parsed(task: _IngestTask, rejected: list[Rejected]) -> Iterator[Scene]:
             rejected.append(Rejected(name, str(record.index), "record", record.reason))
             continue
         try:
-            scene = parse_scenario(record, need_future=task.need_future)
+            scene = parse_scenario(record, task.need_future, remarks)
         except RecordError as error:
             rejected.append(Rejected(name, str(index), error.code, str(error)))
             continue
@@ -90,12 +91,12 @@ def _parsed(task: _IngestTask, rejected: list[Rejected]) -> Iterator[Scene]:
 
 def _ingest_shard(task: _IngestTask) -> Receipt:
     """Write one shard of the store."""
-    rejected: list[Rejected] = []
+    rejected, remarks = list[Rejected](), Remarks()
     try:
         infos = write_shard(
             task.target,
-            _parsed(task, rejected),
-            origin=lambda: Origin((task.shard.name,), tuple(rejected)),
+            _parsed(task, rejected, remarks),
+            origin=lambda: Origin((task.shard.name,), tuple(rejected), remarks),
         )
         return write_receipt(task.target, task.source(), len(infos))
     except FileNotFoundError as error:
@@ -156,6 +157,8 @@ def ingest(
     write_sums(out / _SUMS, receipts)
     store = SceneStore(out)
     rejected = store.origin.rejected
+    for line in store.origin.remarks.lines(f"{data}: {split}"):
+        warn_once(line)
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([Rejected._fields, *rejected])
     write_text(out / REJECTED_FILE, table.getvalue())
@@ -168,7 +171,7 @@ def ingest(
     _check_unique(store)
     _check_siblings(store, split)
     for lacking in filter(None, (store.origin.absence, store.origin.rejection)):
-        print(f"warning: {out}: {lacking}", file=sys.stderr, flush=True)
+        warn_once(f"{out}: {lacking}")
     size = sum((out / name).stat().st_size for name in expected)
     return {
         "scenes": len(store),

@@ -138,21 +138,29 @@ def run_transfer(
         foreign = bool(cell.trained) and cell.trained != cell.tested
         native = scores[dataclasses.replace(cell, trained=cell.tested)] if foreign else None
         summaries[cell] = summarise(values, native, metric, seed)
-    _write(config, out, runs, summaries, seed)
+    unscorable = {tested: dict(scenes.unscorable) for tested, (scenes, _) in opened.items()}
+    _write(config, out, runs, summaries, unscorable, seed)
     return {
         "runs": len(names),
         "scenes": sum(len(scenes.ids) for scenes, _ in opened.values()),
+        "unscorable": sum(map(len, unscorable.values())),
         "table": str(out / "table.md"),
     }
 
 
 def _write(
-    config: TransferConfig, out: Path, runs: list[Path], summaries: Mapping[_Cell, Summary], seed: int
+    config: TransferConfig,
+    out: Path,
+    runs: list[Path],
+    summaries: Mapping[_Cell, Summary],
+    unscorable: Mapping[str, Mapping[str, str]],
+    seed: int,
 ) -> None:
     report = {
         "runs": [str(folder) for folder in runs],
         "config": dataclasses.asdict(config),
         "seed": seed,
+        "unscorable": unscorable,
         "results": [
             {**dataclasses.asdict(cell), **dataclasses.asdict(summary)} for cell, summary in summaries.items()
         ],

@@ -15,7 +15,7 @@ import uvicorn
 from data.errors import UserError
 from data.places import place
 from pipeline.viewing.library.catalogue import Catalogue
-from pipeline.viewing.library.rollout_shelf import RolloutShelf, open_rollout_shelf
+from pipeline.viewing.library.rollout_shelf import RolloutShelf
 from pipeline.viewing.library.scenario_shelf import open_shelf
 from pipeline.viewing.report.facts import read_table
 from pipeline.viewing.report.scenes import load_explainer
@@ -116,7 +116,7 @@ def run_view(
     """
     given = [rollouts] if isinstance(rollouts, str) else list(rollouts or [])
     shelves: list[RolloutShelf] = [
-        open_rollout_shelf(name, path) for name, path in zip(_names(given), given, strict=True)
+        RolloutShelf(name, path) for name, path in zip(_names(given), given, strict=True)
     ]
     catalogue = Catalogue(open_shelf(scenarios), shelves, _scores(scores) if scores else None)
     explainer = load_explainer(policy, reference) if policy or reference else None

@@ -28,7 +28,7 @@ from pipeline.viewing.library.catalogue import Catalogue, Filter
 from pipeline.viewing.page_files import PAGE, SCRIPTS
 from pipeline.viewing.scene_pack import RolloutSet, pack_scene, vocabulary_header
 from submission.protos import Rollouts
-from submission.realism import MetricConfig, prepare_scene
+from submission.realism import MetricConfig, prepare_scene, unscorable_reason
 
 __all__ = ["SceneMaker", "viewer_app"]
 
@@ -79,7 +79,7 @@ class SceneMaker:
             return self._kept[scenario_id]
 
     def _pack(self, scene: Scene, found: Mapping[str, Rollouts]) -> bytes:
-        context = None if scene.unscorable_reason else prepare_scene(scene)
+        context = None if unscorable_reason(scene) else prepare_scene(scene)
         sets, problems = [], []
         ids = scene.agents.id[scene.simulated].tolist()
         for name, rollouts in found.items():

@@ -14,7 +14,7 @@ from submission.realism.cache import load_context, save_context
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
 from submission.realism.diagnosis import Loss, diagnose
 from submission.realism.features import Features, SceneContext, prepare_scene
-from submission.realism.score import METRIC_FIELDS, SceneScore, score, score_scenes, score_states
+from submission.realism.score import METRIC_FIELDS, SceneScore, score, score_scenes, score_states, unscorable_reason
 
 __all__ = [
     "BUCKETS",
@@ -37,4 +37,5 @@ __all__ = [
     "score",
     "score_scenes",
     "score_states",
+    "unscorable_reason",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,15 @@ _RESAMPLES = 2000
 
 
 def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Plain mean over scenes of every field, in double precision, as the leaderboard does."""
+    """Plain mean over scenes of every field, in double precision, as the leaderboard does.
+
+    Raises:
+        ValueError: NaN or infinity in a row, which would be that of the mean.
+    """
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise ValueError(f"row {number}: {name} is {value}")
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 

@@ -48,7 +48,8 @@ def diagnose(context: SceneContext, score: SceneScore, config: MetricConfig) -> 
         missing = weight * (1.0 - float(score.values[f"{name}_likelihood"]))
         surprise = -score.agent_log_likelihood[name].double()
         share = surprise / surprise.sum().clamp(min=1e-12)
-        mean = torch.exp(-surprise / score.agent_samples[name])
+        # What nothing was asked of, such as time to collision of a pedestrian, has likelihood 1.
+        mean = torch.exp(-surprise / score.agent_samples[name].clamp(min=1))
         losses += [
             Loss(score.scenario_id, agent, name, missing * part, likelihood)
             for agent, part, likelihood in zip(agents, share.tolist(), mean.tolist(), strict=True)

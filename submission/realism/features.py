@@ -78,9 +78,9 @@ def prepare_scene(scene: Scene, bug_compatible: bool = True) -> SceneContext:
     """Compute map and log features of a single scene.
 
     Raises:
-        ValueError: the scene cannot be scored (see ``Scene.unscorable_reason``).
+        ValueError: Waymo's code refuses the scene (see ``Scene.unscorable_reason``).
     """
-    if (reason := scene.unscorable_reason) is not None and reason != "no lane":
+    if (reason := scene.unscorable_reason) is not None:
         raise ValueError(f"scenario {scene.scenario_id}: {reason}")
     agents = scene.agents
     index = torch.arange(len(agents.id), device=agents.id.device)

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.scene import LightState, MapKind, Scene
+from data.scene import SURFACE_STREET, LightState, MapKind, Scene
 from submission.realism.kinematics import norm
 
 __all__ = ["Lanes", "SignalFences", "prepare_signals", "violations"]
 
-# LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
-_SURFACE_STREET = 2
 # Elements of one block of the pairwise tables.
 _BLOCK = 1 << 19
 
@@ -80,7 +78,7 @@ def _surface_lanes(scene: Scene, bug_compatible: bool) -> Lanes:
     road = scene.map
     feature = road.point_feature
     length = torch.bincount(feature, minlength=len(road.kind))
-    usable = (road.kind == MapKind.LANE) & (road.subtype == _SURFACE_STREET) & (length >= 2)
+    usable = (road.kind == MapKind.LANE) & (road.subtype == SURFACE_STREET) & (length >= 2)
     longest = int(length[usable].max()) if bool(usable.any()) else 0
     index = torch.arange(len(feature), device=feature.device)
     has_next = torch.zeros_like(index, dtype=torch.bool)

@@ -8,14 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.scene import CURRENT_INDEX, AgentType, Scene
 from submission.realism.config import COMPONENTS, MetricConfig
 from submission.realism.estimators import indicator_log_likelihood, timeseries_log_likelihood
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
-__all__ = ["METRIC_FIELDS", "SceneScore", "align", "score", "score_features", "score_scenes", "score_states"]
+__all__ = [
+    "METRIC_FIELDS",
+    "SceneScore",
+    "align",
+    "score",
+    "score_features",
+    "score_scenes",
+    "score_states",
+    "unscorable_reason",
+]
 
-_HISTORY = 11
+_HISTORY = CURRENT_INDEX + 1
 METRIC_FIELDS = (
     "metametric",
     "average_displacement_error",
@@ -100,6 +110,44 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, 0.0).sum() / valid.sum().to(torch.float32)
 
 
+def _counted(valid: Tensor, is_vehicle: Tensor, ttc_all_types: bool) -> dict[str, Tensor]:
+    """Which log-likelihoods [E, 80] of features over time count; valid: [E, 80] of the log, is_vehicle: [E]."""
+    speed = central_and(valid)
+    acceleration = central_and(speed)
+    return {
+        "linear_speed": speed,
+        "angular_speed": speed,
+        "linear_acceleration": acceleration,
+        "angular_acceleration": acceleration,
+        "distance_to_nearest_object": valid,
+        "time_to_collision": valid if ttc_all_types else valid & is_vehicle.unsqueeze(-1),
+        "distance_to_road_edge": valid,
+    }
+
+
+def unscorable_reason(scene: Scene, ttc_all_types: bool = False) -> str | None:
+    """Why a scene has no score whatever is simulated, or None if it has one.
+
+    Waymo's code refuses it, or one of its likelihoods is the mean of nothing, 0/0, which makes the meta-metric NaN.
+
+    Args:
+        scene: a single one, on a CPU. ttc_all_types: as in ``score``.
+    """
+    if (reason := scene.unscorable_reason) is not None:
+        return reason
+    agents, chosen = scene.agents, scene.evaluated & scene.simulated
+    valid = agents.valid[chosen, _HISTORY:]
+    masks = _counted(valid, agents.type[chosen] == AgentType.VEHICLE, ttc_all_types)
+    empty = [name for name in COMPONENTS if name in masks and not bool(masks[name].any())]
+    if not empty:
+        return None
+    if not bool(valid.any()):
+        return "no evaluated agent is recorded after the current step: likelihoods are 0/0"
+    if empty == ["time_to_collision"]:
+        return "no evaluated vehicle is recorded after the current step: time_to_collision is 0/0"
+    return f"no evaluated agent is recorded long enough after the current step: {', '.join(empty)} are 0/0"
+
+
 def score_features(
     context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
 ) -> SceneScore:
@@ -108,17 +156,7 @@ def score_features(
     assert log is not None
     valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
     vehicle = context.is_vehicle.unsqueeze(-1)
-    speed_valid = central_and(valid)
-    acceleration_valid = central_and(speed_valid)
-    masks = {
-        "linear_speed": speed_valid,
-        "angular_speed": speed_valid,
-        "linear_acceleration": acceleration_valid,
-        "angular_acceleration": acceleration_valid,
-        "distance_to_nearest_object": valid,
-        "time_to_collision": valid if ttc_all_types else valid & vehicle,
-        "distance_to_road_edge": valid,
-    }
+    masks = _counted(valid, context.is_vehicle, ttc_all_types)
     values: dict[str, Tensor] = {}
     per_agent: dict[str, Tensor] = {}
     samples: dict[str, Tensor] = {}
@@ -148,10 +186,12 @@ def score_features(
     total = sum(config.weights[name] * values[f"{name}_likelihood"].double() for name in COMPONENTS)
     assert isinstance(total, Tensor)
     metametric = total.float()
+    # Of the future alone, an agent that is recorded at the current step only has no error. It does not count.
+    displacement = torch.mean if context.bug_compatible else torch.nanmean
     values = {
         "metametric": metametric,
-        "average_displacement_error": sim.displacement.mean(),
-        "min_average_displacement_error": sim.displacement.mean(-1).min(),
+        "average_displacement_error": displacement(sim.displacement),
+        "min_average_displacement_error": displacement(sim.displacement, dim=-1).min(),
         **values,
         "simulated_collision_rate": events["collision_indication"].float().mean(),
         "simulated_offroad_rate": events["offroad_indication"].float().mean(),

@@ -28,7 +28,7 @@ def test_bytes_equal_tensorflows(tmp_path: Path) -> None:
     assert path.read_bytes() == other.read_bytes()
 
 
-@given(st.lists(st.binary(max_size=200), max_size=5))
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=5))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("records") / "file"
     write_records(path, records)
@@ -75,3 +75,11 @@ def test_not_a_record_file(tmp_path: Path) -> None:
     (broken,) = read_records(path)
     assert isinstance(broken, BrokenRecord)
     assert "not a TFRecord" in broken.reason
+
+
+def test_an_empty_file_is_no_shard_without_records(tmp_path: Path) -> None:
+    """A download that failed leaves one; nothing missing goes through in silence."""
+    (tmp_path / "empty").touch()
+    (broken,) = read_records(tmp_path / "empty")
+    assert isinstance(broken, BrokenRecord)
+    assert broken.reason == "empty (0 bytes), not a TFRecord: download it again, or remove it"

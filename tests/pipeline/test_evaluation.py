@@ -5,18 +5,25 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
+from waymo_open_dataset.protos import scenario_pb2
 
-from data.errors import UserError
+from data.errors import IncompleteError, UserError
 from data.scene import AgentType, Scene
+from data.scenes_source import open_scenes
 from data.tfrecord import write_records
+from pipeline.cli import main
+from pipeline.official_metric import score_officially
+from pipeline.result_table import result_table
 from pipeline.sampling.baselines import ConstantVelocity
 from pipeline.scoring import with_targets
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
-from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
+from submission.protos import read_rollouts, to_proto
+from submission.realism import METRIC_FIELDS, load_config, mean_metrics, prepare_scene, score, unscorable_reason
 from submission.realism.config import config_path
 from tests.builders import scenario_proto
 from tests.models.scenes import random_scene
@@ -36,12 +43,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(made: Path, out: Path, config: EvaluateConfig = CONFIG) -> dict[str, float]:
+    """Of the four scenarios one has no map."""
+    config = dataclasses.replace(config, allow_unscorable=True)
     return run_evaluate(config, scenarios=str(made), rollouts=str(made / "rollouts"), out=out)
 
 
 def test_files_and_warnings(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = evaluate(made, tmp_path)
     assert figures["scenarios"] == 3
+    assert figures["unscorable"] == 1
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert set(report["metrics"]) == set(METRIC_FIELDS)
     assert set(report["buckets"]) >= {"kinematic_metrics", "interactive_metrics", "map_based_metrics"}
@@ -57,6 +67,7 @@ def test_files_and_warnings(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "4 scenarios have not 32 joint scenes" in captured.err
     assert "1 scenarios cannot be scored" in captured.err
     assert "realism_meta_metric" in captured.out
+    assert f"  cannot be scored:\n    {'f' * 16}  no road edge\n" in captured.out
 
 
 def test_years_and_defects_differ(made: Path, tmp_path: Path) -> None:
@@ -165,7 +176,7 @@ def test_targets_of_some_types_alone_count(made: Path, tmp_path: Path) -> None:
             found[targets] = {row["scenario_id"]: float(row["metametric"]) for row in csv.DictReader(file)}
     # All targets of these scenes are vehicles; the pedestrian is none.
     assert found["vehicle"] == found["all"]
-    with pytest.raises(UserError, match=r"no target of --targets vru"):
+    with pytest.raises(UserError, match=r"no scenario can be scored .*no target of --targets vru"):
         evaluate(made, tmp_path / "vru", EvaluateConfig(workers=1, targets="vru"))
     with pytest.raises(UserError, match="choose one of all, vehicle, vru"):
         EvaluateConfig(targets="cars")
@@ -187,3 +198,190 @@ def test_targets_of_some_types_alone_count(made: Path, tmp_path: Path) -> None:
     for name in ("simulated_collision_rate", "simulated_offroad_rate", "average_displacement_error"):
         assert of_all[name] == pytest.approx((cars * of_cars[name] + others * of_others[name]) / count)
     assert of_cars["metametric"] != of_others["metametric"]
+
+
+def _only_now(proto: scenario_pb2.Scenario) -> None:
+    for track in proto.tracks:
+        for step, state in enumerate(track.states):
+            state.valid = step == 10
+
+
+def _until(proto: scenario_pb2.Scenario, last: int) -> None:
+    for track in proto.tracks:
+        for state in track.states[last + 1 :]:
+            state.Clear()
+
+
+def _absent_now(proto: scenario_pb2.Scenario, row: int) -> None:
+    proto.tracks[row].states[10].Clear()
+
+
+def _pedestrian_av(proto: scenario_pb2.Scenario) -> None:
+    proto.sdc_track_index = 2
+    del proto.tracks_to_predict[:]
+
+
+def _lanes_of_a_point(proto: scenario_pb2.Scenario) -> None:
+    del proto.map_features[0].lane.polyline[1:]
+
+
+def _no_lane(proto: scenario_pb2.Scenario) -> None:
+    del proto.map_features[0]
+
+
+def _far(proto: scenario_pb2.Scenario) -> None:
+    for track in proto.tracks:
+        for state in track.states:
+            state.center_x *= 1e22
+
+
+# What is done to a scenario, and why Waymo's code refuses it (ValueError, or NaN); None where it does not.
+SPOILT = {
+    "only now": (_only_now, "no evaluated agent is recorded after the current step: likelihoods are 0/0"),
+    "two steps": (lambda p: _until(p, 12), "no evaluated agent is recorded long enough after the current step"),
+    "no AV": (lambda p: _absent_now(p, 0), "the AV (track 100) is not valid at the current step"),
+    "no target": (lambda p: _absent_now(p, 1), "an agent to predict (track 107) is not valid at the current step"),
+    "no vehicle": (_pedestrian_av, "no evaluated vehicle is recorded after the current step: time_to_collision"),
+    "lanes of a point": (_lanes_of_a_point, "lights, but no surface-street lane of two points"),
+    "no map": (lambda p: p.ClearField("map_features"), "no road edge"),
+    "no lane": (_no_lane, None),
+    "six steps": (lambda p: _until(p, 16), None),
+    "another absent": (lambda p: _absent_now(p, 2), None),
+    "far": (_far, "is nan"),
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spoilt")
+    protos = [scenario_proto("good")]
+    for name, (spoil, _) in SPOILT.items():
+        protos.append(scenario_proto(name))
+        spoil(protos[-1])
+    write_records(folder / "validation.tfrecord-00000-of-00001", [proto.SerializeToString() for proto in protos])
+    config = SampleConfig(agent="constant_velocity", rollouts=2, shard_scenarios=100, workers=1)
+    run_sample(config, scenarios=str(folder), out=folder / "rollouts")
+    return folder
+
+
+def test_one_scene_costs_the_others_no_score(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every scenario without a score is listed with its reason; the exit status of the command says so."""
+    given = ["evaluate", "--scenarios", str(spoilt), "--rollouts", str(spoilt / "rollouts"), "--workers", "1"]
+    command = [*given, "--out", str(tmp_path / "o"), "--mended", "--diagnose"]
+    assert main(command) == 3
+    said = capsys.readouterr()
+    report = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    refused = {name: reason for name, (_, reason) in SPOILT.items() if reason is not None}
+    assert set(report["unscorable"]) == set(refused)
+    for name, reason in refused.items():
+        assert reason in report["unscorable"][name]
+        assert f"{name}  {report['unscorable'][name]}" in said.out
+    with (tmp_path / "o" / "per_scenario.csv").open() as file:
+        scored = {row["scenario_id"]: row for row in csv.DictReader(file)}
+    assert set(scored) == {"good", *SPOILT} - set(refused)
+    assert report["scenarios"] == len(scored) == 4
+    for part in (report["metrics"], report["mended"], *scored.values()):
+        assert all(math.isfinite(float(part[name])) for name in METRIC_FIELDS)
+    last = said.err.splitlines()[-1]
+    assert last.startswith(f"error: {len(refused)} scenarios cannot be scored (")
+    assert last.endswith("metrics.json holds the rest; mend them, or accept that with --allow-unscorable")
+    assert main([*command, "--allow-unscorable"]) == 0
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text()) == report
+    assert result_table({"policy": report})[1][-2] == f"4 + {len(refused)} unscorable"
+
+
+@pytest.mark.parametrize("name", [name for name in SPOILT if name not in ("no map", "far")])
+def test_what_has_no_score_is_what_waymos_code_refuses(spoilt: Path, name: str) -> None:
+    source = open_scenes(spoilt)
+    (rollouts,) = [one for one in read_rollouts(spoilt / "rollouts") if one.scenario_id == name]
+    proto = scenario_proto(name)
+    SPOILT[name][0](proto)
+    message = to_proto(rollouts)
+    try:
+        official = score_officially(proto, message, "2025")
+    except Exception:
+        official = dict.fromkeys(METRIC_FIELDS, math.nan)
+    reason = unscorable_reason(source.get(name))
+    assert (reason is not None) == (not math.isfinite(official["metametric"]))
+    if reason is None:
+        values = score(
+            prepare_scene(source.get(name)), rollouts.agent_id, rollouts.states, load_config("2025")
+        ).values
+        assert float(values["metametric"]) == pytest.approx(official["metametric"], abs=1e-6)
+
+
+def test_nothing_scored_is_an_error_and_leaves_no_older_scores(spoilt: Path, tmp_path: Path) -> None:
+    """Pedestrians are no targets of most scenes, and one that ends now has no likelihood."""
+    proto = scenario_proto("one")
+    _only_now(proto)
+    write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString()])
+    sampled = SampleConfig(agent="constant_velocity", rollouts=2, workers=1)
+    run_sample(sampled, scenarios=str(tmp_path), out=tmp_path / "rollouts")
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "metrics.json").write_text("{}")
+    for allow in (False, True):
+        config = EvaluateConfig(workers=1, allow_unscorable=allow)
+        with pytest.raises(UserError, match=r"no scenario can be scored \(one: no evaluated agent") as caught:
+            run_evaluate(config, scenarios=tmp_path, rollouts=tmp_path / "rollouts", out=tmp_path / "o")
+        assert caught.value.exit_status == 1
+    assert not (tmp_path / "o" / "metrics.json").exists()
+
+
+def test_scenes_without_targets_are_listed_and_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protos = [scenario_proto(name, agents=4) for name in ("cars", "both", "ends")]
+    for proto in protos[1:]:
+        proto.tracks_to_predict.add(track_index=2)
+    for state in protos[2].tracks[2].states[11:]:
+        state.Clear()
+    write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString() for proto in protos])
+    sampled = SampleConfig(agent="constant_velocity", rollouts=2, workers=1)
+    run_sample(sampled, scenarios=str(tmp_path), out=tmp_path / "rollouts")
+    with pytest.raises(
+        IncompleteError, match=r"1 scenarios cannot be scored \(ends: no evaluated agent is recorded"
+    ):
+        run_evaluate(
+            EvaluateConfig(workers=1, targets="vru"),
+            scenarios=tmp_path,
+            rollouts=tmp_path / "rollouts",
+            out=tmp_path / "o",
+        )
+    report = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert (report["scenarios"], report["without_targets"], list(report["unscorable"])) == (1, ["cars"], ["ends"])
+    assert "1 scenarios have none of the targets and do not count (cars: no target" in capsys.readouterr().err
+
+
+def test_rollouts_that_are_not_finite_are_named(made: Path, tmp_path: Path) -> None:
+    (first,) = [one for one in read_rollouts(made / "rollouts") if one.scenario_id == "0" * 16]
+    message = to_proto(first)
+    message.joint_scenes[1].simulated_trajectories[0].center_y[7] = math.nan
+    (tmp_path / "x.binproto").write_bytes(message.SerializeToString())
+    (tmp_path / "y.binproto-00000-of-00001").write_bytes(
+        (made / "rollouts" / "rollouts.binproto-00001-of-00002").read_bytes()
+    )
+    with pytest.raises(
+        IncompleteError,
+        match=r"x\.binproto: scenario 0{16}: joint scene 1: object 100: center_y is NaN .* at step 7",
+    ):
+        run_evaluate(
+            EvaluateConfig(workers=1, allow_unscorable=True), scenarios=made, rollouts=tmp_path, out=tmp_path / "o"
+        )
+
+
+def test_a_mean_of_something_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 1: metametric is nan"):
+        mean_metrics([{"metametric": 0.5}, {"metametric": math.nan}])
+
+
+def test_files_of_the_same_name_in_two_folders_are_two_files(made: Path, tmp_path: Path) -> None:
+    for number, shard in enumerate(sorted((made / "rollouts").glob("*.binproto-*"))):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "x.binproto").write_bytes(shard.read_bytes())
+    found = run_evaluate(
+        EvaluateConfig(workers=1, allow_unscorable=True),
+        scenarios=made,
+        rollouts=f"{tmp_path}/*/x.binproto",
+        out=tmp_path / "o",
+    )
+    assert found == evaluate(made, tmp_path / "p")

@@ -19,7 +19,7 @@ from pipeline.viewing.judging import Judgement, judge, log_events
 from pipeline.viewing.scene_pack import RolloutSet, pack_scene
 from submission.archive import Entry, index_rollouts
 from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
-from submission.realism import SceneContext, load_config, prepare_scene
+from submission.realism import SceneContext, load_config, prepare_scene, unscorable_reason
 
 __all__ = ["SceneTask", "ShownScene", "choose_scenes", "find_rollouts", "load_explainer", "pack_task", "read_entry"]
 
@@ -132,7 +132,7 @@ def pack_task(task: SceneTask) -> str:
     except KeyError as error:
         raise UserError(f"{task.scenarios}: scenario {task.scenario_id} is not there") from error
     metric = load_config(task.metric)
-    context: SceneContext | None = None if scene.unscorable_reason else prepare_scene(scene)
+    context: SceneContext | None = None if unscorable_reason(scene) else prepare_scene(scene)
     explainer = load_explainer(task.policy, task.reference) if task.explained else None
     ids = scene.agents.id[scene.simulated].tolist()
     sets, reasons = [], {}

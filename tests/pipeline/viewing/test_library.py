@@ -16,7 +16,7 @@ from data.store import SceneStore
 from data.tfrecord import write_records
 from data.womd import parse_scenario
 from pipeline.viewing.library.catalogue import Catalogue, Filter
-from pipeline.viewing.library.rollout_shelf import ArchiveShelf, FileShelf, open_rollout_shelf
+from pipeline.viewing.library.rollout_shelf import RolloutShelf
 from pipeline.viewing.library.scenario_shelf import RecordShelf, StoreShelf, open_shelf
 from submission.protos import read_rollouts
 from tests.builders import scenario_proto
@@ -111,8 +111,7 @@ def test_rollouts_are_found_in_files_and_archives(made_run: Path, tmp_path: Path
     with tarfile.open(archive, "w:gz") as tar:
         for file in sorted(rollouts.glob("*.binproto*")):
             tar.add(file, file.name)
-    shelves = [FileShelf("files", str(rollouts)), open_rollout_shelf("archive", str(archive))]
-    assert isinstance(shelves[1], ArchiveShelf)
+    shelves = [RolloutShelf("files", str(rollouts)), RolloutShelf("archive", str(archive))]
     catalogue = catalogue_of(store, *shelves)
     for exact in read_rollouts(rollouts):
         found = catalogue.rollouts(exact.scenario_id)
@@ -131,14 +130,14 @@ def test_a_truncated_archive_shows_what_it_still_has(made_run: Path, tmp_path: P
         for file in sorted(rollouts.glob("*.binproto*")):
             tar.add(file, file.name)
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 3 // 4])
-    catalogue = catalogue_of(made_run / "tokenize" / "validation", open_rollout_shelf("entry", str(archive)))
+    catalogue = catalogue_of(made_run / "tokenize" / "validation", RolloutShelf("entry", str(archive)))
     page = catalogue.page(Filter(), 0, 9)
     assert page.complete
     assert any("damaged archive" in text or "truncated" in text for text in page.defects), page.defects
 
 
 def test_strangers_are_counted(made_run: Path, records: Path) -> None:
-    shelf = FileShelf("policy", str(made_run / "sample" / "validation" / "policy"))
+    shelf = RolloutShelf("policy", str(made_run / "sample" / "validation" / "policy"))
     write_records(records, [scenario_proto("f" * 16).SerializeToString()])
     page = catalogue_of(records, shelf).page(Filter(), 0, 9)
     assert page.defects == ["policy: 4 scenarios that are not among those given"]
@@ -148,7 +147,7 @@ def test_nothing_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no TFRecord files"):
         open_shelf(str(tmp_path))
     with pytest.raises(UserError, match="no rollouts"):
-        open_rollout_shelf("a", str(tmp_path / "nothing"))
+        RolloutShelf("a", str(tmp_path / "nothing"))
 
 
 def test_real_records_are_listed_as_they_are(womd: Path) -> None:
@@ -179,7 +178,7 @@ def test_an_archive_that_is_a_bomb_takes_no_memory(made_run: Path, tmp_path: Pat
     archive.write_bytes(content + packer.flush())
     assert archive.stat().st_size < 1_500_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    catalogue = catalogue_of(made_run / "tokenize" / "validation", open_rollout_shelf("bomb", str(archive)))
+    catalogue = catalogue_of(made_run / "tokenize" / "validation", RolloutShelf("bomb", str(archive)))
     page = catalogue.page(Filter(), 0, 9)
     assert page.complete
     assert [text for text in page.defects if "b.binproto: 600 MB, expected less than 500" in text], page.defects
@@ -191,7 +190,7 @@ def test_rollouts_that_cannot_be_read_are_told_and_the_search_ends(made_run: Pat
     folder = tmp_path / "policy"
     shutil.copytree(made_run / "sample" / "validation" / "policy", folder)
     store = made_run / "tokenize" / "validation"
-    shelf = FileShelf("policy", str(folder))
+    shelf = RolloutShelf("policy", str(folder))
     _, key = next(iter(shelf.find()))
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="No such file"):

@@ -12,7 +12,7 @@ from data.errors import UserError
 from data.tfrecord import write_records
 from pipeline.stages.viewing import ViewConfig, run_view
 from pipeline.viewing.library.catalogue import Catalogue
-from pipeline.viewing.library.rollout_shelf import FileShelf
+from pipeline.viewing.library.rollout_shelf import RolloutShelf
 from pipeline.viewing.library.scenario_shelf import open_shelf
 from pipeline.viewing.packing import unpack
 from pipeline.viewing.report.scenes import load_explainer
@@ -33,7 +33,7 @@ def client_of(path: Path, *shelves, explainer=None) -> TestClient:
 
 @pytest.fixture(scope="module")
 def client(made_run: Path) -> TestClient:
-    shelves = [FileShelf(name, str(made_run / "sample" / "validation" / name)) for name in ("policy", "log")]
+    shelves = [RolloutShelf(name, str(made_run / "sample" / "validation" / name)) for name in ("policy", "log")]
     explainer = load_explainer(made_run / "selfplay" / "policy.ckpt", made_run / "finetune" / "reference.ckpt")
     return client_of(made_run / "tokenize" / "validation", *shelves, explainer=explainer)
 
@@ -115,7 +115,7 @@ def test_a_scene_that_cannot_be_read_any_more_is_one_line(tmp_path: Path) -> Non
 def test_rollouts_of_other_objects_are_told_and_the_scene_is_shown(made_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "validation.tfrecord-00000-of-00001"
     write_records(path, [scenario_proto(FIRST, agents=5).SerializeToString()])
-    client = client_of(path, FileShelf("policy", str(made_run / "sample" / "validation" / "policy")))
+    client = client_of(path, RolloutShelf("policy", str(made_run / "sample" / "validation" / "policy")))
     header, _ = unpack(client.get(f"/api/scene/{FIRST}").content)
     assert header["sets"] == []
     assert "not the objects to be simulated" in header["problems"][0]
