@@ -13,17 +13,15 @@ import torch
 
 from data.scene import Agents, Scene
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
-from pipeline.official_metric import scenario_proto, score_officially
 from pipeline.sampling.baselines import ConstantVelocity
-from submission.protos import Rollouts, to_proto
 from submission.realism import load_config, prepare_scene, score
 
-__all__ = ["bench"]
+__all__ = ["bench", "larger_map", "noisy_rollouts"]
 
 _ROLLOUTS = 32
 
 
-def _rollouts(scene: Scene, count: int) -> torch.Tensor:
+def noisy_rollouts(scene: Scene, count: int) -> torch.Tensor:
     """Constant velocity with a factor of speed for every agent and rollout."""
     states = ConstantVelocity().rollouts(scene, count, 0)
     generator = torch.Generator().manual_seed(0)
@@ -35,20 +33,24 @@ def _rollouts(scene: Scene, count: int) -> torch.Tensor:
 
 def _ours(scene: Scene) -> tuple[float, float]:
     torch.set_num_threads(1)
-    ids, states, config = scene.agents.id[scene.simulated], _rollouts(scene, _ROLLOUTS), load_config("2025")
+    ids, states, config = scene.agents.id[scene.simulated], noisy_rollouts(scene, _ROLLOUTS), load_config("2025")
     # The first call pays for what torch sets up once.
     score(prepare_scene(scene), ids, states[:1], config)
     return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=5), peak_memory_mb()
 
 
 def _official(scene: Scene) -> tuple[float, float]:
-    message = to_proto(Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], _rollouts(scene, 1)))
+    # Waymo's wheel: for this comparison alone.
+    from pipeline.official_metric import scenario_proto, score_officially
+    from submission.protos import Rollouts, to_proto
+
+    message = to_proto(Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], noisy_rollouts(scene, 1)))
     scenario = scenario_proto(scene)
     once = cpu_seconds(lambda: score_officially(scenario, message, "2025"))
     return once * (_ROLLOUTS + 1) / 2, peak_memory_mb()
 
 
-def _larger_map(scene: Scene, times: int) -> Scene:
+def larger_map(scene: Scene, times: int) -> Scene:
     """The scene with its map several times, copies 300 m apart."""
     road = scene.map
     count = len(road.kind)
@@ -84,7 +86,7 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
     torch.set_num_threads(1)
 
     def seconds(scene: Scene, rollouts: int) -> float:
-        ids, states = scene.agents.id[scene.simulated], _rollouts(scene, rollouts)
+        ids, states = scene.agents.id[scene.simulated], noisy_rollouts(scene, rollouts)
         return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=3)
 
     agents = int(scene.simulated.sum())
@@ -97,7 +99,7 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
     for count in (agents // 4, agents // 2):
         rows.append(Row(f"{title}, {count} agents", seconds(_fewer_agents(scene, count), _ROLLOUTS), "CPU s"))
     for times in (2, 4):
-        rows.append(Row(f"{title}, map {times} times", seconds(_larger_map(scene, times), _ROLLOUTS), "CPU s"))
+        rows.append(Row(f"{title}, map {times} times", seconds(larger_map(scene, times), _ROLLOUTS), "CPU s"))
     return rows
 
 

@@ -9,24 +9,27 @@ take these ratios as rough.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from data.batch import collate
-from data.scene import Scene
+from data.scene import Scene, map_tensors
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
 from models.reference.agent import ReferenceAgent
 from models.reference.augmentation import AugmentationConfig, augment, draw_for
 from models.reference.config import size_preset
-from models.reference.inputs import keep_agents
+from models.reference.inputs import SceneInputs, collate_inputs, keep_agents
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import recording_inputs, recording_of
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
+from pipeline.selfplay.clock import Clock
 
-__all__ = ["bench"]
+__all__ = ["TrainingStep", "bench"]
 
 _ROLLOUTS = 32
 _STEPS = 3
@@ -45,28 +48,69 @@ def _model(size: str, words: Vocabulary) -> Reference:
     return Reference(size_preset(size), words)
 
 
+class TrainingStep:
+    """One optimisation step on some scenes, augmentation and tokens included; called, it makes one.
+
+    Args:
+        scenes: single ones. model: on the device to train on. words: its vocabulary, on the CPU.
+        precision: None, or what ``torch.autocast`` computes in.
+
+    Attributes:
+        tokens: slots of agents times tokens in a step, padding not counted. seconds: of the last step, by phase.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Scene], model: Reference, words: Vocabulary, precision: torch.dtype | None = None
+    ) -> None:
+        self._model, self._precision = model, precision
+        self.device = model.motion.device
+        recordings, draws = [], []
+        for row, scene in enumerate(scenes):
+            recording = recording_of(collate([keep_agents(scene, 256)]))
+            pruned = prune_map(recording_inputs(recording, words), model.config, words.token_steps)
+            recordings.append(dataclasses.replace(recording, pieces=pruned.pieces))
+            agents, steps = recording.valid.shape[1:]
+            draws.append(draw_for(0, 0, row, agents, (steps - 1) // words.token_steps))
+        self.tokens = sum(part.token[..., 0].numel() for part in draws)
+        self._recording, self._draws = (
+            map_tensors(collate_inputs(parts), lambda t: t.to(self.device)) for parts in (recordings, draws)
+        )
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        self.seconds: dict[str, float] = {}
+
+    @torch.no_grad()
+    def inputs(self) -> SceneInputs:
+        """Augmented and tokenised."""
+        return recording_inputs(augment(self._recording, self._draws, AugmentationConfig()), self._model.vocabulary)
+
+    def loss(self, inputs: SceneInputs) -> Tensor:
+        """Mean over the tokens that are learnt."""
+        mask = loss_mask(inputs)
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
+            logits = self._model(inputs)
+        return (token_loss(logits, inputs.target) * mask).sum() / mask.sum()
+
+    def __call__(self) -> None:
+        clock = Clock(self.device)
+        inputs = self.inputs()
+        clock.lap("augment and tokenise")
+        loss = self.loss(inputs)
+        clock.lap("forward")
+        self._optimizer.zero_grad()
+        loss.backward()
+        clock.lap("backward")
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 0.5)
+        self._optimizer.step()
+        clock.lap("optimiser")
+        self.seconds = clock.seconds()
+
+
 def _training(scene: Scene, size: str, words: Vocabulary, recompute: bool = False) -> tuple[float, float]:
-    """CPU seconds of one optimisation step on a scene, augmentation and tokens included, and the peak memory."""
+    """CPU seconds of one optimisation step on a scene, and the peak memory."""
     torch.set_num_threads(1)
     model = _model(size, words)
     model.recompute = recompute
-    recording = recording_of(collate([keep_agents(scene, 256)]))
-    pruned = prune_map(recording_inputs(recording, words), model.config, words.token_steps)
-    recording = dataclasses.replace(recording, pieces=pruned.pieces)
-    agents, steps = recording.valid.shape[1:]
-    draws = draw_for(0, 0, 0, agents, (steps - 1) // words.token_steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        with torch.no_grad():
-            inputs = recording_inputs(augment(recording, draws, AugmentationConfig()), words)
-        mask = loss_mask(inputs)
-        loss = (token_loss(model(inputs), inputs.target) * mask).sum() / mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
-
+    step = TrainingStep([scene], model, words)
     step()
     return cpu_seconds(step, _STEPS), peak_memory_mb()
 

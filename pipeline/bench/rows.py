@@ -14,12 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from data.scene import Scene
-from data.tfrecord import read_records
-from data.womd import parse_scenario
 from pipeline.allocator import keep_freed_memory
 
-__all__ = ["Row", "cpu_seconds", "fresh", "known_pair", "load_scenes", "peak_memory_mb", "record_files"]
+__all__ = [
+    "Row",
+    "cpu_seconds",
+    "fresh",
+    "known_pair",
+    "load_scenes",
+    "peak_memory_mb",
+    "record_files",
+    "seconds_on",
+]
 
 # Original Waymo protos with many agents, 50 and 84, on which other programs were measured.
 _KNOWN = ("637f20cafde22ff8", "ee519cf571686d19")
@@ -52,6 +61,18 @@ def cpu_seconds(function: Callable[[], object], repeats: int = 1) -> float:
     for _ in range(repeats):
         function()
     return (time.process_time() - started) / repeats
+
+
+def seconds_on(device: torch.device, work: Callable[[], object], repeats: int = 1) -> float:
+    """Of one call, the mean of some: of a core, or of the clock until the GPU is done."""
+    if device.type != "cuda":
+        return cpu_seconds(work, repeats)
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / repeats
 
 
 def peak_memory_mb() -> float:
@@ -89,6 +110,10 @@ def record_files(scratch: Path) -> tuple[str, list[Path]]:
 
 def load_scenes(count: int | None = None) -> tuple[str, list[Scene]]:
     """What the scenes are, and the first ``count`` of them, or all."""
+    # Readers of records need Waymo's protos, which a machine that is only measured need not have.
+    from data.tfrecord import read_records
+    from data.womd import parse_scenario
+
     with tempfile.TemporaryDirectory() as folder:
         kind, files = record_files(Path(folder))
         records = (record for path in files for record in read_records(path))

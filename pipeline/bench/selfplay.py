@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -20,7 +20,7 @@ from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
-from pipeline.bench.rows import Row, cpu_seconds, load_scenes
+from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Scorer, collect
@@ -31,7 +31,7 @@ from pipeline.selfplay.simulator import decisions, places, reset
 from pipeline.selfplay.stepping import Stepper
 from pipeline.selfplay.worlds import World, build_world, stack_worlds
 
-__all__ = ["bench"]
+__all__ = ["Track", "bench"]
 
 _SCENES = 16
 # Worlds simulated at once, the scenes in turn, and transitions of a minibatch: what each device is good at.
@@ -45,19 +45,8 @@ _PAPER_STEPS = 1e9
 _PUFFER_SIMULATOR, _PUFFER_POLICY = 127_000.0, 3_600.0
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call: of a core, or of the clock until the GPU is done."""
-    if device.type == "cpu":
-        return cpu_seconds(work)
-    torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
 @dataclass
-class _Track:
+class Track:
     """Worlds, what drives in them, and where the time of an update went."""
 
     world: World
@@ -65,6 +54,7 @@ class _Track:
     view: ObservationConfig
     compiled: bool
     minibatch: int
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def __post_init__(self) -> None:
         self.device = self.world.pose.device
@@ -86,7 +76,7 @@ class _Track:
         torch.manual_seed(0)
         on_gpu = self.device.type == "cuda"
         fabric = Fabric(accelerator=self.device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true")
-        bare = Policy(PolicyConfig(), feature_sizes(self.view), self.vocabulary.ends.cpu())
+        bare = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu())
         policy, optimizer = fabric.setup(bare, torch.optim.Adam(bare.parameters(), lr=1e-4))
         config = PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
         uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
@@ -172,7 +162,7 @@ def _of_device(
     names = [index % len(scenes) for index in range(count)]
     world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(device))
     words = vocabulary.to(str(device))
-    track = _Track(world, words, view, compiled, _MINIBATCH[device.type])
+    track = Track(world, words, view, compiled, _MINIBATCH[device.type])
     anchor = Anchor(ReferenceAgent(Reference(size_preset(size), vocabulary).to(device)), scenes.__getitem__)
 
     def score(driven: Driven) -> Tensor:
@@ -192,7 +182,7 @@ def _of_device(
     ):
         # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
         work()
-        speed = steps / _seconds(work, device)
+        speed = steps / seconds_on(device, work)
         baseline = theirs if on_cpu else None
         ratio = None if baseline is None else speed / baseline
         rows.append(Row(f"{name}{about}", speed, unit, baseline, ratio, place))

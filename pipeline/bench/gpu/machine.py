@@ -1,0 +1,153 @@
+"""What there is: the card, its ceilings, versions; and two experiments that need nothing else."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+
+import torch
+from torch import Tensor
+
+from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.rows import Row, seconds_on
+from pipeline.selfplay.simulator import State, places, reset
+from pipeline.selfplay.stepping import Stepper
+from pipeline.selfplay.worlds import World
+
+__all__ = ["ceilings", "fake", "graph", "versions"]
+
+_PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "lightning",
+    "pyarrow",
+    "scipy",
+    "shapely",
+    "tensorboardX",
+    "tensorflow",
+    "waymo-open-dataset-tf-2-12-0",
+)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def versions(inputs: Inputs) -> Iterator[Row | str]:
+    """Of Python and packages, and what the card is."""
+    yield f"Python {platform.python_version()}, {platform.platform()}"
+    yield ", ".join(f"{package} {_version(package)}" for package in _PACKAGES)
+    yield f"CUDA of torch: {torch.version.cuda}; threads of torch: {torch.get_num_threads()}"
+    yield Row("cores", os.cpu_count() or 0, "")
+    if inputs.on_gpu:
+        card = torch.cuda.get_device_properties(inputs.device)
+        yield f"{card.name}, compute capability {card.major}.{card.minor}"
+        yield Row("memory of the card", card.total_memory / 1e9, "GB", 80)
+        yield Row("multiprocessors", card.multi_processor_count, "", 132)
+    yield Row("scenes of the data", len(inputs.scenes), "")
+    agents = sum(int(scene.simulated.sum()) for scene in inputs.scenes) / len(inputs.scenes)
+    yield Row("agents of a scene, mean", agents, "", 35)
+
+
+def ceilings(inputs: Inputs) -> Iterator[Row]:
+    """A large copy, a large product, and a kernel that does nothing: no code is faster than these allow."""
+    side = 8192 if inputs.on_gpu else 256
+    one = torch.randn(side, side, device=inputs.device)
+    other = torch.empty_like(one)
+    seconds = seconds_on(inputs.device, lambda: other.copy_(one), 10)
+    yield Row(
+        "copy on the device, read and written",
+        2 * one.numel() * 4 / seconds / 1e12,
+        "TB/s",
+        3.0 if inputs.on_gpu else None,
+    )
+    for title, tensor in (("float32", one), ("bf16", one.bfloat16())):
+        seconds = seconds_on(inputs.device, lambda tensor=tensor: tensor @ tensor, 10)  # type: ignore[misc]
+        estimate = 800 if title == "bf16" and inputs.on_gpu else None
+        yield Row(f"matrix product, {title}", 2 * side**3 / seconds / 1e12, "TFLOP/s", estimate)
+    small = torch.zeros(1, device=inputs.device)
+
+    def launches() -> None:
+        for _ in range(1000):
+            small.add_(1.0)
+
+    launches()
+    yield Row("a launch from Python", 1e3 * seconds_on(inputs.device, launches), "us")
+
+
+@torch.no_grad()
+def graph(inputs: Inputs) -> Iterator[Row | str]:
+    """Observing and stepping captured as a CUDA graph, as far as the code allows it."""
+    if not inputs.on_gpu:
+        yield "CUDA graphs need a card"
+        return
+    words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
+    world = inputs.world(inputs.paper.worlds)
+    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
+    stepper, state = Stepper(words, view), reset(world, torch.zeros_like(world.exists), view.history)
+    tokens = torch.zeros_like(world.types)
+
+    def observe() -> Tensor:
+        return stepper.observe(world, state, who).ego
+
+    def step() -> Tensor:
+        return stepper.step(world, state, tokens, world.exists, who, drivers)[0].pose
+
+    for name, work in (("observe", observe), ("step and events", step)):
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                work()
+        side.synchronize()
+        plain = 1000 * seconds_on(inputs.device, work, 20)
+        yield Row(f"{name}, {inputs.paper.worlds} worlds, plain", plain, "ms")
+        captured = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(captured):
+                result = work()
+        except RuntimeError as error:
+            yield f"{name}: cannot be captured: {str(error).strip().splitlines()[0]}"
+            torch.cuda.synchronize()
+            continue
+        right = work()
+        captured.replay()
+        yield Row(f"{name}, replayed", 1000 * seconds_on(inputs.device, captured.replay, 20), "ms")
+        yield Row(f"{name}, replayed: difference", float((result - right).abs().max()), "m")
+
+
+def fake(inputs: Inputs) -> Iterator[Row | str]:
+    """Observe and step on made-up CUDA tensors, which needs a CUDA build of torch, and no card: do devices mix?"""
+    if torch.version.cuda is None:
+        yield f"made-up CUDA tensors need a CUDA build of torch; this is {torch.__version__}"
+        return
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from data.scene import map_tensors
+    from data.vocabulary import Vocabulary
+
+    real, view = inputs.world(inputs.scale.together, torch.device("cpu")), inputs.paper.view
+    who, drivers = places(real.exists), places(real.exists & (real.types == 0))
+    count, steps = len(who[0]), inputs.vocabulary.token_steps
+    with FakeTensorMode(allow_non_fake_inputs=False):
+
+        def made(tensor: Tensor) -> Tensor:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+        world: World = map_tensors(real, made)
+        words = Vocabulary(*(made(getattr(inputs.vocabulary, name)) for name in ("poses", "box", "tolerance")))
+        rows, others = tuple(made(t) for t in who), tuple(made(t) for t in drivers)
+        stepper = Stepper(words, view)
+        state: State = reset(world, made(real.exists), view.history)
+        for _ in range(2):
+            seen = stepper.observe(world, state, (rows[0], rows[1]))
+            state, motion, _ = stepper.step(
+                world, state, made(real.types), made(real.exists), (rows[0], rows[1]), (others[0], others[1])
+            )
+    alike = seen.ego.shape[0] == count and motion.pose.shape[2] == steps and state.pose.device.type == "cuda"
+    yield Row("decisions on made-up CUDA tensors pass (1)", float(alike), "", 1)

@@ -1,0 +1,98 @@
+"""What must travel to a machine that has a card and little else: scenes, models, wheels, configurations, scores."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from data.errors import UserError
+from data.files import atomic_write, write_json
+from pipeline.bench.gpu.inputs import FULL, Inputs
+from pipeline.bench.gpu.travelling import fetch_wheels
+from pipeline.bench.metric import noisy_rollouts
+from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
+from submission.realism.config import CONFIG_FILES, config_path
+
+__all__ = ["READY_FILE", "prepare"]
+
+READY_FILE = "prepared.json"
+_ROOT = Path(__file__).resolve().parents[3]
+# Little is made and little is learnt, so that this takes minutes: what is measured does not depend on it.
+_OPTIONS = {
+    "traffic.training": 72,
+    "traffic.validation": 4,
+    "traffic.testing": 1,
+    "pretrain.fit.steps": 200,
+    "finetune.fit.steps": 10,
+    "selfplay.agent_steps": 30000,
+}
+
+
+def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool = True) -> None:
+    """Fill a folder.
+
+    Args:
+        folder: what travels. run: a finished run of ``make stages`` whose store and models are taken; without one
+            the stages up to self-play are run on generated traffic, beside ``folder``.
+        python: version of the machine's Python, for which wheels are fetched. wheels: fetch them at all.
+
+    Raises:
+        UserError: the run lacks something, or stages or pip failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _generated(folder) if run is None else run
+    for source, target in (
+        (run / "tokenize" / "training", folder / "store"),
+        (run / "tokenize" / "vocabulary.pt", folder / "vocabulary.pt"),
+        (_reference(run), folder / "reference.ckpt"),
+        (run / "selfplay" / "policy.ckpt", folder / "policy.ckpt"),
+    ):
+        if not source.exists():
+            raise UserError(f"{source}: not there; run make stages up to selfplay first, or leave --run out")
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", "*.json"))
+        else:
+            shutil.copyfile(source, target)
+    for name in CONFIG_FILES:
+        path = config_path(name)
+        target = folder / "site" / Path(*path.parts[path.parts.index("waymo_open_dataset") :])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _score(folder)
+    if wheels and (status := fetch_wheels(folder / "wheels", python)):
+        raise UserError(f"{folder}/wheels: pip download ended with status {status}; see above, or give --no-wheels")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    write_json(folder / READY_FILE, {"python": python, "megabytes": round(size, 1), "run": run.name})
+
+
+def _generated(folder: Path) -> Path:
+    """A small run of the stages beside the folder."""
+    runs, name = folder.parent, f"{folder.name}-run"
+    command = [sys.executable, "-m", "pipeline", "stages", "--preset", "demo", "--target", "selfplay"]
+    command += [part for option, value in _OPTIONS.items() for part in (f"--{option}", str(value))]
+    status = subprocess.call([*command, "--run", name, "--folder", str(runs)], cwd=_ROOT)
+    if status:
+        raise UserError(f"{runs / name}: the stages ended with status {status}; see above, or give --run")
+    return runs / name
+
+
+def _reference(run: Path) -> Path:
+    tuned = run / "finetune" / "reference.ckpt"
+    return tuned if tuned.exists() else run / "pretrain" / "reference.ckpt"
+
+
+def _score(folder: Path) -> None:
+    """Scores that this machine's CPU gives futures which depend on the scene alone."""
+    inputs, config = Inputs(folder, folder, torch.device("cpu"), FULL), load_config("2025")
+    scores = {}
+    for scene in inputs.scenes[: FULL.together]:
+        ids, states = scene.agents.id[scene.simulated], noisy_rollouts(scene, FULL.rollouts)
+        values = score(prepare_scene(scene), ids, states, config).values
+        values_ = torch.stack([values[name] for name in METRIC_FIELDS])
+        scores[str(scene.scenario_id)] = {"rollouts": FULL.rollouts, "values": values_}
+    atomic_write(folder / "scores.pt", lambda file: torch.save(scores, file))

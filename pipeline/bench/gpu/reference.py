@@ -1,0 +1,112 @@
+"""The reference: training, the anchor's pass, and futures, by size and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from models.reference.agent import ReferenceAgent
+from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.reference import TrainingStep
+from pipeline.bench.rows import Row, seconds_on
+from pipeline.sampling.agents import SimAgent
+from pipeline.sampling.policy_agent import PolicyAgent
+from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.judges import logged_tokens
+
+__all__ = ["anchor", "futures", "futures_compiled", "training"]
+
+# What an audit of the code said of an H100: agent-tokens a second of training when fed well.
+_TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
+
+
+def training(inputs: Inputs) -> Iterator[Row]:
+    """Steps on recordings that are ready, in float32 and in bfloat16; and the seconds of its phases."""
+    for size in inputs.scale.sizes:
+        for title, precision in (("bf16", torch.bfloat16), ("float32", None)):
+            inputs.start_memory()
+            scenes = inputs.scenes[: inputs.scale.batch]
+            step = TrainingStep(scenes, inputs.network(size), inputs.vocabulary, precision)
+            about = f"training {size}, {len(scenes)} scenes, {title}"
+            step()
+            seconds = seconds_on(inputs.device, step, inputs.scale.repeats)
+            known = _TRAINING.get(size) if precision is not None else None
+            yield Row(about, step.tokens / seconds, "agent-tokens/s", known)
+            yield from (Row(f"{about}: {phase}", 1000 * spent, "ms") for phase, spent in step.seconds.items())
+            yield Row(f"{about}: largest memory of a scene", inputs.peak_gb() / len(scenes), "GB")
+
+
+def anchor(inputs: Inputs) -> Iterator[Row]:
+    """The anchor's pass over an episode, maps known: float32, TF32, bfloat16."""
+    worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
+    world, names = inputs.world(worlds), inputs.names(worlds)
+    executed = logged_tokens(world, inputs.vocabulary.to(inputs.device))
+    steps = inputs.vocabulary.token_steps
+    poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
+    present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
+    count = int(world.exists.sum()) * executed.shape[-1]
+    for size in inputs.scale.sizes:
+        judge, about = _judge(inputs, size), f"anchor {size}, {worlds} worlds"
+
+        def work(judge: Anchor = judge) -> Tensor:
+            return judge.log_probs(names, world, executed, poses, world.exists, present)
+
+        def rate(work: Callable[[], Tensor] = work) -> float:
+            inputs.start_memory()
+            work()
+            return count / seconds_on(inputs.device, work, inputs.scale.repeats)
+
+        yield Row(f"{about}, float32", rate(), "agent-steps/s")
+        yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield Row(f"{about}, TF32", rate(), "agent-steps/s")
+        finally:
+            torch.set_float32_matmul_precision(before)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            yield Row(f"{about}, bf16", rate(), "agent-steps/s")
+
+
+def _judge(inputs: Inputs, size: str) -> Anchor:
+    return Anchor(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
+
+
+def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
+    net, view = inputs.policy()
+    agents: dict[str, Callable[[], SimAgent]] = {
+        "policy": lambda: PolicyAgent(net, inputs.vocabulary, view, compiled=compiled)
+    }
+    for size in inputs.scale.sizes:
+        agents[size] = lambda size=size: ReferenceAgent(inputs.network(size), compiled=compiled)  # type: ignore[misc]
+    scenes, rollouts = inputs.scenes[: inputs.scale.together], inputs.scale.rollouts
+    for name, make in agents.items():
+        inputs.start_memory()
+        agent = make()
+
+        def work(agent: SimAgent = agent) -> list[Tensor]:
+            return [agent.rollouts(scene, rollouts, 0) for scene in scenes]
+
+        about = f"{rollouts} futures by {name}{', compiled' if compiled else ''}"
+        if compiled:
+            yield Row(
+                f"{about}: first scene",
+                seconds_on(inputs.device, lambda a=agent: a.rollouts(scenes[0], rollouts, 0)),
+                "s",
+            )  # type: ignore[misc]
+        work()
+        estimate = {False: 4.5, True: 11.0}[compiled] if name == "mini" else None
+        yield Row(about, len(scenes) / seconds_on(inputs.device, work), "scenes/s", estimate)
+        yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
+
+
+def futures(inputs: Inputs) -> Iterator[Row]:
+    """Complete sets of futures."""
+    yield from _futures(inputs, False)
+
+
+def futures_compiled(inputs: Inputs) -> Iterator[Row]:
+    """The same with fused steps."""
+    yield from _futures(inputs, True)

@@ -1,0 +1,181 @@
+"""Runs the steps in a process of their own, which is ended when it takes too long, and begun anew when it fails."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.gpu.report import Found
+from pipeline.bench.gpu.steps import Step
+from pipeline.bench.rows import Row
+
+__all__ = ["Task", "run_steps"]
+
+# Seconds that a process may take to import what it needs.
+_BEGIN = 120.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know.
+
+    Attributes:
+        data: prepared folder. device: of torch. tiny: the smallest sizes. log: file that takes all that is printed.
+    """
+
+    data: Path
+    device: str
+    tiny: bool
+    log: Path
+
+
+def _serve(task: Task, pipe: Connection) -> None:
+    """Do checks as they are asked for; send rows and notes as they are found, and at the end of each its error."""
+    os.setsid()
+    log = os.open(task.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    import torch
+
+    from pipeline.bench.gpu.inputs import FULL, TINY, Inputs
+
+    device = torch.device(task.device)
+    if device.type == "cpu":
+        # As everywhere else where seconds of a core are counted.
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Inputs(task.data, Path(scratch), device, TINY if task.tiny else FULL)
+        pipe.send(("ready", None))
+        while (check := pipe.recv()) is not None:
+            module, function = check.split(":")
+            print(f"---- {check}", flush=True)
+            error = None
+            try:
+                for item in getattr(importlib.import_module(f"pipeline.bench.gpu.{module}"), function)(inputs):
+                    pipe.send(("found", item))
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+            except Exception as raised:
+                traceback.print_exc()
+                error = traceback.format_exception_only(raised)[-1].strip().splitlines()[0]
+                error += f" ({_place(raised)})"
+            pipe.send(("ended", error))
+
+
+def _place(raised: BaseException) -> str:
+    """Where in the project it happened."""
+    root = str(Path(__file__).resolve().parents[3])
+    frames = [f for f in traceback.extract_tb(raised.__traceback__) if f.filename.startswith(root)]
+    return f"{Path(frames[-1].filename).relative_to(root)}:{frames[-1].lineno}" if frames else "elsewhere"
+
+
+class _Worker:
+    """A process that does checks."""
+
+    def __init__(self, task: Task) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(task, other))
+        self._process.start()
+        other.close()
+        kind, _ = self.wait(_BEGIN)
+        if kind != "ready":
+            self.close()
+            raise RuntimeError(f"the process that does the checks could not begin; see {task.log}")
+
+    def wait(self, seconds: float) -> tuple[str, Any]:
+        """The next message; ``late`` when none comes in time, ``gone`` when the process ended."""
+        try:
+            if not self.pipe.poll(max(0.0, seconds)):
+                return "late", None
+            message: tuple[str, Any] = self.pipe.recv()
+            return message
+        except (EOFError, OSError):
+            return "gone", None
+
+    def close(self) -> None:
+        """End it, and whatever it started."""
+        if self._process.is_alive() and self._process.pid is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def run_steps(
+    steps: Sequence[Step], task: Task, budget: float, report: Callable[[list[Found]], None]
+) -> list[Found]:
+    """Do steps one after the other.
+
+    Args:
+        steps: in this order. task: what on. budget: seconds for all. report: called with all found so far, after
+            every step.
+    """
+    until = time.monotonic() + budget
+    found: list[Found] = []
+    worker: _Worker | None = None
+    try:
+        for step in steps:
+            result, started = Found(step.name), time.monotonic()
+            found.append(result)
+            if until - started < step.needs:
+                left = max(0.0, until - started)
+                result.state = f"not begun, {left:.0f} s of the budget are left and it needs {step.needs:.0f}"
+            else:
+                # Of the smallest sizes nothing is timed, and a busy machine may take long.
+                end = until if task.tiny else min(started + step.limit, until)
+                for check in step.checks:
+                    try:
+                        worker = worker or _Worker(task)
+                        again = _do(worker, check, end, result)
+                    except (RuntimeError, OSError) as error:
+                        result.state, result.failures[check], again = "failed", str(error), False
+                    if not again and worker is not None:
+                        worker.close()
+                        worker = None
+                result.seconds = time.monotonic() - started
+            report(found)
+    finally:
+        if worker is not None:
+            worker.close()
+    return found
+
+
+def _do(worker: _Worker, check: str, until: float, result: Found) -> bool:
+    """Do a check; whether the worker can be used again."""
+    if time.monotonic() >= until:
+        result.state, result.failures[check] = "out of time", "not begun"
+        return True
+    worker.pipe.send(check)
+    while True:
+        kind, item = worker.wait(until - time.monotonic())
+        if kind == "found" and isinstance(item, Row):
+            result.rows.append(_compared(item))
+        elif kind == "found":
+            result.notes.append(str(item))
+        elif kind == "ended" and item is None:
+            return True
+        else:
+            late = kind == "late"
+            result.state = "out of time" if late else "failed"
+            result.failures[check] = (
+                item or f"{'out of time' if late else 'the process ended by itself'}, see the log"
+            )
+            # Errors of a card stay with the process that met them.
+            return kind == "ended" and "CUDA" not in str(item) and "Accelerator" not in str(item)
+
+
+def _compared(row: Row) -> Row:
+    return replace(row, ratio=row.value / row.baseline) if row.baseline else row

@@ -1,0 +1,103 @@
+"""Self-play with the paper's view and settings: rates, phases, memory, and what an update with new scenes adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from models.reference.agent import ReferenceAgent
+from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.rows import Row, seconds_on
+from pipeline.bench.selfplay import Track
+from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.episode import Driven, Scorer
+from pipeline.selfplay.simulator import decisions
+from pipeline.selfplay.worlds import build_world, stack_worlds
+
+__all__ = ["anchored", "compiled", "plain"]
+
+# What an audit of the code said of 300 worlds on an H100, by phase of an update, seconds.
+_AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
+_AUDIT_RATE = 7000.0
+
+
+def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer]:
+    """Worlds with the paper's settings, and the anchor's scores of them; the anchor has random weights."""
+    paper, names = inputs.paper, inputs.names(worlds)
+    world, words = inputs.world(worlds), inputs.vocabulary.to(inputs.device)
+    track = Track(world, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
+    anchor = Anchor(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
+
+    def score(driven: Driven) -> Tensor:
+        scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
+        return scored[driven.who].transpose(0, 1)
+
+    return track, score
+
+
+def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
+    about = f"{worlds} worlds{', compiled' if is_compiled else ''}"
+    inputs.start_memory()
+    track, score = anchored(inputs, worlds, is_compiled)
+    epochs, audited = inputs.paper.ppo.epochs, worlds == inputs.paper.worlds and not is_compiled
+    steps = int(track.world.exists.sum()) * decisions(inputs.vocabulary)
+    yield Row(f"{about}: agent-steps of an update", steps, "", 420_000 if worlds == inputs.paper.worlds else None)
+    rate = "agent-steps/s"
+    for name, work in (
+        ("simulator and observations alone", track.simulate),
+        ("policy in the loop", track.learn(None, 0)),
+        (f"trained, {epochs} epochs", track.learn(None, epochs)),
+    ):
+        started = time.perf_counter()
+        work()
+        if is_compiled:
+            yield Row(f"{about}: {name}, first call", time.perf_counter() - started, "s")
+        yield Row(f"{about}: {name}", steps / seconds_on(inputs.device, work, inputs.scale.repeats), rate)
+    work = track.learn(score, epochs)
+    started = time.perf_counter()
+    work()
+    first = time.perf_counter() - started
+    again = seconds_on(inputs.device, work, inputs.scale.repeats)
+    yield Row(f"{about}: trained and anchored to {inputs.scale.sizes[0]}, maps known", steps / again, rate)
+    drive = sum(track.phases[name] for name in ("observe", "policy", "simulate"))
+    for name, seconds in {**track.phases, "drive (observe, policy, simulate)": drive}.items():
+        estimate = _AUDIT.get(name.split()[0]) if audited else None
+        yield Row(f"{about}: {name}", seconds, "s", estimate)
+    yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
+    # What a cached world hides: it is built, put beside the others, copied, and its map encoded.
+    scenes = inputs.scenes[: inputs.scale.together]
+    build = seconds_on(
+        torch.device("cpu"),
+        lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.road_segments) for s in scenes],
+    ) / len(scenes)
+    parts = [inputs.built[name] for name in inputs.names(worlds)]
+    started = time.perf_counter()
+    stacked = stack_worlds(parts)
+    stack = time.perf_counter() - started
+    copy = seconds_on(inputs.device, lambda: inputs.moved(stacked))
+    yield Row(f"{about}: a world built", build, "CPU s", 0.18 if audited else None)
+    yield Row(f"{about}: worlds stacked on the host and copied", stack + copy, "s", 3.0 if audited else None)
+    if not is_compiled:
+        encode = max(0.0, first - again) * worlds / len(inputs.scenes[:worlds])
+        yield Row(f"{about}: maps encoded, if all scenes are new", encode, "s", 3.0 if audited else None)
+        whole = build * worlds + stack + copy + encode + again
+        estimate = _AUDIT_RATE if audited else None
+        yield Row(
+            f"{about}: trained and anchored, all scenes new, built by one process", steps / whole, rate, estimate
+        )
+
+
+def plain(inputs: Inputs) -> Iterator[Row]:
+    """At several numbers of worlds, the paper's first."""
+    paper = inputs.paper.worlds
+    for worlds in sorted(inputs.scale.worlds, key=lambda count: abs(count - paper)):
+        yield from _measured(inputs, worlds, False)
+
+
+def compiled(inputs: Inputs) -> Iterator[Row]:
+    """Simulator, policy and learner fused, at the number of worlds nearest to the paper's."""
+    worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
+    yield from _measured(inputs, worlds, True)

@@ -1,0 +1,67 @@
+"""Packages that travel as wheels to a machine that lacks them. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+__all__ = ["fetch_wheels", "missing_packages", "unpack"]
+
+# Module to package: what is too large to travel, and what does.
+_NEEDED = {"torch": "torch", "numpy": "numpy", "pyarrow": "pyarrow", "scipy": "scipy"}
+_TRAVELLING = {
+    "PIL": "pillow",
+    "google.protobuf": "protobuf",
+    "lightning": "lightning",
+    "lightning_utilities": "lightning-utilities",
+    "packaging": "packaging",
+    "shapely": "shapely",
+    "tensorboardX": "tensorboardx",
+    "torchmetrics": "torchmetrics",
+    "tqdm": "tqdm",
+    "yaml": "pyyaml",
+}
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def missing_packages() -> list[str]:
+    """Those that do not travel and are not installed."""
+    return [package for module, package in _NEEDED.items() if not _has(module)]
+
+
+def fetch_wheels(folder: Path, python: str) -> int:
+    """Download what travels, for a version of Python on x86-64 Linux; pip's exit status."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    command += ["--python-version", python, "--implementation", "cp"]
+    for platform in _PLATFORMS:
+        command += ["--platform", platform]
+    return subprocess.call([*command, *_TRAVELLING.values()])
+
+
+def unpack(data: Path, site: Path) -> None:
+    """Put what travelled behind what is installed, for this process and all it starts.
+
+    Args:
+        data: prepared folder. site: empty folder for the packages that are missing here.
+    """
+    missing = tuple(f"{p.replace('-', '_')}-" for module, p in _TRAVELLING.items() if not _has(module))
+    for wheel in sorted((data / "wheels").glob("*.whl")):
+        if wheel.name.lower().startswith(missing):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(site)
+    behind = [str(site), str(data / "site")]
+    sys.path += behind
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*([before] if before else []), *behind])

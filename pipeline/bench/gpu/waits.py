@@ -1,0 +1,142 @@
+"""How much the host asks of a device, and where it waits for it: launches and waits of every hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from models.reference.agent import ReferenceAgent
+from models.reference.inputs import select_agents
+from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.gpu.selfplay import anchored
+from pipeline.bench.launches import LaunchCounter, kernels, reported_waits
+from pipeline.bench.metric import larger_map, noisy_rollouts
+from pipeline.bench.reference import TrainingStep
+from pipeline.bench.rows import Row
+from pipeline.sampling.policy_agent import PolicyAgent
+from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.episode import act
+from pipeline.selfplay.simulator import places, reset
+from pipeline.selfplay.stepping import Stepper
+from submission.realism import load_config, prepare_scene, score_states
+
+__all__ = ["decision", "decoding", "metric", "preparing", "training", "update"]
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A piece of work, and what an audit of the code said of one call: launches, and waits of the host."""
+
+    name: str
+    work: Callable[[], object]
+    launches: float | None = None
+    waits: float | None = None
+    profiled: bool = False
+
+
+def _counted(inputs: Inputs, path: _Path) -> Iterator[Row | str]:
+    path.work()  # buffers and libraries
+    with LaunchCounter() as counter:
+        path.work()
+    yield Row(f"{path.name}: operators launched", counter.launched, "", path.launches)
+    yield Row(f"{path.name}: waits of the host, by operator", counter.waited, "", path.waits)
+    places_ = counter.waits
+    if inputs.on_gpu:
+        with reported_waits() as reported:
+            path.work()
+        yield Row(f"{path.name}: waits of the host, as CUDA reports them", reported.total(), "", path.waits)
+        places_ = counter.waits + reported
+        if path.profiled:
+            seen = kernels(path.work)
+            yield Row(f"{path.name}: kernels and copies on the card", seen.count, "", path.launches)
+            yield Row(f"{path.name}: time of the clock", 1000 * seen.seconds, "ms")
+            yield Row(f"{path.name}: the card busy", 100 * seen.busy / seen.seconds, "%")
+            yield from (f"{path.name}: {line}" for line in seen.longest)
+    yield from (f"{path.name}: waits {count} x {place}" for place, count in places_.most_common(6))
+
+
+@torch.no_grad()
+def decision(inputs: Inputs) -> Iterator[Row | str]:
+    """Observe, decide, step: once in the worlds of an update."""
+    words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
+    world = inputs.world(inputs.scale.worlds[0])
+    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
+    stepper, state = Stepper(words, view), reset(world, torch.zeros_like(world.exists), view.history)
+    net, seen_by_net = inputs.policy()
+    seen = Stepper(words, seen_by_net).observe(world, state, who)
+    tokens = torch.zeros_like(world.types)
+    observe = partial(stepper.observe, world, state, who)
+    step = partial(stepper.step, world, state, tokens, world.exists, who, drivers)
+    yield from _counted(inputs, _Path("observe", observe, 161, 3, True))
+    yield from _counted(inputs, _Path("policy", partial(act, net, seen), 41, 1, True))
+    yield from _counted(inputs, _Path("step and events", step, 383, 2, True))
+
+
+def update(inputs: Inputs) -> Iterator[Row | str]:
+    """A whole update of self-play with anchor: drive, judge, learn."""
+    track, score = anchored(inputs, inputs.scale.worlds[0])
+    yield from _counted(inputs, _Path("an update, all of it", track.learn(score, 1), None, None, True))
+    once, twice = (_launches(track.learn(None, epochs)) for epochs in (1, 2))
+    batches = max(1, round(int(track.world.exists.sum()) * 40 / track.minibatch))
+    yield Row("a minibatch: operators launched", (twice[0] - once[0]) / batches, "", 245)
+    yield Row("a minibatch: waits of the host, by operator", (twice[1] - once[1]) / batches, "", 4)
+
+
+def _launches(work: Callable[[], object]) -> tuple[int, int]:
+    with LaunchCounter() as counter:
+        work()
+    return counter.launched, counter.waited
+
+
+def preparing(inputs: Inputs) -> Iterator[Row | str]:
+    """A map encoded for the anchor, as for every scene that is new."""
+    anchor = Anchor(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
+
+    def work() -> None:
+        anchor._known.clear()
+        anchor._prepared(0)
+
+    yield from _counted(inputs, _Path("a scene prepared for the anchor", work, 383, 20, True))
+
+
+def training(inputs: Inputs) -> Iterator[Row | str]:
+    """A training step of the reference."""
+    step = TrainingStep(
+        inputs.scenes[: inputs.scale.batch], inputs.network(inputs.scale.sizes[0]), inputs.vocabulary
+    )
+    yield from _counted(inputs, _Path("training: augment and tokenise", step.inputs, 3444, None, True))
+    ready = step.inputs()
+    yield from _counted(inputs, _Path("training: forward", partial(step.loss, ready), 877, None, True))
+    yield from _counted(inputs, _Path("training: a whole step", step, 3444 + 877 + 823, None, True))
+
+
+@torch.no_grad()
+def decoding(inputs: Inputs) -> Iterator[Row | str]:
+    """Futures of a scene, by the reference and by the policy."""
+    scene, rollouts = inputs.scenes[0], inputs.scale.rollouts
+    agent = ReferenceAgent(inputs.network(inputs.scale.sizes[0]))
+    steps = agent.unroll(scene, rollouts)
+
+    def step() -> None:
+        steps.execute(steps.logits().argmax(-1))
+
+    yield from _counted(inputs, _Path("a decoding step of the reference", step, None, 3, True))
+    work = partial(agent.rollouts, scene, rollouts, 0)
+    yield from _counted(inputs, _Path(f"{rollouts} futures of the reference", work, 27500, None))
+    net, view = inputs.policy()
+    work = partial(PolicyAgent(net, inputs.vocabulary, view).rollouts, scene, rollouts, 0)
+    yield from _counted(inputs, _Path(f"{rollouts} futures of the policy", work))
+
+
+def metric(inputs: Inputs) -> Iterator[Row | str]:
+    """The metric of a scene, features of the log not counted; and with a map of ten times the size."""
+    for title, times, launches in (("the metric", 1, None), ("the metric, map 10 times", 10, 8000)):
+        scene = larger_map(inputs.scenes[0], times)
+        scene = select_agents(scene, scene.simulated.nonzero().flatten())
+        context = inputs.moved(prepare_scene(scene))
+        states = noisy_rollouts(scene, inputs.scale.rollouts).to(inputs.device)
+        work = partial(score_states, context, states, load_config("2025"))
+        yield from _counted(inputs, _Path(title, work, launches, 0, True))

@@ -1,0 +1,154 @@
+"""Counts of what a device is asked to do: kernels launched, and moments at which the host waits for the device.
+
+``LaunchCounter`` counts on any device, without a card, so that tests can hold a budget. ``reported_waits`` and
+``kernels`` ask CUDA itself, and need a card.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Kernels", "LaunchCounter", "kernels", "project_line", "reported_waits"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+# Operators that hand a value to Python, or whose result has a size that depends on values.
+_READS = frozenset(
+    {
+        "_local_scalar_dense",
+        "bincount",
+        "equal",
+        "is_nonzero",
+        "masked_select",
+        "nonzero",
+        "repeat_interleave",
+        "unique_consecutive",
+        "unique_dim",
+        "_unique2",
+    }
+)
+# A tensor of Python numbers: on a device, a copy from memory that the host must not touch until it is done.
+_FROM_PYTHON = "lift_fresh"
+# These neither compute nor copy on the device.
+_NO_KERNEL = frozenset({"_local_scalar_dense", "detach", "empty", "empty_like", "empty_strided", _FROM_PYTHON})
+_INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
+
+
+def project_line(stack: traceback.StackSummary) -> str:
+    """``FILE:LINE`` of the innermost frame of this project outside this module; "elsewhere" if there is none."""
+    for frame in reversed(stack):
+        path = Path(frame.filename)
+        if path.is_relative_to(_ROOT) and "site-packages" not in path.parts and path != Path(__file__).resolve():
+            return f"{path.relative_to(_ROOT)}:{frame.lineno}"
+    return "elsewhere"
+
+
+class LaunchCounter(TorchDispatchMode):
+    """Counts within ``with``; every ATen call that is no view is taken for one launch.
+
+    Attributes:
+        launches: operator to calls. waits: ``OPERATOR at FILE:LINE`` to times that the host would wait on a GPU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    @property
+    def launched(self) -> int:
+        """Launches of all operators."""
+        return self.launches.total()
+
+    @property
+    def waited(self) -> int:
+        """Waits at all places."""
+        return self.waits.total()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        if _waits(name, args, result):
+            self.waits[f"{name} at {project_line(traceback.extract_stack())}"] += 1
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        if not is_view and name not in _NO_KERNEL:
+            self.launches[name] += 1
+        return result
+
+
+def _waits(name: str, args: tuple[Any, ...], result: Any) -> bool:
+    if name in _READS or name == _FROM_PYTHON:
+        return True
+    if name in _INDEXING:
+        # A mask is turned into row numbers, whose count must be known.
+        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    if name in ("_to_copy", "copy_") and isinstance(result, Tensor):
+        source = args[1] if name == "copy_" else args[0]
+        return isinstance(source, Tensor) and source.device.type == "cuda" != result.device.type
+    return False
+
+
+@contextmanager
+def reported_waits() -> Iterator[Counter[str]]:
+    """Within ``with``, count ``FILE:LINE`` of every wait that CUDA's sync debug mode reports; nothing elsewhere."""
+    found: Counter[str] = Counter()
+    if not torch.cuda.is_available():
+        yield found
+        return
+
+    def note(message: Warning | str, *_: object, **__: object) -> None:
+        if "synchroniz" in str(message):
+            found[project_line(traceback.extract_stack())] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What a profiler saw on a card: how many kernels, their seconds, and the seconds that passed."""
+
+    count: int
+    busy: float
+    seconds: float
+    longest: tuple[str, ...]
+
+
+def kernels(work: Callable[[], object]) -> Kernels:
+    """Profile one call on a card; the clock runs without the profiler, which slows the host down."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        work()
+        torch.cuda.synchronize()
+    seen: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    for event in profiler.events() or []:
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            seen[event.name] += 1
+            spent[event.name] += event.time_range.elapsed_us()
+    longest = tuple(f"{us / 1000:.1f} ms in {seen[name]} x {name[:60]}" for name, us in spent.most_common(5))
+    return Kernels(seen.total(), spent.total() / 1e6, seconds, longest)
