@@ -12,6 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
@@ -20,10 +21,11 @@ from pipeline.selfplay.judges import score_all
 from pipeline.selfplay.observation import feature_sizes
 from pipeline.selfplay.ppo import update
 from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.worlds import build_world, stack_worlds
+from pipeline.selfplay.worlds import World, build_world, stack_worlds
 from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW
 from tests.pipeline.selfplay.test_observation import garbage
+from tests.pipeline.selfplay.test_simulator import arcs
 from tests.scenes import Mover, hand_made
 
 PLAIN = PPOConfig(minibatch=256, beta=0.0)
@@ -165,3 +167,95 @@ def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
     )
     assert sizes == [120, 120] * 3
     assert all(math.isfinite(value) for value in figures.values())
+
+
+class Drivers(nn.Module):
+    """Who moves goes straight on (token 1 of ``arcs``), who stands stands."""
+
+    def forward(self, ego: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        moves = (ego[:, 0] > 0).long()
+        return 60.0 * nn.functional.one_hot(moves, 3).float(), torch.zeros(len(ego))
+
+
+def straight_on(
+    world: World, reward: RewardConfig | None = None, config: PPOConfig = PLAIN, uniform: Tensor | None = None
+) -> Episode:
+    """What happens in an episode of ``Drivers``."""
+    if uniform is None:
+        uniform = torch.full((42, *world.types.shape), 0.5)
+    return collect(Drivers(), world, arcs(), None, config, reward or RewardConfig(), VIEW, uniform)
+
+
+def test_rates_are_of_those_whom_they_concern() -> None:
+    """Collisions of all, the road and its lights of vehicles, goals of those who move."""
+    edge = (MapKind.ROAD_EDGE, [(-60.0, -3.0), (200.0, -3.0)])
+    movers = [
+        Mover(speed=10.0),
+        Mover(y=30.0),
+        Mover(y=-20.0, kind=AgentType.PEDESTRIAN, speed=10.0),
+        Mover(y=-40.0),
+        Mover(x=30.0, y=60.0, speed=10.0, kind=AgentType.CYCLIST),
+        Mover(x=50.0, y=60.0, kind=AgentType.PEDESTRIAN),
+    ]
+    world = build_world(hand_made(movers, [edge]), arcs(), 4)
+    sums = straight_on(world, RewardConfig(forgive_start=False)).sums
+    rates = {name: total.tolist() for name, total in sums.items() if name.endswith("_rate")}
+    assert rates == {
+        "collision_rate": [2, 6],
+        "off_road_rate": [1, 3],
+        "red_light_rate": [0, 3],
+        "goal_rate": [3, 3],
+    }
+    assert sums["task_reward"][1] == 6
+    assert sums["reward_goal"].tolist() == [3, 6]
+    assert sums["reward_off_road"].tolist() == pytest.approx([-0.75 * 40, 6])
+    # One that stands off the road from the start on is not to blame.
+    assert straight_on(world).sums["off_road_rate"].tolist() == [0, 3]
+
+
+def test_who_starts_in_a_collision_may_not_begin_another() -> None:
+    """The first drives out of the second, which is forgiven, and later through the third, which is not."""
+    movers = [Mover(speed=10.0), Mover(x=-2.0), Mover(x=40.0)]
+    world = build_world(hand_made(movers), arcs(), 4)
+    forgiven = straight_on(world, RewardConfig(goal=0.0))
+    assert forgiven.sums["collision_rate"].tolist() == [2, 3]
+    hit = forgiven.reward < 0
+    assert hit.any(0).tolist() == [True, False, True]
+    # Boxes of 4 m meet between 36 m and 44 m, which takes decisions that end at 38 m to 44 m.
+    assert hit[:, 0].nonzero().flatten().tolist() == [18, 19, 20, 21]
+    once = straight_on(world, RewardConfig(goal=0.0, per_event=True))
+    assert once.sums["reward_collision"].tolist() == pytest.approx([-1.5, 3])
+    counted = straight_on(world, RewardConfig(goal=0.0, forgive_start=False))
+    assert counted.sums["collision_rate"].tolist() == [3, 3]
+
+
+def test_hidden_goals_are_drawn_with_numbers_of_their_own() -> None:
+    world = build_world(hand_made([Mover(speed=10.0), Mover(y=9.0, speed=10.0)]), arcs(), 4)
+    uniform = torch.full((42, 1, 2), 0.5)
+    uniform[-2], uniform[-1] = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
+    goals = straight_on(world, uniform=uniform).observation.ego.view(40, 2, -1)[..., 3]
+    assert (goals[:, 1] == 0).all()
+    assert float(goals[0, 0]) == pytest.approx(0.8)
+
+
+def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocabulary) -> None:
+    """A row that is finite but for one token is no opinion either."""
+    world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
+    fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+
+    def score(driven: Driven) -> Tensor:
+        scores = fixed.expand(driven.tokens.shape[-1], len(driven.who[0]), -1).clone()
+        scores[:10, :, 3] = -math.inf
+        scores[10:20] = math.nan
+        return scores
+
+    plain = collected(policy, vocabulary, world)
+    paid = collected(policy, vocabulary, world, dataclasses.replace(PLAIN, alpha=0.1), score)
+    assert not paid.covered[:20].any()
+    assert paid.covered[20:].all()
+    assert torch.equal(paid.reward[:20], plain.reward[:20])
+    likelihood = fixed[paid.action[20:]]
+    torch.testing.assert_close(paid.reward[20:] - plain.reward[20:], 0.1 * likelihood, atol=1e-5, rtol=0)
+    assert paid.sums["log_likelihood"].tolist() == pytest.approx([float(likelihood.sum()), 120], abs=1e-3)
+    assert paid.sums["reference_coverage"].tolist() == [120, 240]
+    assert paid.sums["reward_likelihood"].tolist() == pytest.approx([0.1 * float(likelihood.sum()), 6], abs=1e-3)

@@ -304,3 +304,69 @@ def test_who_is_off_the_road_by_shapely() -> None:
     assert int(clear.sum()) > 9700
     assert torch.equal(found[clear], torch.from_numpy(outside.any(-1))[clear])
     assert 0.2 < float(found.double().mean()) < 0.8
+
+
+STRAIGHT = [
+    (MapKind.ROAD_EDGE, [(-60.0, -4.0), (60.0, -4.0)]),
+    (MapKind.ROAD_EDGE, [(60.0, 4.0), (-60.0, 4.0)]),
+]
+
+
+def test_boxes_are_shrunk_for_the_road_too_and_the_absent_are_not_off_it() -> None:
+    """A corner 10 cm behind the edge, which a box of 0.7 times the size does not have."""
+    world = world_of(hand_made([Mover(), Mover(x=20.0)], STRAIGHT))
+    pose = world.pose[:, :, None].repeat(1, 1, 2, 1)
+    pose[0, 0, :, 1] = 3.1 - world.origin[0, 1]
+    motion, who = motion_of(world, pose), places(world.exists)
+    assert off_road(world, motion, 1.0, who).tolist() == [[True, False]]
+    assert off_road(world, motion, 0.7, who).tolist() == [[False, False]]
+    gone = dataclasses.replace(motion, present=motion.present & torch.tensor([[[False], [True]]]))
+    assert not off_road(world, gone, 1.0, who).any()
+
+
+def test_levels_are_told_by_what_boxes_stand_on() -> None:
+    """A crane of 10 m beside a car, on one ground; a low box on a deck 4.5 m above the ground of a lorry of 8 m."""
+    world = world_of(hand_made([Mover(z=5.0, size=(4.0, 2.0, 10.0)), Mover(x=1.0, z=0.75)]))
+    still = motion_of(world, world.pose[:, :, None])
+    assert collisions(world, still, 1.0, places(world.exists)).all()
+    world = world_of(hand_made([Mover(z=4.0, size=(4.0, 2.0, 8.0)), Mover(x=1.0, z=5.0, size=(4.0, 2.0, 1.0))]))
+    still = motion_of(world, world.pose[:, :, None])
+    assert not collisions(world, still, 1.0, places(world.exists)).any()
+    # The crane is on the road under the bridge, though its middle is as high as that.
+    ground = [[(-60.0, -4.0, 0.0), (60.0, -4.0, 0.0)], [(60.0, 4.0, 0.0), (-60.0, 4.0, 0.0)]]
+    bridge = [[(4.0, -60.0, 6.0), (4.0, 60.0, 6.0)], [(-4.0, 60.0, 6.0), (-4.0, -60.0, 6.0)]]
+    crane = Mover(x=6.0, z=5.0, size=(4.0, 2.0, 10.0))
+    world = world_of(hand_made([crane], [(MapKind.ROAD_EDGE, line) for line in ground + bridge]))
+    assert drive(world, world.pose[0]).tolist() == [False]
+
+
+def test_the_absent_run_no_lights() -> None:
+    world = world_of(hand_made([Mover(x=-1.0), Mover(x=60.0)], [LANE], [Signal(0, (0.0, 0.0), [RED] * 91)]))
+    pose = world.pose[:, :, None].repeat(1, 1, 2, 1)
+    pose[0, 0, :, 0] += 2.0
+    motion = motion_of(world, pose)
+    assert red_lights(world, motion).tolist() == [[True, False]]
+    assert not red_lights(world, dataclasses.replace(motion, present=torch.zeros_like(motion.present))).any()
+
+
+def test_lanes_that_bend_have_the_heading_of_the_stop_line() -> None:
+    """The light stands behind a left turn: who comes through it from the south passes it, who crosses does not."""
+    bent = (MapKind.LANE, [(float(x), 0.0) for x in range(-30, 1, 3)] + [(0.0, float(y)) for y in range(3, 31, 3)])
+    movers = [Mover(y=19.0, heading=math.pi / 2), Mover(x=-1.0, y=20.0)]
+    world = world_of(hand_made(movers, [bent], [Signal(0, (0.0, 20.0), [RED] * 91)]))
+    assert world.stop_line[0, 0, 2] == pytest.approx(math.pi / 2)
+    pose = world.pose[:, :, None].clone()
+    pose[0, 0, :, 1] += 2.0
+    pose[0, 1, :, 0] += 2.0
+    assert red_lights(world, motion_of(world, pose)).tolist() == [[True, False]]
+
+
+def test_the_road_is_known_where_the_fast_get_to() -> None:
+    """At 25 m/s an agent is 200 m on after 8 s, on a road that is 40 m wide there and 8 m where it starts."""
+    sides = ((1, [(-60.0, 4.0), (120.0, 4.0)]), (1, [(121.0, 20.0), (400.0, 20.0)]))
+    edges = [(MapKind.ROAD_EDGE, line[::-1]) for _, line in sides]
+    edges += [(MapKind.ROAD_EDGE, [(x, -y) for x, y in line]) for _, line in sides]
+    world = world_of(hand_made([Mover(speed=25.0)], edges))
+    there = torch.tensor([[200.0, 15.0, 0.0]]) - torch.cat((world.origin[0], torch.zeros(1)))
+    assert drive(world, there).tolist() == [False]
+    assert drive(world, there + torch.tensor([0.0, 6.0, 0.0])).tolist() == [True]

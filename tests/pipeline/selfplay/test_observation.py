@@ -219,3 +219,68 @@ def test_history_of_a_hand_made_scene() -> None:
     after_, _ = step(world, state, rest, world.exists, arcs())
     assert torch.equal(after_.past[:, :, -1], state.pose)
     assert torch.equal(after_.past[:, :, :-1], state.past[:, :, 1:])
+
+
+def test_goals_beyond_the_scale_are_at_its_end() -> None:
+    world = build_world(hand_made([Mover(heading=math.pi, speed=18.0)]), arcs(), 4)
+    ahead = look(world, reset(world, shown(world)), ObservationConfig(neighbours=1, road_segments=4))
+    assert ahead.ego[0, 3:5].tolist() == pytest.approx([1.0, 0.0], abs=1e-4)
+
+
+def test_own_motion_and_collision_are_felt() -> None:
+    """The last token's 2 m ahead, 0.3 m aside and 0.1 rad have scales of their own."""
+    world = build_world(hand_made([Mover(speed=9.0)]), arcs(), 4)
+    state = dataclasses.replace(
+        reset(world, shown(world)), last_motion=torch.tensor([[[2.0, 0.3, 0.1]]]), collided=~shown(world)
+    )
+    ego = look(world, state).ego[0]
+    assert float(ego[5]) == 1.0
+    torch.testing.assert_close(ego[9:12], torch.tensor([0.5, 0.3, 0.4]))
+
+
+def test_the_nearest_light_ahead_in_the_own_lane_is_seen() -> None:
+    """Of two ahead the nearer one, not one behind, beside, or of crossing traffic."""
+    lanes = [(MapKind.LANE, [(float(x), y) for x in range(-30, 91, 3)]) for y in (0.0, 4.0)]
+    across = (MapKind.LANE, [(12.0, float(y)) for y in range(-30, 31, 3)])
+    red, green = [LightState.STOP] * 91, [LightState.GO] * 91
+
+    def seen(*lights: tuple[int, tuple[float, float], list[LightState]]) -> list[float]:
+        world = build_world(hand_made([Mover()], [*lanes, across], [Signal(*light) for light in lights]), arcs(), 4)
+        return look(world, reset(world, shown(world))).ego[0, -3:].tolist()
+
+    near, far = (0, (20.0, 0.0)), (0, (40.0, 0.0))
+    assert seen((*near, green), (*far, red)) == pytest.approx([1.0, 0.6, 0.0])
+    assert seen((*far, green), (*near, red)) == pytest.approx([1.0, 0.6, 1.0])
+    for other in ((0, (-5.0, 0.0)), (1, (20.0, 4.0)), (2, (12.0, 0.5)), (0, (60.0, 0.0))):
+        assert seen((*other, red)) == [0.0, 0.0, 0.0]
+    assert seen((0, (-0.5, 0.0), red)) == pytest.approx([1.0, 1.0, 1.0]), "who stands over the line still sees it"
+
+
+def test_road_that_rises_is_seen_at_its_middle() -> None:
+    wall = (MapKind.ROAD_EDGE, [(-4.0, -6.0, 1.0), (4.0, -6.0, 2.0)])
+    world = build_world(hand_made([Mover(z=0.5)], [wall]), arcs(), 4)
+    road = look(world, reset(world, shown(world))).road[0, 0]
+    torch.testing.assert_close(road[:6], torch.tensor([0.0, -6 / 50, 0.8, 1.0, 0.0, 0.1]), atol=1e-4, rtol=0)
+
+
+def test_history_is_seen_from_the_present_pose() -> None:
+    """One that turns left past one that turns left the other way round: places and turns by complex numbers."""
+    world = build_world(hand_made([Mover(heading=3.1), Mover(x=9.0, y=2.0, heading=-1.0)]), arcs(), 4)
+    view = ObservationConfig(neighbours=1, road_segments=4, history=2)
+    state = reset(world, shown(world), 2)
+    poses = [state.pose[0].double()]
+    for _ in range(2):
+        state, _ = step(world, state, torch.full_like(world.types, 2), world.exists, arcs())
+        poses.append(state.pose[0].double())
+    seen = look(world, state, view)
+    here = [complex(float(p[0]), float(p[1])) for p in poses[2]]
+    for agent in range(2):
+        turned = math.e ** complex(0, -float(poses[2][agent, 2]))
+        own, other = seen.ego[agent, -8:].view(2, 4), seen.neighbour[agent, 0, -6:].view(2, 3)
+        for back in range(2):
+            for who, found in ((agent, own), (1 - agent, other)):
+                was = complex(float(poses[back][who, 0]), float(poses[back][who, 1]))
+                place = (was - here[who]) * turned / 50
+                assert found[back, :2].tolist() == pytest.approx([place.real, place.imag], abs=1e-4)
+            assert float(own[back, 2]) == pytest.approx(-0.2 * (2 - back), abs=1e-4)
+            assert (own[back, 3], other[back, 2]) == (1, 1)

@@ -179,3 +179,17 @@ def test_a_world_without_future_is_the_same_world(vocabulary) -> None:
         assert all(torch.equal(first, second) for first, second in pairs), field.name
     assert not cut.moves.any()
     assert not cut.log_valid.any()
+
+
+def test_velocity_is_that_of_the_last_tenth_of_a_second() -> None:
+    """Of a token that speeds up, and of tokens of a single step."""
+    faster = torch.tensor([[0.8, 0.0, 0.0], [2.0, 0.0, 0.0]]).expand(3, 2, 2, 3)
+    for words, speed in ((faster, 12.0), (faster[:, :, :1], 8.0)):
+        vocabulary = Vocabulary(words, torch.ones(3, 2), torch.ones(3))
+        world = build_world(hand_made([Mover(heading=math.pi / 2)]), vocabulary, 4)
+        state, motion = step(
+            world, reset(world, nobody(world)), torch.ones_like(world.types), world.exists, vocabulary
+        )
+        torch.testing.assert_close(state.velocity[0, 0], torch.tensor([0.0, speed]), atol=1e-4, rtol=0)
+        assert motion.first_step == 1
+        assert decisions(vocabulary) * vocabulary.token_steps == 80
