@@ -7,8 +7,8 @@ import math
 
 import torch
 
-from data.ground import follow_ground
-from data.scene import MapKind, Scene
+from data.ground import follow_ground, joint_states
+from data.scene import CURRENT_INDEX, MapKind, Scene
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
 
@@ -129,3 +129,40 @@ def test_one_height_between_two_looks_is_between_their_heights():
     height = follow_ground(scene, drive(scene, start, 10.0), start.unsqueeze(0))[0, 0]
     steps = torch.cat((start[2:], height)).diff()
     assert bool((steps * steps.sum() > 0).all()), "it climbs or falls all the time"
+
+
+def test_ground_far_away_says_nothing():
+    """A road that climbs 40 m beside the agent's way, one of whose pieces is on the agent's level at any time."""
+    scene = sloping(0.01)
+    start = start_of(scene)
+    lane = scene.map.point[scene.map.point_feature == 0, :2]
+    direction = (lane[-1] - lane[0]) / (lane[-1] - lane[0]).norm()
+    first = torch.stack((-direction[1], direction[0])) * 200.0
+    only = dataclasses.replace(
+        scene.map, kind=torch.where(torch.arange(len(scene.map.kind)) == 0, scene.map.kind, int(MapKind.CROSSWALK))
+    )
+    scene = dataclasses.replace(scene, map=only)
+    for aside, moves in ((0.5, True), (1.0, False)):
+        away = drive(scene, start, 10.0) + aside * 0.2 * first
+        place = torch.cat((start[:2] + aside * 0.2 * first, start[2:]))
+        height = follow_ground(scene, away, place.unsqueeze(0))
+        assert (float((height - start[2]).abs().max()) > 0.05) == moves
+
+
+def test_states_of_an_entry_are_global_follow_the_ground_and_have_wrapped_headings():
+    scene = sloping(0.06)
+    origin = torch.tensor([895.0, -402.0])
+    start = scene.agents.position[scene.simulated, CURRENT_INDEX]
+    pose = torch.zeros(2, len(start), 80, 3)
+    pose[..., :2] = start[:, None, :2] - origin
+    pose[1, :, :, 0] += 0.5 * torch.arange(1, 81)
+    pose[..., 2] = torch.linspace(-9.0, 9.0, 80)
+    states = joint_states(scene, pose, origin)
+    assert states.shape == (2, len(start), 80, 4)
+    assert states.dtype == torch.float32
+    torch.testing.assert_close(states[..., :2], pose[..., :2] + origin, atol=1e-3, rtol=0)
+    torch.testing.assert_close(states[0, :, :, 2], start[:, 2:].expand(-1, 80))
+    assert torch.equal(states[..., 2], follow_ground(scene, states[..., :2], start))
+    assert bool(((states[..., 3] >= -math.pi) & (states[..., 3] < math.pi)).all())
+    torch.testing.assert_close(states[..., 3].sin(), pose[..., 2].sin(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states[..., 3].cos(), pose[..., 2].cos(), atol=1e-5, rtol=0)

@@ -161,3 +161,10 @@ def test_real_maps(womd: Path):
         length = (pieces.point[:, 1:] - pieces.point[:, :-1]).norm(dim=-1).sum(-1)
         assert float(length.max()) <= PIECE_LENGTH + 1e-2
         assert float(length[pieces.kind == MapKind.LANE].median()) > 3.0
+
+
+def test_a_line_to_the_west_has_no_corner_where_headings_wrap():
+    """Headings just above and just below half a turn: 4 m in one piece."""
+    pieces = pieces_of((MapKind.LANE, 1, [(0.0, 0.0), (-2.0, 0.1), (-4.0, 0.0)]))
+    assert pieces.point[0, ::2].tolist() == [[0.0, 0.0], [-4.0, 0.0]]
+    assert len(pieces.kind) == 1

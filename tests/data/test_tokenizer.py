@@ -243,3 +243,30 @@ def test_real_motion_is_followed_closely(womd: Path):
     figures = retokenisation_error(scenes, vocabulary)
     assert figures["vehicle_position_mean_m"] < 0.05
     assert figures["vehicle_jump_share"] < 0.01
+
+
+def test_error_report_of_headings_and_jumps():
+    """Headings turned by 0.01 rad at every second step of a parked vehicle, and one jump in 45 segments."""
+    scene = random_scene(0, agents=1)
+    scene.agents.position[0], scene.agents.heading[0], scene.agents.velocity[0] = (
+        scene.agents.position[0, :1],
+        0.5,
+        0.0,
+    )
+    scene.agents.heading[0, 1::2] += 0.01
+    figures = retokenisation_error([scene], VOCABULARIES[2])
+    assert figures["vehicle_heading_mean_deg"] == pytest.approx(math.degrees(0.005), rel=1e-3)
+    assert figures["vehicle_heading_p99_deg"] == pytest.approx(math.degrees(0.01), rel=1e-3)
+    scene.agents.position[0, 50, :2] += 6.0
+    figures = retokenisation_error([scene], VOCABULARIES[2])
+    assert figures["vehicle_jump_share"] == pytest.approx(2 / 45)
+    assert figures["vehicle_steps"] == 86
+
+
+def test_scenes_are_centred_on_those_that_are_there_now():
+    scene = random_scene(0, agents=3)
+    scene.agents.valid[2, 10] = False
+    scene.agents.position[2] += 1000.0
+    expected = scene.agents.position[:2, 10, :2].double().mean(0).float()
+    torch.testing.assert_close(scene_origin(scene), expected)
+    torch.testing.assert_close(scene_origin(collate([scene, random_scene(1, agents=5)]))[0], expected)

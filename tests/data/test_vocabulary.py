@@ -15,6 +15,8 @@ from data.scenes_source import open_scenes
 from data.vocabulary import (
     Vocabulary,
     VocabularyConfig,
+    _k_disks,
+    _Pool,
     _separate,
     build_vocabulary,
     corner_distance,
@@ -194,3 +196,50 @@ def test_real_tokens_stay_apart(womd: Path):
     for corners, tolerance in zip(vocabulary.corners, vocabulary.tolerance, strict=True):
         distance = corner_distance(corners[:, None], corners[None]).fill_diagonal_(math.inf)
         assert float(distance.min()) >= 0.5 * float(tolerance)
+
+
+def test_segments_of_which_a_single_step_is_impossible_are_left_out():
+    """A shift of 5 m, or of half a radian, in one step: the mean over the two steps would pass."""
+    scene = random_scene(0)
+    clean = len(mine_segments(scene, 2)[0])
+    scene.agents.position[0, 41:, :2] += 5.0
+    scene.agents.heading[5, 61:] += 0.5
+    assert len(mine_segments(scene, 2)[0]) == clean - 2
+
+
+def test_mirrored_motion_is_motion():
+    """Of a scene that only turns left, every token that turns goes to the side that it turns to, and both occur."""
+    scene = random_scene(0, agents=1)
+    time = 0.1 * torch.arange(91)
+    scene.agents.heading[0] = 0.4 * time
+    scene.agents.position[0, :, 0], scene.agents.position[0, :, 1] = (
+        20 * (0.4 * time).sin(),
+        -20 * (0.4 * time).cos(),
+    )
+    vocabulary = build_vocabulary([scene], VocabularyConfig(size=3, coverage=0.9), seed=0)
+    x, y, heading = vocabulary.ends[0, 1:].unbind(-1)
+    assert sorted(heading.sign().tolist()) == [-1.0, 1.0]
+    assert torch.equal(y.sign(), heading.sign())
+    torch.testing.assert_close(x, torch.full((2,), 1.6), atol=0.01, rtol=0)
+    alone = build_vocabulary([scene], VocabularyConfig(size=2, coverage=0.9, mirror=False), seed=0)
+    assert float(alone.ends[0, 1, 2]) > 0
+
+
+def test_a_pool_is_a_uniform_sample_of_all_that_was_added():
+    pool = _Pool(200, torch.Generator().manual_seed(0))
+    for first in range(0, 5000, 50):
+        pool.add(torch.arange(first, first + 50.0).view(-1, 1, 1))
+    values = pool.sample().flatten()
+    assert values.unique().numel() == 200
+    # Standard deviation of the mean 102, of a uniform sample.
+    assert 2100 < float(values.mean()) < 2900
+    assert float(values.std()) == pytest.approx(5000 / 12**0.5, rel=0.1)
+    assert float(values[:100].mean()) == pytest.approx(2500, abs=500), "in random order"
+
+
+def test_headings_on_both_sides_of_half_a_turn_have_their_mean_there():
+    segments = torch.zeros(4, 1, 3)
+    segments[1:, 0, 2] = torch.tensor([math.pi - 0.02, -math.pi + 0.02, math.pi - 0.01])
+    tokens, share = _k_disks(segments, torch.tensor([1.0, 1.0]), 2, 0.1)
+    assert share == 1.0
+    assert abs(math.remainder(float(tokens[1, 0, 2]) - math.pi, 2 * math.pi)) < 0.011

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from data.geometry import rotate
@@ -76,3 +77,24 @@ def test_feed_forward_treats_rows_alone():
     module = FeedForward(8, dropout=0.0)
     x = torch.randn(4, 8)
     torch.testing.assert_close(module(x)[2], module(x[2]))
+
+
+def test_edges_are_described_by_their_formula():
+    """x, y and distance over the reach, the unit vector, cosine and sine of the turn: near by, and far away."""
+    module = encoder()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+        # Positive and negative parts, since what is negative is cut off.
+        module.plain.weight[:7], module.plain.weight[7:14] = torch.eye(7), -torch.eye(7)
+    source = torch.tensor([[6.0, 8.0, 2.0], [1.0, 0.5, -1.0], [40.0, -3.0, 0.0]]).double()
+    target = torch.tensor([[0.0, 0.0, 0.7], [1.2, 0.6, 0.5], [-20.0, 9.0, 3.0]]).double()
+    encoded = module(source, target)
+    found = encoded[:, :7] - encoded[:, 7:14]
+    for row in range(3):
+        sx, sy, turned = source[row].tolist()
+        tx, ty, heading = target[row].tolist()
+        seen = complex(sx - tx, sy - ty) * math.e ** complex(0, -heading)
+        size, turn = abs(seen), turned - heading
+        expected = [seen.real / 50, seen.imag / 50, size / 50, seen.real / size, seen.imag / size]
+        assert found[row].tolist() == pytest.approx([*expected, math.cos(turn), math.sin(turn)], abs=1e-9)

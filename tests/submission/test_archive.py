@@ -29,7 +29,7 @@ from pipeline.stages.packaging_stage import PackageConfig, run_package
 from pipeline.stages.sampling import SampleConfig, run_sample
 from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
 from pipeline.stages.validation import ValidateConfig, run_validate
-from submission.archive import Shard, assemble, compression_ratio, index_rollouts, plan_shards, write_part
+from submission.archive import Entry, Shard, assemble, compression_ratio, index_rollouts, plan_shards, write_part
 from submission.metadata import load_metadata
 from submission.protos import rollout_files
 from submission.validate import validate_archive
@@ -393,3 +393,55 @@ def test_metadata_never_builds_objects(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         load_metadata(path)
     assert dataclasses.is_dataclass(load_metadata(EXAMPLE))
+
+
+def entries_of(folder: Path, payloads: list[bytes]) -> list[Entry]:
+    """Payloads one after the other in a file."""
+    file = folder / "payloads"
+    file.write_bytes(b"".join(payloads))
+    found, offset = [], 0
+    for number, payload in enumerate(payloads):
+        found.append(Entry(str(number), file, offset, len(payload), hashlib.sha256(payload).hexdigest()))
+        offset += len(payload)
+    return found
+
+
+def test_shards_are_filled_to_their_limit_and_not_beyond(tmp_path: Path) -> None:
+    """Tag and length of each scenario count: three of 200 take 609 bytes."""
+    entries = entries_of(tmp_path, [b"x" * 200] * 4)
+    for limit, expected in ((609, [3, 1]), (608, [2, 2]), (203, [1, 1, 1, 1]), (812, [4])):
+        shards = plan_shards(entries, b"", limit)
+        assert [len(shard.entries) for shard in shards] == expected
+        assert all(shard.size <= limit for shard in shards)
+
+
+def test_a_part_is_another_if_anything_in_it_is(tmp_path: Path) -> None:
+    one, two = entries_of(tmp_path, [b"one", b"two"])
+    shard = Shard("a", b"metadata", (one, two))
+    others = [
+        Shard("b", b"metadata", (one, two)),
+        Shard("a", b"other", (one, two)),
+        Shard("a", b"metadata", (two, one)),
+        Shard("a", b"metadata", (one,)),
+        Shard("a", b"metadata", (one, dataclasses.replace(two, digest=one.digest))),
+    ]
+    assert len({part.digest for part in (shard, *others)}) == 6
+    assert Shard("a", b"metadata", (one, dataclasses.replace(two, offset=9))).digest == shard.digest
+
+
+def test_compression_is_tried_on_scenarios_spread_over_all(tmp_path: Path) -> None:
+    """The first eight of 64 hardly compress, the others do."""
+    noise = [hashlib.sha256(bytes([number])).digest() * 1 for number in range(8)]
+    ratio = compression_ratio(entries_of(tmp_path, [*noise, *([bytes(32)] * 56)]))
+    assert ratio < 0.6
+    assert compression_ratio(entries_of(tmp_path, noise)) > 1
+
+
+def test_a_member_that_fills_its_blocks_is_not_padded(tmp_path: Path) -> None:
+    """512 bytes with tag and length."""
+    shard = Shard("x.binproto", b"", tuple(entries_of(tmp_path, [b"y" * 509])))
+    assert shard.size == 512
+    write_part(shard, tmp_path / "part")
+    assemble(tmp_path / "x.tar.gz", [tmp_path / "part"], lambda count: None)
+    assert len(gzip.decompress((tmp_path / "x.tar.gz").read_bytes())) == tarfile.RECORDSIZE
+    assert [len(data) for data in members(tmp_path / "x.tar.gz").values()] == [512]

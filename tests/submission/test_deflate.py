@@ -54,3 +54,9 @@ def test_other_programs_read_it(program: str, tmp_path: Path) -> None:
     path.write_bytes(packed([[b"one"], [b"two" * 1000], []]))
     ended = subprocess.run([program, "-dc", path], capture_output=True, check=True)
     assert ended.stdout == b"one" + b"two" * 1000
+
+
+@pytest.mark.parametrize("size", [5, 2**32 - 1, 2**32 + 5, 2**33])
+def test_the_length_is_that_modulo_two_to_the_32(size: int) -> None:
+    """RFC 1952; whole archives are longer than four gigabytes."""
+    assert gzip_end([Part(7, size - 2), Part(0, 2)])[-4:] == (size % 2**32).to_bytes(4, "little")

@@ -273,3 +273,30 @@ def test_all_defects_count_but_not_all_are_kept(
         32 * len(half.scenario_rollouts[0].joint_scenes[0].simulated_trajectories) for half in spoilt
     )
     assert len(verdict.defects) == 10
+
+
+def test_scenarios_that_come_twice_are_accepted_once(made: Made, tmp_path: Path) -> None:
+    files = [*shards(made), (NAME.format(2, 3), made.halves[0].SerializeToString())]
+    verdict = verdict_of(made, tmp_path / "x.tar.gz", packed(files))
+    assert (verdict.scenarios, verdict.accepted) == (3, 2)
+    assert any("occurs more than once" in defect for defect in verdict.defects)
+
+
+def test_a_field_that_may_be_there_once_is_there_twice(made: Made, tmp_path: Path) -> None:
+    """Protobuf takes the last one without a word; nobody knows which was meant."""
+    twice = pb.SimAgentsChallengeSubmission(unique_method_name="another", authors=["A", "B"]).SerializeToString()
+    files = [(NAME.format(index, 2), half.SerializeToString() + twice) for index, half in enumerate(made.halves)]
+    verdict = verdict_of(made, tmp_path / "x.tar.gz", packed(files))
+    assert verdict.defects == [
+        f"{NAME.format(index, 2)}: unique_method_name is there 2 times" for index in range(2)
+    ]
+
+
+def test_the_limit_itself_is_too_large(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller than 500 MB, the rules say."""
+    sizes = [len(data) for _, data in shards(made)]
+    monkeypatch.setattr(validate, "MAX_SHARD_BYTES", max(sizes))
+    verdict = verdict_of(made, tmp_path / "x.tar.gz", packed(shards(made)))
+    assert sum("not read" in defect for defect in verdict.defects) == sizes.count(max(sizes))
+    monkeypatch.setattr(validate, "MAX_SHARD_BYTES", max(sizes) + 1)
+    assert verdict_of(made, tmp_path / "x.tar.gz", packed(shards(made))).defects == []

@@ -137,3 +137,12 @@ def test_what_is_drawn_depends_on_seed_step_and_scene_alone():
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError, match="augment"):
         AugmentationConfig(**changes)
+
+
+def test_noise_draws_among_as_many_as_it_says_the_nearest_included(recording):
+    ranks = token_ranks(draws_of(recording), dataclasses.replace(NOTHING, noise=1.0, noise_choices=4))
+    assert ranks is not None
+    assert ranks.unique().tolist() == [0, 1, 2, 3]
+    some = token_ranks(draws_of(recording), dataclasses.replace(NOTHING, noise=0.25, noise_choices=4))
+    assert some is not None
+    assert float((some > 0).double().mean()) == pytest.approx(0.25 * 0.75, abs=0.05)

@@ -139,3 +139,20 @@ def test_one_token_may_not_be_certain_for_all(reference) -> None:
     )
     entropy = -(scores.exp() * scores).sum(-1)
     assert float(entropy.std()) > 0.01
+
+
+def test_where_an_absent_agent_was_is_not_read(reference) -> None:
+    """A replayed agent that is away in between: a token from where it was not to where it is again is none."""
+    scenes = [random_scene(2)]
+    world = build_world(scenes[0], reference.vocabulary, 4)
+    controlled = controlled_agents(world, "vehicles")
+    tokens, poses, _, present = play(world, reference.vocabulary, controlled)
+    away = (world.exists & ~controlled)[0].nonzero().flatten()[0]
+    present[0, away, 5:12] = False
+    elsewhere = poses.clone()
+    # As near as a token leads, so that it would be taken for one. Not where a second begins: the map of a second is
+    # looked up there, whoever is present.
+    elsewhere[0, away, [6, 7, 8, 9, 11]] = poses[0, away, 12] + torch.tensor([0.3, 0.0, 0.0])
+    anchor = Anchor(reference, scenes.__getitem__)
+    one, two = (anchor.log_probs([0], world, tokens, at, controlled, present) for at in (poses, elsewhere))
+    assert torch.equal(one[controlled], two[controlled])

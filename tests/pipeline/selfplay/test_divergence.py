@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
+from pipeline.selfplay import divergence as divergence_module
 from pipeline.selfplay.divergence import divergence, scene_divergences
+from pipeline.selfplay.episode import collect
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
 
@@ -54,3 +57,31 @@ def test_scenes_add_up(models: tuple[Policy, ReferenceAgent]) -> None:
     covered = sum(part.covered for part in parts)
     assert whole["kl"] == pytest.approx(sum(part.kl for part in parts) / covered)
     assert whole["coverage"] == pytest.approx(covered / sum(part.decided for part in parts))
+
+
+def test_the_kl_to_a_uniform_reference_is_what_entropy_lacks(models: tuple[Policy, ReferenceAgent]) -> None:
+    """KL(policy || uniform) = log K - entropy; the other way round it is something else."""
+    policy, agent = models
+    for model in (policy, agent.model):
+        uniform(model)
+    with torch.no_grad():
+        policy.actor.bias.copy_(2 * torch.randn(24, generator=torch.Generator().manual_seed(0)))
+    scenes = [random_scene(seed, agents=3) for seed in range(5)]
+    found = divergence(policy, agent, scenes, VIEW, seed=0)
+    assert found["entropy"] < 0.8 * math.log(8)
+    assert found["kl"] == pytest.approx(math.log(8) - found["entropy"], abs=1e-5)
+    # A scene that comes again in another group of worlds has draws of its own.
+    parts = scene_divergences(policy, agent, [scenes[0]] * 5, VIEW, seed=0)
+    assert parts[0] == scene_divergences(policy, agent, [scenes[0]] * 5, VIEW, seed=0)[0]
+
+
+def test_goals_are_shown(models: tuple[Policy, ReferenceAgent], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watch(*arguments: Any) -> Any:
+        seen.append(collect(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(divergence_module, "collect", watch)
+    scene_divergences(*models, [random_scene(0)], VIEW, seed=0)
+    assert (seen[0].observation.ego[:, 3:5].abs().amax(-1) > 0).all()

@@ -182,3 +182,19 @@ def test_wrong_use_is_named(scenes, vocabulary) -> None:
         env.reset(options={"scenes": [0]})
     with pytest.raises(UserError, match="call reset"):
         DrivingEnv(scenes, vocabulary, VIEW).step(0)
+
+
+def test_what_an_agent_starts_in_is_excused_until_it_ends_and_events_are_paid_once() -> None:
+    """Out of one parked car, which is forgiven, and through another, paid when it begins."""
+    scene = hand_made([Mover(speed=10.0), Mover(x=-2.0), Mover(x=40.0)])
+    reward = RewardConfig(goal=0.0, collision=-0.5, per_event=True)
+    env = DrivingVectorEnv([scene], arcs(), worlds=1, agents=3, reward=reward)
+    env.reset(seed=0)
+    earned, hit = np.zeros(3), []
+    for _ in range(39):
+        _, paid, _, _, info = env.step(np.array([1, 0, 0]))
+        earned += paid
+        hit.append(info["collision"].tolist())
+    assert earned.tolist() == [-0.5, 0.0, -0.5]
+    assert [number for number, flags in enumerate(hit) if flags[0]] == [18, 19, 20, 21]
+    assert not any(flags[1] for flags in hit)

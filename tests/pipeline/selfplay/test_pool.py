@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.errors import UserError
 from data.scene import map_tensors
 from data.store import SceneStore, shard_name, write_shard
+from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool
+from pipeline.selfplay.training import _choose_scenes, _fingerprint, _held_out, _seed_of
 from pipeline.selfplay.worlds import World
 from tests.models.scenes import random_scene
 
@@ -92,3 +96,39 @@ def test_only_the_latest_worlds_are_kept(store, vocabulary) -> None:
     assert pool.take([0])[0] is not kept[0]
     # What one update needs is never dropped within it.
     assert len(pool.take([0, 1, 2, 3])) == 4
+
+
+def test_scenes_are_spread_over_the_store(store) -> None:
+    """Those with too many agents are left out; held out are scenes from the middle of equal parts."""
+    assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=6)) == [0, 2]
+    assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=5)) == [1, 2]
+    assert _choose_scenes(store, SelfPlayConfig(pool=0, max_agents=5)) == [1, 2, 3]
+    with pytest.raises(UserError, match="raise --max_agents"):
+        _choose_scenes(store, SelfPlayConfig(max_agents=2))
+    held = _held_out(store.folder, SelfPlayConfig(evaluate_every=1, evaluate_scenes=2))
+    assert [scene.scenario_id for scene in held] == [store[1].scenario_id, store[3].scenario_id]
+    assert _held_out(store.folder, SelfPlayConfig(evaluate_every=0)) == []
+    assert _held_out(None, SelfPlayConfig(evaluate_every=1)) == []
+
+
+def test_what_a_training_computes_decides_whether_it_goes_on(store, tmp_path: Path) -> None:
+    """Content, seed and settings; not where files lie, nor how many processes help."""
+    reference, moved = tmp_path / "reference.ckpt", tmp_path / "moved.ckpt"
+    for path in (reference, moved):
+        path.write_bytes(b"weights")
+    config = SelfPlayConfig()
+    known = _fingerprint(config, 0, reference, store, [])
+    same = dataclasses.replace(config, workers=3, tensorboard=False, checkpoint_every=9)
+    assert _fingerprint(same, 0, moved, store, []) == known
+    others = [
+        _fingerprint(dataclasses.replace(config, ppo=PPOConfig(beta=0.2)), 0, reference, store, []),
+        _fingerprint(dataclasses.replace(config, worlds=25), 0, reference, store, []),
+        _fingerprint(config, 1, reference, store, []),
+        _fingerprint(config, 0, reference, store, [store[0]]),
+    ]
+    reference.write_bytes(b"other weights")
+    others.append(_fingerprint(config, 0, reference, store, []))
+    assert len({known, *others}) == 6
+    seeds = {_seed_of(*key) for key in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
