@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -246,3 +247,111 @@ def test_advantages_are_those_of_a_slow_loop(gamma: float, lam: float) -> None:
     if lam == 1.0:
         # Without discount: what is still to come, and the bootstrap, less what was expected.
         torch.testing.assert_close(found, reward.flip(0).cumsum(0).flip(0) + value[-1] - value[:-1])
+
+
+class Linear(nn.Module):
+    """Logits and value, linear in what is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(4)))
+
+    def forward(self, ego: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        out = ego @ self.weight
+        return out[:, :3], out[:, 3]
+
+
+def random_episode(decisions: int = 6, agents: int = 4) -> Episode:
+    """Of three tokens, partly covered."""
+    generator = torch.Generator().manual_seed(8)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = decisions * agents
+    nothing = torch.zeros(rows, 0)
+    return Episode(
+        observation=Observation(normal(rows, 5), nothing, nothing, nothing, nothing, nothing, nothing),
+        action=torch.randint(3, (decisions, agents), generator=generator),
+        log_prob=-1.1 + 0.2 * normal(decisions, agents),
+        value=normal(decisions + 1, agents),
+        reward=1 + normal(decisions, agents),
+        reference=(2 * normal(decisions, agents, 3)).log_softmax(-1),
+        covered=torch.rand(decisions, agents, generator=generator) < 0.6,
+        sums={},
+        seconds={},
+    )
+
+
+def slow_advantages(episode: Episode, config: PPOConfig) -> list[list[float]]:
+    """Of every decision and agent, by the definition of the sum."""
+    reward, value = episode.reward.tolist(), episode.value.tolist()
+    return [
+        [
+            sum(
+                (config.gamma * config.gae_lambda) ** (later - start)
+                * (reward[later][agent] + config.gamma * value[later + 1][agent] - value[later][agent])
+                for later in range(start, len(reward))
+            )
+            for agent in range(len(reward[0]))
+        ]
+        for start in range(len(reward))
+    ]
+
+
+def updated(config: PPOConfig, share: float = 0.0) -> tuple[Tensor, dict[str, float]]:
+    """How an update moves the weights by plain gradient descent, and its figures."""
+    policy, episode = Linear(), random_episode()
+    before = policy.weight.detach().clone()
+    optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    figures = update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(0), share)
+    return policy.weight.detach() - before, figures
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.5])
+def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
+    """Advantages, targets of the value, normalisation, who is covered, and what changes over a training."""
+    config = PPOConfig(
+        epochs=1, minibatch=24, learning_rate=0.1, final_rate=0.2, gamma=0.9, gae_lambda=0.8, entropy_weight=0.05,
+        gradient_clip=1e9, beta=0.4, beta_final=0.1,
+    )  # fmt: skip
+    moved, figures = updated(config, share)
+    episode = random_episode()
+    slow = torch.tensor(slow_advantages(episode, config), dtype=torch.float64).flatten()
+    batch = {
+        "value": torch.zeros(24, dtype=torch.float64),
+        "action": episode.action.flatten(),
+        "old_log_prob": episode.log_prob.double().flatten(),
+        "advantage": slow,
+        "target": slow + episode.value[:-1].double().flatten(),
+        "reference": episode.reference.double().flatten(0, 1) if episode.reference is not None else torch.zeros(0),
+        "covered": episode.covered.flatten(),
+    }
+    weight = Linear().weight.detach().double()
+    done = min(1.0, share)
+    fixed = dataclasses.replace(config, beta=0.4 - 0.3 * done, beta_final=None)
+
+    def loss(weight: Tensor) -> float:
+        out = episode.observation.ego.double() @ weight
+        return by_hand({**batch, "logits": out[:, :3], "value": out[:, 3]}, fixed)["loss"]
+
+    gradient = torch.zeros_like(weight)
+    for row in range(5):
+        for column in range(4):
+            step = torch.zeros_like(weight)
+            step[row, column] = 1e-5
+            gradient[row, column] = (loss(weight + step) - loss(weight - step)) / 2e-5
+    rate = 0.1 * (1 - 0.8 * done)
+    torch.testing.assert_close(moved.double(), -rate * gradient, atol=1e-5, rtol=1e-4)
+    target = batch["target"]
+    assert figures["explained_variance"] == pytest.approx(1 - float(slow.var() / target.var()), abs=1e-5)
+    out = episode.observation.ego.double() @ weight
+    parts = by_hand({**batch, "logits": out[:, :3], "value": out[:, 3]}, fixed)
+    parts.pop("loss")
+    assert {name: figures[name] for name in parts} == pytest.approx(parts, abs=1e-5)
+
+
+def test_gradients_are_clipped_to_a_norm() -> None:
+    moved, _ = updated(PPOConfig(epochs=1, minibatch=24, learning_rate=0.1, gradient_clip=0.01))
+    assert float(moved.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
