@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from data.scene import LightState, MapKind, Scene
 from pipeline.planners.corridor import road_corridor
 from pipeline.planners.frenet import FRENET_SETTINGS, FrenetPlanner
-from pipeline.planners.interface import MakePlanner
+from pipeline.planners.interface import MakePlanner, Situation
 from pipeline.planners.lattice import Start, candidates, quartic, quintic
+from pipeline.planners.prediction import predict
 from tests.pipeline.planners.driving import Drive, drive, mission_of, straight_road
 from tests.pipeline.planners.test_route import winding
 from tests.scenes import Mover, Signal, hand_made
@@ -179,3 +181,92 @@ def test_bends_are_left_as_soon_as_they_end() -> None:
     speed = drive(scene, frenet()).speed
     assert speed.min() > 2.5
     assert speed[-1] > 8.0
+
+
+def bend_of(radius: float) -> Scene:
+    """A lane that is a circle to the left, with the AV 5 m inside of it."""
+    angle = np.linspace(0.0, 1.5 * np.pi, 200)
+    line = [(float(radius * np.sin(a)), float(radius * (1 - np.cos(a)))) for a in angle]
+    scene = hand_made([Mover(speed=6.0)], [(MapKind.LANE, line)])
+    turned = 0.6 + 0.03 * (np.arange(91) - 10) * 20.0 / radius
+    x, y = radius * np.sin(turned), radius * (1 - np.cos(turned))
+    scene.agents.position[0, :, :2] = torch.from_numpy(np.stack((x, y), axis=-1)).float()
+    scene.agents.heading[0] = torch.from_numpy(turned).float()
+    return scene
+
+
+def situation_of(scene: Scene, pose: tuple[float, float, float], speed: float, step: int = 0) -> Situation:
+    """The AV alone, at a pose of the scene's coordinates."""
+    origin = mission_of(scene).origin
+    velocity = speed * np.array([[np.cos(pose[2]), np.sin(pose[2])]])
+    place = np.array([[pose[0] - origin[0], pose[1] - origin[1], pose[2]]])
+    return Situation(
+        step, place, velocity, np.array([[4.0, 2.0]]), np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool),
+        0.0, 0.0, np.zeros((0, 3)), np.zeros(0, dtype=bool),
+    )  # fmt: skip
+
+
+def test_on_the_inside_of_a_bend_the_route_passes_faster() -> None:
+    """6 m/s at 15 m from the centre of a lane of 20 m are 8 m/s along it; turned by 0.1 rad, a little less."""
+    scene = bend_of(20.0)
+    planner = FrenetPlanner(mission_of(scene))
+    for turn in (0.0, 0.1):
+        pose = (15.0 * np.sin(0.8), 20.0 - 15.0 * np.cos(0.8), 0.8 + turn)
+        start = planner._start(situation_of(scene, pose, 6.0))
+        assert start.d == pytest.approx(5.0, abs=0.05)
+        assert start.rate == pytest.approx(8.0 * np.cos(turn), abs=0.1)
+        assert start.slope == pytest.approx(0.75 * np.tan(turn), abs=0.02)
+
+
+def test_a_plan_that_was_followed_goes_on_where_it_is() -> None:
+    """Half a second into a plan that speeds up the AV is at its fifth step, with that step's acceleration."""
+    scene = hand_made([Mover(y=1.0, speed=6.0)], [straight_road()])
+    planner = FrenetPlanner(mission_of(scene))
+    first = planner.plan(situation_of(scene, (0.0, 1.0, 0.0), 6.0)).pose
+    assert planner._last is not None
+    _, tried, _ = planner._last
+    x, y, heading = first[4] + np.append(mission_of(scene).origin, 0.0)
+    followed = situation_of(scene, (float(x), float(y), float(heading)), float(tried.speed[0, 4]), step=5)
+    assert planner._start(followed) == tried.state(0, 4)
+    astray = situation_of(scene, (float(x), float(y) + 0.5, float(heading)), float(tried.speed[0, 4]), step=5)
+    assert planner._start(astray).acceleration == 0.0
+
+
+def test_braking_is_as_hard_as_it_can_be() -> None:
+    """7 m/s^2 from 7 m/s: a second, 3.5 m, and then nothing."""
+    planner = FrenetPlanner(mission_of(hand_made([Mover(speed=7.0)], [straight_road()])))
+    stop = planner._braking(Start(s=20.0, rate=7.0, acceleration=0.0, d=0.5, slope=0.0, bend=0.0))
+    time = 0.1 * np.arange(1, 31)
+    np.testing.assert_allclose(stop.s[0], 20 + np.where(time < 1, 7 * time - 3.5 * time**2, 3.5), atol=1e-9)
+    np.testing.assert_allclose(stop.rate[0], np.maximum(7 - 7 * time, 0), atol=1e-9)
+    np.testing.assert_allclose(stop.d, 0.5)
+
+
+def test_room_is_left_behind_who_stands() -> None:
+    """A metre and a half between bumpers: a tenth of the penalty for each metre of it that would be missing."""
+    scene = hand_made([Mover(speed=7.0), Mover(x=60.0, size=(6.0, 2.0, 1.5))], [straight_road()])
+    mission = mission_of(scene)
+    planner = FrenetPlanner(mission)
+    alone = situation_of(hand_made([Mover(speed=7.0)], [straight_road()]), (0.0, 0.0, 0.0), 7.0)
+    now = dataclasses.replace(
+        alone,
+        pose=np.array([[0.0, 0.0, 0.0], [60.0, 0.0, 0.0]]) - np.append(mission.origin, 0.0),
+        velocity=np.array([[7.0, 0.0], [0.0, 0.0]]),
+        size=np.array([[4.0, 2.0], [6.0, 2.0]]),
+        present=np.ones(2, dtype=bool),
+    )
+    seen = predict(mission.route, now, np.array([1]), 0.1 * np.arange(1, 31))
+    rear = float(seen.s[0]) - 3.0
+    for missing, share in ((-1.0, 0.0), (0.0, 0.0), (2.0, 0.2), (9.0, 0.9), (12.0, 1.0)):
+        stands_at = rear - 1.5 - 2.0 + missing
+        stop = planner._braking(Start(stands_at - 3.5, 7.0, 0.0, 0.0, 0.0, 0.0))
+        found = planner._behind_others(stop, seen, np.ones(1, dtype=bool), now)
+        # Who is beyond the car already is not behind it.
+        expected = 0.0 if stands_at > seen.s[0] else share * planner.settings.penalty
+        assert found.tolist() == pytest.approx([expected], abs=1e-6)
+    # The AV that still moves needs its braking distance besides: v^2 / 2b.
+    faster = dataclasses.replace(stop, speed=np.full_like(stop.speed, 6.0), s=np.full_like(stop.s, rear - 6.5))
+    found = planner._behind_others(faster, seen, np.ones(1, dtype=bool), now)
+    assert found.tolist() == pytest.approx([0.1 * (6.0 - 3.0) * planner.settings.penalty], abs=1e-6)
+    beside = dataclasses.replace(stop, d=np.full_like(stop.d, 3.0))
+    assert planner._behind_others(beside, seen, np.ones(1, dtype=bool), now).tolist() == [0.0]

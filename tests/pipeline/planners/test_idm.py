@@ -179,3 +179,37 @@ def test_it_joins_the_route_smoothly() -> None:
     assert np.abs(step[:, 2]).max() < 0.03
     assert abs(driven.pose[-1, 1]) < 0.01
     np.testing.assert_allclose(np.arctan2(step[:, 1], step[:, 0]), driven.pose[1:, 2], atol=0.02)
+
+
+def test_of_several_leaders_the_one_that_demands_most_counts() -> None:
+    """And none beside it: one farther ahead at the same speed takes nothing away."""
+    gap = equilibrium(IDM_SETTINGS["baseline"], 10.0)
+    cars = [Mover(speed=10.0), Mover(x=gap + 4.0, speed=10.0), Mover(x=2 * gap + 8.0, speed=10.0)]
+    driven = drive(hand_made(cars, [straight_road()]), idm(), steps=5)
+    np.testing.assert_allclose(driven.speed, 10.0, atol=1e-3)
+
+
+def test_for_who_merges_one_brakes_comfortably_until_it_is_there() -> None:
+    """A car comes in from the lane beside, hardly a metre ahead; in the own lane it is braked for hard."""
+    for y, hardest in ((3.4, 3.0), (0.0, 8.0)):
+        merging = Mover(x=6.0, y=y, speed=9.9)
+        scene = hand_made([Mover(speed=10.0), merging], [straight_road(), straight_road(y=3.4)])
+        scene.agents.velocity[1, :, 1] = -1.0 if y else 0.0
+        first = drive(scene, partial(IDMPlanner, settings=IDMSettings(time_to_collision=2.0)), steps=1).speed[0]
+        assert 10.0 - float(first) == pytest.approx(0.1 * hardest, abs=0.01)
+
+
+def test_what_was_seen_late_is_where_it_has_got_to_since() -> None:
+    """A leader at constant speed in equilibrium is no reason to brake for who sees it 0.2 s late."""
+    settings = IDM_SETTINGS["adaptive"]
+    gap = equilibrium(settings, 10.0)
+    np.testing.assert_allclose(drive(follow(10.0, gap, 10.0), idm("adaptive"), steps=20).speed, 10.0, atol=2e-3)
+
+
+def test_the_faster_the_longer_it_takes_to_join_the_route() -> None:
+    """2 m beside it at 14 m/s: over 56 m, without more than 1 m/s^2 to the side."""
+    scene = hand_made([Mover(y=2.0, speed=14.0)], [straight_road()])
+    driven = drive(scene, idm(), steps=60)
+    sideways = np.diff(driven.pose[:, 1], n=2) / 0.01
+    assert np.abs(sideways[2:]).max() < 1.0
+    assert 0.5 < driven.pose[20, 1] < 1.5
