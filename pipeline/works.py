@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from data.checksums import at_once, checksum, shard_content
+from data.checksums import at_once, checksum
 from data.errors import UserError
 from data.places import is_remote, place
 from data.scenes_source import content_digest
@@ -15,6 +17,7 @@ from data.store import is_store
 from pipeline.console import say
 from pipeline.isolation import Outcome
 from pipeline.manifest import NOTHING, Manifest, Recipe, State, Work, begin, finish, is_settled, look
+from submission.protos import rollout_files
 
 __all__ = ["identity", "measured", "perform", "refuse_own_inputs", "wait_for_first"]
 
@@ -76,28 +79,30 @@ def measured(function: Callable[[], Mapping[str, Any]]) -> Outcome:
 def identity(value: Any) -> str | None:
     """What identifies the content of an input: a file, a store, records, rollouts, a run, or a list of them.
 
-    None where there is nothing of that name: whoever reads it will say so.
+    None where there is nothing of that kind: whoever reads it will say so.
     """
     if isinstance(value, list):
         parts = [identity(one) for one in value]
         return None if None in parts else str(parts)
     path = place(value)
     try:
-        if is_remote(path) or not path.exists():
+        if is_remote(path):
             return "\n".join(shard.fingerprint for shard in find_shards(str(value)))
         if path.is_file():
             return checksum(path)
         if is_store(path):
             return content_digest(str(path))
-        manifests = sorted(path.glob("*/manifest.json"))
-        files = manifests or sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
-        if not files:
-            return "\n".join(at_once(shard_content, find_shards(str(value))))
-        return "\n".join(
-            f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True)
-        )
+        if manifests := sorted(path.glob("*/manifest.json")):
+            return _digests(manifests)
+        with contextlib.suppress(UserError):
+            return _digests(rollout_files(path))
+        return content_digest(str(value))
     except (UserError, OSError):
         return None
+
+
+def _digests(files: Sequence[Path]) -> str:
+    return "\n".join(f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True))
 
 
 def refuse_own_inputs(work: Work, inputs: Mapping[str, Any]) -> None:

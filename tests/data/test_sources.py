@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,9 +72,20 @@ def test_other_filesystem(memory_bucket: str) -> None:
 def test_fingerprint_follows_the_content(bucket: Path) -> None:
     file = bucket / "uncompressed/scenario/training" / NAMES[0]
     before = find_shards(str(file))[0].fingerprint
+    os.utime(file, (1, 1))
     assert find_shards(str(file))[0].fingerprint == before
     write_records(file, [b"other"])
     assert find_shards(str(file))[0].fingerprint != before
+
+
+def test_fingerprint_of_a_url_holds_the_version(memory_bucket: str) -> None:
+    shard = find_shards(memory_bucket, "training")[0]
+    before = shard.fingerprint
+    filesystem, path = fsspec.core.url_to_fs(shard.url)
+    content = filesystem.cat_file(path)
+    # As long as before, written later.
+    filesystem.pipe_file(path, bytes(len(content)))
+    assert find_shards(memory_bucket, "training")[0].fingerprint != before
 
 
 @pytest.mark.parametrize(

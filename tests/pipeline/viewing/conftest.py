@@ -16,7 +16,7 @@ from data.tfrecord import write_records
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
-from pipeline.manifest import Recipe, begin, finish
+from pipeline.manifest import Recipe, Work, begin, finish, look
 from pipeline.names import POLICY, REFERENCE
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
@@ -34,9 +34,10 @@ ROLLOUTS = 3
 def _stage(run: Path, name: str, **figures: Any) -> Iterator[Path]:
     """The folder of a stage, which then counts as done, as the runner has it."""
     recipe = Recipe(config={"stage": name}, seed=0, code="0" * 16, inputs={})
-    begin(run / name, recipe, run / "replaced")
-    yield run / name
-    finish(run / name, name, recipe, figures, seconds=1.5, peak_memory_mb=200.0)
+    work = Work(run / name, name, run / "replaced" / name)
+    begin(work, recipe, look(work, recipe))
+    yield work.folder
+    finish(work, recipe, figures, seconds=1.5, peak_memory_mb=200.0)
 
 
 @pytest.fixture(scope="session")
