@@ -249,7 +249,7 @@ def test_advantages_are_those_of_a_slow_loop(gamma: float, lam: float) -> None:
         torch.testing.assert_close(found, reward.flip(0).cumsum(0).flip(0) + value[-1] - value[:-1])
 
 
-class Linear(nn.Module):
+class LinearActorCritic(nn.Module):
     """Logits and value, linear in what is seen."""
 
     def __init__(self) -> None:
@@ -301,7 +301,7 @@ def slow_advantages(episode: Episode, config: PPOConfig) -> list[list[float]]:
 
 def updated(config: PPOConfig, share: float = 0.0) -> tuple[Tensor, dict[str, float]]:
     """How an update moves the weights by plain gradient descent, and its figures."""
-    policy, episode = Linear(), random_episode()
+    policy, episode = LinearActorCritic(), random_episode()
     before = policy.weight.detach().clone()
     optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -328,7 +328,7 @@ def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
         "reference": episode.reference.double().flatten(0, 1) if episode.reference is not None else torch.zeros(0),
         "covered": episode.covered.flatten(),
     }
-    weight = Linear().weight.detach().double()
+    weight = LinearActorCritic().weight.detach().double()
     done = min(1.0, share)
     fixed = dataclasses.replace(config, beta=0.4 - 0.3 * done, beta_final=None)
 
