@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -44,8 +45,12 @@ def interruptible() -> Iterator[None]:
         yield
         return
     timers: list[threading.Timer] = []
+    owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # A fork of this process, such as one that loads data: it has nothing to say.
+            sys.exit(128 + number)
         if timers:
             _give_up(number)
         # An exception may get lost, as in a destructor, and native code may take long to return.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
-from pipeline.interruption import ENDING, GRACE_SECONDS, obey_parent_alone
+from pipeline.interruption import ENDING, GRACE_SECONDS, end_workers, obey_parent_alone
 
 __all__ = ["Outcome", "ProcessDied", "die_with_parent", "run_isolated"]
 
@@ -66,6 +66,7 @@ def _child(function: Callable[[], Any], write_end: int, parent: int) -> NoReturn
             message = ("ok", function())
             status = 0
         except KeyboardInterrupt:
+            end_workers()
             message = ("interrupt", None)
         except UserError as error:
             message = ("error", str(error))
