@@ -76,10 +76,14 @@ class Policy(nn.Module):
     Args:
         config: sizes. features: widths of ego, neighbour and road features.
         ends: [3, K, 3] where the tokens of each type end (``Vocabulary.ends``), metres and radians.
+
+    Attributes:
+        trained_on: digests of the scenarios that it and its reference were trained on, see ``models.checkpoints``.
     """
 
     def __init__(self, config: PolicyConfig, features: tuple[int, int, int], ends: Tensor) -> None:
         super().__init__()
+        self.trained_on = torch.zeros(0, dtype=torch.int64)
         self.config, self.features, self.actions = config, features, ends.shape[1]
         self.ego, self.neighbour, self.road = (
             _Encoder(size, config.embedding, config.dropout) for size in features
@@ -152,6 +156,7 @@ def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation:
         "observation": observation,
         "vocabulary": vocabulary.state_dict(),
         "weights": {name: tensor.detach().cpu() for name, tensor in policy.state_dict().items()},
+        "trained_on": policy.trained_on,
     }
     atomic_write(path, lambda file: torch.save(content, file))
 

@@ -29,6 +29,7 @@ def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = 
         "config": dataclasses.asdict(model.config),
         "vocabulary": model.vocabulary.state_dict(),
         "weights": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        "trained_on": model.trained_on,
         "notes": notes or {},
     }
     atomic_write(path, lambda file: torch.save(content, file))
@@ -44,6 +45,8 @@ def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
     try:
         model = Reference(ReferenceConfig(**content["config"]), Vocabulary.from_state_dict(content["vocabulary"]))
         model.load_state_dict(content["weights"])
+        # Those of earlier versions do not say.
+        model.trained_on = content.get("trained_on", model.trained_on)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: reference checkpoint of another version of the code; train again") from error
     return model.to(device)

@@ -88,6 +88,7 @@ class Reference(nn.Module):
     Attributes:
         recompute: let the backward pass compute what layers hold in between again, instead of keeping it: less
             memory, more time.
+        trained_on: digests of the scenarios it was trained on, see ``models.checkpoints``.
     """
 
     motion: Tensor
@@ -96,6 +97,7 @@ class Reference(nn.Module):
     def __init__(self, config: ReferenceConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.config, self.recompute = config, False
+        self.trained_on = torch.zeros(0, dtype=torch.int64)
         width, steps = config.hidden, vocabulary.token_steps
         for name, tensor in vocabulary.state_dict().items():
             self.register_buffer(f"vocabulary_{name}", tensor.clone(), persistent=False)

@@ -12,11 +12,13 @@ from typing import Any
 import lightning
 import torch
 
+from data.completeness import some
 from data.errors import UserError
 from data.files import atomic_write
 from data.scene import Scene
-from data.store import SceneStore
+from data.store import SceneStore, check_disjoint
 from data.vocabulary import LOAD_ERRORS, Vocabulary
+from models.checkpoints import merge_digests, scene_digests, seen_scenes
 from models.reference.checkpoint import read_notes, save_reference
 from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
@@ -60,11 +62,20 @@ def fit_reference(
         Final ``training_loss`` (mean of the last 50 steps), validation figures, and errors of sampled futures.
 
     Raises:
-        UserError: ``out`` holds an interrupted training with other settings, or training diverged.
+        UserError: ``out`` holds an interrupted training with other settings, scenarios are both trained on and
+            validated on, or training diverged.
     """
     found = find_devices(config.device, "--fit.device", config.devices)
     store = SceneStore(scenes)
     held_out = None if validation is None else SceneStore(validation)
+    if held_out is not None:
+        check_disjoint(store, held_out)
+        if begun_on := seen_scenes(model.trained_on, held_out.ids):
+            raise UserError(
+                f"{validation}: {len(begun_on)} of its scenarios are among those that the checkpoint to begin with "
+                f"was trained on ({some(begun_on)}); validate on others"
+            )
+    model.trained_on = merge_digests(model.trained_on, scene_digests(store.ids))
     fingerprint = _fingerprint(settings, seed, store.ids, held_out.ids if held_out else [], model.vocabulary)
     final, interrupted = out / CHECKPOINT_FILE, out / TRAINING_FILE
     if final.exists() and not interrupted.exists():

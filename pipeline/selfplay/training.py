@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.files import atomic_write, sha256_of
 from data.scene import Scene, map_tensors
-from data.store import SceneStore
+from data.store import SceneStore, check_disjoint
 from data.vocabulary import LOAD_ERRORS
+from models.checkpoints import merge_digests, scene_digests, trained_on
 from models.policy import Policy, save_policy
 from pipeline.closed_loop import closed_loop_figures
+from pipeline.leaks import check_unseen
 from pipeline.manifest import deciding
 from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.config import SelfPlayConfig
@@ -114,10 +116,11 @@ def _train(fabric: Fabric, asked: Training) -> dict[str, float]:
     if view is not None and view != dataclasses.asdict(config.view):
         raise UserError(f"{reference}: this policy sees other things than --view.*; give it the same view")
     store = SceneStore(asked.scenes)
-    held_out = _held_out(asked.validation, config)
+    held_out = _held_out(asked.validation, config, store, reference)
+    chosen = _choose_scenes(store, config)
     pool = WorldPool(
         store,
-        _choose_scenes(store, config),
+        chosen,
         judge.vocabulary.to("cpu"),
         config.view.road_segments,
         config.cache_worlds,
@@ -125,6 +128,8 @@ def _train(fabric: Fabric, asked: Training) -> dict[str, float]:
     )
     torch.manual_seed(_seed_of(seed, 0, "weights"))
     policy = Policy(config.policy, feature_sizes(config.view), judge.vocabulary.ends.cpu())
+    learnt = scene_digests(store.infos[index].scenario_id for index in chosen)
+    policy.trained_on = merge_digests(trained_on(reference), learnt)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5)
     training = _Progress(policy, optimizer)
     fingerprint = _fingerprint(config, seed, reference, store, held_out)
@@ -294,10 +299,17 @@ def _choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
     return [usable[index * len(usable) // count] for index in range(count)]
 
 
-def _held_out(validation: Path | None, config: SelfPlayConfig) -> list[Scene]:
-    if validation is None or not config.evaluate_every:
+def _held_out(
+    validation: Path | None, config: SelfPlayConfig, training: SceneStore, reference: Path
+) -> list[Scene]:
+    """Scenes of the evaluation, none of which anything was trained on."""
+    if validation is None:
         return []
     store = SceneStore(validation)
+    check_disjoint(training, store)
+    check_unseen(reference, validation, store.ids)
+    if not config.evaluate_every:
+        return []
     count = min(config.evaluate_scenes, len(store))
     return [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
 

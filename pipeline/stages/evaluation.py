@@ -20,6 +20,7 @@ from data.scenes_source import content_digest, open_scenes
 from pipeline.code_version import code_version
 from pipeline.diagnosis import print_diagnosis, write_diagnosis
 from pipeline.engine import EngineConfig, run_on
+from pipeline.leaks import check_rollouts
 from pipeline.progress import bar
 from pipeline.scoring import TARGETS, ScoringTask, score_file
 from submission.checks import ROLLOUTS
@@ -50,6 +51,7 @@ class EvaluateConfig:
         diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
         allow_broken: damaged or unknown rollouts are a warning; the rest counts.
         allow_unscorable: scenarios that cannot be scored are a warning; the rest counts.
+        allow_trained: score rollouts of scenarios that their agent was trained on, too.
         cache: folder where prepared scenes are kept for the next evaluation.
         official: cross-check some scenarios against Waymo's own code (minutes for each scenario).
         official_scenarios: how many.
@@ -64,6 +66,7 @@ class EvaluateConfig:
     diagnose: bool = False
     allow_broken: bool = False
     allow_unscorable: bool = False
+    allow_trained: bool = False
     cache: Path | None = None
     official: bool = False
     official_scenarios: int = 1
@@ -151,12 +154,14 @@ def run_evaluate(
         engine: who scores.
 
     Raises:
-        UserError: a scenario that occurs twice, or nothing that can be scored.
+        UserError: a scenario that is scored twice or that its agent was trained on, or nothing that can be scored.
         IncompleteError: once everything is written: rollouts that are damaged, unknown or of wrong objects, unless
             ``allow_broken``; scenarios that cannot be scored, unless ``allow_unscorable``.
     """
     scenarios, out = str(place(scenarios)), out.absolute()
     metric = load_config(config.metric_name)
+    if not config.allow_trained:
+        check_rollouts(rollouts)
     out.mkdir(parents=True, exist_ok=True)
     found = list(_collect(config, scenarios, str(rollouts), out, engine))
     broken = [row["broken"] for row in found if "broken" in row]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data.completeness import some
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, sha256_of, write_json
 from data.places import is_remote, place
@@ -23,6 +25,7 @@ from pipeline.code_version import code_version
 from pipeline.console import say
 from pipeline.devices import find_devices
 from pipeline.engine import EngineConfig, run_on
+from pipeline.leaks import RECIPE, TRAINED, trained_scenes
 from pipeline.manifest import Work, set_aside
 from pipeline.progress import bar
 from pipeline.sampling.agents import LEARNT, SimAgent, make_agent
@@ -30,10 +33,9 @@ from submission.protos import Rollouts, encode_field, to_proto
 
 __all__ = ["SampleConfig", "run_sample"]
 
-_RECIPE = "sampling.json"
 _ROLLOUTS_FIELD = 1
 _SUMS = "SHA256SUMS"
-_OWNED = ("rollouts.binproto-*", ".receipts", _SUMS, _RECIPE)
+_OWNED = ("rollouts.binproto-*", ".receipts", _SUMS, RECIPE)
 # A finished shard, or one that a killed run left behind (see ``atomic_path``).
 _OURS = re.compile(r"rollouts\.binproto-\d{5}-of-\d{5}|\.rollouts\.binproto-.*\.part")
 
@@ -119,7 +121,7 @@ def _sample_shard(task: _Task) -> Receipt:
 def _recipe_of(out: Path) -> Any:
     """What the rollouts there were made from; None where that cannot be read."""
     try:
-        return read_json(out / _RECIPE)
+        return read_json(out / RECIPE)
     except ValueError:
         return None
 
@@ -131,7 +133,7 @@ def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
         UserError: rollouts from elsewhere, which are not ours to move, or of other settings at a URL.
     """
     out.mkdir(parents=True, exist_ok=True)
-    ours = (out / _RECIPE).exists()
+    ours = (out / RECIPE).exists()
     same = ours and _recipe_of(out) == recipe
     for file in sorted(out.glob("*.binproto*"), key=str):
         if not (ours and _OURS.fullmatch(file.name)):
@@ -145,7 +147,7 @@ def _prepare(out: Path, recipe: dict[str, Any], names: set[str]) -> None:
         aside = set_aside(Work(out, "sample", out / "replaced" / "sample", _OWNED))
         say(f"{out}: rollouts of other settings are kept in {aside}")
     if not same:
-        write_json(out / _RECIPE, recipe)
+        write_json(out / RECIPE, recipe)
 
 
 def run_sample(
@@ -195,6 +197,14 @@ def run_sample(
     # Opened here too: names every mistake in the options before workers start.
     source, _ = _opened(inputs)
     count = len(source)
+    seen = trained_scenes(weights, source.ids)
+    if seen:
+        print(
+            f"warning: {checkpoint}: was trained on {len(seen)} of the {count} scenarios of {scenarios} "
+            f"({some(seen)}); a score of these rollouts says nothing of others",
+            file=sys.stderr,
+            flush=True,
+        )
     starts = range(0, count, config.shard_scenarios)
     recipe = {
         "agent": config.agent,
@@ -206,6 +216,7 @@ def run_sample(
         "seed": seed,
         "checkpoint": inputs.checkpoint_digest,
         "scenarios": inputs.scenarios_digest,
+        TRAINED: len(seen),
         "code": code_version(__name__),
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -239,5 +250,6 @@ def run_sample(
     return {
         "scenarios": count,
         "rollouts": config.rollouts,
+        **({"trained_scenarios": len(seen)} if seen else {}),
         **({"scenarios_per_second": round((count - done) / seconds, 3)} if todo else {}),
     }

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.completeness import some
 from data.errors import UserError
 from data.files import write_json, write_text
+from data.store import SceneStore, is_store
 from models.sampling import SamplingConfig
 from pipeline.console import say
 from pipeline.devices import find_devices
 from pipeline.engine import EngineConfig
+from pipeline.leaks import check_unseen
 from pipeline.result_table import render_table
 from pipeline.robustness.kinds import CLEAN, Condition
 from pipeline.robustness.tables import SCORE_TITLES, Summary, csv_text, markdown, scores_row, summarise
@@ -101,7 +104,8 @@ def run_transfer(
         engine: who does the work.
 
     Raises:
-        UserError: runs that are not finished, or fewer than two different ones.
+        UserError: runs that are not finished, fewer than two different ones, or scenes that agents of another run
+            were trained on.
     """
     names = [folder.resolve().name for folder in runs]
     if len(names) < 2 or len(set(names)) != len(names):
@@ -109,6 +113,7 @@ def run_transfer(
     config = dataclasses.replace(config, device=find_devices(config.device).name)
     metric = load_config(config.metric)
     opened = {name: _opened(config, folder, seed) for name, folder in zip(names, runs, strict=True)}
+    _check_unseen(dict(zip(names, runs, strict=True)), opened)
     cells: dict[_Cell, list[Trial]] = {}
     for tested, (scenes, _) in opened.items():
         for agent in config.agents:
@@ -146,6 +151,26 @@ def run_transfer(
         "unscorable": sum(map(len, unscorable.values())),
         "table": str(out / "table.md"),
     }
+
+
+def _check_unseen(runs: Mapping[str, Path], opened: Mapping[str, tuple[Scenes, dict[str, Contestant]]]) -> None:
+    """Compare the scenes of every run with what the agents of every run were trained on.
+
+    Raises:
+        UserError: an agent would be tested on scenes that it was trained on.
+    """
+    for trained, (_, agents) in opened.items():
+        store = gather(runs[trained]).store("training")
+        # Checkpoints of earlier versions do not say what they were trained on; the store of their run does.
+        known = set(SceneStore(store).ids) if is_store(store) else set[str]()
+        for tested, (scenes, _) in opened.items():
+            if shared := sorted(known.intersection(scenes.ids)):
+                raise UserError(
+                    f"{store}: {len(shared)} of its scenarios are among those that {runs[tested]} is tested on "
+                    f"({some(shared)}); compare runs whose data share none"
+                )
+            for who in agents.values():
+                check_unseen(who.checkpoint, scenes.path, scenes.ids)
 
 
 def _write(

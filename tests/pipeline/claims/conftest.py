@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("training", "validation"):
         (folder / "tokenize" / split).mkdir(parents=True)
         scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
-        write_shard(folder / "tokenize" / split / shard_name(split, 0, 1), scenes)
+        named = [dataclasses.replace(scene, scenario_id=f"{split}{number}") for number, scene in enumerate(scenes)]
+        write_shard(folder / "tokenize" / split / shard_name(split, 0, 1), named)
     model.vocabulary.save(folder / "tokenize" / "vocabulary.pt")
     for stage in ("finetune", "selfplay"):
         (folder / stage).mkdir()

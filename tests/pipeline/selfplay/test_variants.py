@@ -42,7 +42,8 @@ def data(tmp_path_factory) -> dict[str, Path]:
     scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
     for split in ("training", "validation"):
         (folder / split).mkdir()
-        write_shard(folder / split / shard_name(split, 0, 1), scenes)
+        named = [dataclasses.replace(scene, scenario_id=f"{split}{number}") for number, scene in enumerate(scenes)]
+        write_shard(folder / split / shard_name(split, 0, 1), named)
     save_reference(folder / "reference.ckpt", make_model(2))
     return {
         "scenes": folder / "training",
