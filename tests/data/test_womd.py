@@ -48,8 +48,10 @@ def assert_equals_proto(scene: Scene, proto: scenario_pb2.Scenario) -> None:
     assert set(agents.to_predict.nonzero().flatten().tolist()) == {
         required.track_index for required in proto.tracks_to_predict
     }
+    assert agents.of_interest.tolist() == [track.id in proto.objects_of_interest for track in proto.tracks]
     road = scene.map
     assert road.feature_id.tolist() == [feature.id for feature in proto.map_features]
+    links: list[tuple[int, LinkKind, int]] = []
     for index, feature in enumerate(proto.map_features):
         name = feature.WhichOneof("feature_data")
         data = getattr(feature, name)
@@ -63,12 +65,31 @@ def assert_equals_proto(scene: Scene, proto: scenario_pb2.Scenario) -> None:
         expected = np.array([[p.x, p.y, p.z] for p in points], dtype=np.float64).astype(np.float32)
         assert np.array_equal(road.point[road.point_feature == index].numpy(), expected.reshape(-1, 3))
         assert MapKind(int(road.kind[index])).name.lower() == name
+        assert int(road.subtype[index]) == getattr(data, "type", 0)
+        assert float(road.speed_limit[index]) == np.float32(getattr(data, "speed_limit_mph", 0.0))
+        assert bool(road.interpolating[index]) == getattr(data, "interpolating", False)
+        if name == "lane":
+            links += [(index, LinkKind.ENTRY, lane) for lane in data.entry_lanes]
+            links += [(index, LinkKind.EXIT, lane) for lane in data.exit_lanes]
+            links += [(index, LinkKind.LEFT, lane.feature_id) for lane in data.left_neighbors]
+            links += [(index, LinkKind.RIGHT, lane.feature_id) for lane in data.right_neighbors]
+        elif name == "stop_sign":
+            links += [(index, LinkKind.STOP_CONTROLS, lane) for lane in data.lane]
+    found = zip(road.link_source.tolist(), road.link_kind.tolist(), road.link_target.tolist(), strict=True)
+    assert sorted(found) == sorted(links)
+    lights = scene.lights
+    # The state of a step lies at that step's timestamp: none is one early or late.
     for step, dynamic in enumerate(proto.dynamic_map_states):
-        for lane_state in dynamic.lane_states:
-            row = scene.lights.lane_id.tolist().index(lane_state.lane)
-            assert int(scene.lights.state[row, step]) == lane_state.state
-            assert bool(scene.lights.observed[row, step])
-    assert int(scene.lights.observed.sum()) == sum(len(d.lane_states) for d in proto.dynamic_map_states)
+        states = {state.lane: state for state in dynamic.lane_states}
+        for row, lane in enumerate(lights.lane_id.tolist()):
+            state = states.get(lane)
+            stop = (
+                (0.0, 0.0, 0.0) if state is None else (state.stop_point.x, state.stop_point.y, state.stop_point.z)
+            )
+            assert bool(lights.observed[row, step]) == (state is not None), (lane, step)
+            assert int(lights.state[row, step]) == (0 if state is None else state.state), (lane, step)
+            assert lights.stop_point[row, step].tolist() == np.float32(stop).tolist(), (lane, step)
+    assert set(lights.lane_id.tolist()) == {s.lane for d in proto.dynamic_map_states for s in d.lane_states}
 
 
 def test_hand_made_scenario() -> None:
@@ -80,6 +101,46 @@ def test_hand_made_scenario() -> None:
     assert (0, LinkKind.EXIT, 9) in links
     assert (4, LinkKind.STOP_CONTROLS, 1) in links
     assert scene.map.speed_limit[0] == 25.0
+
+
+def busy_proto() -> scenario_pb2.Scenario:
+    """Every field that a scene keeps, with values that differ from their neighbours' and from one another."""
+    proto = scenario_proto()
+    proto.objects_of_interest.append(114)
+    first = proto.map_features[0].lane
+    first.entry_lanes.extend((12, 13))
+    first.left_neighbors.add(feature_id=10)
+    first.right_neighbors.add(feature_id=11)
+    first.right_neighbors.add(feature_id=14)
+    lane = proto.map_features.add(id=10).lane
+    lane.type, lane.speed_limit_mph, lane.interpolating = map_pb2.LaneCenter.TYPE_BIKE_LANE, 15.5, True
+    lane.polyline.add(x=4000.0, y=-2496.5, z=0.7)
+    lane.left_neighbors.add(feature_id=1)
+    line = proto.map_features.add(id=20).road_line
+    line.type = map_pb2.RoadLine.TYPE_SOLID_DOUBLE_YELLOW
+    line.polyline.add(x=4000.0, y=-2498.0, z=0.7)
+    edge = proto.map_features.add(id=21).road_edge
+    edge.type = map_pb2.RoadEdge.TYPE_ROAD_EDGE_MEDIAN
+    edge.polyline.add(x=4000.0, y=-2490.0, z=0.7)
+    proto.map_features.add(id=22).speed_bump.polygon.add(x=4002.0, y=-2500.0, z=0.7)
+    proto.map_features.add(id=23).driveway.polygon.add(x=4003.0, y=-2500.0, z=0.7)
+    stop = proto.map_features.add(id=24).stop_sign
+    stop.lane.extend((10, 1))
+    stop.position.x = 4100.0
+    # Two lanes' lights in another order at every second step, each state and stop point of its own.
+    for step, dynamic in enumerate(proto.dynamic_map_states):
+        state = dynamic.lane_states.add(lane=10, state=1 + step % 8)
+        state.stop_point.x, state.stop_point.y, state.stop_point.z = 4039.0 + step, -2496.5, 0.01 * step
+        if step % 2 and len(dynamic.lane_states) > 1:
+            turned = [*reversed(dynamic.lane_states)]
+            del dynamic.lane_states[:]
+            dynamic.lane_states.extend(turned)
+    return proto
+
+
+def test_every_field_of_a_scenario() -> None:
+    for proto in (busy_proto(), scenario_proto(with_map=False), scenario_proto(with_lights=False)):
+        assert_equals_proto(parse_scenario(proto.SerializeToString()), proto)
 
 
 @pytest.mark.womd
