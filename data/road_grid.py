@@ -29,7 +29,10 @@ _PARTS = 4
 
 @dataclass(frozen=True)
 class RoadGrid:
-    """Which segments matter in a square cell of the plane; cells beyond the border count as the nearest one."""
+    """Which segments matter in a square cell of the plane.
+
+    Places beyond the border have the list of the nearest cell, which is proven for places in that cell alone.
+    """
 
     low: Tensor  # [2] float32, corner of the first cell, metres
     shape: Tensor  # [2] int64, cells along x and y

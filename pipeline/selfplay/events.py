@@ -121,7 +121,9 @@ def _starboard(point: Tensor, segment: Tensor) -> Tensor:
 def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
     """Planar distance of points to the nearest of some edge segments, negative on the road (port) side.
 
-    With lists of ``edge_grid(sides_only=True)`` the sign is right, but not the distance.
+    With lists of ``edge_grid(sides_only=True)`` the sign is right for points within the grid, but not the distance.
+    Points beyond the grid's border have the list of the cell nearest to them, which need not hold the edge nearest
+    to them: there the sign may be another one. Where two edges are equally near within float32, either counts.
 
     Args:
         edges: batched, [W, n, ...]. world: [N] of the points. point: [N, P, 2]. height: [N], metres.
