@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import UserError
+from data.notices import warn_once
 from data.places import place
 from data.vocabulary import LOAD_ERRORS
 
-__all__ = ["checkpoint_kind", "merge_digests", "read_checkpoint", "scene_digests", "seen_scenes", "trained_on"]
+__all__ = [
+    "checkpoint_kind",
+    "merge_digests",
+    "name_untrained",
+    "read_checkpoint",
+    "scene_digests",
+    "seen_scenes",
+    "trained_on",
+]
 
 _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
 
@@ -40,6 +49,15 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
             "train again"
         )
     return dict(content)
+
+
+def name_untrained(path: Path, model: nn.Module) -> None:
+    """Warn in one line, once, of a model whose normalisations are all as initialised: no step of learning leaves
+    even one of them so."""
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    touched = any(bool((norm.weight != 1).any() | (norm.bias != 0).any()) for norm in norms)
+    if norms and not touched:
+        warn_once(f"{path}: untrained, its weights are as initialised; is it the right file?")
 
 
 def checkpoint_kind(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.files import atomic_write
 from data.vocabulary import TYPE_NAMES, Vocabulary
-from models.checkpoints import read_checkpoint
+from models.checkpoints import name_untrained, read_checkpoint
 from models.inertia import Inertia
 
 __all__ = ["POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
@@ -162,7 +162,7 @@ def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation:
 
 
 def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
-    """Read what ``save_policy`` wrote: policy, vocabulary, fields of the observation.
+    """Read what ``save_policy`` wrote: policy, vocabulary, fields of the observation. An untrained one is named.
 
     Raises:
         UserError: no such file, another kind of file, or of another version.
@@ -176,4 +176,5 @@ def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
         observation = dict(content["observation"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: policy checkpoint of another version of the code; train again") from error
+    name_untrained(path, policy)
     return policy.eval(), vocabulary, observation

@@ -11,7 +11,7 @@ import torch
 from data.errors import UserError
 from data.files import atomic_write
 from data.vocabulary import Vocabulary
-from models.checkpoints import read_checkpoint
+from models.checkpoints import name_untrained, read_checkpoint
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 
@@ -36,7 +36,7 @@ def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = 
 
 
 def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
-    """Read what ``save_reference`` wrote.
+    """Read what ``save_reference`` wrote. An untrained one is named.
 
     Raises:
         UserError: no such file, another kind of file, or of another version.
@@ -49,6 +49,7 @@ def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
         model.trained_on = content.get("trained_on", model.trained_on)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: reference checkpoint of another version of the code; train again") from error
+    name_untrained(path, model)
     return model.to(device)
 
 

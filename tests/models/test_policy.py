@@ -141,6 +141,27 @@ def test_checkpoint_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
     assert path.read_bytes() == first
 
 
+def test_an_untrained_policy_is_named(
+    tmp_path: Path, vocabulary: Vocabulary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, once; after a single small step of learning no more."""
+    torch.manual_seed(0)
+    policy = Policy(PolicyConfig(embedding=8, hidden=16), SIZES, vocabulary.ends)
+    path = tmp_path / "policy.ckpt"
+    save_policy(path, policy, vocabulary, {})
+    for _ in range(2):
+        load_policy(path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"warning: {path}: untrained, its weights are as initialised; is it the right file?"
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-6)
+    logits, value = policy(**inputs())
+    (logits[:, 0].sum() + value.sum()).backward()
+    optimizer.step()
+    save_policy(tmp_path / "trained.ckpt", policy, vocabulary, {})
+    load_policy(tmp_path / "trained.ckpt")
+    assert capsys.readouterr().err == ""
+
+
 def test_wrong_files_are_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
     path = tmp_path / "policy.ckpt"
     with pytest.raises(UserError, match="no such checkpoint"):

@@ -7,11 +7,14 @@ import dataclasses
 import pytest
 import torch
 
+from data.batch import collate
 from data.errors import UserError
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference, read_notes, save_reference
 from models.reference.config import SIZES, size_preset
+from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
+from models.reference.recording import scene_inputs
 from tests.models.scenes import random_scene
 
 
@@ -34,6 +37,21 @@ def test_equal_models_give_equal_bytes(fast_model, tmp_path):
     save_reference(tmp_path / "a.ckpt", fast_model)
     save_reference(tmp_path / "b.ckpt", fast_model)
     assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+
+
+def test_an_untrained_reference_is_named(fast_model, tmp_path, capsys):
+    fresh = Reference(fast_model.config, fast_model.vocabulary)
+    save_reference(tmp_path / "fresh.ckpt", fresh)
+    load_reference(tmp_path / "fresh.ckpt")
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'fresh.ckpt'}: untrained")
+    optimizer = torch.optim.AdamW(fresh.parameters(), lr=1e-6)
+    inputs = scene_inputs(collate([random_scene(0)]), fresh.vocabulary)
+    mask = loss_mask(inputs)
+    token_loss(fresh(inputs), inputs.target)[mask].mean().backward()
+    optimizer.step()
+    save_reference(tmp_path / "trained.ckpt", fresh)
+    load_reference(tmp_path / "trained.ckpt")
+    assert capsys.readouterr().err == ""
 
 
 def test_other_files_are_refused(fast_model, tmp_path):
