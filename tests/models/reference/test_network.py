@@ -44,6 +44,7 @@ def test_logits_at_t_depend_on_no_token_at_t_or_later(model, share, agents):
     start = int(share * count)
     before = model(inputs)
     after = model(change_from(inputs, model, start, agents))
+    # To the bit: the shapes are the same, and what is hidden has a weight of exactly zero.
     torch.testing.assert_close(after[:, :, : start + 1], before[:, :, : start + 1], atol=0, rtol=0)
     if start + 1 < count:
         changed = (after[0, :, start + 1] - before[0, :, start + 1]).abs().amax(-1)
@@ -129,6 +130,7 @@ def test_garbage_in_padding_and_in_agents_not_simulated_has_no_influence(model):
     )
     after = model(noisy)
     seen = inputs.agents.simulated
+    # To the bit: products of the same shapes add the same numbers in the same order, and hidden ones weigh nothing.
     torch.testing.assert_close(after[seen], before[seen], atol=0, rtol=0)
 
 

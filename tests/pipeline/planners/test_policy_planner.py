@@ -71,7 +71,8 @@ def test_the_same_tokens_as_a_simulated_agent(vocabulary: Vocabulary, view: Obse
             answer = planner.plan(situation(world, state, index * planner.period))
             tokens = agent._drawn(world, state, who, agent._seen_road(world, state, who), uniform[index][None])
             state, way = agent._moved(world, state, tokens, controlled, who)
-            np.testing.assert_array_equal(answer.pose, way[0, mission.ego].double().numpy())
+            # One agent alone and all of the scene: other shapes, the same token.
+            np.testing.assert_allclose(answer.pose, way[0, mission.ego].double().numpy(), atol=1e-4, rtol=0)
             moved += float(np.linalg.norm(answer.pose[-1, :2] - answer.pose[0, :2]))
             touched += int(state.collided[0, mission.ego])
     assert moved > 5.0

@@ -86,6 +86,7 @@ def test_a_score_does_not_depend_on_what_comes_with_it_or_after_it(reference) ->
         state, _ = step(world, state, changed[..., index], world.exists, vocabulary)
         poses.append(state.pose)
     other = anchor.log_probs([0], world, changed, torch.stack(poses, 2), *first[2:])
+    # To the bit: the shapes are the same, and what is hidden has a weight of exactly zero.
     assert torch.equal(scores[:, :, :18], other[:, :, :18])
     assert float((scores[:, :, 18] - other[:, :, 18]).abs().amax(-1).min()) > 1e-4
 

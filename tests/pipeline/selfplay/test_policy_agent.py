@@ -101,7 +101,8 @@ def test_unusual_scenes(agent, scene) -> None:
 def test_the_likeliest_token_alone_gives_one_future(policy, vocabulary) -> None:
     greedy = PolicyAgent(policy, vocabulary, VIEW, SamplingConfig(top_k=1))
     rollouts = greedy.rollouts(random_scene(0), 3, 0)
-    assert torch.equal(rollouts[0], rollouts[1])
+    # Rows of a batch: the same tokens, and positions within rounding.
+    torch.testing.assert_close(rollouts[0], rollouts[1], atol=1e-3, rtol=0)
 
 
 def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary) -> None:

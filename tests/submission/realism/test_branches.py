@@ -65,6 +65,7 @@ def test_the_scenes_do_what_they_are_for() -> None:
 @pytest.mark.parametrize("name", BRANCHES)
 @pytest.mark.parametrize("bug_compatible", [True, False])
 def test_pruned_and_exhaustive_search_agree_to_the_bit(name: str, bug_compatible: bool) -> None:
+    """A distance is one chain of sums, products and roots, which IEEE rounds alike in blocks of any size."""
     scene, states = BRANCHES[name]()
     context = prepare_scene(scene, bug_compatible)
     states = align(context, scene.agents.id[scene.simulated], states)

@@ -76,5 +76,6 @@ def test_several_scenes_need_no_host_in_between() -> None:
     assert all(isinstance(value, Tensor) and value.shape == () for value in values)
     contexts, states = zip(*items, strict=True)
     together = score_scenes(contexts, states, config)
+    # To the bit, since each scene is still scored apart.
     assert torch.equal(together["metametric"], torch.stack(values))
     assert all(value.shape == (len(items),) for value in together.values())
