@@ -20,7 +20,7 @@ ENGINE_OPTIONS = --engine.kind=$(call quoted,$(ENGINE)) $(if $(RAY_ADDRESS),--en
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners claims test lint bench lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners claims test lint bench gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ lint: $(DEV) ## formatting, style, types, import directions
 
 bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for one of them
 	$(PY) -m pipeline.bench $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
+
+gpu-check: $(RUNTIME) ## what this machine's GPU computes, how fast, where it waits: a table and runs/gpu-check/gpu_check.json
+	$(PY) scripts/gpu_check.py $(ARGS)
 
 claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
 	$(PY) -m pipeline claims --preset=$(call quoted,$(PRESET)) --run=$(call quoted,runs/$(RUN)) --out=$(call quoted,runs/$(RUN)/claims) $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)

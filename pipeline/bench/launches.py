@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Kernels", "LaunchCounter", "kernels", "project_line", "reported_waits"]
@@ -54,17 +55,55 @@ def project_line(stack: traceback.StackSummary) -> str:
     return "elsewhere"
 
 
+class _HostChecks(TorchFunctionMode):
+    """Functions that look at values on a CPU and not on a GPU; what they do there is not counted."""
+
+    def __init__(self, counter: LaunchCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.nn.functional.one_hot or args[0].is_cuda:
+            return func(*args, **(kwargs or {}))
+        self._counter.paused = True
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._counter.paused = False
+            self._counter.launches["one_hot"] += 2  # zeros, and ones among them
+
+
 class LaunchCounter(TorchDispatchMode):
     """Counts within ``with``; every ATen call that is no view is taken for one launch.
 
+    On a CPU the counts are those of the paths that a CPU takes; some code takes others on a GPU.
+
+    Args:
+        device: reads of tensors elsewhere are no waits.
+
     Attributes:
-        launches: operator to calls. waits: ``OPERATOR at FILE:LINE`` to times that the host would wait on a GPU.
+        launches: operator to calls. waits: ``OPERATOR at FILE:LINE`` to times that the host waits, or would on a
+            GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__()
+        self._kind = torch.device(device).type
+        self._checks = _HostChecks(self)
+        self.paused = False
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+
+    def __enter__(self) -> LaunchCounter:
+        self._checks.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._checks.__exit__(*raised)
 
     @property
     def launched(self) -> int:
@@ -80,25 +119,35 @@ class LaunchCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         name = func._schema.name.removeprefix("aten::")
-        if _waits(name, args, result):
-            self.waits[f"{name} at {project_line(traceback.extract_stack())}"] += 1
+        if _waits(name, args, result, self._kind):
+            stack = traceback.extract_stack()
+            # Optimisers count their steps on the host.
+            if not any("/torch/optim/" in frame.filename for frame in stack[-5:]):
+                self.waits[f"{name} at {project_line(stack)}"] += 1
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and name not in _NO_KERNEL:
             self.launches[name] += 1
         return result
 
 
-def _waits(name: str, args: tuple[Any, ...], result: Any) -> bool:
+def _waits(name: str, args: tuple[Any, ...], result: Any, kind: str) -> bool:
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and first.device.type != kind:
+        return name == "copy_" and _comes_back(args[1], result)
     if name in _READS or name == _FROM_PYTHON:
         return True
     if name in _INDEXING:
         # A mask is turned into row numbers, whose count must be known.
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-    if name in ("_to_copy", "copy_") and isinstance(result, Tensor):
-        source = args[1] if name == "copy_" else args[0]
-        return isinstance(source, Tensor) and source.device.type == "cuda" != result.device.type
-    return False
+    return name == "_to_copy" and _comes_back(first, result)
+
+
+def _comes_back(source: Any, result: Any) -> bool:
+    """Whether something is copied from a card to the host."""
+    return isinstance(source, Tensor) and isinstance(result, Tensor) and source.is_cuda and not result.is_cuda
 
 
 @contextmanager

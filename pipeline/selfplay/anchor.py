@@ -92,7 +92,7 @@ class Anchor:
 
     def _groups(self, sizes: Sequence[int], tokens: int) -> list[list[int]]:
         """Rows of worlds to be scored together: of similar size, since padding costs as much as agents do."""
-        limit = _SLOTS[self.reference.device.type] // tokens
+        limit = _SLOTS["cpu" if self.reference.device.type == "cpu" else "cuda"] // tokens
         groups: list[list[int]] = []
         for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
             if not groups or (len(groups[-1]) + 1) * sizes[groups[-1][0]] > limit:

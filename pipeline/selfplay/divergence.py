@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from data.scene import Scene
+from data.scene import Scene, map_tensors
 from models.policy import Policy
 from models.reference.agent import ReferenceAgent
 from pipeline.selfplay.anchor import Anchor
@@ -52,15 +52,18 @@ def scene_divergences(
         policy: in evaluation mode. reference: with the same vocabulary. scenes: single ones.
         view: what the policy sees. seed: of its draws.
     """
-    vocabulary = reference.vocabulary
+    vocabulary, words = reference.vocabulary, reference.vocabulary.to("cpu")
     anchor = Anchor(reference, scenes.__getitem__)
     config, reward = PPOConfig(goal_dropout=0.0), RewardConfig()
     found: list[SceneDivergence] = []
     for first in range(0, len(scenes), _TOGETHER):
         names = range(first, min(first + _TOGETHER, len(scenes)))
-        world = stack_worlds([build_world(scenes[name], vocabulary, view.road_segments) for name in names])
+        built = [build_world(scenes[name], words, view.road_segments) for name in names]
+        world = map_tensors(stack_worlds(built), lambda tensor: tensor.to(reference.device))
         generator = torch.Generator().manual_seed(seed * len(scenes) + first)
-        uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
+        uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator).to(
+            reference.device
+        )
         score = partial(score_all, anchor, names, world)
         episode = collect(policy, world, vocabulary, score, config, reward, view, uniform)
         assert episode.reference is not None

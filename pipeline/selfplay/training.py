@@ -130,6 +130,8 @@ def _train(fabric: Fabric, asked: Training) -> dict[str, float]:
     policy = Policy(config.policy, feature_sizes(config.view), judge.vocabulary.ends.cpu())
     learnt = scene_digests(store.infos[index].scenario_id for index in chosen)
     policy.trained_on = merge_digests(trained_on(reference), learnt)
+    # Before the optimiser's state is read: it goes where the weights are then, and does not follow them later.
+    policy.to(fabric.device)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5)
     training = _Progress(policy, optimizer)
     fingerprint = _fingerprint(config, seed, reference, store, held_out)

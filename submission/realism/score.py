@@ -67,6 +67,7 @@ def align(context: SceneContext, agent_id: Tensor, states: Tensor) -> Tensor:
     Raises:
         ValueError: the agents are not exactly those to be simulated.
     """
+    agent_id = agent_id.to(context.agent_id.device)
     if not torch.equal(torch.sort(agent_id).values, torch.sort(context.agent_id).values):
         missing = set(context.agent_id.tolist()) ^ set(agent_id.tolist())
         raise ValueError(f"scenario {context.scenario_id}: wrong set of objects, first {sorted(missing)[:3]}")

@@ -6,9 +6,11 @@ import csv
 import dataclasses
 import multiprocessing
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from models.reference.augmentation import AugmentationConfig
@@ -75,27 +77,34 @@ def _killed(inputs: Inputs, name: str, train: Train, checkpoint: str) -> Iterato
     # A fresh process: one that has used a card cannot be forked.
     process = multiprocessing.get_context("spawn").Process(target=train, kwargs={"out": killed})
     process.start()
+    killer = threading.Thread(target=_kill, args=(process, killed / checkpoint))
+    killer.start()
     try:
         started = time.perf_counter()
         train(out=left)
         undisturbed = time.perf_counter() - started
-        until = time.monotonic() + _PATIENCE
-        while not (killed / checkpoint).exists() and process.is_alive() and time.monotonic() < until:
-            time.sleep(0.02)
-        caught = process.is_alive() and (killed / checkpoint).exists()
     finally:
-        process.kill()
-        process.join()
+        killer.join()
+    caught = (killed / checkpoint).exists()
     table = _table(left)
     yield Row(f"{name}: seconds undisturbed, {len(table)} rows", undisturbed, "s")
     yield Row(f"{name}: killed on the way (1) or too late (0)", float(caught), "")
-    if not (killed / checkpoint).exists() and not (killed / "metrics.csv").exists():
+    if not caught and not (killed / "metrics.csv").exists():
         raise RuntimeError(f"{name}: the process to be killed ended before its first checkpoint, see the log")
     train(out=killed)
     again = _table(killed)
     apart = max((abs(a - b) for one, other in zip(table, again) for a, b in zip(one, other)), default=0.0)
     yield Row(f"{name}: rows after going on, less those of the undisturbed", len(again) - len(table), "")
     yield Row(f"{name}: largest difference of a figure from the undisturbed", apart, "")
+
+
+def _kill(process: BaseProcess, checkpoint: Path) -> None:
+    """As soon as there is a checkpoint, or after ``_PATIENCE``."""
+    until = time.monotonic() + _PATIENCE
+    while not checkpoint.exists() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
 
 
 def selfplay(inputs: Inputs) -> Iterator[Row]:

@@ -13,12 +13,14 @@ class Step:
 
     Attributes:
         limit: seconds after which the step is ended. needs: seconds without which it is not begun.
+        spoils: it may leave the card's state broken, so that its process is not used again.
     """
 
     name: str
     checks: tuple[str, ...]
     limit: float
     needs: float
+    spoils: bool = False
 
 
 STEPS = (
@@ -56,7 +58,7 @@ STEPS = (
         90,
         20,
     ),
-    Step("graph", ("machine:graph", "machine:fake"), 40, 10),
+    Step("graph", ("machine:fake", "machine:graph"), 40, 10, spoils=True),
     Step("self-play, compiled", ("selfplay:compiled",), 150, 60),
     Step("futures, compiled", ("reference:futures_compiled",), 120, 50),
 )

@@ -39,7 +39,7 @@ class _Path:
 
 def _counted(inputs: Inputs, path: _Path) -> Iterator[Row | str]:
     path.work()  # buffers and libraries
-    with LaunchCounter() as counter:
+    with LaunchCounter(inputs.device) as counter:
         path.work()
     yield Row(f"{path.name}: operators launched", counter.launched, "", path.launches)
     yield Row(f"{path.name}: waits of the host, by operator", counter.waited, "", path.waits)
@@ -70,23 +70,23 @@ def decision(inputs: Inputs) -> Iterator[Row | str]:
     tokens = torch.zeros_like(world.types)
     observe = partial(stepper.observe, world, state, who)
     step = partial(stepper.step, world, state, tokens, world.exists, who, drivers)
-    yield from _counted(inputs, _Path("observe", observe, 161, 3, True))
+    yield from _counted(inputs, _Path("observe", observe, 161, 1, True))
     yield from _counted(inputs, _Path("policy", partial(act, net, seen), 41, 1, True))
     yield from _counted(inputs, _Path("step and events", step, 383, 2, True))
 
 
 def update(inputs: Inputs) -> Iterator[Row | str]:
     """A whole update of self-play with anchor: drive, judge, learn."""
-    track, score = anchored(inputs, inputs.scale.worlds[0])
+    track, score, _ = anchored(inputs, inputs.scale.worlds[0])
     yield from _counted(inputs, _Path("an update, all of it", track.learn(score, 1), None, None, True))
-    once, twice = (_launches(track.learn(None, epochs)) for epochs in (1, 2))
+    once, twice = (_launches(inputs, track.learn(None, epochs)) for epochs in (1, 2))
     batches = max(1, round(int(track.world.exists.sum()) * 40 / track.minibatch))
     yield Row("a minibatch: operators launched", (twice[0] - once[0]) / batches, "", 245)
     yield Row("a minibatch: waits of the host, by operator", (twice[1] - once[1]) / batches, "", 4)
 
 
-def _launches(work: Callable[[], object]) -> tuple[int, int]:
-    with LaunchCounter() as counter:
+def _launches(inputs: Inputs, work: Callable[[], object]) -> tuple[int, int]:
+    with LaunchCounter(inputs.device) as counter:
         work()
     return counter.launched, counter.waited
 

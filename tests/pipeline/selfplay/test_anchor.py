@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -157,3 +159,10 @@ def test_where_an_absent_agent_was_is_not_read(reference) -> None:
     anchor = Anchor(reference, scenes.__getitem__)
     one, two = (anchor.log_probs([0], world, tokens, at, controlled, present) for at in (poses, elsewhere))
     assert torch.equal(one[controlled], two[controlled])
+
+
+def test_other_devices_than_a_cpu_take_large_groups() -> None:
+    there = Anchor(SimpleNamespace(device=torch.device("meta")), lambda name: None)
+    here = Anchor(SimpleNamespace(device=torch.device("cpu")), lambda name: None)
+    assert there._groups([64] * 40, 45) == [list(range(40))]
+    assert here._groups([64] * 40, 45) == [[row] for row in range(40)]

@@ -94,6 +94,33 @@ def test_a_resumed_run_ends_with_the_same_bytes(data, undisturbed, tmp_path, mon
     assert not (plain / "training.pt").exists()
 
 
+def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
+
+    class Elsewhere:
+        """A device that is not the CPU, as a GPU is not; tensors there hold nothing."""
+
+        device = torch.device("meta")
+
+    found = []
+
+    def restore(progress, *arguments):
+        original(progress, *arguments)
+        state = [t for one in progress.optimizer.state.values() for name, t in one.items() if name != "step"]
+        found.append({tensor.device.type for tensor in [*progress.policy.parameters(), *state]})
+        raise KeyboardInterrupt
+
+    original, judge = training._Progress.restore, training.load_judge
+    monkeypatch.setattr(training._Progress, "restore", restore)
+    monkeypatch.setattr(training, "load_judge", lambda path, device, capacity: judge(path, "cpu", capacity))
+    with pytest.raises(KeyboardInterrupt):
+        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(Elsewhere())
+    assert found == [{"meta"}]
+
+
 def test_another_seed_gives_another_policy(data, undisturbed, tmp_path) -> None:
     run_selfplay(dataclasses.replace(CONFIG, agent_steps=1), **data, out=tmp_path, seed=2)
     other, _, _ = load_policy(tmp_path / POLICY_FILE)
