@@ -20,7 +20,7 @@ ENGINE_OPTIONS = --engine.kind=$(call quoted,$(ENGINE)) $(if $(RAY_ADDRESS),--en
 ENGINE_INSTALLED = $(if $(filter ray,$(ENGINE)),$(RAY))
 STAGES := traffic tokenize pretrain finetune selfplay sample evaluate package validate report
 
-.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners claims test lint bench gpu-check lock clean
+.PHONY: help setup setup-dev setup-ray stages $(STAGES) planners claims test mutate lint bench gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ planners: $(RUNTIME) $(ENGINE_INSTALLED) ## behind stages: planners in the AV am
 
 test: $(DEV) ## all tests
 	$(PY) -m pytest -n 2 $(ARGS)
+
+mutate: $(DEV) ## do the tests notice changes of the code? a sample, going on where it was; ARGS="--sample 200", --mistakes, --all
+	$(PY) scripts/mutate.py $(ARGS)
 
 lint: $(DEV) ## formatting, style, types, import directions
 	$(PY) -m ruff format --check .
