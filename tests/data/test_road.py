@@ -191,3 +191,11 @@ def test_stacked_worlds_keep_their_lists() -> None:
         assert torch.equal(torch.where(own.table >= 0, table, -1), own.table)
         assert (table[own.table < 0] >= count).all()
         assert (grid.table[row, :cells, width:] >= count).all()
+
+
+def test_short_edges_are_not_closed() -> None:
+    """Of one or two segments, though their ends are within a metre of each other."""
+    short = [(0.0, 0.0, 0.0), (0.6, 0.0, 0.0)]
+    hook = [(20.0, 0.0, 0.0), (29.0, 0.0, 0.0), (20.3, 0.3, 0.0)]
+    edges = edge_segments(scene_of([short, hook]), ORIGIN)
+    assert edges.turn.tolist() == [[-1, -1], [-1, 2], [1, -1]]

@@ -12,8 +12,10 @@ import torch
 from data.batch import collate
 from data.scene import map_tensors
 from models.reference.config import ReferenceConfig
+from models.reference.decoder import MapView, look_at_map
 from models.reference.inputs import KnownLights, collate_inputs, select_agents
 from models.reference.loss import loss_mask
+from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import scene_inputs
@@ -234,3 +236,37 @@ def test_computing_again_gives_the_same_gradients_in_less_memory(fast_model):
         torch.testing.assert_close(one, two)
     # Small layers in a test; of a real network a tenth is left.
     assert some_kept < 0.6 * all_kept
+
+
+def test_lights_fade_with_their_age(model):
+    """Steady and fading part by the last observed state, e^-1 of the latter after three seconds."""
+    relations = model.relations
+    code, age = torch.tensor([[[3, 0], [1, 5]]]), torch.tensor([[[0.0, 9.0], [3.0, 1.5]]])  # [1, S, L]
+    light = torch.tensor([[[[0, 1, -1], [1, 0, -1]]]])  # [1, A, L, J]
+    view = MapView(pose=torch.zeros(*light.shape, 3), bias=torch.zeros(light.shape), light=light)
+    found = relations._light_bias(view, KnownLights(code, age))
+
+    def says(state: int, seconds: float) -> torch.Tensor:
+        if state == 0:
+            return torch.zeros_like(relations.light[0, 0])
+        return relations.light[0, state - 1] + relations.light[1, state - 1] * math.exp(-seconds / 3.0)
+
+    for block in range(2):
+        for slot in range(3):
+            row = int(light[0, 0, block, slot])
+            expected = says(0, 0.0) if row < 0 else says(int(code[0, row, block]), float(age[0, row, block]))
+            torch.testing.assert_close(found[0, 0, block, slot], expected)
+
+
+def test_the_map_is_looked_up_twice_as_far_as_it_is_seen(model):
+    """Since an agent moves on for a second after it has looked."""
+    radius = model.config.map_radius
+    pose = torch.zeros(1, 3, 3)
+    pose[0, :, 0] = torch.tensor([0.5, 1.5, 2.5]) * radius
+    encoding = MapEncoding(
+        torch.zeros(1, 2), torch.zeros(1, 3, 16), pose, torch.ones(1, 3, dtype=torch.bool), torch.full((1, 3), -1)
+    )
+    view, index = look_at_map(encoding, torch.zeros(1, 1, 1, 1, 2), model.config)
+    seen = view.bias[0, 0, 0] > -math.inf
+    assert index[0, 0, 0, 0][seen].tolist() == [0, 1]
+    assert view.pose[0, 0, 0][seen].tolist() == pose[0, :2].tolist()

@@ -118,7 +118,7 @@ def test_metrics_have_a_row_for_each_step(pretrained):
 
 
 def test_pretraining_learns(data, tmp_path):
-    """Eighty steps bring the cross-entropy of the motion trained on, under other ids, far below that of guessing."""
+    """Eighty steps bring the cross-entropy of the motion trained on, under other ids, far below guessing."""
     fit = dataclasses.replace(
         FIT,
         steps=80,

@@ -144,3 +144,19 @@ def test_missions() -> None:
     assert mission.recorded.shape == (80, 3)
     with pytest.raises(UserError, match="future"):
         mission_of(random_scene(3, steps=11))
+
+
+def test_gaps_of_the_log_are_crossed_the_short_way_round() -> None:
+    """Headings on both sides of half a turn, with nothing recorded between; and standing still beyond the ends."""
+    scene = hand_made([Mover(heading=3.0, speed=5.0)], [])
+    scene.agents.heading[0, 40:] = -3.0
+    scene.agents.valid[0, 31:40] = False
+    scene.agents.valid[0, 80:] = False
+    recorded = mission_of(scene).recorded
+    between = recorded[20:29, 2]
+    np.testing.assert_allclose(np.cos(between), np.cos(np.linspace(3.0, 2 * np.pi - 3.0, 11)[1:-1]), atol=1e-6)
+    assert (np.cos(between) < -0.98).all()
+    np.testing.assert_allclose(
+        np.diff(recorded[:69, :2], axis=0), np.diff(recorded[:2, :2], axis=0).repeat(68, 0), atol=1e-4
+    )
+    assert (recorded[69:] == recorded[69]).all()

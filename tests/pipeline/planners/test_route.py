@@ -209,3 +209,27 @@ def test_generated_scenes_follow_the_lanes_that_were_driven(generated: list[Scen
                 compared += 1
                 assert near[0] in taken
     assert compared > 10
+
+
+def test_limits_of_lanes_are_miles_per_hour() -> None:
+    scene = hand_made([Mover(speed=9.0)], [straight_road()])
+    scene.map.speed_limit[:] = 35.0
+    (lane,) = read_lanes(scene, np.zeros(2))
+    assert lane.speed_limit == pytest.approx(35 * 1609.344 / 3600)
+    route = find_route(scene, np.zeros(2), None)
+    np.testing.assert_allclose(route.limit_at(np.array([0.0, 100.0])), 15.6464)
+
+
+def test_a_drive_round_a_bend_fits_its_lane() -> None:
+    """Half a circle of 25 m is 78 m long, though its ends are 50 m apart: it is the lane, not its own route."""
+    line = [(x, 0.0) for x in np.arange(-40.0, 0.0, 2.0)]
+    line += [(25 * np.sin(a), 25 - 25 * np.cos(a)) for a in np.linspace(0.0, np.pi, 60)]
+    line += [(x, 50.0) for x in np.arange(-2.0, -60.0, -2.0)]
+    scene = hand_made([Mover(speed=9.0)], [(MapKind.LANE, line)])
+    scene.map.speed_limit[:] = 25.0
+    angle = np.arange(1, 81) / 25.0
+    recorded = np.stack((25.5 * np.sin(angle), 25 - 25.5 * np.cos(angle), angle), axis=-1)
+    route = find_route(scene, np.zeros(2), recorded)
+    # Its own route would have no limit, and would be where the drive was.
+    assert (route.speed_limit[20:80] > 0).all()
+    assert np.abs(np.hypot(route.point[15:80, 0], route.point[15:80, 1] - 25.0) - 25.0).max() < 0.1

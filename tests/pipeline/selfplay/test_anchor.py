@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.batch import collate
-from data.scene import until_now
+from data.scene import Scene, until_now
 from data.tokenizer import match_token
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import known_lights, select_agents
@@ -166,3 +166,18 @@ def test_other_devices_than_a_cpu_take_large_groups() -> None:
     here = Anchor(SimpleNamespace(device=torch.device("cpu")), lambda name: None)
     assert there._groups([64] * 40, 45) == [list(range(40))]
     assert here._groups([64] * 40, 45) == [[row] for row in range(40)]
+
+
+def test_the_scenes_used_last_are_kept(reference) -> None:
+    scenes = [random_scene(seed, agents=2) for seed in range(3)]
+    asked: list[int] = []
+
+    def scene(name: int) -> Scene:
+        asked.append(name)
+        return scenes[name]
+
+    anchor = Anchor(reference, scene, capacity=2)
+    for name in (0, 1, 0, 2, 0, 1):
+        world = build_world(scenes[name], reference.vocabulary, 4)
+        anchor.log_probs([name], world, *play(world, reference.vocabulary, world.exists))
+    assert asked == [0, 1, 2, 1]

@@ -395,3 +395,13 @@ def test_the_road_is_known_where_the_fast_get_to() -> None:
     there = torch.tensor([[200.0, 15.0, 0.0]]) - torch.cat((world.origin[0], torch.zeros(1)))
     assert drive(world, there).tolist() == [False]
     assert drive(world, there + torch.tensor([0.0, 6.0, 0.0])).tolist() == [True]
+
+
+def test_a_light_that_is_not_observed_is_not_red() -> None:
+    """Whatever stands in the place of its state."""
+    scene = hand_made([Mover()], [LANE], [Signal(0, (0.0, 0.0), [RED] * 91)])
+    assert world_of(scene).red[0, 0].all()
+    observed = scene.lights.observed.clone()
+    observed[:, 40:] = False
+    scene = dataclasses.replace(scene, lights=dataclasses.replace(scene.lights, observed=observed))
+    assert world_of(scene).red[0, 0].nonzero().flatten().tolist() == list(range(30))
