@@ -23,11 +23,12 @@ from data.datamodule import SceneDataModule, SizeBatchSampler
 from data.errors import UserError
 from data.scene import Agents, Lights, RoadMap, Scene
 from data.scene_codec import decode_row, encode_row
-from data.scenes_source import open_scenes
+from data.scenes_source import content_digest, open_scenes
 from data.store import SceneStore, shard_name, write_shard
 from data.tfrecord import read_records, write_records
 from data.womd import parse_scenario
 from tests.builders import scenario_proto
+from tests.scenes import Mover, hand_made
 
 
 def assert_same(a: object, b: object) -> None:
@@ -224,3 +225,14 @@ def test_datamodule_gives_padded_batches(store: SceneStore) -> None:
     assert len(batches) == 4
     assert all(batch.agents.id.shape[1] % 8 == 0 for batch in batches)
     assert sum(len(batch.scenario_id) for batch in module.val_dataloader()) == 3
+
+
+def test_a_store_is_known_by_its_content(tmp_path: Path) -> None:
+    """Not by where it lies, nor when it was written."""
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, seed in zip(folders, (0, 0, 1), strict=True):
+        write_shard(folder / shard_name("training", 0, 1), [hand_made([Mover(x=float(seed))])])
+    digests = [content_digest(str(folder)) for folder in folders]
+    assert digests[0] == digests[1] != digests[2]
+    write_shard(folders[1] / shard_name("training", 1, 2), [hand_made([Mover(x=2.0)])])
+    assert content_digest(str(folders[1])) != digests[0]

@@ -21,6 +21,7 @@ from data.tokenizer import (
     scene_origin,
     tokenize_motion,
     tokenize_scene,
+    tokenize_straying,
 )
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary, type_index
 from tests.data.test_vocabulary import distance_by_hand
@@ -270,3 +271,26 @@ def test_scenes_are_centred_on_those_that_are_there_now():
     expected = scene.agents.position[:2, 10, :2].double().mean(0).float()
     torch.testing.assert_close(scene_origin(scene), expected)
     torch.testing.assert_close(scene_origin(collate([scene, random_scene(1, agents=5)]))[0], expected)
+
+
+def test_straying_takes_the_wanted_one_of_the_nearest_tokens():
+    """Rank by brute force from where the tokens led, and what is learnt is the nearest from there."""
+    vocabulary, scene = VOCABULARIES[2], random_scene(5, agents=3)
+    types = type_index(scene.agents.type)
+    pose = torch.cat((scene.agents.position[..., :2] - 900.0, scene.agents.heading[..., None]), dim=-1)
+    valid = torch.ones(3, 91, dtype=torch.bool)
+    rank = torch.randint(4, (3, 45), generator=torch.Generator().manual_seed(0))
+    tokens, nearest = tokenize_straying(vocabulary, pose, valid, types, rank, anchor=None, max_jump=100.0)
+    assert bool(tokens.valid.all())
+    for agent, number in ((0, 0), (1, 13), (2, 44)):
+        box = vocabulary.box[types[agent]].tolist()
+        every = torch.arange(vocabulary.size)
+        start = tokens.poses[agent, number].expand(vocabulary.size, 3)
+        ends = apply_token(vocabulary, start, every, types[agent])[:, -1]
+        target = pose[agent, 2 * number + 2].tolist()
+        order = sorted(every.tolist(), key=lambda token: distance_by_hand(ends[token].tolist(), target, box))
+        assert int(tokens.ids[agent, number]) == order[int(rank[agent, number])]
+        assert int(nearest[agent, number]) == order[0]
+        torch.testing.assert_close(
+            tokens.poses[agent, number + 1], ends[tokens.ids[agent, number]], atol=1e-4, rtol=0
+        )

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from data.batch import collate
-from data.scene import map_tensors
+from data.map_pieces import cut_map
+from data.scene import MapKind, map_tensors
 from models.reference.config import ReferenceConfig
-from models.reference.decoder import MapView, look_at_map
-from models.reference.inputs import KnownLights, collate_inputs, select_agents
+from models.reference.decoder import MapView, expected_centre, look_at_map
+from models.reference.inputs import AgentInputs, KnownLights, collate_inputs, select_agents
 from models.reference.loss import loss_mask
-from models.reference.map_encoder import MapEncoding
+from models.reference.map_encoder import MapEncoder, MapEncoding
 from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import scene_inputs
@@ -270,3 +271,52 @@ def test_the_map_is_looked_up_twice_as_far_as_it_is_seen(model):
     seen = view.bias[0, 0, 0] > -math.inf
     assert index[0, 0, 0, 0][seen].tolist() == [0, 1]
     assert view.pose[0, 0, 0][seen].tolist() == pose[0, :2].tolist()
+
+
+def test_what_the_net_reads_is_its_formula(fast_model):
+    """Tokens as places and unit vectors of every step, weights by the root of the width, sizes by usual ones."""
+    model, words = fast_model, fast_model.vocabulary
+    for kind, token in ((0, 0), (1, 7), (2, 39)):
+        expected = [
+            x
+            for pose in words.poses[kind, token].tolist()
+            for x in (*pose[:2], math.cos(pose[2]), math.sin(pose[2]))
+        ]
+        assert model.motion[kind, token].tolist() == pytest.approx(expected, abs=1e-6)
+    tables, count = model.token_tables(), words.size
+    for kind, token in ((0, 3), (2, 11)):
+        own = torch.eye(3)[kind]
+        embedding = model.token(torch.cat((model.motion[kind, token], own)))
+        torch.testing.assert_close(tables.embedding[kind * count + token], embedding)
+        weight = model.head[2](embedding) / model.config.hidden**0.5 + model.token_weight[kind, token]
+        torch.testing.assert_close(tables.weight[kind, token], weight)
+        agents = AgentInputs(
+            torch.tensor([[kind]]), torch.tensor([[[4.0, 1.8, 1.5]]]), torch.ones(1, 1, dtype=torch.bool)
+        )
+        previous = torch.full((1, 1, 2), token)
+        found = model.embed(tables, agents, previous, torch.tensor([[[True, False]]]))[0, 0]
+        static = model.agent(torch.cat((torch.tensor([4.0 / 5, 1.8 / 2, 1.5 / 2]), own)))
+        torch.testing.assert_close(found, torch.stack((embedding, model.no_token)) + static)
+
+
+def test_the_map_is_looked_up_where_half_a_second_leads():
+    """At constant velocity, by half the boundaries of a second; around those without a last token."""
+    pose, before = torch.tensor([[10.0, 4.0, 0.3]] * 2), torch.tensor([[8.0, 5.0, 0.1]] * 2)
+    found = expected_centre(pose, before, torch.tensor([True, False]), 5)
+    torch.testing.assert_close(found, torch.tensor([[15.0, 1.5], [10.0, 4.0]]))
+
+
+def test_pieces_are_read_in_their_own_frame_and_size(model):
+    """Without layers: the ends of a piece seen from its middle, over the length of a piece."""
+    torch.manual_seed(0)
+    encoder = MapEncoder(dataclasses.replace(model.config, map_layers=0)).eval()
+    pieces = cut_map(collate([random_scene(0)]), torch.tensor([[900.0, -400.0]]))
+    found = encoder(pieces)
+    for row in range(0, pieces.kind.shape[1], 7):
+        (x, y, heading), ends = pieces.pose[0, row].tolist(), pieces.point[0, row, ::2].tolist()
+        seen = [complex(a - x, b - y) * complex(math.cos(heading), -math.sin(heading)) / 5.0 for a, b in ends]
+        shape = torch.tensor([part for end in seen for part in (end.real, end.imag)])
+        kind = encoder.kind.weight.view(len(MapKind), -1, model.config.hidden)[
+            int(pieces.kind[0, row]), int(pieces.subtype[0, row])
+        ]
+        torch.testing.assert_close(found[0, row], encoder.norm(encoder.shape(shape) + kind), atol=1e-4, rtol=1e-4)

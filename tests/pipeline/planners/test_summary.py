@@ -83,3 +83,28 @@ def test_no_scene_at_all_is_one_line() -> None:
     rows, left_out = rows_by_simulator([("log", {"scenario_id": "c", "reason": "no AV"})])
     with pytest.raises(UserError, match="c: no AV"):
         summarise(rows, left_out, ["x"], seed=0)
+
+
+def test_the_clearest_cases_come_first_and_one_a_scene() -> None:
+    """Struck from behind, then good among agents that answer, then wronged most."""
+    beside = {**HIT_FROM_BEHIND, "rear_hit": False}
+    log, answer = {}, {}
+    for name, hits, before, after in (
+        ("side", [beside], 0.1, 0.9),
+        ("rear", [HIT_FROM_BEHIND], 0.5, 0.62),
+        ("poor", [HIT_FROM_BEHIND], 0.1, 0.5),
+        ("wronged", [HIT_FROM_BEHIND], 0.2, 0.58),
+        ("mixed", [HIT_FROM_BEHIND, AT_FAULT], 0.1, 0.9),
+        ("log", [HIT_FROM_BEHIND], 0.1, 0.9),
+    ):
+        planner = "log" if name == "log" else "x"
+        log[name] = row(name, {planner: scored(before, *hits)})
+        answer[name] = row(name, {planner: scored(after)})
+    log["rear"]["planners"]["y"], answer["rear"]["planners"]["y"] = scored(0.5, HIT_FROM_BEHIND), scored(0.3)
+    rows = {"log": log, "reference": {}, "policy": answer}
+    cases = choose_cases(rows, 9)
+    assert [case.scenario_id for case in cases] == ["wronged", "rear", "poor", "side"]
+    assert [case.planner for case in cases] == ["x"] * 4
+    assert {case.simulator for case in cases} == {"policy"}
+    assert (cases[0].log_score, cases[0].score) == (0.2, 0.58)
+    assert [case.scenario_id for case in choose_cases(rows, 2)] == ["wronged", "rear"]
