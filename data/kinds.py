@@ -1,4 +1,4 @@
-"""What a file or a record is that should be another: told by its first bytes, in words that say how to mend it."""
+"""What a file or a record is that should be another: told by its first bytes, and how to mend it."""
 
 from __future__ import annotations
 

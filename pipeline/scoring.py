@@ -115,7 +115,7 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
         odd = [field for field, value in row[name].items() if not math.isfinite(value)]
         if odd:
             # Of coordinates whose squares are beyond float32, for one.
-            reason = f"{odd[0]} of {name} is {row[name][odd[0]]}"
+            reason = f"{'' if bug_compatible else 'mended '}{odd[0]} is {row[name][odd[0]]}"
             return {key: row[key] for key in ("scenario_id", "joint_scenes")} | {"reason": reason}
         if bug_compatible and task.losses:
             row["losses"] = [asdict(loss) for loss in diagnose(context, result, metric)]

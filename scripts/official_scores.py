@@ -2,12 +2,14 @@
 
     python scripts/official_scores.py            # all scenes; some minutes
     python scripts/official_scores.py lights     # one of them
+    python scripts/official_scores.py odd        # odd scenarios: their meta-metric, or why there is none
 
 The tests compare the project's metric with these figures. Needs the Waymo wheel and TensorFlow.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from functools import partial
@@ -20,8 +22,10 @@ from pipeline.isolation import run_isolated
 from pipeline.official_metric import scenario_proto, score_officially
 from submission.protos import Rollouts, to_proto
 from tests.submission.realism.branches import BRANCHES
+from tests.submission.realism.odd import ODD, odd_scenario
 
-_STORED = Path(__file__).resolve().parents[1] / "tests" / "submission" / "realism" / "official.json"
+_FOLDER = Path(__file__).resolve().parents[1] / "tests" / "submission" / "realism"
+_STORED = _FOLDER / "official.json"
 
 
 def _official(name: str) -> dict[str, dict[str, float]]:
@@ -35,7 +39,24 @@ def _official(name: str) -> dict[str, dict[str, float]]:
     return {year: score_officially(proto, message, year) for year in ("2025", "2024")}
 
 
+def _odd() -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for name in ODD:
+        proto, message = odd_scenario(name)
+        try:
+            value = score_officially(proto, message, "2025")["metametric"]
+            found[name] = value if math.isfinite(value) else str(value)
+        # TensorFlow's errors have no common class of their own, and any of them is a refusal.
+        except Exception as error:
+            found[name] = type(error).__name__
+        print(f"{name:24} {found[name]}", flush=True)
+    return found
+
+
 def main(names: list[str]) -> int:
+    if names == ["odd"]:
+        write_json(_FOLDER / "odd.json", run_isolated(_odd).value)
+        return 0
     unknown = set(names) - set(BRANCHES)
     if unknown:
         print(f"error: {min(unknown)}: no such scene, expected some of {', '.join(BRANCHES)}", file=sys.stderr)

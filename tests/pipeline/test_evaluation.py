@@ -13,20 +13,19 @@ from waymo_open_dataset.protos import scenario_pb2
 
 from data.errors import IncompleteError, UserError
 from data.scene import AgentType, Scene
-from data.scenes_source import open_scenes
 from data.tfrecord import write_records
 from pipeline.cli import main
-from pipeline.official_metric import score_officially
 from pipeline.result_table import result_table
 from pipeline.sampling.baselines import ConstantVelocity
 from pipeline.scoring import with_targets
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
 from submission.protos import read_rollouts, to_proto
-from submission.realism import METRIC_FIELDS, load_config, mean_metrics, prepare_scene, score, unscorable_reason
+from submission.realism import METRIC_FIELDS, load_config, mean_metrics, prepare_scene, score
 from submission.realism.config import config_path
 from tests.builders import scenario_proto
 from tests.models.scenes import random_scene
+from tests.submission.realism.odd import MENDED, UNSCORABLE
 
 CONFIG = EvaluateConfig(workers=1)
 
@@ -200,54 +199,17 @@ def test_targets_of_some_types_alone_count(made: Path, tmp_path: Path) -> None:
     assert of_cars["metametric"] != of_others["metametric"]
 
 
-def _only_now(proto: scenario_pb2.Scenario) -> None:
-    for track in proto.tracks:
-        for step, state in enumerate(track.states):
-            state.valid = step == 10
-
-
-def _until(proto: scenario_pb2.Scenario, last: int) -> None:
-    for track in proto.tracks:
-        for state in track.states[last + 1 :]:
-            state.Clear()
-
-
-def _absent_now(proto: scenario_pb2.Scenario, row: int) -> None:
-    proto.tracks[row].states[10].Clear()
-
-
-def _pedestrian_av(proto: scenario_pb2.Scenario) -> None:
-    proto.sdc_track_index = 2
-    del proto.tracks_to_predict[:]
-
-
-def _lanes_of_a_point(proto: scenario_pb2.Scenario) -> None:
-    del proto.map_features[0].lane.polyline[1:]
-
-
-def _no_lane(proto: scenario_pb2.Scenario) -> None:
-    del proto.map_features[0]
-
-
 def _far(proto: scenario_pb2.Scenario) -> None:
     for track in proto.tracks:
         for state in track.states:
             state.center_x *= 1e22
 
 
-# What is done to a scenario, and why Waymo's code refuses it (ValueError, or NaN); None where it does not.
+# What is done to a scenario, and why it has no score; None where it has one.
 SPOILT = {
-    "only now": (_only_now, "no evaluated agent is recorded after the current step: likelihoods are 0/0"),
-    "two steps": (lambda p: _until(p, 12), "no evaluated agent is recorded long enough after the current step"),
-    "no AV": (lambda p: _absent_now(p, 0), "the AV (track 100) is not valid at the current step"),
-    "no target": (lambda p: _absent_now(p, 1), "an agent to predict (track 107) is not valid at the current step"),
-    "no vehicle": (_pedestrian_av, "no evaluated vehicle is recorded after the current step: time_to_collision"),
-    "lanes of a point": (_lanes_of_a_point, "lights, but no surface-street lane of two points"),
-    "no map": (lambda p: p.ClearField("map_features"), "no road edge"),
-    "no lane": (_no_lane, None),
-    "six steps": (lambda p: _until(p, 16), None),
-    "another absent": (lambda p: _absent_now(p, 2), None),
-    "far": (_far, "is nan"),
+    **UNSCORABLE,
+    **{name: MENDED[name] for name in ("six steps", "invalid x", "no lane")},
+    "far": (_far, "average_displacement_error is inf"),
 }
 
 
@@ -292,30 +254,10 @@ def test_one_scene_costs_the_others_no_score(
     assert result_table({"policy": report})[1][-2] == f"4 + {len(refused)} unscorable"
 
 
-@pytest.mark.parametrize("name", [name for name in SPOILT if name not in ("no map", "far")])
-def test_what_has_no_score_is_what_waymos_code_refuses(spoilt: Path, name: str) -> None:
-    source = open_scenes(spoilt)
-    (rollouts,) = [one for one in read_rollouts(spoilt / "rollouts") if one.scenario_id == name]
-    proto = scenario_proto(name)
-    SPOILT[name][0](proto)
-    message = to_proto(rollouts)
-    try:
-        official = score_officially(proto, message, "2025")
-    except Exception:
-        official = dict.fromkeys(METRIC_FIELDS, math.nan)
-    reason = unscorable_reason(source.get(name))
-    assert (reason is not None) == (not math.isfinite(official["metametric"]))
-    if reason is None:
-        values = score(
-            prepare_scene(source.get(name)), rollouts.agent_id, rollouts.states, load_config("2025")
-        ).values
-        assert float(values["metametric"]) == pytest.approx(official["metametric"], abs=1e-6)
-
-
 def test_nothing_scored_is_an_error_and_leaves_no_older_scores(spoilt: Path, tmp_path: Path) -> None:
     """Pedestrians are no targets of most scenes, and one that ends now has no likelihood."""
     proto = scenario_proto("one")
-    _only_now(proto)
+    UNSCORABLE["only now"][0](proto)
     write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString()])
     sampled = SampleConfig(agent="constant_velocity", rollouts=2, workers=1)
     run_sample(sampled, scenarios=str(tmp_path), out=tmp_path / "rollouts")
