@@ -16,6 +16,7 @@ from data.errors import UserError
 from data.files import write_json
 from data.scene import AgentType, Scene
 from data.scenes_source import SceneSource, open_scenes
+from submission.checks import suspicions_of
 from submission.protos import Rollouts, file_messages, from_proto
 from submission.realism import (
     MetricConfig,
@@ -98,7 +99,11 @@ def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None, targets: s
 
 def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTask) -> dict[str, Any]:
     """Scores of a scenario."""
-    row: dict[str, Any] = {"scenario_id": rollouts.scenario_id, "joint_scenes": len(rollouts.states)}
+    row: dict[str, Any] = {
+        "scenario_id": rollouts.scenario_id,
+        "joint_scenes": len(rollouts.states),
+        "suspicions": [asdict(found) for found in suspicions_of(rollouts.agent_id, rollouts.states, scene)],
+    }
     if (reason := scene.unscorable_reason) is not None:
         return row | {"reason": reason}
     scene = with_targets(scene, task.targets)

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from waymo_open_dataset.protos import scenario_pb2
 from waymo_open_dataset.utils.sim_agents import submission_specs
 
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene
+from submission.conventions import convention_suspicions
 from submission.plausibility import Array, Recorded, suspicions
+from submission.suspicion import Suspicion
 
-__all__ = ["ROLLOUTS", "Findings", "examine", "official_defect", "required_ids"]
+__all__ = ["ROLLOUTS", "Findings", "examine", "official_defect", "required_ids", "suspicions_of"]
 
 ROLLOUTS = 32
 _COORDINATES = ("center_x", "center_y", "center_z", "heading")
@@ -32,7 +36,7 @@ class Findings:
     """
 
     defects: list[str] = field(default_factory=list)
-    suspicions: list[str] = field(default_factory=list)
+    suspicions: list[Suspicion] = field(default_factory=list)
 
 
 def required_ids(scene: Scene) -> list[int]:
@@ -67,7 +71,7 @@ def examine(message: Any, scene: Scene) -> Findings:
             if values is not None and row is not None:
                 states[number, row] = values.T
     if not defects:
-        findings.suspicions = suspicions(required, states, _recorded(scene))
+        findings.suspicions = _suspicions(required, states, scene)
     return findings
 
 
@@ -93,11 +97,39 @@ def _trajectory(trajectory: Any) -> tuple[Array | None, list[str]]:
     return values, defects
 
 
+def _suspicions(ids: list[int], states: Array, scene: Scene) -> list[Suspicion]:
+    recorded = _recorded(scene)
+    return suspicions(ids, states, recorded) + convention_suspicions(ids, states, recorded)
+
+
+def suspicions_of(agent_id: Tensor, states: Tensor, scene: Scene) -> list[Suspicion]:
+    """The suspicions of rollouts of any number, objects in any order; none where objects or values are wrong.
+
+    Args:
+        agent_id: [A]. states: [R, A, 80, 4], see ``Rollouts``. scene: its scenario.
+    """
+    ids = required_ids(scene)
+    row_of = {value: row for row, value in enumerate(agent_id.tolist())}
+    if row_of.keys() != set(ids) or not bool(torch.isfinite(states).all()):
+        return []
+    return _suspicions(ids, states[:, [row_of[i] for i in ids]].numpy(), scene)
+
+
 def _recorded(scene: Scene) -> Recorded:
-    chosen, after = scene.simulated, slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
-    position = scene.agents.position[chosen].numpy()
+    agents, chosen = scene.agents, scene.simulated
+    past, after = slice(0, CURRENT_INDEX), slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
+    position, valid = agents.position[chosen].numpy(), agents.valid[chosen].numpy()
     return Recorded(
-        now=position[:, CURRENT_INDEX], future=position[:, after], valid=scene.agents.valid[chosen, after].numpy()
+        now=position[:, CURRENT_INDEX],
+        future=position[:, after],
+        valid=valid[:, after],
+        heading=agents.heading[chosen, CURRENT_INDEX].numpy(),
+        velocity=agents.velocity[chosen, CURRENT_INDEX].numpy(),
+        height=agents.size[chosen, CURRENT_INDEX, 2].numpy(),
+        past=position[:, past, :2],
+        past_valid=valid[:, past],
+        kind=agents.type[chosen].numpy(),
+        is_sdc=agents.is_sdc[chosen].numpy(),
     )
 
 

@@ -8,6 +8,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,43 @@ import yaml
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
+from submission.suspicion import Suspicion
 
-__all__ = ["Metadata", "load_metadata", "metadata_defects", "metadata_message"]
+__all__ = [
+    "EXAMPLE_METADATA",
+    "Metadata",
+    "load_metadata",
+    "metadata_defects",
+    "metadata_message",
+    "metadata_suspicions",
+    "placeholders",
+]
+
+EXAMPLE_METADATA = Path(__file__).with_name("metadata.example.yaml")
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # The proto asks for an integer and a suffix; Waymo's own tutorial sends a bare integer.
 _PARAMETERS = re.compile(r"\d+[KMBT]?")
+# What stands for another text, anywhere in a field: template marks, reminders (in capitals alone, since some
+# languages have the words), and hosts that are nobody's (RFC 2606).
+_MARK = re.compile(
+    r"""<[A-Za-z][^<>]*> | \{\{ | \$\{ | \$[A-Z_]{3,} | \b(?:TODO|TBD|TBA|FIXME|XXX+)\b
+    | (?i: lorem\ ipsum | \bchange[ _-]?me\b | \bfill[ _-](?:this[ _-]|me[ _-])?in\b | \bplace[ _-]?holder\b
+    | [@/.]example(?:\.(?:com|org|net|edu))?(?=[/:?\#]|$) | \.(?:invalid|test|localhost)(?=[/:]|$)
+    | //localhost\b )""",
+    re.VERBOSE,
+)
+# The same of a whole field: what templates and Waymo's tutorials send.
+_WHOLE = re.compile(
+    r"""[\W_]* | n/?a | none | null | unknown | string | text | dummy | foo | bar | asdf | https?://(?:www\.)?
+    | \W*(?:enter[ _]|insert[ _])?your(?:[\W_].{0,40})? | my[ _-]?(?:method|model|name|team|paper|lab)
+    | test(?:ing)? | e-?mail | (?:full[ _])?names? | authors? | affiliation | institution | description
+    | method(?:[ _]?name)?
+    | (?:first|second|third|other|co|lead)[ _-]?author | author[ _]?[\dA-Z] | j(?:ohn|ane)\ (?:q\.\ )?doe
+    | (?:you|user(?:name)?|name|first[\W_]?last|someone|foo|e-?mail|xxx+)@.*
+    | (?:\w+_)?tutorial | submission\ from\ the\ .*tutorial | https://waymo\.com/open/?""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _REQUIRED_TEXT = ("unique_method_name", "affiliation", "description", "method_link")
 _REQUIRED_FLAGS = ("uses_lidar_data", "uses_camera_data", "uses_public_model_pretraining")
 
@@ -129,6 +161,45 @@ def metadata_defects(message: Any) -> list[str]:
     if not message.acknowledge_complies_with_closed_loop_requirement:
         defects.append("acknowledge_complies_with_closed_loop_requirement is not true")
     return defects
+
+
+@cache
+def _example_texts() -> dict[str, frozenset[str]]:
+    """Texts of the example by field. The number of parameters alone is no placeholder: it is that of the policy."""
+    message = metadata_message(load_metadata(EXAMPLE_METADATA))
+    texts = {name: frozenset(_plain(str(value)) for value in values) for name, values in _texts(message)}
+    return {name: values for name, values in texts.items() if name != "num_model_parameters"}
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def placeholders(message: Any) -> dict[str, str]:
+    """Fields of a submission's metadata that were not filled in, with the text that stands there instead."""
+    found = {}
+    for name, values in _texts(message):
+        for value in values:
+            text = str(value).strip()
+            copied = _plain(text) in _example_texts().get(name, ())
+            if copied or _MARK.search(text) or _WHOLE.fullmatch(text):
+                found.setdefault(name, text)
+    if re.fullmatch(r"0+[KMBT]?", message.num_model_parameters):
+        found["num_model_parameters"] = message.num_model_parameters
+    return found
+
+
+def metadata_suspicions(message: Any) -> list[Suspicion]:
+    """What the server takes in a submission's metadata and cannot be meant."""
+    found = []
+    if left := placeholders(message):
+        fields = ", ".join(f"{name} is {reprlib.repr(text)}" for name, text in left.items())
+        found.append(Suspicion("metadata is not filled in", (f"{fields}; expected those of your entry",)))
+    if message.public_model_names and not message.uses_public_model_pretraining:
+        names = reprlib.repr(list(message.public_model_names))
+        text = f"public_model_names is {names}, but uses_public_model_pretraining is false"
+        found.append(Suspicion("metadata contradicts itself", (text,)))
+    return found
 
 
 def _texts(message: Any) -> Iterator[tuple[str, Sequence[str | bytes]]]:

@@ -20,8 +20,9 @@ from data.errors import UserError
 from data.scenes_source import SceneSource
 from submission.checks import examine, official_defect
 from submission.members import MAX_SHARD_BYTES
-from submission.metadata import metadata_defects
+from submission.metadata import metadata_defects, metadata_suspicions
 from submission.protos import Wire, scenario_rollouts_messages
+from submission.suspicion import Suspicion, Tally
 
 __all__ = ["MAX_LISTED", "MAX_SHARD_BYTES", "Verdict", "validate_archive"]
 
@@ -49,6 +50,7 @@ class Verdict:
         count: of all defects.
         defects: one line each, place first; the first ``MAX_LISTED``.
         suspected: how much is accepted and almost surely a mistake. suspicions: of these the first, as above.
+        kinds: the same by kind.
         scenarios: messages seen. accepted: those that Waymo's own validator accepts, each scenario once.
         shards: names of the files in the archive.
     """
@@ -57,6 +59,7 @@ class Verdict:
     defects: list[str] = field(default_factory=list)
     suspected: int = 0
     suspicions: list[str] = field(default_factory=list)
+    kinds: Tally = field(default_factory=Tally)
     scenarios: int = 0
     accepted: int = 0
     shards: list[str] = field(default_factory=list)
@@ -67,11 +70,12 @@ class Verdict:
         if self.count <= MAX_LISTED:
             self.defects.append(_printable(text))
 
-    def suspect(self, text: str) -> None:
+    def suspect(self, place: str, suspicion: Suspicion) -> None:
         """The same of a suspicion."""
         self.suspected += 1
+        self.kinds.add(_printable(place), suspicion)
         if self.suspected <= MAX_LISTED:
-            self.suspicions.append(_printable(text))
+            self.suspicions.append(_printable(f"{place}: {suspicion}"))
 
 
 def _printable(text: str) -> str:
@@ -250,6 +254,8 @@ class _Inspection:
             self.verdict.add(f"{name}: {text}")
         if self.head is None:
             self.head = (name, head)
+            for suspicion in metadata_suspicions(head):
+                self.verdict.suspect(name, suspicion)
         elif head != self.head[1]:
             self.verdict.add(f"{name}: metadata differs from that of {self.head[0]}")
 
@@ -269,8 +275,8 @@ class _Inspection:
         findings = examine(message, scene)
         for text in findings.defects:
             self.verdict.add(f"{place}: {text}")
-        for text in findings.suspicions:
-            self.verdict.suspect(f"{place}: {text}")
+        for suspicion in findings.suspicions:
+            self.verdict.suspect(place, suspicion)
         refusal = official_defect(message, scene)
         if refusal is not None:
             self.verdict.add(f"{place}: refused by Waymo's validator: {refusal}")

@@ -26,6 +26,7 @@ from pipeline.scoring import TARGETS, ScoringTask, score_file
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
 from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics
+from submission.suspicion import Suspicion, Tally
 
 __all__ = ["EvaluateConfig", "run_evaluate"]
 
@@ -172,6 +173,10 @@ def run_evaluate(
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{rollouts}: scenario {twice} occurs more than once")
+    suspicions = Tally()
+    for row in rows:
+        for found_one in row["suspicions"]:
+            suspicions.add(f"scenario {row['scenario_id']}", Suspicion(**found_one))
     scored = [row for row in rows if "values" in row]
     reasons = {row["scenario_id"]: row["reason"] for row in rows if "reason" in row}
     left_out = [row["scenario_id"] for row in rows if row.get("expected")]
@@ -196,6 +201,7 @@ def run_evaluate(
         "without_targets": left_out,
         "without_rollouts": len(missing),
         "broken": broken,
+        "suspicions": suspicions.lines(),
     }
     if config.mended:
         report["mended"] = mean_metrics([row["mended"] for row in scored])
@@ -211,6 +217,7 @@ def run_evaluate(
     shutil.rmtree(out / _PARTS)
     remove_leftovers(out)
     if show:
+        suspicions.show()
         _print_report(report)
         if config.diagnose:
             print_diagnosis(scored)

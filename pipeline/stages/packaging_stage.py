@@ -31,8 +31,9 @@ from submission.archive import (
 )
 from submission.checks import examine
 from submission.members import file_version
-from submission.metadata import load_metadata, metadata_message
+from submission.metadata import load_metadata, metadata_message, metadata_suspicions
 from submission.protos import rollout_files
+from submission.suspicion import Suspicion, Tally
 
 __all__ = ["PackageConfig", "run_package"]
 
@@ -83,17 +84,24 @@ def _opened(scenarios: str, digest: str) -> tuple[SceneSource, frozenset[str]]:
 def _check_file(task: _CheckTask) -> int:
     """Check every scenario of a file and write where it lies; returns their number."""
     source, known = _opened(task.scenarios, task.digest)
+    suspicions: list[tuple[str, Suspicion]] = []
 
     def check(message: Any, where: str) -> None:
         name = message.scenario_id
         if name not in known:
             raise UserError(f"{where}: scenario {name or '(no id)'} is not in {task.scenarios}")
-        defects = examine(message, source.get(name)).defects
+        findings = examine(message, source.get(name))
+        defects = findings.defects
         if defects:
             raise UserError(f"{where}: scenario {name}: {defects[0]} ({len(defects)} defects in this scenario)")
+        suspicions.extend((f"scenario {name}", suspicion) for suspicion in findings.suspicions)
 
     entries = list(index_rollouts(task.file, check))
-    write_json(task.target, [{**asdict(entry), "file": ""} for entry in entries])
+    index = {
+        "entries": [{**asdict(entry), "file": ""} for entry in entries],
+        "suspicions": [(place, asdict(suspicion)) for place, suspicion in suspicions],
+    }
+    write_json(task.target, index)
     write_receipt(task.target, task.source, len(entries))
     return len(entries)
 
@@ -138,8 +146,12 @@ def _checked(
         for _, count in run_on(engine, _check_file, todo, workers, folder=parts):
             progress.update(count)
     found: dict[str, Entry] = {}
+    tally = Tally()
     for task in tasks:
-        for values in read_json(task.target):
+        index = read_json(task.target)
+        for where, fields in index["suspicions"]:
+            tally.add(where, Suspicion(**fields))
+        for values in index["entries"]:
             entry = Entry(**{**values, "file": task.file})
             if entry.scenario_id in found:
                 raise UserError(f"{entry.file}: scenario {entry.scenario_id} occurs more than once")
@@ -148,6 +160,7 @@ def _checked(
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(f"{rollouts}: {len(missing)} of {len(wanted)} scenarios are missing: {some(missing)}")
+    tally.show()
     return [found[name] for name in wanted]
 
 
@@ -240,7 +253,12 @@ def run_package(
     if not archive.name.endswith(".tar.gz"):
         raise UserError(f"--out {out}: the server takes a .tar.gz")
     # Deterministic serialisation: the archive's bytes are compared between runs.
-    head = metadata_message(load_metadata(metadata)).SerializeToString(deterministic=True)
+    message = metadata_message(load_metadata(metadata))
+    head = message.SerializeToString(deterministic=True)
+    tally = Tally()
+    for suspicion in metadata_suspicions(message):
+        tally.add(str(metadata), suspicion)
+    tally.show()
     source = open_scenes(scenarios)
     _check_set(scenarios, source.origin)
     parts = archive.with_name(f".{archive.name}.parts")

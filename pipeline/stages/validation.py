@@ -15,6 +15,7 @@ from data.places import place
 from data.scenes_source import SceneSource, open_scenes
 from data.store import SceneStore, is_store
 from pipeline.progress import bar
+from submission.suspicion import Suspicion
 from submission.validate import Verdict, validate_archive
 
 __all__ = ["ValidateConfig", "run_validate"]
@@ -25,7 +26,7 @@ class ValidateConfig:
     """Checks of the archive.
 
     Args:
-        shown: defects printed, and as many suspicions; the report lists up to 100,000 of each.
+        shown: defects printed; the report lists up to 100,000 of them, and as many suspicions.
         strict: suspicions are defects.
         json: print the report on standard output, whatever is found.
     """
@@ -41,7 +42,8 @@ def run_validate(
     """Check a submission archive as the server would, and with Waymo's own validator, scenario by scenario.
 
     Defects are what the server or the rules refuse. Suspicions are accepted and almost surely a mistake: objects
-    that jump or leave the ground, futures that are all the same or follow the log.
+    that jump or leave the ground, futures that are all the same or follow the log, conventions that do not fit the
+    current state, metadata that were not filled in. They are printed by kind.
 
     Args:
         config: of the stage.
@@ -68,8 +70,8 @@ def run_validate(
     whole |= {"list": verdict.defects, "suspicion_list": verdict.suspicions}
     if report is not None:
         write_json(report, whole)
-    _show(verdict.defects, verdict.count, config.shown, "")
-    _show(verdict.suspicions, verdict.suspected, config.shown, "suspicious: ")
+    _show(verdict.defects, verdict.count, config.shown)
+    verdict.kinds.show()
     refused = bool(verdict.count or (config.strict and verdict.suspected))
     if refused and config.json:
         print(json.dumps(whole, indent=2))
@@ -83,20 +85,18 @@ def run_validate(
 def _check_set(verdict: Verdict, archive: str, source: SceneSource) -> None:
     """Compare the evaluated set itself with what the server has, as far as that is known."""
     origin, count = source.origin, len(source)
-    if origin.lost:
-        # Lacking by accident, unless a part is wanted.
-        add = verdict.suspect if partial_allowed() else verdict.add
-        add(f"{archive}: holds {count} scenarios, but {origin.rejection}")
-    shortage = origin.shortage(count)
-    if origin.absence or shortage:
-        verdict.suspect(
-            f"{archive}: " + "; ".join(filter(None, (shortage or f"{count} scenarios", origin.absence)))
-        )
+    lacking = [f"{count} scenarios, but {origin.rejection}"] if origin.lost else []
+    if lacking and not partial_allowed():
+        verdict.add(f"{archive}: holds {lacking.pop()}")
+    if found := origin.shortage(count) or (f"{count} scenarios" if origin.absence else ""):
+        lacking.append("; ".join(filter(None, (found, origin.absence))))
+    if lacking:
+        verdict.suspect(archive, Suspicion("holds a part of the split", lacking))
 
 
-def _show(lines: list[str], count: int, shown: int, before: str) -> None:
+def _show(lines: list[str], count: int, shown: int) -> None:
     for line in lines[:shown]:
-        print(before + line, file=sys.stderr)
+        print(line, file=sys.stderr)
     if count > shown:
         print(f"... and {count - min(shown, len(lines))} more (--report FILE lists them)", file=sys.stderr)
 

@@ -1,0 +1,353 @@
+"""Conventions that exporters get wrong, seen where the first simulated steps do not follow from the current state.
+
+The server takes a heading of another zero, a rollout that begins a step late or a frame that is not the
+scenario's, and the score falls without a word. Single agents do odd things (they reverse, turn on the spot, or are
+detected anew); a convention is wrong for many at once. So a kind of oddity counts where a share of the trajectories
+shows it, and the cause is named where most of these fit one.
+
+Shape legend: R joint scenes, A objects, P pairs of both that are odd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from data.scene import FUTURE_STEPS, STEP_SECONDS, AgentType
+from submission.plausibility import Recorded
+from submission.suspicion import EXAMPLES, Suspicion
+
+__all__ = ["convention_suspicions"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+# The largest shares of a scenario's trajectories beyond these limits, in log replays of 316 real scenes and in 44
+# scenes of agents that learnt for a minute, are in docs/submission.md (``scripts/measure_motion.py``).
+# A mover's speed, m/s, and how far its last recorded step may differ from its velocity, as a share of the step: of
+# others it is too uncertain where they will be.
+_MOVING, _STEADY = 1.0, 0.3
+# Below this speed, m/s, an object stands.
+_STANDING = 0.5
+# A first state is odd that is so far from where it is due: a share of a mover's step, metres for those that stand.
+_OFF, _OFF_STANDING = 0.4, 0.3
+# A speed is odd that differs by so much of the current one and by 2.5 m/s within half a second.
+_JUMP = 0.7
+# A heading is odd that changes so much in a step, radians.
+_TURN = 0.35
+# A height is odd that changes so much in the first step, metres.
+_RISE = 0.3
+# Motion is sideways beyond this angle from the axis of the object, radians, of objects at this speed, m/s.
+_SLIP, _SLIP_SPEED = 0.6, 2.0
+# Between two steps of motion, so many apart at most, nothing stops.
+_HELD = 10
+# Shares of trajectories: half of those looked at, a quarter where no object ever does such a thing by itself.
+_HALF, _QUARTER = 0.5, 0.25
+# One odd object says nothing where there are more.
+_FEW = 2
+# Share of the odd trajectories that a cause must explain.
+_EXPLAINED = 0.8
+
+
+def convention_suspicions(ids: list[int], states: npt.NDArray[np.float32], recorded: Recorded) -> list[Suspicion]:
+    """What looks like another convention in the futures of a scenario, of every kind the count and two examples.
+
+    Args:
+        ids: [A] of the objects. states: [R, A, 80, 4] x, y, z, heading, finite. recorded: of the same objects.
+    """
+    if not states.size:
+        return []
+    view = _View(ids, states, recorded)
+    placed = _first_place(view)
+    headings = _first_heading(view)
+    # What is wrong with the first state is wrong with those that follow, for the same reason.
+    later = ([] if placed else _speed(view)) + ([] if placed or headings else _course(view))
+    return placed + headings + later + _height(view) + _repeated(view) + _unwrapped(view)
+
+
+class _View:
+    """A scenario's futures beside its current state.
+
+    Attributes:
+        place: [R, A, 80, 2] metres. heading: [R, A, 80] radians.
+        now: [A, 2] metres. facing: [A] radians. due: [A, 2] way of one step at the current velocity.
+        way: [A] its length.
+        expected: [A, 2] where they are due after the first step.
+        movers, standing: [A] bool.
+    """
+
+    def __init__(self, ids: list[int], states: npt.NDArray[np.float32], recorded: Recorded) -> None:
+        self.ids, self.recorded = ids, recorded
+        self.height = states[:, :, 0, 2].astype(np.float64)
+        self.place, self.heading = states[..., :2].astype(np.float64), states[..., 3].astype(np.float64)
+        self.now, self.facing = recorded.now[:, :2].astype(np.float64), recorded.heading.astype(np.float64)
+        self.due = recorded.velocity * STEP_SECONDS
+        self.way = _length(self.due)
+        before, seen = recorded.past[:, -1], recorded.past_valid[:, -1]
+        steady = seen & (_length(self.now - before - self.due) <= _STEADY * self.way)
+        self.movers = steady & (self.way >= _MOVING * STEP_SECONDS)
+        self.standing = self.way < _STANDING * STEP_SECONDS
+        wheeled = np.isin(recorded.kind, (int(AgentType.VEHICLE), int(AgentType.CYCLIST)))
+        # Pedestrians that stand turn as they like, in recordings even by half a turn in a step.
+        self.steered = wheeled | self.movers
+        self.wheeled = wheeled
+
+        self.expected = self.now + self.due
+
+    def first_at(self, place: Floats, room: Floats | float = 0.0) -> Bools:
+        """[R, A] whether the first states are at places [..., 2], give or take some room, metres."""
+        near = np.where(self.standing, 0.1, 0.3 * self.way)
+        return _length(self.place[:, :, 0] - place) <= near + room
+
+    def at(self, scene: int, row: int) -> str:
+        found, due = self.place[scene, row, 0], self.expected[row]
+        return f"at ({found[0]:.2f}, {found[1]:.2f}) after a step, expected ({due[0]:.2f}, {due[1]:.2f})"
+
+    def found(
+        self, kind: str, odd: Bools, looked: Bools, share: float, text: Callable[[int, int], str]
+    ) -> list[Suspicion]:
+        """A suspicion if a share of the trajectories that are looked at [A] is odd [R, A]."""
+        odd = odd & looked
+        total = int(looked.sum()) * len(odd)
+        objects = np.flatnonzero(odd.any(0))
+        if len(objects) < min(_FEW, len(self.ids)) or odd.sum() <= share * total:
+            return []
+        examples = []
+        for row in objects[:EXAMPLES].tolist():
+            scene = int(odd[:, row].argmax())
+            examples.append(f"joint scene {scene}: object {self.ids[row]}: {text(scene, row)}")
+        return [Suspicion(kind, tuple(examples), int(odd.sum()), total)]
+
+
+def _length(vector: Floats) -> Floats:
+    return np.hypot(vector[..., 0], vector[..., 1])
+
+
+def _wrapped(angle: Floats) -> Floats:
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+def _rotated(vector: Floats, angle: Floats | float) -> Floats:
+    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = vector[..., 0], vector[..., 1]
+    return np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)
+
+
+def _named(odd: Bools, causes: Iterator[tuple[str, Bools]], otherwise: str) -> str:
+    """The first cause that explains most of what is odd."""
+    return next((kind for kind, fits in causes if fits[odd].mean() >= _EXPLAINED), otherwise)
+
+
+def _frozen(view: _View) -> list[Suspicion]:
+    still = (_length(view.place[:, :, 1:] - view.place[:, :, 1:2]) < 0.01).all(-1)
+    odd = still & view.first_at(view.now, 2 * view.way)
+
+    def text(scene: int, row: int) -> str:
+        return f"0.0 m/s for 8 s, expected {view.way[row] / STEP_SECONDS:.1f} m/s at first"
+
+    return view.found("objects that move are frozen", odd, view.movers, _QUARTER, text)
+
+
+def _first_place(view: _View) -> list[Suspicion]:
+    """Objects that are not where their position and velocity lead them in the first step."""
+    miss = _length(view.place[:, :, 0] - view.expected)
+    odd = np.where(view.standing, miss > _OFF_STANDING, miss > _OFF * view.way)
+
+    def group(looked: Bools, causes: Callable[[_View, Bools], Iterator[tuple[str, Bools]]]) -> list[Suspicion]:
+        mine, otherwise = odd & looked, "objects are not where their velocity leads them"
+        kind = _named(mine, causes(view, mine), otherwise) if mine.any() else otherwise
+        return view.found(kind, mine, looked, _HALF, view.at)
+
+    def exchanged() -> list[Suspicion]:
+        everywhere = np.ones(len(view.ids), bool)
+        return view.found("positions are those of other objects", _elsewhere(view), everywhere, 0, view.at)
+
+    # Those that stand tell a wrong frame from a wrong time, and look right in a rollout that begins too late.
+    return (
+        group(view.standing, _causes_of_frame)
+        or _frozen(view)
+        or group(view.movers, _causes_of_place)
+        or exchanged()
+    )
+
+
+def _causes_of_place(view: _View, odd: Bools) -> Iterator[tuple[str, Bools]]:
+    """Kinds, each with the trajectories [R, A] that fit it; the simplest first."""
+    first, due, way = view.place[:, :, 0], view.due, view.way
+    pace = _along(view.place[:, :, 1] - first, view)
+    yield "rollouts begin one step late, with the current state", view.first_at(view.now)
+    yield "trajectories are reversed in time", _length(view.place[:, :, -1] - view.expected) <= 0.1 + 0.3 * way
+    yield "objects move backwards", view.first_at(view.now - due) & (pace < 0)
+    past = _length(first[:, :, None] - view.recorded.past)  # [R, A, 10]
+    yield "rollouts begin with the history", np.where(view.recorded.past_valid, past, np.inf).min(-1) <= 0.3 * way
+    ratio = float(np.median(_along(first - view.now, view)[odd]))
+    if 0 < ratio < FUTURE_STEPS:
+        early = ratio > 1.5 and float(np.median(pace[odd])) < (1 + ratio) / 2
+        kind = "rollouts begin early, with a later state" if early else "the time step is not 0.1 s"
+        yield kind, view.first_at(view.now + ratio * due, 0.3 * max(ratio - 1, 0) * way)
+    for angle, name in ((math.pi / 2, "90"), (-math.pi / 2, "-90"), (math.pi, "180")):
+        yield f"motion is turned by {name} degrees", view.first_at(view.now + _rotated(due, angle))
+    yield "motion is in each object's own frame", view.first_at(view.now + _rotated(due, -view.facing))
+    yield from _causes_of_frame(view, odd)
+
+
+def _along(way: Floats, view: _View) -> Floats:
+    """[R, A] a way in steps at the current velocity."""
+    return (way * view.due).sum(-1) / np.maximum(view.way, 1e-9) ** 2
+
+
+def _causes_of_frame(view: _View, odd: Bools) -> Iterator[tuple[str, Bools]]:
+    """The same of wrong frames."""
+    expected, first, at = view.expected, view.place[:, :, 0], view.first_at
+    yield "positions are those of other objects", _elsewhere(view)
+    yield "x and y are exchanged", at(expected[:, ::-1])
+    yield "x has the opposite sign", at(expected * (-1, 1))
+    yield "y has the opposite sign", at(expected * (1, -1))
+    yield "positions are in each object's own frame", at(np.zeros(2), view.way + 0.5)
+    for row in np.flatnonzero(view.recorded.is_sdc):
+        offset, facing = expected - view.now[row], view.facing[row]
+        # The origin may have moved with the AV.
+        room = view.way[row] + 0.5
+        yield "positions are relative to the AV", at(offset, room)
+        for angle in (0.0, math.pi / 2, -math.pi / 2):
+            yield "positions are in the AV's frame", at(_rotated(offset, angle - facing), room)
+    for angle in (math.pi / 2, math.pi, -math.pi / 2):
+        yield "positions are turned about the origin", at(_rotated(expected, angle))
+    gap = first - expected
+    yield "positions are shifted, all alike: another origin", at(expected + np.median(gap[odd], axis=0), 0.2)
+    own = np.median(_rotated(gap, -view.facing)[odd], axis=0)
+    kind = "positions are shifted in each object's own frame: not its centre"
+    yield kind, at(expected + _rotated(own[None], view.facing), 0.2)
+    scale = np.median((_length(first) / np.maximum(_length(expected), 1e-9))[odd])
+    yield "positions are scaled", at(expected * scale, 0.5)
+
+
+def _elsewhere(view: _View) -> Bools:
+    """[R, A] whether an object is where another one is due, and not where it is due itself."""
+    gap = _length(view.place[:, :, None, 0] - view.expected)  # [R, A, A]
+    own = gap[:, np.arange(len(view.ids)), np.arange(len(view.ids))]
+    nearest = gap.argmin(-1)
+    room = 0.2 + 0.3 * view.way
+    return (np.take_along_axis(gap, nearest[..., None], -1)[..., 0] <= room[nearest]) & (own > 1 + room)
+
+
+def _first_heading(view: _View) -> list[Suspicion]:
+    first, facing = view.heading[:, :, 0], view.facing
+    odd = (np.abs(_wrapped(first - facing)) > _TURN) & view.steered
+    if not odd.any():
+        return []
+
+    def near(angle: Floats | float) -> Bools:
+        return np.abs(_wrapped(first - angle)) < 0.1
+
+    def causes() -> Iterator[tuple[str, Bools]]:
+        yield "headings are all 0", first == 0
+        for degrees in (90, -90, 180):
+            yield f"headings are turned by {degrees} degrees", near(facing + math.radians(degrees))
+        yield "headings have the opposite sign", near(-facing)
+        yield "headings are clockwise from north", near(math.pi / 2 - facing)
+        yield "headings are in degrees", near(np.degrees(facing))
+        yield "headings are converted to radians twice", near(np.radians(facing))
+        common = float(np.angle(np.exp(1j * (first - facing))[odd].mean()))
+        yield "headings are turned, all alike: another zero", near(facing + common)
+        course = np.arctan2(view.due[:, 1], view.due[:, 0])
+        yield "headings are relative to the direction of motion", near(facing - course)
+
+    def text(scene: int, row: int) -> str:
+        return f"heading {first[scene, row]:.2f} after a step, expected {facing[row]:.2f}"
+
+    kind = _named(odd, causes(), "headings do not follow from the current ones")
+    return view.found(kind, odd, view.steered, _QUARTER, text)
+
+
+def _height(view: _View) -> list[Suspicion]:
+    first, now = view.height, view.recorded.now[:, 2].astype(np.float64)
+    odd = np.abs(first - now) > _RISE
+    if not odd.any():
+        return []
+    half = view.recorded.height / 2
+
+    def causes() -> Iterator[tuple[str, Bools]]:
+        yield "heights are all 0", first == 0
+        yield "heights are those of the ground, not of the centre", np.abs(first - now + half) < 0.1
+        yield "heights are those of the roof, not of the centre", np.abs(first - now - half) < 0.1
+        yield (
+            "heights are shifted, all alike: another datum",
+            np.abs(first - now - np.median((first - now)[odd])) < 0.1,
+        )
+
+    def text(scene: int, row: int) -> str:
+        return f"z is {first[scene, row]:.2f} after a step, expected {now[row]:.2f}"
+
+    kind = _named(odd, causes(), "heights do not follow from the current ones")
+    return view.found(kind, odd, np.ones(len(view.ids), bool), _HALF, text)
+
+
+def _speed(view: _View) -> list[Suspicion]:
+    """Speeds after the first step that the current ones cannot lead to."""
+    way = _length(view.place[:, :, 4] - view.place[:, :, 0]) / 4
+    odd = (np.abs(way - view.way) > _JUMP * view.way) & (4 * np.abs(way - view.way) > 1)
+
+    def text(scene: int, row: int) -> str:
+        found, due = way[scene, row] / STEP_SECONDS, view.way[row] / STEP_SECONDS
+        return f"{found:.1f} m/s after the first step, expected {due:.1f}"
+
+    return view.found("speeds jump after the first step", odd, view.movers, _HALF, text)
+
+
+def _course(view: _View) -> list[Suspicion]:
+    """Vehicles and cyclists that do not move where they head."""
+    step = np.diff(view.place, axis=2)  # [R, A, 79, 2]
+    moving = _length(step) > _SLIP_SPEED * STEP_SECONDS
+    slip = _wrapped(np.arctan2(step[..., 1], step[..., 0]) - view.heading[:, :, 1:])
+    count = moving.sum(-1)
+    enough = count >= 10
+    looked = enough.any(0) & view.wheeled
+    found = []
+    for kind, off in (
+        ("objects move sideways", (np.abs(slip) > _SLIP) & (np.abs(slip) < math.pi - _SLIP)),
+        ("objects move against their heading", np.abs(slip) >= math.pi - _SLIP),
+    ):
+        odd = enough & (2 * (off & moving).sum(-1) > count)
+
+        def text(scene: int, row: int, off: Bools = off) -> str:
+            at = int((off & moving)[scene, row].argmax())
+            heading = float(view.heading[scene, row, at + 1])
+            course = float(_wrapped(heading + slip[scene, row, at]))
+            return f"heading {heading:.2f} at step {at + 1}, expected the direction of motion, {course:.2f}"
+
+        found += view.found(kind, odd, looked, _HALF, text)
+    return found
+
+
+def _repeated(view: _View) -> list[Suspicion]:
+    """States that are held for some steps and then jump on: another rate."""
+    step = _length(np.diff(view.place, axis=2))  # [R, A, 79]
+    moved, number = step > 0.1, np.arange(step.shape[-1])
+    before = np.maximum.accumulate(np.where(moved, number, -len(number)), axis=-1)
+    after = np.minimum.accumulate(np.where(moved, number, 2 * len(number))[..., ::-1], axis=-1)[..., ::-1]
+    held, around = step < 1e-3, after - before <= _HELD
+    count = (held & around).sum(-1)
+    odd = count >= 10
+
+    def text(scene: int, row: int) -> str:
+        return (
+            f"holds its position in {int(count[scene, row])} of {step.shape[-1]} steps while it moves, expected 0"
+        )
+
+    looked = moved.any(-1).any(0)
+    return view.found("states are repeated: another rate than 10 Hz", odd, looked, _QUARTER, text)
+
+
+def _unwrapped(view: _View) -> list[Suspicion]:
+    """Headings beyond [-pi, pi) of objects that head within it now (recordings are not all wrapped)."""
+    first, limit = view.heading[:, :, 0], math.pi + 1e-6
+    odd = (np.abs(first) > limit) & (np.abs(view.facing) <= limit)
+
+    def text(scene: int, row: int) -> str:
+        return f"heading {first[scene, row]:.2f} after a step, expected {view.facing[row]:.2f}"
+
+    return view.found("headings are not wrapped", odd, np.ones(len(view.ids), bool), _QUARTER, text)
