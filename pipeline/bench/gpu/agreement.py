@@ -223,9 +223,9 @@ def metric(inputs: Inputs) -> Iterator[Row | str]:
         states = align(context, scene.agents.id[scene.simulated], noisy_rollouts(scene, inputs.scale.rollouts))
         ours = torch.stack([score_states(context, states, config).values[f] for f in METRIC_FIELDS])
         found = score_states(context.to(inputs.device), states.to(inputs.device), config).values
-        difference = (torch.stack([found[f] for f in METRIC_FIELDS]).cpu() - ours).abs().nan_to_num(0.0)
-        if float(difference.max()) >= apart:
-            apart, worst = float(difference.max()), f"{METRIC_FIELDS[int(difference.argmax())]} of {name}"
+        for field, value in zip(METRIC_FIELDS, ours, strict=True):
+            if (difference := largest(value, found[field])) >= apart:
+                apart, worst = difference, f"{field} of {name}"
         if name in fixed and fixed[name]["rollouts"] == inputs.scale.rollouts:
             here = max(here, largest(ours, fixed[name]["values"]))
     yield Row("metric: largest difference of any field", apart, "", 4e-7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from data.errors import is_out_of_memory
 from data.scene import Scene, map_tensors
 from data.store import SceneStore
 from data.vocabulary import Vocabulary
@@ -20,12 +21,13 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference
 from models.reference.config import size_preset
 from models.reference.network import Reference
+from pipeline.bench.rows import Row
 from pipeline.sampling.policy_agent import open_policy
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.observation import ObservationConfig
 from pipeline.selfplay.worlds import World, build_world, stack_worlds
 
-__all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest"]
+__all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest", "or_too_large"]
 
 MovedT = TypeVar("MovedT")
 _PAPER = Path(__file__).resolve().parents[2] / "configs" / "paper.yaml"
@@ -55,7 +57,7 @@ class Scale:
     repeats: int
 
 
-FULL = Scale(64, 8, (100, 300, 600), 8192, ("mini", "tiny"), 32, 32, 4, 20, 3)
+FULL = Scale(64, 8, (100, 300, 600), 8192, ("mini", "tiny"), 16, 32, 4, 20, 3)
 TINY = Scale(2, 2, (2,), 512, ("micro",), 2, 2, 2, 2, 1)
 
 
@@ -172,9 +174,23 @@ class Inputs:
 
 
 def largest(one: Tensor, other: Tensor, where: Tensor | None = None) -> float:
-    """Largest absolute difference of two tensors, of any devices, where both are finite and a mask is true."""
+    """Largest absolute difference of two tensors, of any devices, where a mask is true.
+
+    What is not finite in both does not differ; what is not finite in one alone differs by infinity.
+    """
     one, other = one.detach().double().cpu(), other.detach().double().cpu()
-    kept = torch.isfinite(one) & torch.isfinite(other)
+    finite, also = torch.isfinite(one), torch.isfinite(other)
+    apart = torch.where(finite & also, (one - other).abs(), torch.where(finite == also, 0.0, torch.inf))
     if where is not None:
-        kept &= where.cpu()
-    return float(torch.where(kept, (one - other).abs(), 0.0).max()) if one.numel() else 0.0
+        apart = torch.where(where.cpu(), apart, 0.0)
+    return float(apart.max()) if apart.numel() else 0.0
+
+
+def or_too_large(about: str, rows: Iterable[Row]) -> Iterator[Row | str]:
+    """The rows, up to where a card's memory is too small, which is a finding and no failure."""
+    try:
+        yield from rows
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        yield f"{about}: does not fit in the memory of this card"

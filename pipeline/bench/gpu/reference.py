@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
-from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.sampling.agents import SimAgent
@@ -22,20 +22,24 @@ __all__ = ["anchor", "futures", "futures_compiled", "training"]
 _TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
 
 
-def training(inputs: Inputs) -> Iterator[Row]:
+def training(inputs: Inputs) -> Iterator[Row | str]:
     """Steps on recordings that are ready, in float32 and in bfloat16; and the seconds of its phases."""
     for size in inputs.scale.sizes:
         for title, precision in (("bf16", torch.bfloat16), ("float32", None)):
-            inputs.start_memory()
-            scenes = inputs.scenes[: inputs.scale.batch]
-            step = TrainingStep(scenes, inputs.network(size), inputs.vocabulary, precision)
-            about = f"training {size}, {len(scenes)} scenes, {title}"
-            step()
-            seconds = seconds_on(inputs.device, step, inputs.scale.repeats)
-            known = _TRAINING.get(size) if precision is not None else None
-            yield Row(about, step.tokens / seconds, "agent-tokens/s", known)
-            yield from (Row(f"{about}: {phase}", 1000 * spent, "ms") for phase, spent in step.seconds.items())
-            yield Row(f"{about}: largest memory of a scene", inputs.peak_gb() / len(scenes), "GB")
+            about = f"training {size}, {inputs.scale.batch} scenes, {title}"
+            yield from or_too_large(about, _trained(inputs, size, precision, about))
+
+
+def _trained(inputs: Inputs, size: str, precision: torch.dtype | None, about: str) -> Iterator[Row]:
+    inputs.start_memory()
+    scenes = inputs.scenes[: inputs.scale.batch]
+    step = TrainingStep(scenes, inputs.network(size), inputs.vocabulary, precision)
+    step()
+    seconds = seconds_on(inputs.device, step, inputs.scale.repeats)
+    known = _TRAINING.get(size) if precision is not None else None
+    yield Row(about, step.tokens / seconds, "agent-tokens/s", known)
+    yield from (Row(f"{about}: {phase}", 1000 * spent, "ms") for phase, spent in step.seconds.items())
+    yield Row(f"{about}: largest memory of a scene", inputs.peak_gb() / len(scenes), "GB")
 
 
 def anchor(inputs: Inputs) -> Iterator[Row]:

@@ -144,13 +144,16 @@ def run_steps(
                 for check in step.checks:
                     try:
                         worker = worker or _Worker(task)
-                        again = _do(worker, check, end, result, task.tiny) and not step.spoils
+                        again = _do(worker, check, end, result, task.tiny)
                     except (RuntimeError, OSError) as error:
                         result.state, result.failures[check], again = "failed", str(error), False
                     if not again and worker is not None:
                         worker.close()
                         worker = None
                 result.seconds = time.monotonic() - started
+                if step.spoils and worker is not None:
+                    worker.close()
+                    worker = None
             report(found)
     finally:
         if worker is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
-from pipeline.bench.gpu.inputs import Inputs
+from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import Anchor
@@ -87,11 +87,11 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     yield Row(f"{about}: trained and anchored, all scenes new, built by one process", steps / whole, rate, estimate)
 
 
-def plain(inputs: Inputs) -> Iterator[Row]:
+def plain(inputs: Inputs) -> Iterator[Row | str]:
     """At several numbers of worlds, the paper's first."""
     paper = inputs.paper.worlds
     for worlds in sorted(inputs.scale.worlds, key=lambda count: abs(count - paper)):
-        yield from _measured(inputs, worlds, False)
+        yield from or_too_large(f"{worlds} worlds", _measured(inputs, worlds, False))
 
 
 def compiled(inputs: Inputs) -> Iterator[Row]:

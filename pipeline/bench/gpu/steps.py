@@ -13,7 +13,7 @@ class Step:
 
     Attributes:
         limit: seconds after which the step is ended. needs: seconds without which it is not begun.
-        spoils: it may leave the card's state broken, so that its process is not used again.
+        spoils: it leaves settings or a broken card behind, so that its process is not used again.
     """
 
     name: str
@@ -41,7 +41,8 @@ STEPS = (
         120,
         15,
     ),
-    Step("resume", ("resume:selfplay", "resume:fit", "resume:finetune"), 120, 40),
+    # Lightning leaves the whole process deterministic, which is slower.
+    Step("resume", ("resume:selfplay", "resume:fit", "resume:finetune"), 140, 40, spoils=True),
     Step("self-play", ("selfplay:plain",), 120, 20),
     Step("training and anchor", ("reference:training", "reference:anchor"), 90, 20),
     Step("futures and metric", ("scoring:metric", "reference:futures"), 90, 20),
