@@ -11,8 +11,9 @@ import torch
 from data.scene import AgentType, LightState, Scene
 from pipeline.planners.idm import IDM_SETTINGS, IDMPlanner, IDMSettings, free_and_interaction
 from pipeline.planners.interface import MakePlanner
+from pipeline.planners.scores.progress import progress
 from pipeline.planners.speeds import ASSUMED_LIMIT, allowed_speeds
-from tests.pipeline.planners.driving import drive, straight_road
+from tests.pipeline.planners.driving import drive, mission_of, straight_road
 from tests.pipeline.planners.test_route import winding
 from tests.scenes import Mover, Signal, hand_made
 
@@ -213,3 +214,18 @@ def test_the_faster_the_longer_it_takes_to_join_the_route() -> None:
     sideways = np.diff(driven.pose[:, 1], n=2) / 0.01
     assert np.abs(sideways[2:]).max() < 1.0
     assert 0.5 < driven.pose[20, 1] < 1.5
+
+
+def test_a_map_that_ends_stops_nobody_and_pays_nobody() -> None:
+    """30 m of lane ahead, 80 m of log: were the route as short, who brakes at its end would score like the log."""
+    scene = hand_made([Mover(speed=10.0)], [straight_road(length=30.0)])
+    route = mission_of(scene).route
+    assert route.length > 300.0
+    driven = drive(scene, idm())
+    assert driven.speed.min() > 9.0
+    logged = torch.stack((torch.linspace(0.0, 80.0, 81), torch.zeros(81), torch.zeros(81)), dim=-1)
+    logged[:, :2] += torch.from_numpy(driven.pose[0, :2] - driven.mission.origin)
+    braking = logged.clone()
+    braking[:, 0] = torch.minimum(logged[:, 0], logged[0, 0] + 30.0)
+    score = progress(torch.stack((logged, braking)), logged[None], torch.from_numpy(route.point).float())
+    assert score.tolist() == pytest.approx([1.0, 30 / 80], abs=1e-3)
