@@ -72,7 +72,7 @@ def test_bare_scenes_are_simulated_and_accepted(store: Path, agent: str, tmp_pat
         out=tmp_path / "rollouts",
     )
     run_package(PackageConfig(), rollouts=tmp_path / "rollouts", scenarios=scenarios, metadata=EXAMPLE, out=archive)
-    figures = run_validate(ValidateConfig(), archive=archive, scenarios=scenarios)
+    figures = run_validate(ValidateConfig(), archive=archive, scenarios=str(scenarios))
     assert (figures["accepted"], figures["defects"]) == (len(PROTOS), 0)
     with tarfile.open(archive, "r:gz") as tar:
         (member,) = tar.getmembers()

@@ -20,8 +20,15 @@ def climbing(speed: float, slope: float, rise: float) -> list[str]:
         now=np.zeros((1, 3), dtype=np.float32),
         future=np.zeros((1, 0, 3), dtype=np.float32),
         valid=np.zeros((1, 0), dtype=np.bool_),
+        heading=np.zeros(1, dtype=np.float32),
+        velocity=np.array([[speed, 0.0]], dtype=np.float32),
+        height=np.full(1, 1.6, dtype=np.float32),
+        past=np.zeros((1, 10, 2), dtype=np.float32),
+        past_valid=np.zeros((1, 10), dtype=np.bool_),
+        kind=np.ones(1, dtype=np.int64),
+        is_sdc=np.zeros(1, dtype=np.bool_),
     )
-    return suspicions([7], states, recorded)
+    return [str(found) for found in suspicions([7], states, recorded)]
 
 
 @pytest.mark.parametrize("slope", [0.05, -0.05, 0.3])

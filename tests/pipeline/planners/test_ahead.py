@@ -153,7 +153,7 @@ def test_who_follows_a_bend_stays_beside_it() -> None:
 def test_corridors_tell_left_from_right_and_leave_out_bridges() -> None:
     """Edges 4.5 m to the left and 3 m to the right, one across, and a bridge's 2 m to the left, 6 m above."""
     xs = [float(x) for x in range(-60, 400, 4)]
-    edges = [
+    edges: list[tuple[MapKind, list[tuple[float, ...]]]] = [
         (MapKind.ROAD_EDGE, [(x, 4.5) for x in xs]),
         (MapKind.ROAD_EDGE, [(x, -3.0) for x in xs]),
         (MapKind.ROAD_EDGE, [(x, 2.0, 6.0) for x in xs]),

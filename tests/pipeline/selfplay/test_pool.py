@@ -98,17 +98,22 @@ def test_only_the_latest_worlds_are_kept(store, vocabulary) -> None:
     assert len(pool.take([0, 1, 2, 3])) == 4
 
 
-def test_scenes_are_spread_over_the_store(store) -> None:
+def test_scenes_are_spread_over_the_store(store, tmp_path: Path) -> None:
     """Those with too many agents are left out; held out are scenes from the middle of equal parts."""
     assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=6)) == [0, 2]
     assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=5)) == [1, 2]
     assert _choose_scenes(store, SelfPlayConfig(pool=0, max_agents=5)) == [1, 2, 3]
     with pytest.raises(UserError, match="raise --max_agents"):
         _choose_scenes(store, SelfPlayConfig(max_agents=2))
-    held = _held_out(store.folder, SelfPlayConfig(evaluate_every=1, evaluate_scenes=2))
+    others, reference = SceneStore(store.folder), tmp_path / "reference.ckpt"
+    others.infos = []
+    torch.save({"kind": "reference"}, reference)
+    held = _held_out(store.folder, SelfPlayConfig(evaluate_every=1, evaluate_scenes=2), others, reference)
     assert [scene.scenario_id for scene in held] == [store[1].scenario_id, store[3].scenario_id]
-    assert _held_out(store.folder, SelfPlayConfig(evaluate_every=0)) == []
-    assert _held_out(None, SelfPlayConfig(evaluate_every=1)) == []
+    assert _held_out(store.folder, SelfPlayConfig(evaluate_every=0), others, reference) == []
+    assert _held_out(None, SelfPlayConfig(evaluate_every=1), others, reference) == []
+    with pytest.raises(UserError, match="are in"):
+        _held_out(store.folder, SelfPlayConfig(evaluate_every=1), store, reference)
 
 
 def test_what_a_training_computes_decides_whether_it_goes_on(store, tmp_path: Path) -> None:
