@@ -21,7 +21,7 @@ _TEXTS = {
     "speed_limit": "speed limits that are NaN, infinite or negative; they count as none",
     "timestamp": "timestamps that are NaN or infinite; steps of 0.1 s are taken instead",
     "stop_point": "stop points of lights that are NaN or infinite; the lights count as not observed there",
-    "map_point": "map points that are NaN or infinite in features that no score reads; the points are left out",
+    "map_point": "map points that are NaN or infinite in features other than road edges; the points are left out",
 }
 
 

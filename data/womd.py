@@ -19,7 +19,6 @@ from data.scene import (
     CURRENT_INDEX,
     NUM_STEPS,
     STEP_SECONDS,
-    SURFACE_STREET,
     Agents,
     Lights,
     LinkKind,
@@ -81,12 +80,12 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
         RecordError: unparsable, of another kind, inconsistent, not finite, or without a valid agent at the current
             step.
     """
-    remarks = Remarks() if remarks is None else remarks
+    found = Remarks()
     try:
         proto = scenario_class().FromString(record)
         _check_id(proto.scenario_id)
         _check_header(proto, need_future)
-        say = partial(remarks.add, scenario_id=proto.scenario_id)
+        say = partial(found.add, scenario_id=proto.scenario_id)
         agents = _parse_agents(proto, say)
         lights = _parse_lights(proto, say)
         road = _parse_map(proto.map_features, say)
@@ -108,6 +107,8 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
     most = max(_largest(agents.position[agents.valid]), _largest(road.point), _largest(lights.stop_point))
     if rounding_error(most) > _COARSE:
         say("rounding", most=most)
+    if remarks is not None:
+        remarks.merge(found.found)
     return scene
 
 
@@ -261,15 +262,10 @@ def _parse_map(features: Any, say: Say) -> RoadMap:
     owner = np.array(point_feature, dtype=np.int64)
     good = np.isfinite(point).all(1)
     if not good.all():
-        for index in np.unique(owner[~good]):
-            if kinds[index] == MapKind.ROAD_EDGE or (kinds[index], subtypes[index]) == (
-                MapKind.LANE,
-                SURFACE_STREET,
-            ):
-                name = MapKind(kinds[index]).name.lower()
-                raise RecordError(
-                    "not_finite", f"map_features points of {name} {ids[index]} are NaN, infinite or beyond float32"
-                )
+        edges = [index for index in np.unique(owner[~good]) if kinds[index] == MapKind.ROAD_EDGE]
+        if edges:
+            what = f"map_features points of road_edge {ids[edges[0]]}"
+            raise RecordError("not_finite", f"{what} are NaN, infinite or beyond float32")
         say("map_point")
         point, owner = point[good], owner[good]
     if not all(math.isfinite(limit) and limit >= 0.0 for limit in limits):

@@ -192,7 +192,7 @@ def _nan_position(proto: scenario_pb2.Scenario) -> None:
 
 
 def _infinite_point(proto: scenario_pb2.Scenario) -> None:
-    proto.map_features[0].lane.polyline[3].y = math.inf
+    proto.map_features[1].road_edge.polyline[3].y = math.inf
 
 
 @pytest.mark.parametrize(

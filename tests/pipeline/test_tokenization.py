@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
+from data.notices import warn_once
+from data.scenes_source import open_scenes
 from data.store import SceneStore
 from data.tfrecord import write_records
 from data.vocabulary import Vocabulary, VocabularyConfig
@@ -114,5 +117,31 @@ def test_clear_errors(data: Path, tmp_path: Path) -> None:
         run_tokenize(CONFIG, data=str(data), split="training", out=tmp_path / "out")
     empty = tmp_path / "empty"
     write_records(empty / "training.tfrecord-00000-of-00001", [])
-    with pytest.raises(UserError, match="no usable record"):
+    with pytest.raises(UserError, match=r"empty \(0 bytes\), not a TFRecord"):
         run_tokenize(CONFIG, data=str(empty), split="training", out=tmp_path / "none")
+
+
+def test_what_was_put_right_is_said_once_for_the_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By tokenize, also when it finds its work done, and by whoever reads the records directly."""
+    for shard in range(2):
+        protos = [scenario_proto(f"{shard}{number}") for number in range(3)]
+        for proto in protos[:2]:
+            proto.tracks[0].states[5].velocity_x = math.nan
+        write_records(
+            tmp_path / "data" / f"validation.tfrecord-0000{shard}-of-00002", [p.SerializeToString() for p in protos]
+        )
+    warn_once.cache_clear()
+    text = (
+        "4 scenarios have velocities that are NaN or infinite in valid states; differences of positions are taken"
+    )
+    for _ in range(2):
+        run_tokenize(CONFIG, data=str(tmp_path / "data"), split="validation", out=tmp_path / "store")
+        said = capsys.readouterr().err
+        assert said.count("warning: ") == said.count(f"data: validation: {text} instead (00, 01, 10)\n") == 1
+        warn_once.cache_clear()
+    for _ in range(2):
+        assert len(list(open_scenes(tmp_path / "data"))) == 6
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == said.count(f"validation.tfrecord-00000-of-00002 and 1 more: {text}") == 1

@@ -10,7 +10,9 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from data.errors import UserError
+from data.notices import warn_once
 from data.places import place
+from data.remarks import Remarks
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from data.sources import find_shards
 from data.store import SceneStore, is_store
@@ -138,11 +140,15 @@ class RecordShelf:
             record = read_record_at(url, offset)
             if isinstance(record, BrokenRecord):
                 raise UserError(f"{url}: {record.reason}")
-            return parse_scenario(record)
+            remarks = Remarks()
+            scene = parse_scenario(record, remarks=remarks)
         except OSError as error:
             raise UserError(f"{url}: {error.strerror or error}") from error
         except RecordError as error:
             raise UserError(f"{url}: {error}") from error
+        for line in remarks.lines(url):
+            warn_once(line)
+        return scene
 
 
 def _outline(record: bytes) -> Outline:

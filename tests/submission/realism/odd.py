@@ -158,7 +158,7 @@ UNSCORABLE: dict[str, tuple[Change, str]] = {
     "edges of a point": (_edges_of_a_point, "no road edge"),
     "no map": (lambda proto: proto.ClearField("map_features"), "no road edge"),
 }
-# It scores these, since it does not read what is odd; the kind of remark that is made, if any.
+# It scores these, since it does not read what is odd, or passes over it; the kind of remark that is made, if any.
 MENDED: dict[str, tuple[Change, str | None]] = {
     "six steps": (_until(16), None),
     "no lane": (_no_lane, None),
@@ -177,6 +177,7 @@ MENDED: dict[str, tuple[Change, str | None]] = {
     "crosswalk": (_crosswalk, "map_point"),
     "stop sign": (_stop_sign, "map_point"),
     "freeway": (_freeway, "map_point"),
+    "lane point": (_lane_point, "map_point"),
     "limit": (_limit(math.nan), "speed_limit"),
     "negative limit": (_limit(-1.0), "speed_limit"),
     "clock": (_clock, "timestamp"),
@@ -190,7 +191,6 @@ REFUSED_RECORDS: dict[str, tuple[Change, str]] = {
     "z": (_set("center_z", math.inf, 2, 0), "center or heading of track 114"),
     "heading": (_set("heading", math.nan, 1, 40), "center or heading of track 107"),
     "size now": (_set("length", math.nan, 1, 10), "size at the current step of track 107"),
-    "lane point": (_lane_point, "map_features points of lane 1 are NaN, infinite or beyond float32"),
     "edge point": (_edge_point, "map_features points of road_edge 2 are NaN, infinite or beyond float32"),
 }
 ODD: dict[str, Change] = {
