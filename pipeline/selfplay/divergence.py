@@ -61,11 +61,9 @@ def scene_divergences(
         built = [build_world(scenes[name], words, view.road_segments) for name in names]
         world = map_tensors(stack_worlds(built), lambda tensor: tensor.to(reference.device))
         generator = torch.Generator().manual_seed(seed * len(scenes) + first)
-        uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator).to(
-            reference.device
-        )
+        uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
         score = partial(score_all, anchor, names, world)
-        episode = collect(policy, world, vocabulary, score, config, reward, view, uniform)
+        episode = collect(policy, world, vocabulary, score, config, reward, view, uniform.to(reference.device))
         assert episode.reference is not None
         log_policy = act(policy, episode.observation)[0].log_softmax(-1).unflatten(0, episode.action.shape)
         share = log_policy.exp()

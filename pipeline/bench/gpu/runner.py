@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.bench.gpu.report import Found
 from pipeline.bench.gpu.steps import Step
 from pipeline.bench.rows import Row
+from pipeline.isolation import die_with_parent
 
 __all__ = ["Task", "run_steps"]
 
@@ -42,10 +43,11 @@ class Task:
     log: Path
 
 
-def _serve(task: Task, pipe: Connection) -> None:
+def _serve(task: Task, pipe: Connection, parent: int) -> None:
     """Do checks as they are asked for; send rows and notes as they are found, and at the end of each its error."""
     os.setsid()
-    log = os.open(task.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    die_with_parent(parent)
+    log = os.open(task.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     import torch
@@ -62,7 +64,7 @@ def _serve(task: Task, pipe: Connection) -> None:
         while (check := pipe.recv()) is not None:
             module, function = check.split(":")
             print(f"---- {check}", flush=True)
-            error = None
+            error, started = None, time.process_time()
             try:
                 for item in getattr(importlib.import_module(f"pipeline.bench.gpu.{module}"), function)(inputs):
                     pipe.send(("found", item))
@@ -72,6 +74,7 @@ def _serve(task: Task, pipe: Connection) -> None:
                 traceback.print_exc()
                 error = traceback.format_exception_only(raised)[-1].strip().splitlines()[0]
                 error += f" ({_place(raised)})"
+            print(f"---- {check}: {time.process_time() - started:.1f} CPU s", flush=True)
             if there := sorted(_HEAVY & sys.modules.keys()):
                 pipe.send(("found", f"{check} imported {', '.join(there)}, which not every machine has"))
             pipe.send(("ended", error))
@@ -90,7 +93,7 @@ class _Worker:
     def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(task, other))
+        self._process = context.Process(target=_serve, args=(task, other, os.getpid()))
         self._process.start()
         other.close()
         kind, _ = self.wait(_BEGIN)
