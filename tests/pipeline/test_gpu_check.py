@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from models.reference.checkpoint import save_reference
 from pipeline.bench.gpu.runner import Task, run_steps
 from pipeline.bench.gpu.steps import STEPS, Step
 from scripts import gpu_check
-from submission.realism.config import CONFIG_FILES, config_path
+from submission.realism.config import CONFIG_FILES
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.selfplay.conftest import VIEW, make_policy
@@ -27,21 +26,32 @@ COMPILED = {"self-play, compiled", "futures, compiled"}
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``--prepare`` makes, of two made-up scenes."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_shard(folder / "store" / shard_name("training", 0, 1), [random_scene(0), random_scene(1, agents=3)])
+    """What ``--prepare`` makes of a finished run, here of two made-up scenes."""
+    run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("prepared")
+    scenes = [random_scene(0), random_scene(1, agents=3)]
+    write_shard(run / "tokenize" / "training" / shard_name("training", 0, 1), scenes)
     model = make_model(2)
-    model.vocabulary.save(folder / "vocabulary.pt")
-    save_reference(folder / "reference.ckpt", model)
-    save_policy(folder / "policy.ckpt", make_policy(model.vocabulary), model.vocabulary, dataclasses.asdict(VIEW))
-    torch.save({}, folder / "scores.pt")
-    for name in CONFIG_FILES:
-        path = config_path(name)
-        target = folder / "site" / Path(*path.parts[path.parts.index("waymo_open_dataset") :])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    (folder / "prepared.json").write_text("{}")
+    words, view = model.vocabulary, dataclasses.asdict(VIEW)
+    words.save(run / "tokenize" / "vocabulary.pt")
+    save_reference(run / "pretrain" / "reference.ckpt", model)
+    save_policy(run / "selfplay" / "policy.ckpt", make_policy(words), words, view)
+    assert gpu_check.main(["--prepare", str(folder), "--run", str(run), "--no-wheels"]) == 0
     return folder
+
+
+def test_what_travels_is_small_and_complete(prepared: Path) -> None:
+    kinds = {path.relative_to(prepared).parts[0] for path in prepared.rglob("*") if path.is_file()}
+    files = {"vocabulary.pt", "reference.ckpt", "policy.ckpt", "scores.pt", "prepared.json"}
+    assert kinds == {"store", "site", *files}
+    assert len(list((prepared / "site" / "waymo_open_dataset").rglob("*.textproto"))) == len(CONFIG_FILES)
+    scores = torch.load(prepared / "scores.pt", weights_only=True)
+    assert sorted(scores) == ["random0", "random1"]
+    assert json.loads((prepared / "prepared.json").read_text())["megabytes"] < 1
+
+
+def test_a_run_that_lacks_something_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--prepare", str(tmp_path / "out"), "--run", str(tmp_path), "--no-wheels"]) == 1
+    assert f"{tmp_path}/tokenize/training: not there" in capsys.readouterr().err
 
 
 def test_every_step_runs_without_a_card(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ class Scale:
 
     Attributes:
         scenes: distinct ones. together: of them, compared between devices.
-        worlds: simulated at once, ascending; the first is also counted. minibatch: transitions.
+        worlds: simulated at once, ascending; the first is also counted. minibatch: transitions. epochs: of PPO.
         sizes: of the reference. batch: scenes in its training step. rollouts: of a scene.
         updates: of self-play that is killed and resumed. fit_steps: of training likewise.
         repeats: of what is timed.
@@ -49,6 +49,7 @@ class Scale:
     together: int
     worlds: tuple[int, ...]
     minibatch: int
+    epochs: int
     sizes: tuple[str, ...]
     batch: int
     rollouts: int
@@ -57,8 +58,8 @@ class Scale:
     repeats: int
 
 
-FULL = Scale(64, 8, (100, 300, 600), 8192, ("mini", "tiny"), 16, 32, 4, 20, 3)
-TINY = Scale(2, 2, (2,), 512, ("micro",), 2, 2, 2, 2, 1)
+FULL = Scale(64, 8, (100, 300, 600), 8192, 4, ("mini", "tiny"), 16, 32, 4, 20, 3)
+TINY = Scale(2, 2, (2,), 512, 1, ("micro",), 2, 2, 2, 2, 1)
 
 
 @dataclass(frozen=True)

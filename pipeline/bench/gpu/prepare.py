@@ -26,9 +26,10 @@ _OPTIONS = {
     "traffic.training": 72,
     "traffic.validation": 4,
     "traffic.testing": 1,
-    "pretrain.fit.steps": 200,
+    "tokenize.error_scenes": 4,
+    "pretrain.fit.steps": 100,
     "finetune.fit.steps": 10,
-    "selfplay.agent_steps": 30000,
+    "selfplay.agent_steps": 20000,
 }
 
 

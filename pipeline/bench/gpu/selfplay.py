@@ -42,7 +42,7 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     about = f"{worlds} worlds{', compiled' if is_compiled else ''}"
     inputs.start_memory()
     track, score, anchor = anchored(inputs, worlds, is_compiled)
-    epochs, audited = inputs.paper.ppo.epochs, worlds == inputs.paper.worlds and not is_compiled
+    epochs, audited = inputs.scale.epochs, worlds == inputs.paper.worlds and not is_compiled
     steps = int(track.world.exists.sum()) * decisions(inputs.vocabulary)
     yield Row(f"{about}: agent-steps of an update", steps, "", 420_000 if worlds == inputs.paper.worlds else None)
     rate = "agent-steps/s"
