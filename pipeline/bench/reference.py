@@ -72,9 +72,8 @@ class TrainingStep:
             agents, steps = recording.valid.shape[1:]
             draws.append(draw_for(0, 0, row, agents, (steps - 1) // words.token_steps))
         self.tokens = sum(part.token[..., 0].numel() for part in draws)
-        self._recording, self._draws = (
-            map_tensors(collate_inputs(parts), lambda t: t.to(self.device)) for parts in (recordings, draws)
-        )
+        self._recording = map_tensors(collate_inputs(recordings), lambda t: t.to(self.device))
+        self._draws = map_tensors(collate_inputs(draws), lambda t: t.to(self.device))
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         self.seconds: dict[str, float] = {}
 

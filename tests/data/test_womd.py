@@ -83,12 +83,12 @@ def assert_equals_proto(scene: Scene, proto: scenario_pb2.Scenario) -> None:
         states = {state.lane: state for state in dynamic.lane_states}
         for row, lane in enumerate(lights.lane_id.tolist()):
             state = states.get(lane)
-            stop = (
-                (0.0, 0.0, 0.0) if state is None else (state.stop_point.x, state.stop_point.y, state.stop_point.z)
-            )
+            stop = [0.0, 0.0, 0.0]
+            if state is not None:
+                stop = [state.stop_point.x, state.stop_point.y, state.stop_point.z]
             assert bool(lights.observed[row, step]) == (state is not None), (lane, step)
             assert int(lights.state[row, step]) == (0 if state is None else state.state), (lane, step)
-            assert lights.stop_point[row, step].tolist() == np.float32(stop).tolist(), (lane, step)
+            assert lights.stop_point[row, step].tolist() == np.array(stop, np.float32).tolist(), (lane, step)
     assert set(lights.lane_id.tolist()) == {s.lane for d in proto.dynamic_map_states for s in d.lane_states}
 
 

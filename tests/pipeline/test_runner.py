@@ -59,8 +59,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[
     return since
 
 
-def go(folder: Path, seed: int = 0, target: str | None = None, **choice: bool) -> dict[str, Any]:
-    return run_stages(RunConfig(seed=seed), run="r", target=target, folder=folder, **choice)
+def go(
+    folder: Path, seed: int = 0, target: str | None = None, fresh: bool = False, keep: bool = False
+) -> dict[str, Any]:
+    return run_stages(RunConfig(seed=seed), run="r", target=target, folder=folder, fresh=fresh, keep=keep)
 
 
 def test_second_run_has_nothing_to_do(calls: Callable[[], list[str]], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -275,7 +276,7 @@ def learning(inputs: Inputs) -> Iterator[Row]:
 
 
 def _moved_episode(episode: Episode, device: torch.device) -> Episode:
-    parts = {n: v.to(device) for n, v in vars(episode).items() if isinstance(v, Tensor)}
+    parts: dict[str, Any] = {n: v.to(device) for n, v in vars(episode).items() if isinstance(v, Tensor)}
     seen = Observation(**{name: value.to(device) for name, value in vars(episode.observation).items()})
     sums = {name: value.to(device) for name, value in episode.sums.items()}
     return dataclasses.replace(episode, observation=seen, sums=sums, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,13 +79,17 @@ def _judge(inputs: Inputs, size: str) -> Anchor:
     return Anchor(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
 
 
+def _reference_agent(inputs: Inputs, size: str, compiled: bool) -> ReferenceAgent:
+    return ReferenceAgent(inputs.network(size), compiled=compiled)
+
+
 def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
     net, view = inputs.policy()
     agents: dict[str, Callable[[], SimAgent]] = {
         "policy": lambda: PolicyAgent(net, inputs.vocabulary, view, compiled=compiled)
     }
     for size in inputs.scale.sizes:
-        agents[size] = lambda size=size: ReferenceAgent(inputs.network(size), compiled=compiled)  # type: ignore[misc]
+        agents[size] = partial(_reference_agent, inputs, size, compiled)
     scenes, rollouts = inputs.scenes[: inputs.scale.together], inputs.scale.rollouts
     for name, make in agents.items():
         inputs.start_memory()
@@ -95,11 +100,8 @@ def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
 
         about = f"{rollouts} futures by {name}{', compiled' if compiled else ''}"
         if compiled:
-            yield Row(
-                f"{about}: first scene",
-                seconds_on(inputs.device, lambda a=agent: a.rollouts(scenes[0], rollouts, 0)),
-                "s",
-            )  # type: ignore[misc]
+            first = partial(agent.rollouts, scenes[0], rollouts, 0)
+            yield Row(f"{about}: first scene", seconds_on(inputs.device, first), "s")
         work()
         estimate = {False: 4.5, True: 11.0}[compiled] if name == "mini" else None
         yield Row(about, len(scenes) / seconds_on(inputs.device, work), "scenes/s", estimate)

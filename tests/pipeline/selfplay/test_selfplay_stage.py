@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 
 from data.errors import UserError
 from data.scene import AgentType
@@ -105,7 +107,7 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
         device = torch.device("meta")
 
-    found = []
+    found: list[set[str]] = []
 
     def restore(progress, *arguments):
         original(progress, *arguments)
@@ -115,9 +117,11 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
     original, judge = training._Progress.restore, training.load_judge
     monkeypatch.setattr(training._Progress, "restore", restore)
-    monkeypatch.setattr(training, "load_judge", lambda path, device, capacity: judge(path, "cpu", capacity))
+    monkeypatch.setattr(
+        training, "load_judge", lambda path, device, capacity: judge(path, torch.device("cpu"), capacity)
+    )
     with pytest.raises(KeyboardInterrupt):
-        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(Elsewhere())
+        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(cast(Fabric, Elsewhere()))
     assert found == [{"meta"}]
 
 
