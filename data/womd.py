@@ -37,7 +37,7 @@ __all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
 
 HISTORY_STEPS = CURRENT_INDEX + 1
 # Columns of STATE_FIELDS.
-_POSE, _SIZE, _VELOCITY = (0, 1, 2, 6), slice(3, 6), slice(7, 9)
+_POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)
 # Coordinates that are rounded by more cost the log's own replay some of its score, metres.
 _COARSE = 0.01
 # Those of WOMD have 16.
@@ -154,7 +154,10 @@ def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -
     Raises:
         RecordError: it is what Waymo's metric reads: where a simulated agent is, and how large now.
     """
-    states[~valid & ~np.isfinite(states).all(-1)] = 0.0
+    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it: Waymo's
+    # metric takes the speeds of neighbouring steps from there.
+    states[~valid & ~np.isfinite(states[..., _POSE]).all(-1)] = 0.0
+    states[~valid[..., None] & ~np.isfinite(states)] = 0.0
     bad = ~np.isfinite(states)  # [A, T, 9]
     simulated = valid[:, CURRENT_INDEX]
     where, size, velocity = bad[..., _POSE].any(-1), bad[..., _SIZE].any(-1), bad[..., _VELOCITY].any(-1)

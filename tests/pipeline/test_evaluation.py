@@ -208,7 +208,7 @@ def _far(proto: scenario_pb2.Scenario) -> None:
 # What is done to a scenario, and why it has no score; None where it has one.
 SPOILT = {
     **UNSCORABLE,
-    **{name: MENDED[name] for name in ("six steps", "invalid x", "no lane")},
+    **{name: MENDED[name] for name in ("six steps", "invalid size", "no lane")},
     "far": (_far, "average_displacement_error is inf"),
 }
 

@@ -6,14 +6,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from waymo_open_dataset.protos import scenario_pb2
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from tests.builders import scenario_proto
 
-__all__ = ["COARSE", "MENDED", "ODD", "REFUSED_RECORDS", "UNSCORABLE", "odd_scenario", "straight_rollouts"]
+__all__ = [
+    "CLEARED",
+    "COARSE",
+    "MENDED",
+    "ODD",
+    "REFUSED_RECORDS",
+    "UNSCORABLE",
+    "odd_scenario",
+    "straight_rollouts",
+]
 
-Proto = scenario_pb2.Scenario
+# A ``scenario_pb2.Scenario``.
+Proto = Any
 Change = Callable[[Proto], None]
 
 
@@ -164,8 +173,6 @@ MENDED: dict[str, tuple[Change, str | None]] = {
     "no lane": (_no_lane, None),
     "points without lights": (_lanes_of_a_point_without_lights, None),
     "other absent": (_absent_now(2), None),
-    "invalid x": (_set("center_x", math.nan, 0, 0, 3, 60, valid=False), None),
-    "invalid heading": (_set("heading", -math.inf, 0, 60, valid=False), None),
     "invalid size": (_set("length", math.nan, 0, 2, 60, valid=False), None),
     "invalid velocity": (_set("velocity_y", math.inf, 0, 2, 60, valid=False), None),
     "velocity": (_set("velocity_x", math.nan, 0, 0, 10, 90), "velocity"),
@@ -182,6 +189,12 @@ MENDED: dict[str, tuple[Change, str | None]] = {
     "negative limit": (_limit(-1.0), "speed_limit"),
     "clock": (_clock, "timestamp"),
 }
+# States that are not valid and lie nowhere: they count as cleared ones, as WOMD has them. By Waymo's code their NaN
+# spreads to the times to collision of neighbouring steps.
+CLEARED: dict[str, Change] = {
+    "invalid x": _set("center_x", math.nan, 0, 0, 3, 60, valid=False),
+    "invalid heading": _set("heading", -math.inf, 0, 60, valid=False),
+}
 # Scored as Waymo's code does it, in float32.
 COARSE: dict[str, Change] = {"500 km": _moved(5e5), "5000 km": _moved(5e6)}
 # It reads what is not finite: the record is refused, whatever its figures are.
@@ -195,6 +208,7 @@ REFUSED_RECORDS: dict[str, tuple[Change, str]] = {
 }
 ODD: dict[str, Change] = {
     **{name: change for name, (change, _) in {**UNSCORABLE, **MENDED, **REFUSED_RECORDS}.items()},
+    **CLEARED,
     **COARSE,
 }
 

@@ -18,7 +18,7 @@ from data.womd import RecordError, parse_scenario
 from submission.protos import from_proto
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score, unscorable_reason
 from tests.builders import scenario_proto
-from tests.submission.realism.odd import COARSE, MENDED, ODD, REFUSED_RECORDS, UNSCORABLE, odd_scenario
+from tests.submission.realism.odd import CLEARED, COARSE, MENDED, ODD, REFUSED_RECORDS, UNSCORABLE, odd_scenario
 
 OFFICIAL: dict[str, float | str] = json.loads((Path(__file__).parent / "odd.json").read_text())
 
@@ -28,9 +28,10 @@ def parsed(name: str) -> tuple[Scene, Remarks]:
     return parse_scenario(odd_scenario(name)[0].SerializeToString(), need_future=True, remarks=remarks), remarks
 
 
-def scored(name: str) -> dict[str, float]:
+def scored(name: str, scene: Scene | None = None) -> dict[str, float]:
     rollouts = from_proto(odd_scenario(name)[1], name)
-    result = score(prepare_scene(parsed(name)[0]), rollouts.agent_id, rollouts.states, load_config("2025"))
+    context = prepare_scene(parsed(name)[0] if scene is None else scene)
+    result = score(context, rollouts.agent_id, rollouts.states, load_config("2025"))
     return {field: float(value) for field, value in result.values.items()}
 
 
@@ -78,20 +79,32 @@ def test_every_scenario_has_been_shown_to_waymos_code() -> None:
     assert list(OFFICIAL) == list(ODD)
 
 
-def test_states_that_are_not_valid_are_cleared_and_others_kept() -> None:
+@pytest.mark.parametrize("name", CLEARED)
+def test_states_that_lie_nowhere_are_cleared(name: str) -> None:
+    proto, _ = odd_scenario(name)
+    scene, remarks = parsed(name)
+    assert not remarks.found
+    for state in proto.tracks[0].states:
+        if not state.valid:
+            state.Clear()
+    cleared = parse_scenario(proto.SerializeToString())
+    for part, value in vars(scene.agents).items():
+        assert torch.equal(value, getattr(cleared.agents, part)), part
+    assert scored(name) == scored(name, cleared)
+
+
+def test_other_values_of_states_that_are_not_valid_are_kept() -> None:
     clean = parse_scenario(scenario_proto().SerializeToString())
-    for name in ("invalid x", "invalid heading", "invalid size", "invalid velocity"):
-        proto, _ = odd_scenario(name)
+    for name, part, column, steps in (
+        ("invalid size", "size", 0, [2, 60]),
+        ("invalid velocity", "velocity", 1, [2, 60]),
+    ):
         scene, _ = parsed(name)
-        for step, state in enumerate(proto.tracks[0].states):
-            for part in ("position", "heading", "size", "velocity"):
-                found = getattr(scene.agents, part)[:, step]
-                expected = getattr(clean.agents, part)[:, step].clone()
-                if not state.valid:
-                    # The whole state means nothing.
-                    expected[0] = 0.0
-                assert torch.equal(found, expected), (name, part, step)
-            assert bool(scene.agents.valid[0, step]) == state.valid
+        expected = getattr(clean.agents, part).clone()
+        expected[0, steps, column] = 0.0
+        assert torch.equal(getattr(scene.agents, part), expected)
+        assert torch.equal(scene.agents.position, clean.agents.position)
+        assert (~scene.agents.valid[0]).nonzero().flatten().tolist() == steps
 
 
 @pytest.mark.parametrize(
