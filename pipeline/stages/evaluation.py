@@ -191,7 +191,7 @@ def run_evaluate(
         raise UserError(f"{rollouts}: no scenario can be scored ({why})")
     values = [row["values"] for row in scored]
     metrics = mean_metrics(values)
-    report = {
+    report: dict[str, Any] = {
         "scenarios": len(scored),
         "metric": config.metric_name,
         "metrics": metrics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -162,8 +163,8 @@ def test_where_an_absent_agent_was_is_not_read(reference) -> None:
 
 
 def test_other_devices_than_a_cpu_take_large_groups() -> None:
-    there = Anchor(SimpleNamespace(device=torch.device("meta")), lambda name: None)
-    here = Anchor(SimpleNamespace(device=torch.device("cpu")), lambda name: None)
+    references = (SimpleNamespace(device=torch.device(name)) for name in ("meta", "cpu"))
+    there, here = (Anchor(cast(ReferenceAgent, one), [random_scene(0)].__getitem__) for one in references)
     assert there._groups([64] * 40, 45) == [list(range(40))]
     assert here._groups([64] * 40, 45) == [[row] for row in range(40)]
 
