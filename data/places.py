@@ -29,7 +29,7 @@ def _protocols(path: Any) -> frozenset[str]:
 def place(name: str | Path) -> Path:
     """An absolute path of this machine, or that of a URL. Both are called ``Path``, since both act like one.
 
-    ``~`` and ``~user`` at the beginning are home folders. A file with ``::`` in its name is one where it exists.
+    ``~`` and ``~user`` at the beginning are home folders.
 
     Raises:
         UserError: a kind of URL that cannot be opened.
@@ -37,9 +37,7 @@ def place(name: str | Path) -> Path:
     if not isinstance(name, str) and is_remote(name):
         return name
     local = os.path.expanduser(name)
-    scheme = _URL.match(local)
-    # Not so with ``://``: a folder ``gs:`` that some program made by mistake must not hide a bucket.
-    if not scheme or (scheme[1] == "::" and os.path.lexists(local)):
+    if not _URL.match(local):
         return Path(local).absolute()
     # Where there are no URLs, as for the metric alone, it need not be installed.
     from upath import UPath

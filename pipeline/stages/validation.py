@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.completeness import SPLITS, partial_allowed
+from data.completeness import SPLITS, Origin, partial_allowed
 from data.errors import UserError
 from data.files import sha256_of, write_json
 from data.places import place
-from data.scenes_source import SceneSource, open_scenes
+from data.scenes_source import open_scenes
 from data.store import SceneStore, is_store
 from pipeline.progress import bar
 from submission.suspicion import Suspicion
@@ -57,7 +57,7 @@ def run_validate(
     source = open_scenes(scenarios)
     with bar("validate", len(source), " scenario") as progress:
         verdict = validate_archive(archive, source, progress.update, _siblings(place(scenarios)))
-    _check_set(verdict, archive.name, source)
+    _check_set(verdict, archive.name, source.origin)
     figures: dict[str, float] = {
         "scenarios": verdict.scenarios,
         "accepted": verdict.accepted,
@@ -82,9 +82,9 @@ def run_validate(
     return whole if config.json else figures
 
 
-def _check_set(verdict: Verdict, archive: str, source: SceneSource) -> None:
-    """Compare the evaluated set itself with what the server has, as far as that is known."""
-    origin, count = source.origin, len(source)
+def _check_set(verdict: Verdict, archive: str, origin: Origin) -> None:
+    """Compare what the evaluated set is made of with what the server has, as far as that is known."""
+    count = verdict.scenarios
     lacking = [f"{count} scenarios, but {origin.rejection}"] if origin.lost else []
     if lacking and not partial_allowed():
         verdict.add(f"{archive}: holds {lacking.pop()}")

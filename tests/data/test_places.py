@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -34,6 +35,10 @@ def test_paths_of_this_machine_are_absolute(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert place("a/b") == place(Path("a/b")) == place(f"file://{tmp_path}/a/b") == tmp_path / "a" / "b"
     assert not is_remote(place("a"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/a") == place(Path("~/a")) == tmp_path / "a"
+    assert place("~root") == Path(os.path.expanduser("~root"))
+    assert place("~nobody-of-this-name") == tmp_path / "~nobody-of-this-name"
 
 
 def test_urls_stay_urls(memory: Path) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from data import store as store_module
 from data.batch import collate, uncollate
-from data.completeness import Origin
+from data.completeness import Origin, Rejected
 from data.datamodule import SceneDataModule, SizeBatchSampler
 from data.errors import UserError
 from data.scene import Agents, Lights, RoadMap, Scene
 from data.scene_codec import decode_row, encode_row
 from data.scenes_source import content_digest, open_scenes
-from data.store import SceneStore, shard_name, write_shard
+from data.store import SceneStore, check_disjoint, shard_name, write_shard
 from data.tfrecord import read_records, write_records
 from data.womd import parse_scenario
 from tests.builders import scenario_proto
@@ -236,3 +236,33 @@ def test_a_store_is_known_by_its_content(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
     write_shard(folders[1] / shard_name("training", 1, 2), [hand_made([Mover(x=2.0)])])
     assert content_digest(str(folders[1])) != digests[0]
+
+
+def test_a_store_knows_where_it_comes_from(tmp_path: Path) -> None:
+    lost = Rejected("b", "3", "proto", "no message")
+    for index, origin in enumerate((Origin(("a",)), Origin(("b",), (lost,)))):
+        write_shard(tmp_path / shard_name("training", index, 2), [make_scene(index)], lambda known=origin: known)
+    assert SceneStore(tmp_path).origin == Origin(("a", "b"), (lost,))
+
+
+def test_a_part_of_a_store_is_told(store: SceneStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / shard_name("training", 0, 2)).unlink()
+    with pytest.raises(
+        UserError, match="1 of 2 shards of training are missing: training-00000-of-00002; run tokenize"
+    ):
+        SceneStore(tmp_path)
+    monkeypatch.setenv("SPACER_PARTIAL", "1")
+    assert len(SceneStore(tmp_path)) == 1
+    write_shard(tmp_path / shard_name("testing", 0, 1), [make_scene(1)])
+    with pytest.raises(UserError, match=r"shards of several stores \(testing, training\)"):
+        SceneStore(tmp_path)
+
+
+def test_stores_that_share_scenarios_are_told(store: SceneStore, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shared = store[1]
+    write_shard(other / shard_name("validation", 0, 1), [dataclasses.replace(shared, scenario_id="new"), shared])
+    with pytest.raises(UserError, match=f"1 of its scenarios are in {other} too .{shared.scenario_id}."):
+        check_disjoint(store, SceneStore(other))
+    write_shard(other / shard_name("validation", 0, 1), [dataclasses.replace(shared, scenario_id="new")])
+    check_disjoint(store, SceneStore(other))

@@ -12,7 +12,15 @@ import pytest
 
 from data.errors import UserError
 from pipeline.cli import COMMANDS, main
-from pipeline.options import CommandParser, command_parser, expand_flags, load_preset, normalise, pop_option
+from pipeline.options import (
+    CommandParser,
+    command_parser,
+    expand_flags,
+    load_preset,
+    normalise,
+    pop_flag,
+    pop_option,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +128,68 @@ def test_pop_option() -> None:
     assert arguments == ["--x", "1"]
     with pytest.raises(UserError, match="expected a value"):
         pop_option(["--preset"], "preset", "demo")
+
+
+def test_pop_flag() -> None:
+    arguments = ["--partial", "true", "--x", "--partial=false", "--partial"]
+    assert pop_flag(arguments, "partial")
+    assert arguments == ["--x"]
+    assert not pop_flag(["--partial", "false"], "partial")
+    assert not pop_flag(["--partially"], "partial")
+    with pytest.raises(UserError, match="--partial maybe: expected true or false"):
+        pop_flag(["--partial=maybe"], "partial")
+
+
+def test_home_folders_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def function(config: Config, *, out: Path, data: str, given: list[str] | str | None = None) -> None:
+        """For tests.
+
+        Args:
+            out: a path. data: a string. given: several.
+        """
+
+    (tmp_path / "own.yaml").write_text("data: ~/of file\n")
+    made = command_parser("stage", function, Config, {}, "example: none")
+    arguments = ["--config", "~/own.yaml", "--out=~/a b", "--given", '["~/x", "y"]']
+    parsed = made.instantiate(made.parse_args(normalise(arguments)))
+    assert (parsed.out, parsed.data, parsed.given) == (
+        tmp_path / "a b",
+        f"{tmp_path}/of file",
+        [f"{tmp_path}/x", "y"],
+    )
+    assert made.parse_args(normalise(["--out", "-x[1]", "--data", "~no-such-user/x"])).data == "~no-such-user/x"
+
+
+def test_values_with_a_dash() -> None:
+    assert normalise(["--out", "-x y", "--allow-rejected", "--steps", "-1", "-"]) == [
+        "--out=-x y",
+        "--allow_rejected",
+        "--steps=-1",
+        "-",
+    ]
+    assert normalise(["stages", "--out", "-h"])[-1] == "-h"
+
+
+@pytest.mark.parametrize("target", ["stages", "tokenize", "planners", "claims"])
+def test_make_quotes_what_it_is_given(target: str) -> None:
+    names = {"RUN": "my 'run'", "DATA": '~/my "data" [1] * ü', "ONLY": "a b"}
+    done = subprocess.run(
+        # A word a line, instead of the pipeline; nothing is installed.
+        ["make", "-s", target, "RUNTIME=", "PY=printf '%s\\n'", "ARGS=--partial --seed 3"]
+        + [f"{name}={value}" for name, value in names.items()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = done.stdout.splitlines()
+    assert words[-3:] == ["--partial", "--seed", "3"]
+    folder = "" if target in ("stages", "tokenize") else "runs/"
+    assert f"--run={folder}{names['RUN']}" in words
+    assert (f"--data={names['DATA']}" in words) == (target in ("stages", "tokenize"))
+    assert ("--only=a b" in words) == (target == "claims")
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -145,3 +145,39 @@ def test_what_was_put_right_is_said_once_for_the_dataset(
         assert len(list(open_scenes(tmp_path / "data"))) == 6
     said = capsys.readouterr().err
     assert said.count("warning: ") == said.count(f"validation.tfrecord-00000-of-00002 and 1 more: {text}") == 1
+
+
+def test_a_store_remembers_what_was_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "testing", tmp_path / "store"
+    for index in (0, 3):
+        write_records(folder / f"testing.tfrecord-{index:05d}-of-00150", [record(f"s{index}", steps=11)])
+    with pytest.raises(UserError, match="148 of 150 shards of testing are missing"):
+        run_tokenize(CONFIG, data=str(folder), split="testing", out=out)
+    monkeypatch.setenv("SPACER_PARTIAL", "1")
+    assert run_tokenize(CONFIG, data=str(folder), split="testing", out=out)["missing_shards"] == 148
+    assert "warning: " in capsys.readouterr().err
+    monkeypatch.delenv("SPACER_PARTIAL")
+    assert SceneStore(out).origin.absence.startswith("148 of 150 shards of testing are missing")
+    # A file that was named is a choice, and remembered too.
+    file = folder / "testing.tfrecord-00003-of-00150"
+    assert run_tokenize(CONFIG, data=str(file), split="testing", out=tmp_path / "one")["missing_shards"] == 149
+
+
+def test_a_store_of_another_split_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_tokenize(CONFIG, data=str(data), split="training", out=out)
+    write_records(tmp_path / "validation" / "validation.tfrecord", [record("v")])
+    with pytest.raises(UserError, match="out: holds a store of training; give another folder for validation"):
+        run_tokenize(CONFIG, data=str(tmp_path), split="validation", out=out)
+    assert len(SceneStore(out)) == 6
+
+
+def test_splits_that_share_a_scenario(data: Path, tmp_path: Path) -> None:
+    stores = tmp_path / "store"
+    run_tokenize(CONFIG, data=str(data), split="training", out=stores / "training")
+    # The same scenario under another name, in a copy of other bytes.
+    write_records(tmp_path / "validation" / "v.tfrecord", [record("v"), record("s10", agents=5)])
+    with pytest.raises(UserError, match=r"validation: 1 of its scenarios are in .*training too \(s10\)"):
+        run_tokenize(CONFIG, data=str(tmp_path), split="validation", out=stores / "validation")

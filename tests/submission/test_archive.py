@@ -445,3 +445,71 @@ def test_a_member_that_fills_its_blocks_is_not_padded(tmp_path: Path) -> None:
     assemble(tmp_path / "x.tar.gz", [tmp_path / "part"], lambda count: None)
     assert len(gzip.decompress((tmp_path / "x.tar.gz").read_bytes())) == tarfile.RECORDSIZE
     assert [len(data) for data in members(tmp_path / "x.tar.gz").values()] == [512]
+
+
+def ingested(folder: Path, records: list[bytes]) -> tuple[str, Path]:
+    """A store of testing without the records that are rejected, and its rollouts."""
+    write_records(folder / "testing" / "testing.tfrecord-00000-of-00001", records)
+    config = TokenizeConfig(workers=1, allow_rejected=True)
+    run_tokenize(config, data=str(folder), split="testing", out=folder / "store")
+    sampling = SampleConfig(agent="constant_velocity", workers=1)
+    run_sample(sampling, scenarios=folder / "store", out=folder / "rollouts", seed=0)
+    return str(folder / "store"), folder / "rollouts"
+
+
+def test_records_that_were_rejected_are_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [proto.SerializeToString() for proto in PROTOS]
+    store, rollouts = ingested(tmp_path, [good[0], b"no scenario", *good[1:]])
+    out = tmp_path / "x.tar.gz"
+    told = r"1 record was rejected at ingest \(testing.tfrecord-00000-of-00001: record 1: "
+
+    def pack() -> dict[str, float]:
+        return run_package(PackageConfig(), rollouts=rollouts, scenarios=store, metadata=EXAMPLE, out=out)
+
+    with pytest.raises(UserError, match=f"{told}.*--partial"):
+        pack()
+    with monkeypatch.context() as patched:
+        patched.setenv("SPACER_PARTIAL", "1")
+        assert pack()["rejected"] == 1
+    report = tmp_path / "report.json"
+    with pytest.raises(UserError, match="1 defects"):
+        run_validate(ValidateConfig(), archive=out, scenarios=store, report=report)
+    found = json.loads(report.read_text())
+    assert found["rejected"] == 1
+    assert re.search(f"x.tar.gz: holds 3 scenarios, but {told}", found["list"][0])
+    monkeypatch.setenv("SPACER_PARTIAL", "1")
+    figures = run_validate(ValidateConfig(), archive=out, scenarios=store)
+    # All futures of constant velocity are the same, in each of three scenarios.
+    assert (figures["defects"], figures["suspicions"]) == (0, 4)
+
+
+def test_a_duplicate_that_was_rejected_is_not_lacking(tmp_path: Path) -> None:
+    good = [proto.SerializeToString() for proto in PROTOS]
+    store, rollouts = ingested(tmp_path, [*good, good[0]])
+    out = tmp_path / "x.tar.gz"
+    run_package(PackageConfig(), rollouts=rollouts, scenarios=store, metadata=EXAMPLE, out=out)
+    assert run_validate(ValidateConfig(), archive=out, scenarios=store)["defects"] == 0
+
+
+def test_a_part_of_the_split_is_repeated(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = made / "testing.tfrecord-00000-of-00001"
+    part = tmp_path / "testing.tfrecord-00007-of-00150"
+    part.write_bytes(source.read_bytes())
+    out = tmp_path / "x.tar.gz"
+    options: dict[str, Any] = {"rollouts": made / "rollouts", "metadata": EXAMPLE, "out": out}
+    with pytest.raises(UserError, match="149 of 150 shards of testing are missing"):
+        run_package(PackageConfig(), scenarios=str(tmp_path), **options)
+    # A file that is named is a choice; the entry is a part all the same.
+    assert run_package(PackageConfig(), scenarios=str(part), **options)["missing_shards"] == 149
+    assert "149 of 150 shards of testing are missing" in capfd.readouterr().err
+    report = tmp_path / "report.json"
+    figures = run_validate(ValidateConfig(), archive=out, scenarios=str(part), report=report)
+    assert (figures["defects"], figures["missing_shards"]) == (0, 149)
+    told = (
+        "x.tar.gz: 3 of the 44920 scenarios that this split of WOMD has; 149 of 150 shards of testing are missing"
+    )
+    assert json.loads(report.read_text())["suspicion_list"][-1].startswith(told)
+    with pytest.raises(UserError, match="4 suspicions"):
+        run_validate(ValidateConfig(strict=True), archive=out, scenarios=str(part))
