@@ -154,8 +154,8 @@ def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -
     Raises:
         RecordError: it is what Waymo's metric reads: where a simulated agent is, and how large now.
     """
-    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it: Waymo's
-    # metric takes the speeds of neighbouring steps from there.
+    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it, from
+    # which Waymo's metric takes the speeds of neighbouring steps.
     states[~valid & ~np.isfinite(states[..., _POSE]).all(-1)] = 0.0
     states[~valid[..., None] & ~np.isfinite(states)] = 0.0
     bad = ~np.isfinite(states)  # [A, T, 9]
