@@ -154,8 +154,8 @@ def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -
     Raises:
         RecordError: it is what Waymo's metric reads: where a simulated agent is, and how large now.
     """
-    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it, from
-    # which Waymo's metric takes the speeds of neighbouring steps.
+    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it:
+    # Waymo's metric takes the speeds of neighbouring steps from there.
     states[~valid & ~np.isfinite(states[..., _POSE]).all(-1)] = 0.0
     states[~valid[..., None] & ~np.isfinite(states)] = 0.0
     bad = ~np.isfinite(states)  # [A, T, 9]
@@ -179,9 +179,10 @@ def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -
     for row, step in np.argwhere(velocity):
         near = [at for at in (step - 1, step, step + 1) if 0 <= at < valid.shape[1] and valid[row, at]]
         moved = states[row, near[-1], :2] - states[row, near[0], :2]
-        states[row, step, _VELOCITY] = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
-    for kind, found in (("size", size), ("velocity", velocity)):
-        if found.any():
+        found = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
+        states[row, step, _VELOCITY] = np.where(np.isfinite(found), found, 0.0)
+    for kind, mended in (("size", size), ("velocity", velocity)):
+        if mended.any():
             say(kind)
 
 

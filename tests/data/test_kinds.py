@@ -217,6 +217,8 @@ def test_what_is_right_is_no_other_kind(tmp_path: Path) -> None:
     proto.ClearField("timestamps_seconds")
     assert parse_scenario(packed + proto.SerializeToString()).num_steps == 91
     assert other_kind(b"\xff\xfe\xfd" * 30, "a TFRecord") is None
+    # A field whose text is not as long as it says is no name of a scenario.
+    assert other_kind(b"\x0a\x05hello there\x12" + bytes(20), "a TFRecord") is None
     # A defect of a scenario keeps its own name.
     broken = scenario_pb2.Scenario(scenario_id="x")
     with pytest.raises(RecordError, match="timestamps_seconds: 0 steps"):

@@ -121,13 +121,15 @@ def test_velocities_are_differences_of_positions(step: int, neighbours: tuple[in
     assert float(scene.agents.velocity[0, step, 1]) == 0.0
 
 
-def test_an_agent_seen_once_stands_still() -> None:
+@pytest.mark.parametrize(("seen", "expected"), [((10,), 0.0), ((10, 11), 7.0), ((9, 10), 7.0), ((8, 10, 12), 0.0)])
+def test_only_valid_neighbours_give_a_velocity(seen: tuple[int, ...], expected: float) -> None:
     proto = scenario_proto()
     for step, state in enumerate(proto.tracks[2].states):
-        if step != 10:
-            state.Clear()
+        if step not in seen:
+            state.valid = False
     proto.tracks[2].states[10].velocity_y = math.inf
-    assert parse_scenario(proto.SerializeToString()).agents.velocity[2, 10].tolist() == [0.0, 0.0]
+    velocity = parse_scenario(proto.SerializeToString()).agents.velocity[2, 10].tolist()
+    assert velocity == pytest.approx([expected, 0.0], abs=0.01)
 
 
 def test_lights_without_a_place_are_not_observed() -> None:
@@ -182,10 +184,11 @@ def test_remarks_of_shards_add_up() -> None:
         first.add("rounding", f"a{number}", most=3e5 + number)
     second.add("rounding", "b0", most=5e6)
     second.add("velocity", "b1")
+    second.add("rounding", "b2", most=4e6)
     first.merge(json.loads(json.dumps(second.found)))
     rounding, velocity = first.lines("all")
     assert rounding.startswith(
-        "all: 4 scenarios have coordinates of up to 5,000,000 m, which float32 rounds by up to"
+        "all: 5 scenarios have coordinates of up to 5,000,000 m, which float32 rounds by up to"
     )
     assert "0.25 m" in rounding
     assert rounding.endswith("(a0, a1, a2)")
