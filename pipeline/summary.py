@@ -11,8 +11,11 @@ from pipeline.graph import Run
 from pipeline.manifest import Manifest
 from pipeline.names import ARCHIVE, REPORT
 from pipeline.result_table import render_table, result_table
+from submission.metadata import load_metadata, metadata_message, placeholders
 
 __all__ = ["print_summary"]
+
+_EXAMPLE = "submission/metadata.example.yaml"
 
 
 def _time_table(manifests: Mapping[str, Manifest]) -> list[list[str]]:
@@ -34,5 +37,10 @@ def print_summary(run: Run, manifests: Mapping[str, Manifest]) -> None:
         accepted = manifests["validate"].figures.get("accepted")
         print()
         print(f"{archive}  ({archive.stat().st_size / 1e6:.1f} MB, {accepted} scenarios accepted by Waymo)")
+        if left := placeholders(metadata_message(load_metadata(run.config.metadata))):
+            print(
+                f"before an upload: fill in {', '.join(left)} in a copy of {_EXAMPLE}, "
+                'and give it with --metadata FILE (make stages ARGS="--metadata FILE")'
+            )
     if "report" in manifests:
         print(f"{run.path('report') / REPORT}  (open it in a browser)")

@@ -19,13 +19,11 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from data.scenes_source import open_scenes
 from data.tfrecord import write_records
 from pipeline.sampling.agents import make_agent
-from submission.metadata import load_metadata, metadata_message
+from submission.metadata import metadata_message
 from submission.protos import Rollouts, to_proto
 from submission.validate import validate_archive
 from tests.builders import scenario_proto
-from tests.submission.spoilt_archives import SPOILT
-
-_METADATA = Path(__file__).resolve().parents[1] / "submission" / "metadata.example.yaml"
+from tests.submission.spoilt_archives import FILLED, SPOILT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         protos = [scenario_proto(f"{index:016x}", steps=11, agents=2 + index) for index in range(3)]
         write_records(folder / "testing.tfrecord-00000-of-00001", [proto.SerializeToString() for proto in protos])
         source, agent = open_scenes(folder), make_agent("constant_velocity", None)
-        submission: pb.SimAgentsChallengeSubmission = metadata_message(load_metadata(_METADATA))
+        submission: pb.SimAgentsChallengeSubmission = metadata_message(FILLED)
         for scene in source:
             states = agent.rollouts(scene, 32, 0)
             # Joint scenes that are all the same would be suspicious.

@@ -98,6 +98,8 @@ def _trajectory(trajectory: Any) -> tuple[Array | None, list[str]]:
 
 
 def _suspicions(ids: list[int], states: Array, scene: Scene) -> list[Suspicion]:
+    if not states.size:
+        return []
     recorded = _recorded(scene)
     return suspicions(ids, states, recorded) + convention_suspicions(ids, states, recorded)
 

@@ -22,8 +22,10 @@ from submission.suspicion import EXAMPLES, Suspicion
 
 __all__ = ["convention_suspicions"]
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+# Kinds, each with the trajectories [R, A] that fit it, the simplest first; of a view and what is odd [R, A].
+Causes = Iterator[tuple[str, Bools]]
 
 # The largest shares of a scenario's trajectories beyond these limits, in log replays of 316 real scenes and in 44
 # scenes of agents that learnt for a minute, are in docs/submission.md (``scripts/measure_motion.py``).
@@ -42,7 +44,9 @@ _TURN = 0.35
 _RISE = 0.3
 # Motion is sideways beyond this angle from the axis of the object, radians, of objects at this speed, m/s.
 _SLIP, _SLIP_SPEED = 0.6, 2.0
-# Between two steps of motion, so many apart at most, nothing stops.
+# Every so many steps are looked at for that.
+_STRIDE = 5
+# Between two steps of motion, so many apart at most, nothing stops; nor so many times.
 _HELD = 10
 # Shares of trajectories: half of those looked at, a quarter where no object ever does such a thing by itself.
 _HALF, _QUARTER = 0.5, 0.25
@@ -58,8 +62,6 @@ def convention_suspicions(ids: list[int], states: npt.NDArray[np.float32], recor
     Args:
         ids: [A] of the objects. states: [R, A, 80, 4] x, y, z, heading, finite. recorded: of the same objects.
     """
-    if not states.size:
-        return []
     view = _View(ids, states, recorded)
     placed = _first_place(view)
     headings = _first_heading(view)
@@ -72,18 +74,17 @@ class _View:
     """A scenario's futures beside its current state.
 
     Attributes:
-        place: [R, A, 80, 2] metres. heading: [R, A, 80] radians.
+        place: [R, A, 80, 2], height: [R, A, 80] metres. heading: [R, A, 80] radians.
         now: [A, 2] metres. facing: [A] radians. due: [A, 2] way of one step at the current velocity.
         way: [A] its length.
         expected: [A, 2] where they are due after the first step.
-        movers, standing: [A] bool.
+        movers, standing, steered, wheeled, everyone: [A] bool.
     """
 
     def __init__(self, ids: list[int], states: npt.NDArray[np.float32], recorded: Recorded) -> None:
         self.ids, self.recorded = ids, recorded
-        self.height = states[:, :, 0, 2].astype(np.float64)
-        self.place, self.heading = states[..., :2].astype(np.float64), states[..., 3].astype(np.float64)
-        self.now, self.facing = recorded.now[:, :2].astype(np.float64), recorded.heading.astype(np.float64)
+        self.place, self.height, self.heading = states[..., :2], states[..., 2], states[..., 3]
+        self.now, self.facing = recorded.now[:, :2], _wrapped(recorded.heading)
         self.due = recorded.velocity * STEP_SECONDS
         self.way = _length(self.due)
         before, seen = recorded.past[:, -1], recorded.past_valid[:, -1]
@@ -94,6 +95,7 @@ class _View:
         # Pedestrians that stand turn as they like, in recordings even by half a turn in a step.
         self.steered = wheeled | self.movers
         self.wheeled = wheeled
+        self.everyone = np.ones(len(ids), bool)
 
         self.expected = self.now + self.due
 
@@ -107,14 +109,23 @@ class _View:
         return f"at ({found[0]:.2f}, {found[1]:.2f}) after a step, expected ({due[0]:.2f}, {due[1]:.2f})"
 
     def found(
-        self, kind: str, odd: Bools, looked: Bools, share: float, text: Callable[[int, int], str]
+        self,
+        kind: str,
+        odd: Bools,
+        looked: Bools,
+        share: float,
+        text: Callable[[int, int], str],
+        causes: Callable[[_View, Bools], Causes] | None = None,
     ) -> list[Suspicion]:
-        """A suspicion if a share of the trajectories that are looked at [A] is odd [R, A]."""
+        """A suspicion if a share of the trajectories that are looked at [A] is odd [R, A]; its kind is the first
+        cause that explains most of them, if there is one."""
         odd = odd & looked
         total = int(looked.sum()) * len(odd)
         objects = np.flatnonzero(odd.any(0))
         if len(objects) < min(_FEW, len(self.ids)) or odd.sum() <= share * total:
             return []
+        if causes is not None:
+            kind = next((name for name, fits in causes(self, odd) if fits[odd].mean() >= _EXPLAINED), kind)
         examples = []
         for row in objects[:EXAMPLES].tolist():
             scene = int(odd[:, row].argmax())
@@ -123,7 +134,8 @@ class _View:
 
 
 def _length(vector: Floats) -> Floats:
-    return np.hypot(vector[..., 0], vector[..., 1])
+    x, y = vector[..., 0], vector[..., 1]
+    return np.sqrt(x * x + y * y)
 
 
 def _wrapped(angle: Floats) -> Floats:
@@ -136,14 +148,9 @@ def _rotated(vector: Floats, angle: Floats | float) -> Floats:
     return np.stack((x * cos - y * sin, x * sin + y * cos), axis=-1)
 
 
-def _named(odd: Bools, causes: Iterator[tuple[str, Bools]], otherwise: str) -> str:
-    """The first cause that explains most of what is odd."""
-    return next((kind for kind, fits in causes if fits[odd].mean() >= _EXPLAINED), otherwise)
-
-
 def _frozen(view: _View) -> list[Suspicion]:
-    still = (_length(view.place[:, :, 1:] - view.place[:, :, 1:2]) < 0.01).all(-1)
-    odd = still & view.first_at(view.now, 2 * view.way)
+    odd = view.first_at(view.now, 2 * view.way) & view.movers
+    odd[odd] = (_length(view.place[odd, 1:] - view.place[odd, 1:2]) < 0.01).all(-1)
 
     def text(scene: int, row: int) -> str:
         return f"0.0 m/s for 8 s, expected {view.way[row] / STEP_SECONDS:.1f} m/s at first"
@@ -156,26 +163,17 @@ def _first_place(view: _View) -> list[Suspicion]:
     miss = _length(view.place[:, :, 0] - view.expected)
     odd = np.where(view.standing, miss > _OFF_STANDING, miss > _OFF * view.way)
 
-    def group(looked: Bools, causes: Callable[[_View, Bools], Iterator[tuple[str, Bools]]]) -> list[Suspicion]:
-        mine, otherwise = odd & looked, "objects are not where their velocity leads them"
-        kind = _named(mine, causes(view, mine), otherwise) if mine.any() else otherwise
-        return view.found(kind, mine, looked, _HALF, view.at)
-
-    def exchanged() -> list[Suspicion]:
-        everywhere = np.ones(len(view.ids), bool)
-        return view.found("positions are those of other objects", _elsewhere(view), everywhere, 0, view.at)
-
+    unknown, exchanged = "objects are not where their velocity leads them", "positions are those of other objects"
     # Those that stand tell a wrong frame from a wrong time, and look right in a rollout that begins too late.
     return (
-        group(view.standing, _causes_of_frame)
+        view.found(unknown, odd, view.standing, _HALF, view.at, _causes_of_frame)
         or _frozen(view)
-        or group(view.movers, _causes_of_place)
-        or exchanged()
+        or view.found(unknown, odd, view.movers, _HALF, view.at, _causes_of_place)
+        or view.found(exchanged, _elsewhere(view), view.everyone, 0, view.at)
     )
 
 
-def _causes_of_place(view: _View, odd: Bools) -> Iterator[tuple[str, Bools]]:
-    """Kinds, each with the trajectories [R, A] that fit it; the simplest first."""
+def _causes_of_place(view: _View, odd: Bools) -> Causes:
     first, due, way = view.place[:, :, 0], view.due, view.way
     pace = _along(view.place[:, :, 1] - first, view)
     yield "rollouts begin one step late, with the current state", view.first_at(view.now)
@@ -199,8 +197,7 @@ def _along(way: Floats, view: _View) -> Floats:
     return (way * view.due).sum(-1) / np.maximum(view.way, 1e-9) ** 2
 
 
-def _causes_of_frame(view: _View, odd: Bools) -> Iterator[tuple[str, Bools]]:
-    """The same of wrong frames."""
+def _causes_of_frame(view: _View, odd: Bools) -> Causes:
     expected, first, at = view.expected, view.place[:, :, 0], view.first_at
     yield "positions are those of other objects", _elsewhere(view)
     yield "x and y are exchanged", at(expected[:, ::-1])
@@ -227,63 +224,64 @@ def _causes_of_frame(view: _View, odd: Bools) -> Iterator[tuple[str, Bools]]:
 
 def _elsewhere(view: _View) -> Bools:
     """[R, A] whether an object is where another one is due, and not where it is due itself."""
-    gap = _length(view.place[:, :, None, 0] - view.expected)  # [R, A, A]
-    own = gap[:, np.arange(len(view.ids)), np.arange(len(view.ids))]
-    nearest = gap.argmin(-1)
     room = 0.2 + 0.3 * view.way
-    return (np.take_along_axis(gap, nearest[..., None], -1)[..., 0] <= room[nearest]) & (own > 1 + room)
+    first = view.place[:, :, 0]
+    away = _length(first - view.expected) > 1 + room
+    gap = _length(first[away][:, None] - view.expected)  # [P, A]
+    away[away] = (gap <= room).any(-1)
+    return away
 
 
 def _first_heading(view: _View) -> list[Suspicion]:
     first, facing = view.heading[:, :, 0], view.facing
     odd = (np.abs(_wrapped(first - facing)) > _TURN) & view.steered
-    if not odd.any():
-        return []
-
-    def near(angle: Floats | float) -> Bools:
-        return np.abs(_wrapped(first - angle)) < 0.1
-
-    def causes() -> Iterator[tuple[str, Bools]]:
-        yield "headings are all 0", first == 0
-        for degrees in (90, -90, 180):
-            yield f"headings are turned by {degrees} degrees", near(facing + math.radians(degrees))
-        yield "headings have the opposite sign", near(-facing)
-        yield "headings are clockwise from north", near(math.pi / 2 - facing)
-        yield "headings are in degrees", near(np.degrees(facing))
-        yield "headings are converted to radians twice", near(np.radians(facing))
-        common = float(np.angle(np.exp(1j * (first - facing))[odd].mean()))
-        yield "headings are turned, all alike: another zero", near(facing + common)
-        course = np.arctan2(view.due[:, 1], view.due[:, 0])
-        yield "headings are relative to the direction of motion", near(facing - course)
 
     def text(scene: int, row: int) -> str:
         return f"heading {first[scene, row]:.2f} after a step, expected {facing[row]:.2f}"
 
-    kind = _named(odd, causes(), "headings do not follow from the current ones")
-    return view.found(kind, odd, view.steered, _QUARTER, text)
+    kind = "headings do not follow from the current ones"
+    return view.found(kind, odd, view.steered, _QUARTER, text, _causes_of_heading)
+
+
+def _causes_of_heading(view: _View, odd: Bools) -> Causes:
+    first, facing = view.heading[:, :, 0], view.facing
+
+    def near(angle: Floats, room: float = 0.1) -> Bools:
+        return np.abs(_wrapped(first - angle)) < room
+
+    yield "headings are all 0", first == 0
+    for degrees in (90, -90, 180):
+        yield f"headings are turned by {degrees} degrees", near(facing + math.radians(degrees))
+    yield "headings have the opposite sign", near(-facing)
+    yield "headings are clockwise from north", near(math.pi / 2 - facing)
+    # Recorded headings are not all wrapped.
+    known = np.stack((facing, view.recorded.heading))[:, None]
+    large = np.degrees(known)
+    close = (np.abs(first - large) < 0.05 + 0.2 * np.abs(large)) | near(large, 0.5)
+    yield "headings are in degrees", close.any(0)
+    yield "headings are converted to radians twice", near(np.radians(known), 0.01).any(0)
+    yield "headings are relative to the current ones", near(np.zeros_like(facing))
+    common = np.angle(np.exp(1j * (first - facing))[odd].mean())
+    yield "headings are turned, all alike: another zero", near(facing + common)
 
 
 def _height(view: _View) -> list[Suspicion]:
-    first, now = view.height, view.recorded.now[:, 2].astype(np.float64)
+    first, now = view.height[:, :, 0], view.recorded.now[:, 2]
     odd = np.abs(first - now) > _RISE
-    if not odd.any():
-        return []
-    half = view.recorded.height / 2
-
-    def causes() -> Iterator[tuple[str, Bools]]:
-        yield "heights are all 0", first == 0
-        yield "heights are those of the ground, not of the centre", np.abs(first - now + half) < 0.1
-        yield "heights are those of the roof, not of the centre", np.abs(first - now - half) < 0.1
-        yield (
-            "heights are shifted, all alike: another datum",
-            np.abs(first - now - np.median((first - now)[odd])) < 0.1,
-        )
 
     def text(scene: int, row: int) -> str:
         return f"z is {first[scene, row]:.2f} after a step, expected {now[row]:.2f}"
 
-    kind = _named(odd, causes(), "heights do not follow from the current ones")
-    return view.found(kind, odd, np.ones(len(view.ids), bool), _HALF, text)
+    kind = "heights do not follow from the current ones"
+    return view.found(kind, odd, view.everyone, _HALF, text, _causes_of_height)
+
+
+def _causes_of_height(view: _View, odd: Bools) -> Causes:
+    rise, half = view.height[:, :, 0] - view.recorded.now[:, 2], view.recorded.height / 2
+    yield "heights are all 0", view.height[:, :, 0] == 0
+    yield "heights are those of the ground, not of the centre", np.abs(rise + half) < 0.1
+    yield "heights are those of the roof, not of the centre", np.abs(rise - half) < 0.1
+    yield "heights are shifted, all alike: another datum", np.abs(rise - np.median(rise[odd])) < 0.1
 
 
 def _speed(view: _View) -> list[Suspicion]:
@@ -300,24 +298,27 @@ def _speed(view: _View) -> list[Suspicion]:
 
 def _course(view: _View) -> list[Suspicion]:
     """Vehicles and cyclists that do not move where they head."""
-    step = np.diff(view.place, axis=2)  # [R, A, 79, 2]
-    moving = _length(step) > _SLIP_SPEED * STEP_SECONDS
-    slip = _wrapped(np.arctan2(step[..., 1], step[..., 0]) - view.heading[:, :, 1:])
+    # Some of the steps tell as much as all.
+    last = np.arange(_STRIDE, FUTURE_STEPS, _STRIDE)
+    step = view.place[:, :, last] - view.place[:, :, last - 1]  # [R, A, S, 2]
+    heading, way = view.heading[:, :, last], _length(step)
+    moving = way > _SLIP_SPEED * STEP_SECONDS
+    ahead = step[..., 0] * np.cos(heading) + step[..., 1] * np.sin(heading)
     count = moving.sum(-1)
-    enough = count >= 10
+    enough = count >= 2
     looked = enough.any(0) & view.wheeled
     found = []
     for kind, off in (
-        ("objects move sideways", (np.abs(slip) > _SLIP) & (np.abs(slip) < math.pi - _SLIP)),
-        ("objects move against their heading", np.abs(slip) >= math.pi - _SLIP),
+        ("objects move sideways", np.abs(ahead) < math.cos(_SLIP) * way),
+        ("objects move against their heading", ahead <= -math.cos(_SLIP) * way),
     ):
         odd = enough & (2 * (off & moving).sum(-1) > count)
 
         def text(scene: int, row: int, off: Bools = off) -> str:
             at = int((off & moving)[scene, row].argmax())
-            heading = float(view.heading[scene, row, at + 1])
-            course = float(_wrapped(heading + slip[scene, row, at]))
-            return f"heading {heading:.2f} at step {at + 1}, expected the direction of motion, {course:.2f}"
+            course = math.atan2(step[scene, row, at, 1], step[scene, row, at, 0])
+            found = f"heading {heading[scene, row, at]:.2f} at step {last[at]}"
+            return f"{found}, expected {course:.2f}, the direction of motion"
 
         found += view.found(kind, odd, looked, _HALF, text)
     return found
@@ -325,29 +326,27 @@ def _course(view: _View) -> list[Suspicion]:
 
 def _repeated(view: _View) -> list[Suspicion]:
     """States that are held for some steps and then jump on: another rate."""
-    step = _length(np.diff(view.place, axis=2))  # [R, A, 79]
+    looked = (_length(view.place[:, :, -1] - view.place[:, :, 0]) > 1).any(0)
+    place = view.place[:, looked]
+    step = _length(place[:, :, 1:] - place[:, :, :-1])  # [R, M, 79]
     moved, number = step > 0.1, np.arange(step.shape[-1])
     before = np.maximum.accumulate(np.where(moved, number, -len(number)), axis=-1)
     after = np.minimum.accumulate(np.where(moved, number, 2 * len(number))[..., ::-1], axis=-1)[..., ::-1]
-    held, around = step < 1e-3, after - before <= _HELD
-    count = (held & around).sum(-1)
-    odd = count >= 10
+    count = np.zeros(view.place.shape[:2], int)
+    count[:, looked] = ((step < 1e-3) & (after - before <= _HELD)).sum(-1)
 
     def text(scene: int, row: int) -> str:
-        return (
-            f"holds its position in {int(count[scene, row])} of {step.shape[-1]} steps while it moves, expected 0"
-        )
+        return f"holds its position in {count[scene, row]} of {len(number)} steps while it moves, expected 0"
 
-    looked = moved.any(-1).any(0)
-    return view.found("states are repeated: another rate than 10 Hz", odd, looked, _QUARTER, text)
+    return view.found("states are repeated: another rate than 10 Hz", count >= _HELD, looked, _QUARTER, text)
 
 
 def _unwrapped(view: _View) -> list[Suspicion]:
     """Headings beyond [-pi, pi) of objects that head within it now (recordings are not all wrapped)."""
     first, limit = view.heading[:, :, 0], math.pi + 1e-6
-    odd = (np.abs(first) > limit) & (np.abs(view.facing) <= limit)
+    odd = (np.abs(first) > limit) & (np.abs(view.recorded.heading) <= limit)
 
     def text(scene: int, row: int) -> str:
         return f"heading {first[scene, row]:.2f} after a step, expected {view.facing[row]:.2f}"
 
-    return view.found("headings are not wrapped", odd, np.ones(len(view.ids), bool), _QUARTER, text)
+    return view.found("headings are not wrapped", odd, view.everyone, _QUARTER, text)

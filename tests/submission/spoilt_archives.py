@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,24 @@ from typing import Any
 
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
-__all__ = ["SPOILT", "Spoilt", "packed"]
+from submission.metadata import Metadata
 
+__all__ = ["FILLED", "SPOILT", "Spoilt", "packed"]
+
+# What an entry says of itself.
+FILLED = Metadata(
+    account_name="a.turing@uni.edu",
+    unique_method_name="TrafficNet",
+    authors=["Alan Turing", "Grace Hopper"],
+    affiliation="University of Somewhere",
+    description="Plans with your usual transformer; p < 0.05 in all of 3 > 2 runs.",
+    method_link="https://arxiv.org/abs/2510.18060",
+    uses_lidar_data=False,
+    uses_camera_data=False,
+    uses_public_model_pretraining=False,
+    num_model_parameters="117K",
+    acknowledge_complies_with_closed_loop_requirement=True,
+)
 NAME = "submission.binproto-00000-of-00001"
 
 
@@ -107,6 +124,33 @@ def _frozen(submission: Any) -> None:
     """All joint scenes of a scenario the same."""
     for number in range(1, 32):
         _scene(submission, number).CopyFrom(_scene(submission, 0))
+
+
+def _everywhere(change: Callable[[Any, int], None]) -> Callable[[bytes], bytes]:
+    """All trajectories changed, each with the number of its joint scene."""
+
+    def make(submission: Any) -> None:
+        for rollouts in submission.scenario_rollouts:
+            for number, joint in enumerate(rollouts.joint_scenes):
+                for trajectory in joint.simulated_trajectories:
+                    change(trajectory, number)
+
+    return _changed(make)
+
+
+def _turned(trajectory: Any, number: int) -> None:
+    trajectory.heading[:] = [math.remainder(value + math.pi / 2, 2 * math.pi) for value in trajectory.heading]
+
+
+def _late(trajectory: Any, number: int) -> None:
+    values = list(trajectory.center_x)
+    trajectory.center_x[:] = [2 * values[0] - values[1], *values[:-1]]
+
+
+def _six(submission: Any) -> None:
+    """Six futures instead of 32."""
+    for number in range(6, 32):
+        _scene(submission, number).CopyFrom(_scene(submission, number % 6))
 
 
 def _rename(submission: Any) -> None:
@@ -237,6 +281,18 @@ SPOILT = (
         True,
     ),
     Spoilt("futures all the same", "all 32 joint scenes are the same", _changed(_frozen), True),
+    Spoilt("six futures instead of 32", "only 6 of 32 joint scenes differ", _changed(_six), True),
+    Spoilt("headings of another zero", "headings are turned by 90 degrees", _everywhere(_turned), True),
+    Spoilt("a step late", "rollouts begin one step late", _everywhere(_late), True),
+    Spoilt(
+        "metadata of a template", "affiliation is 'YOUR_AFFILIATION'", _set("affiliation", "YOUR_AFFILIATION"), True
+    ),
+    Spoilt(
+        "models that were not used",
+        "public_model_names is ['SMART'], but uses_public_model_pretraining is false",
+        _changed(lambda s: s.public_model_names.append("SMART")),
+        True,
+    ),
 )
 
 

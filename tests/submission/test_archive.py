@@ -34,7 +34,7 @@ from submission.metadata import load_metadata
 from submission.protos import rollout_files
 from submission.validate import validate_archive
 from tests.builders import scenario_proto
-from tests.submission.spoilt_archives import SPOILT, Spoilt, packed
+from tests.submission.spoilt_archives import FILLED, SPOILT, Spoilt, packed
 
 EXAMPLE = Path(__file__).parents[2] / "submission" / "metadata.example.yaml"
 PROTOS = [scenario_proto(f"{index:016x}", steps=11, agents=2 + index) for index in range(3)]
@@ -52,8 +52,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def package(folder: Path, out: Path, rollouts: Path | None = None) -> dict[str, float]:
+    metadata = folder / "metadata.yaml"
+    metadata.write_text(yaml.safe_dump(dataclasses.asdict(FILLED)))
     return run_package(
-        PackageConfig(), rollouts=rollouts or folder / "rollouts", scenarios=str(folder), metadata=EXAMPLE, out=out
+        PackageConfig(), rollouts=rollouts or folder / "rollouts", scenarios=str(folder), metadata=metadata, out=out
     )
 
 
@@ -289,9 +291,10 @@ def test_suspicions_fail_if_one_wants(made: Path, tmp_path: Path, capfd: pytest.
     archive = made / "submission.tar.gz"
     figures = run_validate(ValidateConfig(json=True), archive=archive, scenarios=str(made))
     assert (figures["defects"], figures["suspicions"], len(figures["suspicion_list"])) == (0, 3, 3)
+    place = "submission.binproto-00000-of-00001: scenario"
     assert (
-        "suspicious: submission.binproto-00000-of-00001: scenario 0000000000000000: all 32"
-        in capfd.readouterr().err
+        f"suspicious: joint scenes are repeated (3 scenarios): {place} 0000000000000000: all 32 joint scenes "
+        f"are the same; {place} 0000000000000001: all 32" in capfd.readouterr().err
     )
     with pytest.raises(UserError, match=r"3 suspicions \(--strict\)"):
         run_validate(ValidateConfig(strict=True, json=True), archive=archive, scenarios=str(made))
