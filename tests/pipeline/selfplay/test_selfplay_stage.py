@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -102,10 +101,12 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
 
-    class Elsewhere:
+    class Elsewhere(Fabric):
         """A device that is not the CPU, as a GPU is not; tensors there hold nothing."""
 
-        device = torch.device("meta")
+        @property
+        def device(self) -> torch.device:
+            return torch.device("meta")
 
     found: list[set[str]] = []
 
@@ -121,7 +122,7 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
         training, "load_judge", lambda path, device, capacity: judge(path, torch.device("cpu"), capacity)
     )
     with pytest.raises(KeyboardInterrupt):
-        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(cast(Fabric, Elsewhere()))
+        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(Elsewhere(accelerator="cpu"))
     assert found == [{"meta"}]
 
 
