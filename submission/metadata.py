@@ -177,7 +177,7 @@ def _plain(text: str) -> str:
 
 def placeholders(message: Any) -> dict[str, str]:
     """Fields of a submission's metadata that were not filled in, with the text that stands there instead."""
-    found = {}
+    found: dict[str, str] = {}
     for name, values in _texts(message):
         for value in values:
             text = str(value).strip()

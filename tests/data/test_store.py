@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -241,7 +242,11 @@ def test_a_store_is_known_by_its_content(tmp_path: Path) -> None:
 def test_a_store_knows_where_it_comes_from(tmp_path: Path) -> None:
     lost = Rejected("b", "3", "proto", "no message")
     for index, origin in enumerate((Origin(("a",)), Origin(("b",), (lost,)))):
-        write_shard(tmp_path / shard_name("training", index, 2), [make_scene(index)], lambda known=origin: known)
+        write_shard(
+            tmp_path / shard_name("training", index, 2),
+            [make_scene(index)],
+            partial(Origin, origin.files, origin.rejected),
+        )
     assert SceneStore(tmp_path).origin == Origin(("a", "b"), (lost,))
 
 

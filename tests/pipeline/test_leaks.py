@@ -21,6 +21,8 @@ from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 
+# A single scene has a single id.
+FIRST = str(random_scene(0).scenario_id)
 IDS = [f"{index:016x}" for index in range(100)]
 
 
@@ -28,7 +30,7 @@ IDS = [f"{index:016x}" for index in range(100)]
 def checkpoint(tmp_path: Path) -> Path:
     """A reference that says it was trained on the first scene."""
     model = make_model(2)
-    model.trained_on = scene_digests([random_scene(0).scenario_id, "other"])
+    model.trained_on = scene_digests([FIRST, "other"])
     save_reference(tmp_path / "reference.ckpt", model)
     return tmp_path / "reference.ckpt"
 
@@ -71,9 +73,9 @@ def test_what_was_trained_on_is_not_scored(
         with pytest.raises(UserError, match=r"the agent was trained on 1 of these scenarios.*--allow-trained"):
             run_evaluate(EvaluateConfig(workers=1), scenarios=scenes, rollouts=path, out=tmp_path / "score")
     check_rollouts(tmp_path)
-    check_unseen(None, scenes, [random_scene(0).scenario_id])
+    check_unseen(None, scenes, [FIRST])
     with pytest.raises(UserError, match="was trained on 1 of the 1 scenarios of validation"):
-        check_unseen(checkpoint, "validation", [random_scene(0).scenario_id])
+        check_unseen(checkpoint, "validation", [FIRST])
 
 
 def test_trainings_refuse_shared_scenarios(checkpoint: Path, tmp_path: Path) -> None:
