@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
-from submission.protos import Rollouts, encode_field, from_proto, read_rollouts, to_proto
+from submission.protos import Rollouts, Wire, encode_field, from_proto, read_fields, read_rollouts, to_proto
 
 
 def random_rollouts(seed: int = 0, count: int = 3, agents: int = 4, name: str = "s") -> Rollouts:
@@ -122,3 +122,20 @@ def test_random_bytes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no rollouts; expected files such as"):
         list(read_rollouts(tmp_path / "nothing"))
     assert io.BytesIO(encode_field(1, b"x" * 300)).read(3) == b"\x0a\xac\x02"
+
+
+def test_fields_of_all_kinds_are_passed_over() -> None:
+    """Numbers of 4 and 8 bytes, varints of several bytes and texts, as a later version of the proto may have them."""
+    wires = [
+        Wire(900, 1, bytes(range(8))),
+        Wire(901, 5, b"abcd"),
+        Wire(902, 0, b"\xac\x02"),
+        Wire(903, 2, b"x" * 300),
+    ]
+    data = b"".join(wire.encode() for wire in wires)
+    assert list(read_fields(io.BytesIO(data), "f", len(data))) == wires
+    message = pb.SimAgentsChallengeSubmission.FromString(data)
+    assert message.SerializeToString() == data, "protobuf reads the same"
+    for cut in (5, 13, len(data) - 1):
+        with pytest.raises(UserError, match="f: truncated"):
+            list(read_fields(io.BytesIO(data[:cut]), "f", cut))

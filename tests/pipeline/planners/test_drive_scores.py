@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.scene import until_now
+from data.scene import MapKind, until_now
 from pipeline.planners.drive_record import Drive, logged_drive
 from pipeline.planners.scores import SCORE_NAMES, score_drives
 from pipeline.planners.scores.comfort import COMFORT_BOUNDS, comfort, ego_motion, within_bounds
+from pipeline.planners.scores.surroundings import surroundings
 from pipeline.planners.scores.totals import totals
 from tests.pipeline.planners.drives import ORIGIN, SIZE, TIME, Floats, drive_of, road, route_of, straight
 from tests.scenes import Mover, hand_made
@@ -303,3 +304,23 @@ def test_many_drives_are_scored_at_once() -> None:
     start = time.process_time()
     score_drives(drive, ROAD, ORIGIN, route_of())
     assert time.process_time() - start < 2.0
+
+
+def test_a_single_edge_and_a_short_lane_are_a_map() -> None:
+    scene = hand_made(
+        [Mover(speed=5.0)],
+        [
+            (MapKind.ROAD_EDGE, [(-60.0, -4.0), (200.0, -4.0)]),
+            (MapKind.LANE, [(10.0, 0.0), (10.6, 0.0)]),
+            (MapKind.LANE, [(10.0, 90.0), (20.0, 90.0)]),
+            (MapKind.LANE, [(5.0, 1.0)]),
+        ],
+    )
+    around = surroundings(drive_of([straight(speed=5.0)]), scene, ORIGIN)
+    assert around.has_edges
+    # Near the drive, and with a direction.
+    torch.testing.assert_close(around.lanes, torch.tensor([[10.0, 0.0, 0.6, 0.0]]))
+    on, off = straight(y=-2.9, speed=5.0), straight(y=-3.1, speed=5.0)
+    start = straight(speed=5.0)
+    on[:10], off[:10] = start[:10], start[:10]
+    assert values("drivable_area", drive_of([on, off]), scene) == [1.0, 0.0]

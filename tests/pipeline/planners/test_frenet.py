@@ -164,6 +164,19 @@ def test_settings_are_those_of_the_table() -> None:
     smooth = FRENET_SETTINGS["smooth"]
     weights = (smooth.lateral, smooth.velocity, smooth.acceleration, smooth.progress, smooth.jerk)
     assert weights == (20, 2, 5, 1, 3)
+    pairs = {name: (value.forwards, value.braking) for name, value in FRENET_SETTINGS.items()}
+    slow = {"conservative": (1.5, 2), "smooth": (1.5, 2), "aggressive": (3, 4)}
+    assert pairs == dict.fromkeys(FRENET_SETTINGS, (2, 3)) | slow
+    wanted = {name: (value.lowest, value.highest) for name, value in FRENET_SETTINGS.items()}
+    assert wanted == dict.fromkeys(FRENET_SETTINGS, (0, 30)) | {
+        "aggressive": (0, 35),
+        "conservative": (0, 20),
+        "high_speed": (5, 40),
+    }
+    assert FRENET_SETTINGS["lane_keeper"].span == 1.5
+    assert FRENET_SETTINGS["conservative"].penalty == 5 * FRENET_SETTINGS["baseline"].penalty == 5000
+    horizons = {value.horizon for name, value in FRENET_SETTINGS.items() if name != "long_horizon"}
+    assert (horizons, FRENET_SETTINGS["long_horizon"].horizon) == ({30}, 40)
 
 
 def test_bends_are_left_as_soon_as_they_end() -> None:

@@ -229,3 +229,29 @@ def test_a_map_that_ends_stops_nobody_and_pays_nobody() -> None:
     braking[:, 0] = torch.minimum(logged[:, 0], logged[0, 0] + 30.0)
     score = progress(torch.stack((logged, braking)), logged[None], torch.from_numpy(route.point).float())
     assert score.tolist() == pytest.approx([1.0, 30 / 80], abs=1e-3)
+
+
+def test_settings_are_those_of_the_table() -> None:
+    """Speed, gap, headway and aggressiveness, then what only some have (A.7)."""
+    table = {
+        "baseline": (30, 2, 1.5, 0.5),
+        "conservative": (25, 3, 2.0, 0.2),
+        "aggressive": (35, 1.5, 1.0, 0.8),
+        "comfort": (28, 2.5, 1.8, 0.3),
+        "highway": (40, 3, 1.2, 0.6),
+        "city": (15, 2, 1.5, 0.4),
+        "truck": (25, 4, 2.0, 0.3),
+        "emergency": (40, 1.5, 0.8, 0.9),
+        "adaptive": (30, 2.5, 1.5, 0.5),
+        "defensive": (25, 4, 2.5, 0.1),
+    }
+    assert {n: (s.speed, s.gap, s.headway, s.aggressiveness) for n, s in IDM_SETTINGS.items()} == table
+    pairs = {"conservative": (1.5, 2), "aggressive": (3, 4), "comfort": (1.5, 2), "emergency": (4, 3)}
+    assert {n: (s.acceleration, s.braking) for n, s in IDM_SETTINGS.items()} == dict.fromkeys(table, (2, 3)) | pairs
+    assert {n: s.safety for n, s in IDM_SETTINGS.items() if s.safety != 1} == {
+        "conservative": 1.5,
+        "aggressive": 0.9,
+    }
+    assert {n: s.perception for n, s in IDM_SETTINGS.items() if s.perception != 60} == {"highway": 100, "city": 30}
+    assert (IDM_SETTINGS["truck"].length, IDM_SETTINGS["comfort"].jerk) == (8, 2)
+    assert (IDM_SETTINGS["adaptive"].reaction, IDM_SETTINGS["defensive"].time_to_collision) == (0.2, 3)

@@ -14,7 +14,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 from pipeline.selfplay import divergence as divergence_module
-from pipeline.selfplay.divergence import divergence, scene_divergences
+from pipeline.selfplay.divergence import SceneDivergence, divergence, mean_divergence, scene_divergences
 from pipeline.selfplay.episode import collect
 from pipeline.selfplay.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
@@ -90,3 +90,9 @@ def test_scenes_of_another_group_of_worlds_have_draws_of_their_own(models: tuple
     assert parts == scene_divergences(*models, scenes, VIEW, seed=0)
     assert len({part.log_likelihood for part in parts}) == 5
     assert parts[0] != scene_divergences(*models, scenes, VIEW, seed=1)[0]
+
+
+def test_means_are_over_the_decisions_that_are_covered() -> None:
+    one, none = SceneDivergence(3.0, 2.0, -1.0, covered=1, decided=4), SceneDivergence(0.0, 0.0, 0.0, 0, 0)
+    assert mean_divergence([one, none]) == {"kl": 3.0, "entropy": 2.0, "log_likelihood": -1.0, "coverage": 0.25}
+    assert mean_divergence([none]) == {"kl": 0.0, "entropy": 0.0, "log_likelihood": 0.0, "coverage": 0.0}
