@@ -125,7 +125,7 @@ def test_random_bytes(tmp_path: Path) -> None:
 
 
 def test_fields_of_all_kinds_are_passed_over() -> None:
-    """Numbers of 4 and 8 bytes, varints of several bytes and texts, as a later version of the proto may have them."""
+    """Numbers of 4 and 8 bytes, varints of several bytes and texts, as a later version of the proto may have."""
     wires = [
         Wire(900, 1, bytes(range(8))),
         Wire(901, 5, b"abcd"),
