@@ -200,9 +200,10 @@ def _along(way: Floats, view: _View) -> Floats:
 def _causes_of_frame(view: _View, odd: Bools) -> Causes:
     expected, first, at = view.expected, view.place[:, :, 0], view.first_at
     yield "positions are those of other objects", _elsewhere(view)
+    flip: Floats = np.array([-1, 1], np.float32)
     yield "x and y are exchanged", at(expected[:, ::-1])
-    yield "x has the opposite sign", at(expected * np.array([-1, 1], np.float32))
-    yield "y has the opposite sign", at(expected * np.array([1, -1], np.float32))
+    yield "x has the opposite sign", at(expected * flip)
+    yield "y has the opposite sign", at(expected * -flip)
     yield "positions are in each object's own frame", at(np.zeros(2, np.float32), view.way + 0.5)
     for row in np.flatnonzero(view.recorded.is_sdc):
         offset, facing = expected - view.now[row], view.facing[row]
