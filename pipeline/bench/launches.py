@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -46,12 +49,20 @@ _NO_KERNEL = frozenset({"_local_scalar_dense", "detach", "empty", "empty_like", 
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
 
-def project_line(stack: traceback.StackSummary) -> str:
+def _callers() -> Iterator[tuple[str, int]]:
+    """File and line of every frame outside this module, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename != __file__:
+            yield frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+
+
+def project_line() -> str:
     """``FILE:LINE`` of the innermost frame of this project outside this module; "elsewhere" if there is none."""
-    for frame in reversed(stack):
-        path = Path(frame.filename)
-        if path.is_relative_to(_ROOT) and "site-packages" not in path.parts and path != Path(__file__).resolve():
-            return f"{path.relative_to(_ROOT)}:{frame.lineno}"
+    for name, line in _callers():
+        if name.startswith(f"{_ROOT}{os.sep}") and "site-packages" not in name:
+            return f"{os.path.relpath(name, _ROOT)}:{line}"
     return "elsewhere"
 
 
@@ -122,11 +133,11 @@ class LaunchCounter(TorchDispatchMode):
         if self.paused:
             return result
         name = func._schema.name.removeprefix("aten::")
-        if _waits(name, args, result, self._kind):
-            stack = traceback.extract_stack()
-            # Optimisers count their steps on the host.
-            if not any("/torch/optim/" in frame.filename for frame in stack[-5:]):
-                self.waits[f"{name} at {project_line(stack)}"] += 1
+        # Optimisers count their steps on the host.
+        if _waits(name, args, result, self._kind) and not any(
+            "/torch/optim/" in f for f, _ in islice(_callers(), 5)
+        ):
+            self.waits[f"{name} at {project_line()}"] += 1
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and name not in _NO_KERNEL:
             self.launches[name] += 1
@@ -160,7 +171,7 @@ def reported_waits() -> Iterator[Counter[str]]:
 
     def note(message: Warning | str, *_: object, **__: object) -> None:
         if "synchroniz" in str(message):
-            found[project_line(traceback.extract_stack())] += 1
+            found[project_line()] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
