@@ -49,7 +49,10 @@ from scripts.mutants import PACKAGES, ROOT, Change, Made, changes_of, sources, w
 
 _MISTAKES = Path(__file__).with_name("mistakes.yaml")
 _NOTHING = Path(__file__).with_name("changes_nothing.yaml")
-_TESTS = ("tests/data", "tests/models", "tests/submission", "tests/pipeline/selfplay", "tests/pipeline/planners")
+_TESTS = (
+    *("tests/data", "tests/models", "tests/submission"),
+    *("tests/pipeline/fitting", "tests/pipeline/selfplay", "tests/pipeline/planners"),
+)
 _COPIED = ("data", "models", "submission", "pipeline", "tests", "scripts", "deploy", "docs")
 _FILES = ("pyproject.toml", "Makefile", "README.md")
 # Imported before every change is tried, in a process that then forks: they take longer than most tests.

@@ -49,11 +49,9 @@ def brute_rank(edges: Segments, point: Tensor, height: Tensor) -> Tensor:
     return torch.from_numpy(np.hypot(planar, Z_STRETCH * (height.double().numpy()[:, None] - level)))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_no_nearest_edge_is_lost(seed: int) -> None:
-    edges = edge_segments(scene_of(random_lines(seed)), ORIGIN)
+def assert_none_is_lost(edges: Segments, heights: Tensor, seed: int) -> Tensor:
+    """The lists [Q, J] of random points, in which the nearest segment of all is."""
     generator = torch.Generator().manual_seed(seed)
-    heights = torch.tensor([-0.4, 0.3, 3.1, 5.8])
     low, high = torch.tensor([-45.0, -60.0]), torch.tensor([52.0, 41.0])
     grid = edge_grid(edges, low, high, CELL, heights)
     point = low + (high - low) * torch.rand(1500, 2, generator=generator)
@@ -63,8 +61,29 @@ def test_no_nearest_edge_is_lost(seed: int) -> None:
     rank = brute_rank(edges, point, height)
     listed = rank.gather(1, near.clamp(min=0)).masked_fill(near < 0, math.inf)
     torch.testing.assert_close(listed.amin(1), rank.amin(1), atol=1e-3, rtol=0)
+    return near
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_nearest_edge_is_lost(seed: int) -> None:
+    edges = edge_segments(scene_of(random_lines(seed)), ORIGIN)
+    near = assert_none_is_lost(edges, torch.tensor([-0.4, 0.3, 3.1, 5.8]), seed)
     # And the lists are worth having.
     assert float((near >= 0).sum(1).double().mean()) < 0.1 * len(edges.kind)
+
+
+@pytest.mark.parametrize(("shift", "rise"), [(0.0, 1.0), (1.25, 0.3)])
+def test_none_is_lost_that_is_a_little_higher(shift: float, rise: float) -> None:
+    """Edges that go on at another height in the very middle of a cell, or of one of its parts.
+
+    At the middle the lower one is nearest; a few metres along the higher one it is that.
+    """
+    lines = []
+    for x in np.arange(-40.0, 50.0, 10.0) + shift:
+        for y in np.arange(-55.0, 40.0, 10.0) + shift:
+            lines += [[(x - 4.0, y, 0.0), (x, y, 0.0)], [(x, y, rise), (x + 4.0, y, rise)]]
+    edges = edge_segments(scene_of(lines), ORIGIN)
+    assert_none_is_lost(edges, torch.tensor([0.0]), 5)
 
 
 @pytest.mark.parametrize("seed", range(4))
