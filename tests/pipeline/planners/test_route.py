@@ -233,3 +233,21 @@ def test_a_drive_round_a_bend_fits_its_lane() -> None:
     # Its own route would have no limit, and would be where the drive was.
     assert (route.speed_limit[20:80] > 0).all()
     assert np.abs(np.hypot(route.point[15:80, 0], route.point[15:80, 1] - 25.0) - 25.0).max() < 0.1
+
+
+def test_between_its_points_a_route_is_a_smooth_curve() -> None:
+    """Through the points along their headings; heading and curvature by shares; straight beyond the ends."""
+    route = winding([0.0, 0.02, 0.05, -0.03])
+    s = np.linspace(0.0, route.length, 997)
+    _, _, heading, bend = route.at(s)
+    np.testing.assert_allclose(heading, np.interp(s, route.distance, route.heading), atol=1e-9)
+    np.testing.assert_allclose(bend, np.interp(s, route.distance, route.curvature), atol=1e-9)
+    np.testing.assert_allclose(np.stack(route.at(route.distance)[:2], axis=-1), route.point, atol=1e-9)
+    before, after = (np.stack(route.at(route.distance[1:-1] + step)[:2]) for step in (-1e-4, 1e-4))
+    moved = (after - before) / 2e-4
+    np.testing.assert_allclose(moved, [np.cos(route.heading[1:-1]), np.sin(route.heading[1:-1])], atol=1e-3)
+    ends = route.at(np.array([-5.0, route.length + 5.0]))
+    turned = route.heading[[0, -1]]
+    np.testing.assert_allclose(ends[0] - route.point[[0, -1], 0], np.array([-5, 5]) * np.cos(turned), atol=1e-9)
+    np.testing.assert_allclose(ends[1] - route.point[[0, -1], 1], np.array([-5, 5]) * np.sin(turned), atol=1e-9)
+    assert ends[3].tolist() == [0.0, 0.0]
