@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, LightState, LinkKind, MapKind, Scene
+from data.traffic.demand import BICYCLE, BUS, CAR, MOTORCYCLE, PEDESTRIAN, TRUCK
 from submission.realism import prepare_scene
 from tests.data.traffic import rules
 
@@ -185,3 +187,19 @@ def test_av_and_tracks_to_predict(scenes: list[Scene]) -> None:
     assert any((scene.agents.valid.any(1) & ~scene.agents.valid.all(1)).any() for scene in scenes)
     assert any((~scene.agents.valid[:, 0] & scene.agents.valid[:, -1]).any() for scene in scenes), "some appear"
     assert any((scene.agents.valid[:, 0] & ~scene.agents.valid[:, -1]).any() for scene in scenes), "some disappear"
+
+
+def test_boxes_are_of_the_sizes_of_people_and_vehicles() -> None:
+    """Smallest and largest length, width and height in metres, of road law and of people."""
+    bounds = {
+        CAR: ((3.5, 5.5), (1.6, 2.2), (1.3, 2.1)),
+        TRUCK: ((5.5, 12.0), (2.0, 2.6), (2.2, 4.1)),
+        BUS: ((8.0, 13.5), (2.3, 2.6), (2.8, 4.1)),
+        MOTORCYCLE: ((1.8, 2.6), (0.6, 1.1), (1.2, 1.9)),
+        BICYCLE: ((1.5, 2.1), (0.5, 1.0), (1.5, 2.1)),
+        PEDESTRIAN: ((0.3, 1.1), (0.3, 1.1), (1.2, 2.1)),
+    }
+    for kind, limits in bounds.items():
+        for (low, high), (least, most) in zip((kind.length, kind.width, kind.height), limits, strict=True):
+            assert least <= low < high <= most, kind.name
+    assert sum(kind.share for kind in bounds) == pytest.approx(1.0)

@@ -90,6 +90,22 @@ def test_sizes_have_the_parameters_they_are_named_for(fast_model, size, millions
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
 
 
+def test_larger_sizes_have_more_heads_and_see_more():
+    """What the number of parameters does not tell."""
+    seen = {
+        name: (c.heads, c.piece_neighbours, c.map_neighbours, c.agent_neighbours)
+        for name, c in SIZES.items()
+        if name != "large"
+    }
+    assert seen == {
+        "micro": (4, 8, 32, 12),
+        "nano": (4, 12, 40, 16),
+        "mini": (8, 16, 48, 24),
+        "tiny": (8, 16, 64, 32),
+    }
+    assert all(16 <= config.hidden // config.heads <= 32 for config in SIZES.values())
+
+
 def test_unknown_sizes_are_refused():
     with pytest.raises(UserError, match="micro"):
         size_preset("huge")
