@@ -190,12 +190,12 @@ def test_nohup_is_heeded() -> None:
 
 
 def test_a_child_that_is_interrupted_alone() -> None:
-    def work() -> None:
+    def end_itself() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):
-        run_isolated(work)
+        run_isolated(end_itself)
 
 
 def test_a_command_with_workers_goes_on_with_the_same_bytes(tmp_path: Path) -> None:

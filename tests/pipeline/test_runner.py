@@ -60,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[
 
 
 def go(
-    folder: Path, seed: int = 0, target: str | None = None, fresh: bool = False, keep: bool = False
+    folder: Path, seed: int = 0, target: str | None = None, *, fresh: bool = False, keep: bool = False
 ) -> dict[str, Any]:
     return run_stages(RunConfig(seed=seed), run="r", target=target, folder=folder, fresh=fresh, keep=keep)
 

@@ -82,6 +82,46 @@ def test_an_interrupted_training_with_other_settings_is_refused(data, tmp_path, 
         run_pretrain(PRETRAIN, **data, out=tmp_path, seed=6)
 
 
+def test_keep_goes_on_with_other_settings(data, tmp_path, monkeypatch):
+    """The weights and moments of the checkpoint, the rates of now, and a fingerprint that needs no --keep again."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    begun = torch.load(tmp_path / "training.ckpt", weights_only=True)
+    assert begun["global_step"] > 0
+
+    def changed(**fields):
+        return dataclasses.replace(PRETRAIN, fit=dataclasses.replace(PRETRAIN.fit, **fields))
+
+    with pytest.raises(UserError, match=r"steps are done already, fit\.steps is 1"):
+        run_pretrain(changed(steps=1, warmup_steps=0), **data, out=tmp_path, seed=5, keep=True)
+    other = dataclasses.replace(PRETRAIN, model=dataclasses.replace(PRETRAIN.model, hidden=2 * MODEL.hidden))
+    with pytest.raises(UserError, match="the checkpoint of another network"):
+        run_pretrain(other, **data, out=tmp_path, seed=5, keep=True)
+    slow = changed(learning_rate=1e-4, steps=PRETRAIN.fit.steps + 2)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 6)
+        with pytest.raises(Killed):
+            run_pretrain(slow, **data, out=tmp_path, seed=5, keep=True)
+    run_pretrain(slow, **data, out=tmp_path, seed=5)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, slow.fit.steps + 1))
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert max(rates[: begun["global_step"]]) > 1e-3
+    assert max(rates[begun["global_step"] :]) <= 1e-4
+
+
+def test_options_that_only_say_how_are_free_to_change(data, pretrained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4)
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    fit = dataclasses.replace(PRETRAIN.fit, checkpoint_every=3, cache_scenes=1)
+    run_pretrain(dataclasses.replace(PRETRAIN, fit=fit), **data, out=tmp_path, seed=5)
+    assert (tmp_path / "reference.ckpt").read_bytes() == (pretrained / "reference.ckpt").read_bytes()
+
+
 def test_killed_finetuning_ends_with_the_same_bytes(data, pretrained, tmp_path, monkeypatch):
     arguments = {
         "scenes": data["scenes"],

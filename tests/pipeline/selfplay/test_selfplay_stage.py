@@ -141,7 +141,17 @@ def test_an_interrupted_run_with_other_settings_is_refused(data, tmp_path, monke
             run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
     with pytest.raises(UserError, match="other settings or data"):
         run_selfplay(CONFIG, **data, out=tmp_path, seed=3)
-    (tmp_path / "training.pt").write_bytes(b"torn")
+    # Another length, seed and rate, from where it stopped; of another net nothing can be kept.
+    wider = dataclasses.replace(CONFIG, policy=dataclasses.replace(CONFIG.policy, hidden=2 * CONFIG.policy.hidden))
+    with pytest.raises(UserError, match="the checkpoint of another network"):
+        run_selfplay(wider, **data, out=tmp_path, seed=1, keep=True)
+    torn = (tmp_path / "training.pt").read_bytes()
+    kept = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, learning_rate=1e-5))
+    run_selfplay(kept, **data, out=tmp_path, seed=3, keep=True)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert float(rows[-1]["agent_steps"]) >= CONFIG.agent_steps
+    assert not (tmp_path / "training.pt").exists()
+    (tmp_path / "training.pt").write_bytes(torn[:100])
     with pytest.raises(UserError, match="damaged checkpoint"):
         run_selfplay(CONFIG, **data, out=tmp_path, seed=1)
 
