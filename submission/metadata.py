@@ -53,6 +53,8 @@ _WHOLE = re.compile(
     | (?:\w+_)?tutorial | submission\ from\ the\ .*tutorial | https://waymo\.com/open/?""",
     re.VERBOSE | re.IGNORECASE,
 )
+# What is an entry's own; description, link and size of the example are true of this repository's policy.
+_OWN = ("account_name", "unique_method_name", "authors", "affiliation")
 _REQUIRED_TEXT = ("unique_method_name", "affiliation", "description", "method_link")
 _REQUIRED_FLAGS = ("uses_lidar_data", "uses_camera_data", "uses_public_model_pretraining")
 
@@ -165,10 +167,9 @@ def metadata_defects(message: Any) -> list[str]:
 
 @cache
 def _example_texts() -> dict[str, frozenset[str]]:
-    """Texts of the example by field. The number of parameters alone is no placeholder: it is that of the policy."""
+    """Texts of the example by field, of those fields that no two entries share."""
     message = metadata_message(load_metadata(EXAMPLE_METADATA))
-    texts = {name: frozenset(_plain(str(value)) for value in values) for name, values in _texts(message)}
-    return {name: values for name, values in texts.items() if name != "num_model_parameters"}
+    return {name: frozenset(map(_plain, map(str, values))) for name, values in _texts(message) if name in _OWN}
 
 
 def _plain(text: str) -> str:

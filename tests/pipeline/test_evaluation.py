@@ -9,7 +9,9 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from waymo_open_dataset.protos import scenario_pb2
+from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import IncompleteError, UserError
 from data.scene import AgentType, Scene
@@ -20,7 +22,7 @@ from pipeline.sampling.baselines import ConstantVelocity
 from pipeline.scoring import with_targets
 from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
 from pipeline.stages.sampling import SampleConfig, run_sample
-from submission.protos import read_rollouts, to_proto
+from submission.protos import Rollouts, read_rollouts, to_proto
 from submission.realism import METRIC_FIELDS, load_config, mean_metrics, prepare_scene, score
 from submission.realism.config import config_path
 from tests.builders import scenario_proto
@@ -130,6 +132,28 @@ def test_wrong_objects_are_named(made: Path, tmp_path: Path) -> None:
     write_records(other / "validation.tfrecord-00000-of-00001", [p.SerializeToString() for p in protos])
     with pytest.raises(UserError, match="wrong set of objects"):
         run_evaluate(CONFIG, scenarios=str(other), rollouts=str(made / "rollouts"), out=tmp_path / "o")
+
+
+def test_wrong_conventions_are_said(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turned = tmp_path / "turned.binproto"
+    submission = pb.SimAgentsChallengeSubmission()
+    for read in read_rollouts(made / "rollouts"):
+        read.states[..., 3] += math.pi / 2
+        read.states[1:, :, 40:, 0] += 0.01 * torch.arange(1, len(read.states))[:, None, None]
+        # Objects in another order than the scene's.
+        order = torch.arange(len(read.agent_id)).flip(0)
+        message = to_proto(Rollouts(read.scenario_id, read.agent_id[order], read.states[:, order]))
+        submission.scenario_rollouts.add().CopyFrom(message)
+    turned.write_bytes(submission.SerializeToString())
+    evaluate(made, tmp_path / "good")
+    assert "headings" not in capsys.readouterr().err
+    run_evaluate(CONFIG, scenarios=str(made), rollouts=turned, out=tmp_path / "turned")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("suspicious: ")]
+    # Two, three and four objects, and three; three joint scenes.
+    assert "headings are turned by 90 degrees (36 of 36 trajectories in 4 scenarios)" in line
+    assert "scenario 0000000000000000: joint scene 0: object 100: heading 1.57 after a step, expected 0.00" in line
+    report = json.loads((tmp_path / "turned" / "metrics.json").read_text())
+    assert [f"suspicious: {text}" for text in report["suspicions"]] == [line]
 
 
 def test_diagnosis_starts_with_the_worst(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

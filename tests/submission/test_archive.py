@@ -301,6 +301,31 @@ def test_suspicions_fail_if_one_wants(made: Path, tmp_path: Path, capfd: pytest.
     assert json.loads(capfd.readouterr().out)["suspicions"] == 3
 
 
+def test_package_says_what_is_suspicious(
+    made: Path, good: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rollouts = tmp_path / "rollouts"
+    rollouts.mkdir()
+    spoilt = next(spoilt for spoilt in SPOILT if spoilt.title == "headings of another zero")
+    for name, content in (("good", packed([("x", good)])), ("turned", spoilt.make(good))):
+        archive = tmp_path / f"{name}.tar.gz"
+        archive.write_bytes(content)
+        ((_, data),) = members(archive).items()
+        (rollouts / "r.binproto").write_bytes(data)
+        package(made, tmp_path / "out.tar.gz", rollouts)
+        said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("suspicious: ")]
+        if name == "good":
+            assert said == []
+            continue
+        (line,) = said
+        # 32 joint scenes of two, three and four objects.
+        assert "headings are turned by 90 degrees (288 of 288 trajectories in 3 scenarios): scenario 0" in line
+    run_package(
+        PackageConfig(), rollouts=made / "rollouts", scenarios=made, metadata=EXAMPLE, out=tmp_path / "e.tar.gz"
+    )
+    assert f"suspicious: metadata is not filled in: {EXAMPLE}: account_name is" in capfd.readouterr().err
+
+
 def test_the_recorded_future_is_recognised(tmp_path: Path) -> None:
     proto = scenario_proto("f" * 16, agents=3)
     write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString()])
