@@ -75,12 +75,12 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 def is_store(path: Path) -> bool:
     """Whether a folder, or what a URL names, holds shards of a scene store."""
-    return path.is_dir() and bool(store_kinds(path))
+    return bool(store_kinds(path))
 
 
 def store_kinds(folder: Path) -> set[str]:
     """What the names of a folder's shards begin with: the split, by the stage that writes them."""
-    names = (file.name for file in folder.iterdir())
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return {match[1] for name in names if (match := _SHARD.fullmatch(name))}
 
 

@@ -175,7 +175,7 @@ def run_evaluate(
         raise UserError(f"{rollouts}: scenario {twice} occurs more than once")
     suspicions = Tally()
     for row in rows:
-        for found_one in row["suspicions"]:
+        for found_one in row.get("suspicions", ()):
             suspicions.add(f"scenario {row['scenario_id']}", Suspicion(**found_one))
     scored = [row for row in rows if "values" in row]
     reasons = {row["scenario_id"]: row["reason"] for row in rows if "reason" in row}

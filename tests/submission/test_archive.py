@@ -507,8 +507,8 @@ def test_records_that_were_rejected_are_lacking(tmp_path: Path, monkeypatch: pyt
     assert re.search(f"x.tar.gz: holds 3 scenarios, but {told}", found["list"][0])
     monkeypatch.setenv("SPACER_PARTIAL", "1")
     figures = run_validate(ValidateConfig(), archive=out, scenarios=store)
-    # All futures of constant velocity are the same, in each of three scenarios.
-    assert (figures["defects"], figures["suspicions"]) == (0, 4)
+    # All futures of constant velocity are the same, in each of three scenarios; the metadata is the example's.
+    assert (figures["defects"], figures["suspicions"]) == (0, 5)
 
 
 def test_a_duplicate_that_was_rejected_is_not_lacking(tmp_path: Path) -> None:
@@ -536,8 +536,9 @@ def test_a_part_of_the_split_is_repeated(
     figures = run_validate(ValidateConfig(), archive=out, scenarios=str(part), report=report)
     assert (figures["defects"], figures["missing_shards"]) == (0, 149)
     told = (
-        "x.tar.gz: 3 of the 44920 scenarios that this split of WOMD has; 149 of 150 shards of testing are missing"
+        "x.tar.gz: holds a part of the split: 3 of the 44920 scenarios that this split of WOMD has; "
+        "149 of 150 shards of testing are missing"
     )
     assert json.loads(report.read_text())["suspicion_list"][-1].startswith(told)
-    with pytest.raises(UserError, match="4 suspicions"):
+    with pytest.raises(UserError, match="5 suspicions"):
         run_validate(ValidateConfig(strict=True), archive=out, scenarios=str(part))

@@ -27,7 +27,7 @@ from pipeline.stages.selfplay import run_selfplay
 __all__ = ["finetune", "fit", "selfplay"]
 
 # Longest that a process may take until its first checkpoint.
-_PATIENCE = 90.0
+_PATIENCE = 300.0
 
 Train = Callable[..., dict[str, float]]
 

@@ -26,12 +26,13 @@ def script(name: str) -> ModuleType:
 
 
 def test_a_study_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    write_shard(folder / shard_name("validation", 0, 1), [random_scene(seed, agents=4) for seed in (0, 1)])
+    stores = [tmp_path / split for split in ("training", "validation")]
+    for store, seeds in zip(stores, ((0, 1), (2, 3)), strict=True):
+        store.mkdir()
+        write_shard(store / shard_name(store.name, 0, 1), [random_scene(seed, agents=4) for seed in seeds])
     save_reference(tmp_path / "reference.ckpt", make_model(2))
     study = script("selfplay_study")
-    arguments = ["--training", str(folder), "--scenarios", str(folder), "--out", str(tmp_path / "study")]
+    arguments = ["--training", str(stores[0]), "--scenarios", str(stores[1]), "--out", str(tmp_path / "study")]
     arguments += [
         "--reference",
         str(tmp_path / "reference.ckpt"),
