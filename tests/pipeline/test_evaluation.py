@@ -139,7 +139,8 @@ def test_wrong_conventions_are_said(made: Path, tmp_path: Path, capsys: pytest.C
     submission = pb.SimAgentsChallengeSubmission()
     for read in read_rollouts(made / "rollouts"):
         read.states[..., 3] += math.pi / 2
-        read.states[1:, :, 40:, 0] += 0.01 * torch.arange(1, len(read.states))[:, None, None]
+        # Neither the recorded future nor all the same.
+        read.states[:, :, 40:, 0] += 0.1 * torch.arange(1, len(read.states) + 1)[:, None, None]
         # Objects in another order than the scene's.
         order = torch.arange(len(read.agent_id)).flip(0)
         message = to_proto(Rollouts(read.scenario_id, read.agent_id[order], read.states[:, order]))
@@ -147,8 +148,11 @@ def test_wrong_conventions_are_said(made: Path, tmp_path: Path, capsys: pytest.C
     turned.write_bytes(submission.SerializeToString())
     evaluate(made, tmp_path / "good")
     assert "headings" not in capsys.readouterr().err
-    run_evaluate(CONFIG, scenarios=str(made), rollouts=turned, out=tmp_path / "turned")
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("suspicious: ")]
+    config = dataclasses.replace(CONFIG, allow_unscorable=True)
+    run_evaluate(config, scenarios=str(made), rollouts=turned, out=tmp_path / "turned")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("suspicious: ")]
+    assert len(said) == 1, said
+    (line,) = said
     # Two, three and four objects, and three; three joint scenes.
     assert "headings are turned by 90 degrees (36 of 36 trajectories in 4 scenarios)" in line
     assert "scenario 0000000000000000: joint scene 0: object 100: heading 1.57 after a step, expected 0.00" in line
