@@ -182,17 +182,31 @@ def _measure(copy: Path, tests: str, out: Path) -> int:
     return 0
 
 
+def _digest(copy: Path, places: Sequence[str]) -> str:
+    """Of all Python files in some folders or files; of a test, of its file."""
+    digest = hashlib.sha256()
+    for name in places:
+        place = copy / name.partition("::")[0]
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def _reach(copy: Path, folders: Sequence[str], out: Path, anew: bool) -> Reach:
     """What was measured before, and what is missing of it."""
     seconds: dict[str, float] = {}
     lines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         kept = out / ("reach-" + re.sub(r"\W+", "-", folder) + ".json")
-        if anew or not kept.exists():
+        # Other tests reach other lines; other code moves them.
+        state = _digest(copy, [folder, *PACKAGES])
+        found = json.loads(kept.read_text()) if kept.exists() and not anew else {}
+        if found.get("state") != state:
             print(f"measuring what is executed by {folder}", file=sys.stderr)
             if _forked(functools.partial(_measure, copy, folder, kept), kept.with_suffix(".log"), math.inf):
                 raise SystemExit(f"error: the tests could not be run; see {kept.with_suffix('.log')}")
-        found = json.loads(kept.read_text())
+            found = {**json.loads(kept.read_text()), "state": state}
+            kept.write_text(json.dumps(found))
         seconds |= found["seconds"]
         for file, by_line in found["lines"].items():
             for line, tests in by_line.items():

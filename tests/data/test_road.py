@@ -97,7 +97,7 @@ def test_the_side_is_told_by_shorter_lists(seed: int) -> None:
     cut = fewer < counts
     assert float(cut.double().mean()) > 0.2
     assert (fewer[cut] == 1).all()
-    width = short.table.shape[1]
+    width, sides = short.table.shape[1], set()
     assert torch.equal(short.table[~cut], full.table[~cut, :width])
     for row in cut.nonzero().flatten()[::37].tolist():
         corner = low + CELL * torch.tensor([row // int(full.shape[1]), row % int(full.shape[1])])
@@ -105,6 +105,8 @@ def test_the_side_is_told_by_shorter_lists(seed: int) -> None:
         line = edges.line[full.table[row][full.table[row] >= 0].long()]
         cross = (point[..., 0] - line[:, 0]) * line[:, 3] - (point[..., 1] - line[:, 1]) * line[:, 2]
         assert int(cross.sign().unique().numel()) == 1
+        sides.add(int(cross.sign()[0, 0]))
+    assert sides == {-1, 1}, "on and off the road"
 
 
 def test_heights_decide_which_of_two_levels_is_listed() -> None:
