@@ -186,6 +186,9 @@ def test_a_folder_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "training").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"training: a link to .*nowhere that leads nowhere"):
         find_shards(str(tmp_path), "training")
+    (tmp_path / "a[1].tfrecord").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"a\[1\].tfrecord: a link to .*nowhere that leads nowhere"):
+        find_shards(str(tmp_path / "a[1].tfrecord"))
 
 
 def test_names_tell_splits_apart(tmp_path: Path) -> None:

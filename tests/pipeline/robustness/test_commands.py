@@ -213,6 +213,14 @@ def test_bad_options_are_one_line(made_run: Path, tmp_path: Path) -> None:
     shutil.rmtree(half / "selfplay")
     with pytest.raises(UserError, match="half: no finished policy; run its stages, or leave policy out"):
         run_transfer(TransferConfig(), runs=[made_run, half], out=out)
+    # A run that was trained on what the other is tested on.
+    leak = shutil.copytree(made_run, tmp_path / "leak")
+    shutil.rmtree(leak / "tokenize" / "training")
+    shutil.copytree(made_run / "tokenize" / "validation", leak / "tokenize" / "training")
+    with pytest.raises(
+        UserError, match=f"training: {SCENES} of its scenarios are among those that .* is tested on"
+    ):
+        run_transfer(TransferConfig(), runs=[made_run, leak], out=out)
 
 
 def test_scenes_that_cannot_be_scored(tmp_path: Path) -> None:
