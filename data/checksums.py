@@ -13,11 +13,14 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from data.files import sha256_of, write_text
 from data.places import is_remote, place
-from data.sources import Shard
+
+if TYPE_CHECKING:
+    # Training reads neither records nor protos, which not every machine has.
+    from data.sources import Shard
 
 __all__ = ["at_once", "checksum", "shard_content"]
 

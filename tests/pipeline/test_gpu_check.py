@@ -78,7 +78,7 @@ def test_every_step_runs_without_a_card(prepared: Path, tmp_path: Path, capsys: 
     for beginning in (*alike, "self-play: largest difference", "pretraining: largest difference"):
         values = [value for name, value in rows.items() if name.startswith(beginning)]
         assert values, beginning
-        assert max(values) < 1e-5, beginning
+        assert max(values) < 2e-5, beginning
     assert rows["self-play: killed on the way (1) or too late (0)"] == 1
     notes = [note for step in found["steps"] for note in step["notes"]]
     # Neither TensorFlow nor Waymo's wheel, which a machine with little installed lacks.
