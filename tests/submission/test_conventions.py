@@ -279,6 +279,12 @@ def test_what_agents_may_do() -> None:
     step = 0.1 * speed * np.stack((np.cos(turning[..., 3]), np.sin(turning[..., 3])), axis=-1)
     turning[..., :2] = HERE + np.cumsum(step, axis=2) + wobble
     assert kinds(turning) == set()
+    # All stop and go, two steps at a time, at random.
+    go = np.random.default_rng(0).random((*states.shape[:2], 40)).repeat(2, axis=2) > 0.5
+    go[:, :, 0] = True
+    step = 0.1 * speed * go[..., None] * np.stack((np.cos(AHEAD), np.sin(AHEAD)), axis=-1)
+    jerky = np.concatenate((HERE + np.cumsum(step, axis=2), np.repeat(NOW[..., 2:], 80, axis=2)), axis=-1)
+    assert kinds(jerky) == set()
     # Those that stand turn on the spot: pedestrians.
     walkers = dataclasses.replace(
         SCENE, agents=dataclasses.replace(SCENE.agents, type=torch.full((len(MOVERS),), int(WALKER)))
