@@ -24,13 +24,13 @@ def locked(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
     """Keep other processes out of a folder.
 
     Args:
-        folder: made where it is not there; taken away again where nothing came into it.
+        folder: made where it is not there, with those above it; taken away again where nothing came into them.
         what: this process does there, for the message that others get. name: of the lock's file.
 
     Raises:
         UserError: another process works there; says which.
     """
-    made = not folder.exists()
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     file = _taken(path, folder)
@@ -43,9 +43,9 @@ def locked(folder: Path, what: str, name: str = ".lock") -> Iterator[None]:
         # While it is held: whoever waits for this file finds another one, or none, and tries again.
         path.unlink(missing_ok=True)
         file.close()
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with contextlib.suppress(OSError):
+            for one in made:
+                one.rmdir()
 
 
 def _taken(path: Path, folder: Path) -> IO[str]:

@@ -163,7 +163,8 @@ def run_command(
         return function(config, **own)
     given = {option: own[option] for option in writes.inputs if own.get(option) is not None}
     inputs = {option: _identity(option, value, own) for option, value in given.items()}
-    if None in inputs.values():
+    run = own.get("run")
+    if None in inputs.values() or (isinstance(run, Path) and not run.is_dir()):
         # The function names what is missing; nothing is moved for that.
         return function(config, **own)
     work, title = _work(name, writes, out), f"{out}:"

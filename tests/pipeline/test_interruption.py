@@ -146,7 +146,9 @@ def test_twice_in_a_row(work: str, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     status, said = ended(process)
     assert status == 130
-    assert said == "\ninterrupted: run the same command again to go on\n"
+    # Processes that were killed may have left semaphores, which Python mentions when it takes them away.
+    assert "interrupted: run the same command again to go on\n" in said
+    assert "Traceback" not in said
 
 
 def test_who_does_not_listen_is_ended_all_the_same(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def test_a_second_process_is_told_who_is_there_until_that_is_killed(tmp_path: Pa
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    with locked(tmp_path / "out", "sample"):
-        assert (tmp_path / "out" / ".lock").exists()
-    assert not (tmp_path / "out").exists()
+    with locked(tmp_path / "a" / "out", "sample"):
+        assert (tmp_path / "a" / "out" / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "out", "sample"):
         raise ZeroDivisionError

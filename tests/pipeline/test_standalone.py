@@ -17,6 +17,7 @@ from pipeline import standalone
 from pipeline.cli import COMMANDS, main
 from pipeline.locking import locked
 from pipeline.standalone import WRITES, run_command
+from pipeline.works import identity
 from tests.builders import scenario_proto
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,25 @@ def test_an_input_that_is_not_there_moves_nothing(trainer: Trainer, tmp_path: Pa
     with pytest.raises(UserError, match="no such file"):
         trainer(1, scenes=tmp_path / "none")
     assert trainer.result == "scenes 1 0"
+
+
+def test_a_run_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("claims", "planners", "robustness", "report"):
+        assert main([name, "--run", str(tmp_path / "none")]) == 1
+        assert str(tmp_path / "none") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_manifests_is_known_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "run" / "finetune").mkdir(parents=True)
+    assert identity(tmp_path / "run") is None
+    file = tmp_path / "run" / "finetune" / "reference.ckpt"
+    file.write_text("one")
+    one = identity(tmp_path / "run")
+    os.utime(file, (1, 1))
+    assert identity(tmp_path / "run") == one
+    file.write_text("two")
+    assert identity(tmp_path / "run") not in (one, None)
 
 
 def test_an_input_is_never_moved_away(trainer: Trainer) -> None:

@@ -222,7 +222,7 @@ def test_presets_are_scales(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name in PRESETS:
         assert "claims" in load_preset(name)
         assert cli.main(["claims", "--preset", name, "--run", "/nowhere"]) == 1
-        assert "no store of scenes" in capsys.readouterr().err
+        assert "no such folder" in capsys.readouterr().err
     paper = load_preset("paper")["claims"]
     assert (paper["agent_steps"], paper["seeds"], paper["scenes"]) == (1_000_000_000, 5, 880)
 
