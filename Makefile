@@ -65,7 +65,7 @@ test: $(DEV) ## all tests
 	$(PY) -m pytest -n 2 $(ARGS)
 
 mutate: $(DEV) ## do the tests notice changes of the code? a sample, going on where it was; ARGS="--sample 200", --mistakes, --all
-	$(PY) scripts/mutate.py $(ARGS)
+	$(PY) scripts/checks/mutate.py $(ARGS)
 
 lint: $(DEV) ## formatting, style, types, import directions
 	$(PY) -m ruff format --check .

@@ -1,8 +1,8 @@
 """Heights of simulated agents: motion is planar, and the ground under it is that of the map.
 
 A recorded agent's z changes by some 14 cm on average over eight seconds of real scenes; kept at its present value,
-that is an error, and followed along the map a quarter of it is left (``scripts/measure_heights.py``). Shape legend:
-R rollouts, A agents, T steps, M map pieces, Q queries.
+that is an error, and followed along the map a quarter of it is left (``scripts/studies/measure_heights.py``).
+Shape legend: R rollouts, A agents, T steps, M map pieces, Q queries.
 """
 
 from __future__ import annotations

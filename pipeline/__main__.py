@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.cli import main
+from pipeline.command.cli import main
+from pipeline.execution.allocator import keep_freed_memory
 
 if __name__ == "__main__":
     keep_freed_memory()

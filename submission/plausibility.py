@@ -1,7 +1,8 @@
 """What the server accepts and is almost surely a mistake: agents that jump, sink or fly, futures that were known.
 
 Limits leave room to what was recorded: over 319 scenarios of WOMD no vehicle moves more than 6.6 m in a step, no
-pedestrian or cyclist more than 1.5 m, and no height changes by more than 0.7 m (``scripts/measure_motion.py``).
+pedestrian or cyclist more than 1.5 m, and no height changes by more than 0.7 m
+(``scripts/studies/measure_motion.py``).
 
 Shape legend: R joint scenes, A objects, 80 steps.
 """

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from data.files import write_json
-from pipeline.allocator import keep_freed_memory
 from pipeline.bench.rows import Row
-from pipeline.summary import render_table
+from pipeline.execution.allocator import keep_freed_memory
+from pipeline.run.summary import render_table
 
 _BENCHES = ("ingest", "metric", "reference", "sample", "selfplay")
 

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 
 from data.scene import Agents, Scene
+from pipeline.agents.baselines import ConstantVelocity
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
-from pipeline.sampling.baselines import ConstantVelocity
 from submission.realism import load_config, prepare_scene, score
 
 __all__ = ["bench", "larger_map", "noisy_rollouts"]
@@ -41,7 +41,7 @@ def _ours(scene: Scene) -> tuple[float, float]:
 
 def _official(scene: Scene) -> tuple[float, float]:
     # Waymo's wheel: for this comparison alone.
-    from pipeline.official_metric import scenario_proto, score_officially
+    from pipeline.evaluation.official_metric import scenario_proto, score_officially
     from submission.protos import Rollouts, to_proto
 
     message = to_proto(Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], noisy_rollouts(scene, 1)))

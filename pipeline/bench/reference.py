@@ -27,7 +27,7 @@ from models.reference.network import Reference
 from models.reference.pruning import prune_map
 from models.reference.recording import recording_inputs, recording_of
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
-from pipeline.selfplay.clock import Clock
+from pipeline.execution.clock import Clock
 
 __all__ = ["TrainingStep", "bench"]
 

@@ -14,10 +14,10 @@ from models.policy import Policy, PolicyConfig, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
+from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
-from pipeline.sampling.agents import SimAgent
-from pipeline.sampling.policy_agent import PolicyAgent
-from pipeline.selfplay.observation import ObservationConfig, feature_sizes
+from pipeline.simulator.observation import ObservationConfig, feature_sizes
 
 __all__ = ["bench"]
 

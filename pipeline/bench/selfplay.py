@@ -24,12 +24,12 @@ from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Scorer, collect
-from pipeline.selfplay.observation import ObservationConfig, feature_sizes
 from pipeline.selfplay.ppo import update
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions, places, reset
-from pipeline.selfplay.stepping import Stepper
-from pipeline.selfplay.worlds import World, build_world, stack_worlds
+from pipeline.simulator.observation import ObservationConfig, feature_sizes
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import decisions, places, reset
+from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.world import World, build_world, stack_worlds
 
 __all__ = ["Track", "bench"]
 

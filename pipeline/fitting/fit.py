@@ -23,12 +23,12 @@ from models.reference.checkpoint import read_notes, save_reference
 from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
 from models.reference.recording import recording_inputs
-from pipeline.devices import Devices, find_devices
+from pipeline.execution.devices import Devices, find_devices
+from pipeline.execution.manifest import deciding
 from pipeline.fitting.batches import RecordedScenes
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule, Loss
 from pipeline.fitting.recorder import TRAINING_FILE, Recorder, silence_lightning
-from pipeline.manifest import deciding
 
 __all__ = ["CHECKPOINT_FILE", "fit_reference"]
 

@@ -23,11 +23,11 @@ from data.scene import Scene, map_tensors
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import SceneInputs
 from models.reference.loss import loss_mask, token_figures
-from pipeline.closed_loop import closed_loop_figures
+from pipeline.agents.closed_loop import closed_loop_figures
+from pipeline.drawing.board import add_rollout
+from pipeline.execution.progress import bar
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
-from pipeline.progress import bar
-from pipeline.viewing.board import add_rollout
 
 __all__ = ["COLUMNS", "TRAINING_FILE", "Recorder", "silence_lightning"]
 

@@ -19,7 +19,7 @@ from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
 from models.reference.agent import ReferenceAgent
 from models.reference.map_encoder import MapEncoding, stack_map_encodings
-from pipeline.selfplay.worlds import World
+from pipeline.simulator.world import World
 
 __all__ = ["Anchor"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from data.errors import UserError
 from models.policy import PolicyConfig
-from pipeline.selfplay.observation import ObservationConfig
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import CONTROLLED
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import CONTROLLED
 
 __all__ = ["PPOConfig", "SelfPlayConfig"]
 

@@ -15,10 +15,10 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import act, collect
 from pipeline.selfplay.judges import score_all
-from pipeline.selfplay.observation import ObservationConfig
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import controlled_agents, decisions, places
-from pipeline.selfplay.worlds import build_world, stack_worlds
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import controlled_agents, decisions, places
+from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["SceneDivergence", "divergence", "mean_divergence", "scene_divergences"]
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from data.vocabulary import Vocabulary
-from pipeline.selfplay.clock import Clock
+from pipeline.execution.clock import Clock
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.events import events_at_start
-from pipeline.selfplay.observation import Observation, ObservationConfig
-from pipeline.selfplay.reward import RewardConfig, still, task_rewards, without
-from pipeline.selfplay.simulator import controlled_agents, decisions, places, reset
-from pipeline.selfplay.stepping import Stepper
-from pipeline.selfplay.worlds import World
+from pipeline.simulator.events import events_at_start
+from pipeline.simulator.observation import Observation, ObservationConfig
+from pipeline.simulator.reward import RewardConfig, still, task_rewards, without
+from pipeline.simulator.step import controlled_agents, decisions, places, reset
+from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.world import World
 
 __all__ = ["Driven", "Episode", "Scorer", "act", "collect", "join"]
 

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from data.files import write_text
 from data.scene import Scene
-from pipeline.progress import bar
-from pipeline.sampling.agents import SimAgent
-from pipeline.viewing.board import add_rollout
+from pipeline.agents.catalogue import SimAgent
+from pipeline.drawing.board import add_rollout
+from pipeline.execution.progress import bar
 
 __all__ = ["TABLE_FILE", "Journal"]
 

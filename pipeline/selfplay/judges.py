@@ -19,7 +19,7 @@ from models.reference.agent import ReferenceAgent
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.episode import Driven, Scorer, act
 from pipeline.selfplay.pool import WorldPool
-from pipeline.selfplay.worlds import World
+from pipeline.simulator.world import World
 
 __all__ = ["Judge", "LocalJudge", "ReferenceJudge", "label_scores", "load_judge", "logged_tokens", "score_all"]
 

@@ -17,8 +17,8 @@ import numpy as np
 from data.scene import Scene
 from data.store import SceneStore
 from data.vocabulary import Vocabulary
-from pipeline.parallel import prepare_worker
-from pipeline.selfplay.worlds import World, build_world
+from pipeline.execution.parallel import prepare_worker
+from pipeline.simulator.world import World, build_world
 
 __all__ = ["Schedule", "WorldPool"]
 

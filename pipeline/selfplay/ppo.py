@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Episode, act
-from pipeline.selfplay.observation import Observation
+from pipeline.simulator.observation import Observation
 
 __all__ = ["Minibatch", "advantages", "anchor_kl", "exact_kl", "policy_loss", "update"]
 

@@ -22,20 +22,20 @@ from data.store import SceneStore, check_disjoint
 from data.vocabulary import LOAD_ERRORS
 from models.checkpoints import merge_digests, scene_digests, trained_on
 from models.policy import Policy, save_policy
-from pipeline.closed_loop import closed_loop_figures
-from pipeline.leaks import check_unseen
-from pipeline.manifest import deciding
-from pipeline.sampling.policy_agent import PolicyAgent
+from pipeline.agents.closed_loop import closed_loop_figures
+from pipeline.agents.leaks import check_unseen
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.execution.manifest import deciding
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.episode import Episode, Scorer, collect
 from pipeline.selfplay.journal import Journal, Row
 from pipeline.selfplay.judges import Judge, label_scores, load_judge, logged_tokens
-from pipeline.selfplay.observation import feature_sizes
 from pipeline.selfplay.pool import Schedule, WorldPool
 from pipeline.selfplay.ppo import update
-from pipeline.selfplay.simulator import decisions
-from pipeline.selfplay.stepping import Stepper
-from pipeline.selfplay.worlds import World, stack_worlds
+from pipeline.simulator.observation import feature_sizes
+from pipeline.simulator.step import decisions
+from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.world import World, stack_worlds
 
 __all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "Training"]
 

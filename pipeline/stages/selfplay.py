@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 
-from pipeline.devices import find_devices
+from pipeline.execution.devices import find_devices
 from pipeline.fitting.recorder import silence_lightning
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE, Training

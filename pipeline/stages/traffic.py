@@ -14,9 +14,9 @@ from data.files import read_json, write_json
 from data.tfrecord import write_records
 from data.traffic.sumo import require_sumo
 from data.traffic.world import WorldTask, generate_world
-from pipeline.parallel import run_tasks, worker_count
-from pipeline.progress import bar
-from pipeline.settings_file import keep_settings
+from pipeline.execution.parallel import run_tasks, worker_count
+from pipeline.execution.progress import bar
+from pipeline.execution.settings_file import keep_settings
 
 __all__ = ["SPLITS", "TrafficConfig", "run_traffic"]
 

@@ -16,10 +16,10 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import act, collect
 from pipeline.selfplay.judges import logged_tokens
-from pipeline.selfplay.observation import ObservationConfig
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions
-from pipeline.selfplay.worlds import World, build_world
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import decisions
+from pipeline.simulator.world import World, build_world
 
 __all__ = ["Explainer", "Explanation", "Opinion"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.files import atomic_path
 from data.geometry import box_corners
 from data.scene import CURRENT_INDEX, AgentType, Scene
-from pipeline.viewing.drawing import Line, drawn_map
+from pipeline.drawing.drawn_map import Line, drawn_map
 from pipeline.viewing.report.facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
 

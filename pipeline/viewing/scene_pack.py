@@ -18,7 +18,7 @@ from torch import Tensor
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, Scene
 from data.tokenizer import scene_origin
 from data.vocabulary import TYPE_NAMES, Vocabulary, type_index
-from pipeline.viewing.drawing import drawn_map
+from pipeline.drawing.drawn_map import drawn_map
 from pipeline.viewing.explaining import Explanation
 from pipeline.viewing.judging import Judgement
 from pipeline.viewing.packing import pack

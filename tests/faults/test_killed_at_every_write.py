@@ -12,10 +12,10 @@ import pytest
 
 from data.tfrecord import write_records
 from data.vocabulary import VocabularyConfig
-from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
-from pipeline.stages.packaging_stage import PackageConfig, run_package
-from pipeline.stages.sampling import SampleConfig, run_sample
-from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
+from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
+from pipeline.stages.package import PackageConfig, run_package
+from pipeline.stages.sample import SampleConfig, run_sample
+from pipeline.stages.tokenize import TokenizeConfig, run_tokenize
 from tests.builders import scenario_proto
 
 EXAMPLE = Path(__file__).parents[2] / "submission" / "metadata.example.yaml"

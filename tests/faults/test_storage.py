@@ -16,9 +16,9 @@ from data import tfrecord
 from data.scenes_source import open_scenes
 from data.store import SceneStore
 from data.tfrecord import write_records
-from pipeline.cli import main
-from pipeline.stages.sampling import SampleConfig, run_sample
-from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
+from pipeline.command.cli import main
+from pipeline.stages.sample import SampleConfig, run_sample
+from pipeline.stages.tokenize import TokenizeConfig, run_tokenize
 from tests.builders import scenario_proto
 
 ROOT = Path(__file__).parents[2]

@@ -24,9 +24,9 @@ from data.vocabulary import Vocabulary
 from data.womd import RecordError, parse_scenario
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
-from pipeline.manifest import read_manifest
-from pipeline.options import command_parser
-from pipeline.stages.packaging_stage import PackageConfig, run_package
+from pipeline.command.options import command_parser
+from pipeline.execution.manifest import read_manifest
+from pipeline.stages.package import PackageConfig, run_package
 from submission.checks import examine
 from submission.metadata import load_metadata
 from submission.protos import parse_rollouts, read_rollouts

@@ -18,8 +18,8 @@ from models.policy import Policy, PolicyConfig, save_policy
 from models.reference.checkpoint import save_reference
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
-from pipeline.sampling.baselines import ConstantVelocity
-from pipeline.selfplay.observation import ObservationConfig, feature_sizes
+from pipeline.agents.baselines import ConstantVelocity
+from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from submission.metadata import load_metadata, metadata_message
 from submission.protos import Rollouts, encode_field, to_proto
 from tests.builders import scenario_proto

@@ -22,7 +22,7 @@ from tests.hostile.readers import READERS
 from tests.hostile.seeds import make_seeds
 
 SEEDS = Path(__file__).parent / "seeds"
-# Crashes that longer runs (scripts/fuzz.py) found, one file each: READER-NUMBER.
+# Crashes that longer runs (scripts/checks/fuzz.py) found, one file each: READER-NUMBER.
 FOUND = Path(__file__).parent / "found"
 
 

@@ -24,11 +24,11 @@ from waymo_open_dataset.utils.sim_agents import submission_specs
 from data.errors import UserError
 from data.scenes_source import open_scenes
 from data.tfrecord import read_records, write_records
-from pipeline.stages import packaging_stage
-from pipeline.stages.packaging_stage import PackageConfig, run_package
-from pipeline.stages.sampling import SampleConfig, run_sample
-from pipeline.stages.tokenization import TokenizeConfig, run_tokenize
-from pipeline.stages.validation import ValidateConfig, run_validate
+from pipeline.stages import package as packaging_stage
+from pipeline.stages.package import PackageConfig, run_package
+from pipeline.stages.sample import SampleConfig, run_sample
+from pipeline.stages.tokenize import TokenizeConfig, run_tokenize
+from pipeline.stages.validate import ValidateConfig, run_validate
 from submission.archive import Entry, Shard, assemble, compression_ratio, index_rollouts, plan_shards, write_part
 from submission.metadata import load_metadata
 from submission.protos import rollout_files

@@ -14,7 +14,7 @@ import torch
 
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from data.scenes_source import open_scenes
-from pipeline.sampling.agents import make_agent
+from pipeline.agents.catalogue import make_agent
 from submission.checks import suspicions_of
 from submission.protos import Rollouts, from_proto, read_rollouts, to_proto
 from submission.suspicion import Suspicion

@@ -19,8 +19,8 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.scenes_source import SceneSource, open_scenes
 from data.tfrecord import write_records
-from pipeline.stages.packaging_stage import PackageConfig, run_package
-from pipeline.stages.sampling import SampleConfig, run_sample
+from pipeline.stages.package import PackageConfig, run_package
+from pipeline.stages.sample import SampleConfig, run_sample
 from submission import validate
 from submission.protos import encode_field
 from submission.validate import Verdict, validate_archive

@@ -15,10 +15,10 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from data.errors import IncompleteError, UserError
 from data.scenes_source import open_scenes
 from data.tfrecord import write_records
-from pipeline.official_metric import _find
-from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
-from pipeline.stages.packaging_stage import PackageConfig, run_package
-from pipeline.stages.sampling import SampleConfig, run_sample
+from pipeline.evaluation.official_metric import _find
+from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
+from pipeline.stages.package import PackageConfig, run_package
+from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.viewing.report.scenes import find_rollouts, read_entry
 from submission.members import file_version, open_members, read_at
 from submission.protos import read_rollouts, rollout_files

@@ -15,21 +15,21 @@ from data.geometry import wrap_angle
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
 from models.reference.recording import scene_inputs
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs, largest
 from pipeline.bench.metric import noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.divergence import divergence
 from pipeline.selfplay.episode import Driven, Episode, act, collect
 from pipeline.selfplay.judges import logged_tokens
-from pipeline.selfplay.observation import Observation
 from pipeline.selfplay.ppo import update
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions, places, reset
-from pipeline.selfplay.stepping import Stepper
+from pipeline.simulator.observation import Observation
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import decisions, places, reset
+from pipeline.simulator.stepping import Stepper
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score, score_states
 from submission.realism.score import align
 

@@ -21,16 +21,16 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference
 from models.reference.config import size_preset
 from models.reference.network import Reference
+from pipeline.agents.policy_agent import open_policy
 from pipeline.bench.rows import Row
-from pipeline.sampling.policy_agent import open_policy
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.observation import ObservationConfig
-from pipeline.selfplay.worlds import World, build_world, stack_worlds
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.world import World, build_world, stack_worlds
 
 __all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest", "or_too_large"]
 
 MovedT = TypeVar("MovedT")
-_PAPER = Path(__file__).resolve().parents[2] / "configs" / "paper.yaml"
+_PAPER = Path(__file__).resolve().parents[2] / "command" / "configs" / "paper.yaml"
 
 
 @dataclass(frozen=True)

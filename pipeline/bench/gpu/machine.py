@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.rows import Row, seconds_on
-from pipeline.selfplay.simulator import State, places, reset
-from pipeline.selfplay.stepping import Stepper
-from pipeline.selfplay.worlds import World
+from pipeline.simulator.step import State, places, reset
+from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.world import World
 
 __all__ = ["ceilings", "fake", "graph", "versions"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
+from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
-from pipeline.sampling.agents import SimAgent
-from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.judges import logged_tokens
 

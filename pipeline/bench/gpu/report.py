@@ -10,7 +10,7 @@ from typing import Any
 
 from data.files import write_json, write_text
 from pipeline.bench.rows import Row
-from pipeline.result_table import render_table
+from pipeline.evaluation.tables import render_table
 
 __all__ = ["JSON_FILE", "TABLE_FILE", "Found", "table", "write"]
 

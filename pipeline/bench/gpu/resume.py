@@ -20,8 +20,8 @@ from pipeline.fitting.config import FitConfig
 from pipeline.fitting.recorder import TRAINING_FILE as FIT_FILE
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import TRAINING_FILE
-from pipeline.stages.finetuning import FinetuneConfig, run_finetune
-from pipeline.stages.pretraining import PretrainConfig, run_pretrain
+from pipeline.stages.finetune import FinetuneConfig, run_finetune
+from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from pipeline.stages.selfplay import run_selfplay
 
 __all__ = ["finetune", "fit", "selfplay"]

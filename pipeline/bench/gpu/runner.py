@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.bench.gpu.report import Found
 from pipeline.bench.gpu.steps import Step
 from pipeline.bench.rows import Row
-from pipeline.isolation import die_with_parent
+from pipeline.execution.isolation import die_with_parent
 
 __all__ = ["Task", "run_steps"]
 

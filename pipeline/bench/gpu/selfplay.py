@@ -14,8 +14,8 @@ from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.episode import Driven, Scorer
-from pipeline.selfplay.simulator import decisions
-from pipeline.selfplay.worlds import build_world, stack_worlds
+from pipeline.simulator.step import decisions
+from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["anchored", "compiled", "plain"]
 

@@ -10,17 +10,17 @@ import torch
 
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.gpu.selfplay import anchored
 from pipeline.bench.launches import LaunchCounter, kernels, reported_waits
 from pipeline.bench.metric import larger_map, noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.sampling.policy_agent import PolicyAgent
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.episode import act
-from pipeline.selfplay.simulator import places, reset
-from pipeline.selfplay.stepping import Stepper
+from pipeline.simulator.step import places, reset
+from pipeline.simulator.stepping import Stepper
 from submission.realism import load_config, prepare_scene, score_states
 
 __all__ = ["decision", "decoding", "metric", "preparing", "training", "update"]

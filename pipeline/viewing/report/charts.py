@@ -14,7 +14,7 @@ import pandas as pd
 
 from data.store import SceneInfo
 from data.vocabulary import TYPE_NAMES, Vocabulary
-from pipeline.manifest import Manifest
+from pipeline.execution.manifest import Manifest
 from pipeline.viewing.report.facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
 

@@ -12,9 +12,9 @@ from data.errors import UserError
 from data.files import read_json
 from data.store import SceneInfo, SceneStore, is_store
 from data.vocabulary import Vocabulary
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.names import ARCHIVE, POLICY, REFERENCE, STAGES
-from pipeline.stages.tokenization import VOCABULARY_FILE
+from pipeline.execution.manifest import Manifest, read_manifest
+from pipeline.run.names import ARCHIVE, POLICY, REFERENCE, STAGES
+from pipeline.stages.tokenize import VOCABULARY_FILE
 
 __all__ = ["AgentResult", "Curve", "RunFacts", "gather"]
 

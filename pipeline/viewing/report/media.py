@@ -10,13 +10,13 @@ from torch import Tensor
 from data.errors import UserError
 from data.scene import Scene
 from data.store import SceneStore
-from pipeline.progress import track
+from pipeline.drawing.films import scene_frames, write_contact_sheet
+from pipeline.drawing.raster import Panel
+from pipeline.drawing.video import write_video
+from pipeline.execution.progress import track
 from pipeline.viewing.figures import curve_figure, likelihood_figure, save_figure, scene_figure
-from pipeline.viewing.films import scene_frames, write_contact_sheet
-from pipeline.viewing.raster import Panel
 from pipeline.viewing.report.facts import RunFacts
 from pipeline.viewing.report.scenes import find_rollouts, read_entry
-from pipeline.viewing.video import write_video
 
 __all__ = ["write_figures", "write_film", "write_sheet"]
 

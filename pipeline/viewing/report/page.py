@@ -15,7 +15,7 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from pipeline.result_table import result_table
+from pipeline.evaluation.tables import result_table
 from pipeline.viewing.page_files import PAGE, SCRIPTS
 from pipeline.viewing.report.charts import (
     Chart,

@@ -13,7 +13,7 @@ from data.scenes_source import open_scenes
 from data.vocabulary import Vocabulary
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
-from pipeline.selfplay.observation import ObservationConfig
+from pipeline.simulator.observation import ObservationConfig
 from pipeline.viewing.explaining import Explainer, Explanation
 from pipeline.viewing.judging import Judgement, judge, log_events
 from pipeline.viewing.scene_pack import RolloutSet, pack_scene

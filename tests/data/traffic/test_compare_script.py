@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "compare_traffic.py"), *arguments]
+    command = [sys.executable, str(ROOT / "scripts" / "studies" / "compare_traffic.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -13,7 +13,7 @@ from data.errors import UserError
 from models.reference.checkpoint import save_reference
 from models.reference.export import export_reference, import_reference
 from models.reference.recording import scene_inputs
-from pipeline.stages.export import ExportConfig, run_export
+from pipeline.fitting.export import ExportConfig, run_export
 from tests.models.scenes import random_scene
 
 

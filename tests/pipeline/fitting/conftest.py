@@ -10,8 +10,8 @@ import pytest
 from data.store import shard_name, write_shard
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from pipeline.fitting import FitConfig
-from pipeline.stages.finetuning import FinetuneConfig
-from pipeline.stages.pretraining import PretrainConfig, run_pretrain
+from pipeline.stages.finetune import FinetuneConfig
+from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from tests.models.reference.conftest import CONFIG
 from tests.models.scenes import random_scene
 

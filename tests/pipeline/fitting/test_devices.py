@@ -13,7 +13,7 @@ from data.errors import UserError
 from models.reference.augmentation import AugmentationConfig
 from models.reference.checkpoint import load_reference
 from pipeline.fitting import FitConfig
-from pipeline.stages.pretraining import PretrainConfig, run_pretrain
+from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from tests.models.reference.conftest import CONFIG
 from tests.pipeline.fitting.conftest import FIT
 

@@ -20,8 +20,8 @@ from models.reference.loss import loss_mask, smoothed_targets, token_figures, to
 from models.reference.recording import scene_inputs
 from pipeline.fitting import FitConfig, fit
 from pipeline.fitting.module import FitModule
-from pipeline.stages.finetuning import ClosedLoopLoss, roll_out, run_finetune
-from pipeline.stages.pretraining import PretrainConfig, run_pretrain
+from pipeline.stages.finetune import ClosedLoopLoss, roll_out, run_finetune
+from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.fitting.conftest import FINETUNE, FIT, MODEL, PRETRAIN

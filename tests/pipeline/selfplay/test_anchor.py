@@ -16,8 +16,8 @@ from models.reference.inputs import known_lights, select_agents
 from models.reference.recording import scene_inputs
 from pipeline.selfplay import anchor as anchor_module
 from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.simulator import controlled_agents, decisions, reset, step
-from pipeline.selfplay.worlds import World, build_world, stack_worlds
+from pipeline.simulator.step import controlled_agents, decisions, reset, step
+from pipeline.simulator.world import World, build_world, stack_worlds
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 

@@ -16,7 +16,7 @@ from models.reference.network import Reference
 from pipeline.selfplay import divergence as divergence_module
 from pipeline.selfplay.divergence import SceneDivergence, divergence, mean_divergence, scene_divergences
 from pipeline.selfplay.episode import collect
-from pipeline.selfplay.observation import ObservationConfig, feature_sizes
+from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
 
 VIEW = ObservationConfig(neighbours=3, road_segments=4)

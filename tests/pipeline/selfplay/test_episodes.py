@@ -18,14 +18,14 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
 from pipeline.selfplay.judges import score_all
-from pipeline.selfplay.observation import feature_sizes
 from pipeline.selfplay.ppo import update
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.worlds import World, build_world, stack_worlds
+from pipeline.simulator.observation import feature_sizes
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.world import World, build_world, stack_worlds
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW
-from tests.pipeline.selfplay.test_observation import garbage
-from tests.pipeline.selfplay.test_simulator import arcs
+from tests.pipeline.conftest import VIEW
+from tests.pipeline.simulator.test_observation import garbage
+from tests.pipeline.simulator.test_step import arcs
 from tests.scenes import Mover, hand_made
 
 PLAIN = PPOConfig(minibatch=256, beta=0.0)

@@ -13,11 +13,11 @@ from torch import Tensor
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, act, collect
-from pipeline.selfplay.observation import Observation, feature_sizes
 from pipeline.selfplay.ppo import update
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.worlds import build_world, stack_worlds
-from tests.pipeline.selfplay.conftest import VIEW
+from pipeline.simulator.observation import Observation, feature_sizes
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.world import build_world, stack_worlds
+from tests.pipeline.conftest import VIEW
 from tests.scenes import Mover, hand_made
 
 

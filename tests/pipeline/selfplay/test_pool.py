@@ -17,7 +17,7 @@ from data.store import SceneStore, shard_name, write_shard
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool
 from pipeline.selfplay.training import _choose_scenes, _fingerprint, _held_out, _seed_of
-from pipeline.selfplay.worlds import World
+from pipeline.simulator.world import World
 from tests.models.scenes import random_scene
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Episode
-from pipeline.selfplay.observation import Observation
 from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
+from pipeline.simulator.observation import Observation
 
 
 def random_batch(count: int = 12, actions: int = 6) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from pipeline.selfplay.config import PPOConfig
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW
+from tests.pipeline.conftest import VIEW
 from tests.scenes import Mover, hand_made
 
 CONFIG = SelfPlayConfig(

@@ -17,7 +17,7 @@ from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW
+from tests.pipeline.conftest import VIEW
 
 CONFIG = SelfPlayConfig(
     agent_steps=900,

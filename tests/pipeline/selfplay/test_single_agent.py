@@ -8,11 +8,11 @@ import torch
 
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, collect
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.simulator import decisions
-from pipeline.selfplay.worlds import build_world, stack_worlds
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.step import decisions
+from pipeline.simulator.world import build_world, stack_worlds
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW
+from tests.pipeline.conftest import VIEW
 
 
 def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(policy, vocabulary) -> None:

@@ -13,17 +13,17 @@ from data.errors import UserError
 from data.store import shard_name, write_shard
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
-from pipeline import options
-from pipeline.options import command_parser
+from pipeline.command import options
+from pipeline.command.options import command_parser
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.episode import Driven, collect
 from pipeline.selfplay.judges import label_scores, logged_tokens
-from pipeline.selfplay.reward import RewardConfig
-from pipeline.selfplay.worlds import build_world
+from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.world import build_world
 from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW
+from tests.pipeline.conftest import VIEW
 
 CONFIG = SelfPlayConfig(
     agent_steps=1200,

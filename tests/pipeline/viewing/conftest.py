@@ -16,14 +16,14 @@ from data.tfrecord import write_records
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
-from pipeline.manifest import Recipe, Work, begin, finish, look
-from pipeline.names import POLICY, REFERENCE
-from pipeline.stages.evaluation import EvaluateConfig, run_evaluate
-from pipeline.stages.sampling import SampleConfig, run_sample
-from pipeline.stages.tokenization import VOCABULARY_FILE, TokenizeConfig, ingest
+from pipeline.execution.manifest import Recipe, Work, begin, finish, look
+from pipeline.run.names import POLICY, REFERENCE
+from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
+from pipeline.stages.sample import SampleConfig, run_sample
+from pipeline.stages.tokenize import VOCABULARY_FILE, TokenizeConfig, ingest
 from tests.builders import scenario_proto
 from tests.models.reference.conftest import make_model
-from tests.pipeline.selfplay.conftest import VIEW, make_policy
+from tests.pipeline.conftest import VIEW, make_policy
 
 AGENTS = ("log", "constant_velocity", "reference", "policy")
 SCENES = 4

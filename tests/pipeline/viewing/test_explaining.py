@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from models.reference.agent import ReferenceAgent
-from pipeline.sampling.policy_agent import PolicyAgent
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.selfplay.episode import act
-from pipeline.selfplay.observation import observe
-from pipeline.selfplay.simulator import places, reset
-from pipeline.selfplay.worlds import build_world
+from pipeline.simulator.observation import observe
+from pipeline.simulator.step import places, reset
+from pipeline.simulator.world import build_world
 from pipeline.viewing.explaining import Explainer
 from tests.models.scenes import random_scene
-from tests.pipeline.selfplay.conftest import VIEW, make_policy
+from tests.pipeline.conftest import VIEW, make_policy
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages.reporting import ReportConfig, run_report
+from pipeline.stages.report import ReportConfig, run_report
 
 _ROOT = Path(__file__).parents[3]
 FIRST = f"{0:016x}"

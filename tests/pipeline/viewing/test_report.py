@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.graph import stages_of
-from pipeline.names import STAGES
-from pipeline.stages.reporting import ReportConfig, run_report
+from pipeline.run.names import STAGES
+from pipeline.run.stage_table import stages_of
+from pipeline.stages.report import ReportConfig, run_report
 from pipeline.viewing.report.page import json_for_page
 from pipeline.viewing.report.scenes import choose_scenes
 

@@ -1,6 +1,6 @@
 """Generated scenes that go through every branch of the metric, and rollouts of them.
 
-Waymo's scores of them are stored in official.json; ``scripts/official_scores.py`` computes them anew.
+Waymo's scores of them are stored in official.json; ``scripts/checks/official_scores.py`` computes them anew.
 """
 
 from __future__ import annotations

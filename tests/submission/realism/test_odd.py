@@ -1,4 +1,4 @@
-"""Odd scenarios against what Waymo's code was seen to say of them (odd.json, by scripts/official_scores.py)."""
+"""Odd scenarios against what Waymo's code says of them (odd.json, by scripts/checks/official_scores.py)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+"""A quick look at a model in closed loop, while it is trained: distance from the log, and realism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from data.notices import warn_once
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
+from pipeline.agents.catalogue import SimAgent
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
+
+__all__ = ["closed_loop_figures"]
+
+
+def closed_loop_figures(agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int) -> dict[str, float]:
+    """Displacement errors of all simulated agents over the future steps that the log has, and realism.
+
+    Returns:
+        ``ade_m`` (mean over rollouts), ``min_ade_m`` (of each agent's best rollout) and
+        ``constant_velocity_ade_m``, means over agents in metres, and ``realism``, the mean meta-metric over scenes;
+        what no scene allows is left out. Fewer rollouts than the challenge's 32 give lower likelihoods: compare
+        only with figures of this kind.
+    """
+    config = load_config("2025")
+    rows: list[Tensor] = []
+    realism: list[float] = []
+    for scene in scenes:
+        agents = scene.agents
+        simulated = scene.simulated
+        future = slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
+        log, valid = agents.position[simulated, future, :2], agents.valid[simulated, future]
+        states = agent.rollouts(scene, rollouts, seed)
+        reason = unscorable_reason(scene)
+        if reason is not None and scene.has_future:
+            warn_once(f"scenario {scene.scenario_id}: cannot be scored, its realism does not count ({reason})")
+        if reason is None:
+            result = score(prepare_scene(scene), agents.id[simulated], states, config)
+            realism.append(float(result.values["metametric"]))
+        sampled = states[..., :2]
+        time = STEP_SECONDS * torch.arange(1, FUTURE_STEPS + 1).unsqueeze(-1)
+        start, velocity = agents.position[:, CURRENT_INDEX, :2], agents.velocity[:, CURRENT_INDEX]
+        straight = start[simulated].unsqueeze(1) + velocity[simulated].unsqueeze(1) * time
+        errors = torch.cat((sampled, straight.unsqueeze(0))).sub(log).norm(dim=-1) * valid  # [R + 1, A, 80]
+        known = valid.any(-1)
+        mean = (errors.sum(-1) / valid.sum(-1).clamp(min=1))[:, known]
+        rows.append(torch.stack((mean[:-1].mean(0), mean[:-1].amin(0), mean[-1]), dim=-1))
+    figures = torch.cat(rows) if rows else torch.zeros(0, 3)
+    names = ("ade_m", "min_ade_m", "constant_velocity_ade_m") if len(figures) else ()
+    means = dict(zip(names, figures.double().mean(0).tolist(), strict=False))
+    return means | ({"realism": sum(realism) / len(realism)} if realism else {})

@@ -1,0 +1,1 @@
+"""Scores of rollouts: realism, diagnosis, statistics, tables."""

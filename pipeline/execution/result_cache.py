@@ -1,0 +1,101 @@
+"""Tasks whose results are kept by all that decides them: what was done once is never done again.
+
+Other settings, or more scenes, cost what is new alone, and a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from data.files import read_json, remove_leftovers, write_json
+from pipeline.execution.engine import EngineConfig, run_on
+from pipeline.execution.progress import bar
+
+__all__ = ["KeptTask", "digest_of", "run_kept"]
+
+
+class KeptTask(Protocol):
+    """A picklable task.
+
+    Attributes:
+        name: digest of everything that decides its result, and of nothing else (``digest_of``).
+        size: how many scenes it has, for the progress.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+TaskT = TypeVar("TaskT", bound=KeptTask)
+
+
+def digest_of(task: Any, **further: Any) -> str:
+    """32 hexadecimal digits that stand for a dataclass of plain values.
+
+    Args:
+        task: a dataclass, its paths emptied where digests stand for what they hold. further: values that count
+            too, such as the code's version.
+    """
+    fields = dataclasses.asdict(task)
+    return hashlib.sha256(json.dumps(fields | further, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _Job(Generic[TaskT]):
+    function: Callable[[TaskT], list[dict[str, Any]]]
+    task: TaskT
+    target: Path
+
+
+def _do(job: _Job[TaskT]) -> int:
+    write_json(job.target, job.function(job.task))
+    return job.task.size
+
+
+def _held(target: Path) -> list[dict[str, Any]] | None:
+    """Rows of a task that was done; None where it was not, or where the file is damaged."""
+    try:
+        rows = read_json(target)
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def run_kept(
+    function: Callable[[TaskT], list[dict[str, Any]]],
+    tasks: Sequence[TaskT],
+    folder: Path,
+    description: str,
+    workers: int,
+    engine: EngineConfig,
+    device: str = "cpu",
+) -> list[list[dict[str, Any]]]:
+    """Rows of every task, in order; those that an earlier run has done are read.
+
+    Args:
+        function: importable by name; its rows go through JSON. tasks: what to do.
+        folder: of the results, one file a task; those that are not asked for any more stay there.
+        description: of the progress bar. workers: processes, see ``run_on``. engine: who does the work.
+        device: of the tasks.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [folder / f"{task.name}.json" for task in tasks]
+    missing = {target: task for task, target in zip(tasks, targets, strict=True) if _held(target) is None}
+    todo = [_Job(function, task, target) for target, task in missing.items()]
+    total = sum(task.size for task in tasks)
+    done = total - sum(job.task.size for job in todo)
+    with bar(description, total, " scene", initial=done) as progress:
+        for _, count in run_on(engine, _do, todo, workers, device=device, folder=folder):
+            progress.update(count)
+    remove_leftovers(folder)
+    return [read_json(target) for target in targets]

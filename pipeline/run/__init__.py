@@ -1,0 +1,1 @@
+"""A run of all stages: the table of stages, its folder, the runner, the plan, the summary."""

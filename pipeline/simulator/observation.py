@@ -1,0 +1,254 @@
+"""What an agent sees: itself, its neighbours and the road around it, in its own frame. No model is known here.
+
+Shape legend: W worlds, A agents, N observing agents, P neighbours, R road segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.road_grid import cell_of
+from data.scene import MapKind
+from data.vocabulary import TYPE_NAMES
+from pipeline.simulator.step import State
+from pipeline.simulator.world import VIEW_CELL, World, table_rows
+
+__all__ = [
+    "Observation",
+    "ObservationConfig",
+    "feature_sizes",
+    "observe",
+    "observe_ego",
+    "observe_neighbours",
+    "observe_road",
+]
+
+_TYPES = len(TYPE_NAMES)
+_ROAD_KINDS = len(MapKind) - 1
+# Scales of what the switches add: metres and radians of a token.
+_MOTION_SCALE = 4.0
+_LIGHT_RANGE = 50.0
+_LANE_HALF_WIDTH = 2.0
+
+
+@dataclass(frozen=True)
+class ObservationConfig:
+    """What agents see. The paper's features are always there; switches add to them.
+
+    Args:
+        neighbours: agents seen; 63 in the paper.
+        road_segments: road segments seen; 120 in the paper.
+        radius: how far agents and road are seen, metres.
+        speed_scale: by which speeds are divided, m/s; 100 in the paper.
+        distance_scale: by which positions of neighbours and road are divided, metres.
+        goal_scale: by which positions of the goal are divided, metres; 1000 in the paper.
+        show_type: own and neighbours' type.
+        show_motion: what the own last token did.
+        show_velocity: velocity of neighbours in the own frame, and the own velocity.
+        show_light: the signal ahead, as last observed by the current step (later states are unknown to an entry).
+        history: at how many earlier decisions the own poses and the neighbours' places are remembered.
+        box_scale: of the boxes that collide or leave the road, as felt and paid; GPUDrive shrinks to 0.7.
+    """
+
+    neighbours: int = 16
+    road_segments: int = 48
+    radius: float = 50.0
+    speed_scale: float = 20.0
+    distance_scale: float = 50.0
+    goal_scale: float = 100.0
+    show_type: bool = True
+    show_motion: bool = True
+    show_velocity: bool = True
+    show_light: bool = True
+    history: int = 0
+    box_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Of N agents. Slots beyond the number of neighbours or segments are masked and zero."""
+
+    ego: Tensor  # [N, E]
+    neighbour: Tensor  # [N, P, F]
+    neighbour_seen: Tensor  # [N, P] bool
+    road: Tensor  # [N, R, 13]
+    road_seen: Tensor  # [N, R] bool
+    type: Tensor  # [N] int64 from type_index
+    motion: Tensor  # [N, 3] the last token's motion in the frame of its start, metres and radians
+
+
+def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
+    """Widths of ego, neighbour and road features."""
+    ego = 6 + _TYPES * config.show_type + 3 * config.show_motion + 2 * config.show_velocity + 3 * config.show_light
+    ego += 4 * config.history
+    neighbour = 6 + _TYPES * config.show_type + 2 * config.show_velocity + 3 * config.history
+    return ego, neighbour, 6 + _ROAD_KINDS
+
+
+def _into_frame(vector: Tensor, heading: Tensor) -> Tensor:
+    return torch.stack(_turned(vector[..., 0], vector[..., 1], heading), dim=-1)
+
+
+def _turned(x: Tensor, y: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = torch.cos(heading), torch.sin(heading)
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.one_hot(index, count).to(torch.float32)
+
+
+def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Observation:
+    """Observations of some agents.
+
+    Args:
+        world: batched. state: of all agents. who: ([N] world, [N] agent) of those that observe.
+        config: what they see.
+    """
+    road, road_seen = observe_road(world, state, who, config)
+    w, a = who
+    return Observation(
+        ego=observe_ego(world, state, who, config),
+        **observe_neighbours(world, state, who, config),
+        road=road,
+        road_seen=road_seen,
+        type=world.types[w, a],
+        motion=state.last_motion[w, a],
+    )
+
+
+def observe_ego(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Tensor:
+    """``Observation.ego`` of some agents; see ``observe``."""
+    w, a = who
+    pose, size, velocity = state.pose[w, a], world.size[w, a], state.velocity[w, a]
+    goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
+    goal = torch.where(state.goal_hidden[w, a].unsqueeze(-1), torch.zeros_like(goal), goal.clamp(-1.0, 1.0))
+    parts = [
+        velocity.norm(dim=-1, keepdim=True) / config.speed_scale,
+        size[:, :1] / 30.0,
+        size[:, 1:2] / 15.0,
+        goal,
+        state.collided[w, a].float().unsqueeze(-1),
+    ]
+    if config.show_type:
+        parts.append(_one_hot(world.types[w, a], _TYPES))
+    if config.show_motion:
+        parts.append(state.last_motion[w, a] * pose.new_tensor([1 / _MOTION_SCALE, 1.0, 4.0]))
+    if config.show_velocity:
+        parts.append(_into_frame(velocity, pose[:, 2]) / config.speed_scale)
+    if config.show_light:
+        parts.append(_light_ahead(world, w, pose))
+    if config.history:
+        past, known = state.past[w, a], state.past_known[w, a].unsqueeze(-1)  # [N, h, 3]
+        turn = past[..., 2] - pose[:, None, 2]
+        place = _into_frame(past[..., :2] - pose[:, None, :2], pose[:, 2:]) / config.distance_scale
+        turn = torch.atan2(torch.sin(turn), torch.cos(turn)).unsqueeze(-1)
+        parts.append(torch.where(known, torch.cat((place, turn, known.float()), dim=-1), 0.0).flatten(1))
+    return torch.cat(parts, dim=-1)
+
+
+def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
+    """[N, 3]: whether a stop line of the agent's lane lies ahead, how near it is, and whether its light was red.
+
+    Lights first observed after the current step are unknown, as they are to an entry.
+    """
+    line = world.stop_line[w]  # [N, S, 3]
+    ahead = _into_frame(line[..., :2] - pose[:, None, :2], line[..., 2])
+    aligned = torch.cos(line[..., 2] - pose[:, None, 2]) > 0.5
+    near = (ahead[..., 0] > -1.0) & (ahead[..., 0] < _LIGHT_RANGE) & (ahead[..., 1].abs() < _LANE_HALF_WIDTH)
+    seen = near & aligned & world.light_known[w]
+    distance = torch.where(seen, ahead[..., 0], torch.inf)
+    nearest, index = distance.min(-1)
+    there = torch.isfinite(nearest)
+    red = world.light_now[w].gather(-1, index.unsqueeze(-1)).squeeze(-1) & there
+    closeness = torch.where(there, 1.0 - nearest.clamp(min=0.0, max=_LIGHT_RANGE) / _LIGHT_RANGE, 0.0)
+    return torch.stack((there.float(), closeness, red.float()), dim=-1)
+
+
+def observe_neighbours(
+    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+) -> dict[str, Tensor]:
+    """``neighbour`` and ``neighbour_seen`` of some agents; see ``observe``."""
+    w, a = who
+    agents = state.pose.shape[1]
+    own = state.pose[w, a]
+    # Those absent are nowhere, whatever their slots hold.
+    x, y = (torch.where(state.present, plane, torch.inf) for plane in state.pose[..., :2].unbind(-1))
+    # Squares and roots: compiled code does eight of them at once, but hypot one by one.
+    distance = (table_rows(x, w) - own[:, :1]).square() + (table_rows(y, w) - own[:, 1:2]).square()
+    distance = distance.scatter(1, a.unsqueeze(-1), torch.inf)  # [N, A], squared
+    count = min(config.neighbours, agents)
+    nearest = distance.topk(count, dim=-1, largest=False)
+    seen = nearest.values <= config.radius**2  # [N, P]
+    # Where there is nobody, the agent itself stands in, so that no garbage is multiplied by zero.
+    index = torch.where(seen, nearest.indices, a.unsqueeze(-1))
+    flat = w.unsqueeze(-1) * agents + index
+    other = table_rows(state.pose.flatten(0, 1), flat)
+    place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
+    turn = other[..., 2] - own[:, None, 2]
+    # As atan2 has it, pi for who comes the other way, where ``wrap_angle`` has -pi.
+    turn = (turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))) / torch.pi
+    velocity = state.velocity.flatten(0, 1)
+    # What is the same from everywhere is worked out for each agent, not for each who sees it.
+    scaled = [velocity.norm(dim=-1, keepdim=True) / config.speed_scale]
+    scaled.append(world.size.flatten(0, 1)[:, :2] / world.size.new_tensor([30.0, 15.0]))
+    if config.show_type:
+        scaled.append(_one_hot(world.types.flatten(), _TYPES))
+    same = table_rows(torch.cat(scaled, dim=-1), flat)
+    parts = [same[..., :1], place, turn.unsqueeze(-1), same[..., 1:]]
+    if config.show_velocity:
+        parts.append(_into_frame(table_rows(velocity, flat), own[:, None, 2]) / config.speed_scale)
+    if config.history:
+        past = state.past.flatten(0, 1)[flat]  # [N, P, h, 3]
+        known = state.past_known.flatten(0, 1)[flat].unsqueeze(-1)
+        place = _into_frame(past[..., :2] - other[..., None, :2], own[:, None, 2:]) / config.distance_scale
+        parts.append(torch.where(known, torch.cat((place, known.float()), dim=-1), 0.0).flatten(2))
+    feature, seen = _filled_up(torch.cat(parts, dim=-1) * seen.unsqueeze(-1), seen, config.neighbours)
+    return {"neighbour": feature, "neighbour_seen": seen}
+
+
+def observe_road(
+    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+) -> tuple[Tensor, Tensor]:
+    """``road`` and ``road_seen`` of some agents, which depend on nothing that moves but their poses."""
+    w, a = who
+    pose = state.pose[w, a]  # [N, 3]
+    cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
+    # Rows of flat tables, and a plane for each number: compiled or not, twice as fast as places and vectors.
+    candidates = world.road_grid.table[w, cell].long() + w.unsqueeze(-1) * world.road.kind.shape[1]  # [N, J]
+    middle = world.road.middle.flatten(0, 1)
+    middle_x, middle_y = table_rows(middle, candidates).unbind(-1)
+    distance = (middle_x - pose[:, :1]).square() + (middle_y - pose[:, 1:2]).square()
+    count = min(config.road_segments, candidates.shape[1])
+    flat = candidates.gather(-1, distance.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
+    kind = world.road.kind.flatten()[flat]
+    heading = pose[:, 2:]  # [N, 1]
+    _, _, along_x, along_y, low, high = table_rows(world.road.line.flatten(0, 1), flat).unbind(-1)
+    middle_x, middle_y = table_rows(middle, flat).unbind(-1)
+    middle_x, middle_y = _turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2], heading)
+    along_x, along_y = _turned(along_x, along_y, heading)
+    length = (along_x.square() + along_y.square()).sqrt()
+    seen = (kind > 0) & (middle_x.square() + middle_y.square() <= config.radius**2)
+    # A point has no direction; dividing by zero must not make one.
+    whole = length.clamp(min=1e-3)
+    rise = (low + high) / 2 - world.height[w, a].unsqueeze(-1)
+    scale = config.distance_scale
+    planes = (middle_x / scale, middle_y / scale, length / 10.0, along_x / whole, along_y / whole, rise / 10.0)
+    shown = seen.to(rise.dtype)
+    kinds = torch.eye(_ROAD_KINDS + 1, device=kind.device)[:, 1:]
+    kinds = table_rows(kinds.contiguous(), torch.where(seen, kind, 0))
+    feature = torch.cat((torch.stack([plane * shown for plane in planes], dim=-1), kinds), dim=-1)
+    return _filled_up(feature, seen, config.road_segments)
+
+
+def _filled_up(feature: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Features [N, M, F] and what is seen [N, M] with as many slots as ``count``, where there are fewer."""
+    short = count - seen.shape[1]
+    # Padding by nothing is a copy. Compiled code does not make it, and would be compiled once more if asked.
+    if not torch.compiler.is_compiling() and not short:
+        return feature, seen
+    pad = torch.nn.functional.pad
+    return pad(feature, (0, 0, 0, short)), pad(seen, (0, short))

@@ -1,0 +1,312 @@
+"""Stage ``evaluate``: rollouts against the log, by the realism meta-metric."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import IncompleteError, UserError
+from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
+from data.places import is_remote, place
+from data.scenes_source import content_digest, open_scenes
+from pipeline.agents.leaks import check_rollouts
+from pipeline.evaluation.diagnosis import print_diagnosis, write_diagnosis
+from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
+from pipeline.execution.code_version import code_version
+from pipeline.execution.engine import EngineConfig, run_on
+from pipeline.execution.progress import bar
+from submission.checks import ROLLOUTS
+from submission.protos import rollout_files
+from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics
+from submission.suspicion import Suspicion, Tally
+
+__all__ = ["EvaluateConfig", "run_evaluate"]
+
+_PARTS = "parts"
+_RECIPE = "recipe.json"
+_METRICS, _TABLE = "metrics.json", "per_scenario.csv"
+# So many scenarios without a score are listed for people; metrics.json has all.
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The metric.
+
+    Args:
+        metric: 2025, 2024 or 2025_scenario_gen.
+        metric_config: an own textproto in the same format, instead of ``metric``.
+        ttc_all_types: time to collision counts for all types as on the 2024 leaderboard, not for vehicles alone.
+        targets: whose likelihoods count, among the agents that a scenario wants evaluated: all of them, vehicle, or
+            vru for pedestrians and cyclists, of which time to collision then counts too, since there is nothing
+            else. Scenarios without any of these do not count; they are listed.
+        mended: score without the documented defects of Waymo's code too, to see what they cost.
+        diagnose: write diagnosis.csv: what every agent and feature lost, worst scenarios first.
+        allow_broken: damaged or unknown rollouts are a warning; the rest counts.
+        allow_unscorable: scenarios that cannot be scored are a warning; the rest counts.
+        allow_trained: score rollouts of scenarios that their agent was trained on, too.
+        cache: folder where prepared scenes are kept for the next evaluation.
+        official: cross-check some scenarios against Waymo's own code (minutes for each scenario).
+        official_scenarios: how many.
+        workers: processes; 0 for one per core.
+    """
+
+    metric: str = "2025"
+    metric_config: Path | None = None
+    ttc_all_types: bool = False
+    targets: str = "all"
+    mended: bool = False
+    diagnose: bool = False
+    allow_broken: bool = False
+    allow_unscorable: bool = False
+    allow_trained: bool = False
+    cache: Path | None = None
+    official: bool = False
+    official_scenarios: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise UserError(f"evaluate.targets is {self.targets!r}; choose one of {', '.join(TARGETS)}")
+        if self.official and self.targets != "all":
+            raise UserError("evaluate.official compares all targets; leave --targets out")
+
+    @property
+    def metric_name(self) -> str:
+        """Name or path of the configuration, as ``load_config`` takes it."""
+        return str(self.metric_config or self.metric)
+
+
+def _collect(
+    config: EvaluateConfig, scenarios: str, rollouts: str, out: Path, engine: EngineConfig
+) -> Iterator[dict[str, Any]]:
+    """Rows of all files, those of an earlier interrupted run included."""
+    files, digest = rollout_files(rollouts), content_digest(scenarios)
+    code = code_version(__name__)
+    recipe = {
+        "files": {str(file): file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
+        "metric": [config.metric_name, config.ttc_all_types, config.targets, config.mended, config.diagnose],
+        "scenarios": digest,
+        "code": code,
+    }
+    parts = out / _PARTS
+    if not (parts / _RECIPE).exists() or read_json(parts / _RECIPE) != recipe:
+        for stale in parts.glob("*.json"):
+            stale.unlink()
+        parts.mkdir(parents=True, exist_ok=True)
+        write_json(parts / _RECIPE, recipe)
+    # Prepared scenes belong to these scenarios and this code.
+    cache = (
+        None
+        if config.cache is None
+        else config.cache.absolute() / hashlib.sha256(f"{digest}/{code}".encode()).hexdigest()
+    )
+    tasks = [
+        ScoringTask(
+            file=file,
+            scenarios=scenarios,
+            digest=digest,
+            metric=config.metric_name,
+            ttc_all_types=config.ttc_all_types or config.targets == "vru",
+            mended=config.mended,
+            targets=config.targets,
+            losses=config.diagnose,
+            cache=cache,
+            # Files of several folders may have the same name.
+            target=parts / f"{number:05d}-{file.name}.json",
+        )
+        for number, file in enumerate(files)
+    ]
+    todo = [task for task in tasks if not task.target.exists()]
+    with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
+        for _ in run_on(engine, score_file, todo, config.workers, folder=out):
+            progress.update()
+    for task in tasks:
+        yield from read_json(task.target)
+
+
+def run_evaluate(
+    config: EvaluateConfig,
+    *,
+    scenarios: str | Path,
+    rollouts: str | Path,
+    out: Path,
+    seed: int = 0,
+    show: bool = True,
+    engine: EngineConfig = EngineConfig(),
+) -> dict[str, float]:
+    """Score rollouts with the realism meta-metric and write metrics.json and per_scenario.csv.
+
+    Args:
+        config: of the stage.
+        scenarios: WOMD TFRecords or an ingested store, with futures.
+        rollouts: file, folder, glob, archive or URL of ScenarioRollouts or SimAgentsChallengeSubmission messages.
+        out: folder of the results.
+        seed: of the bootstrap and of the sample for --official.
+        show: print the table of buckets and fields.
+        engine: who scores.
+
+    Raises:
+        UserError: a scenario that is scored twice or that its agent was trained on, or nothing that can be scored.
+        IncompleteError: once everything is written: rollouts that are damaged, unknown or of wrong objects, unless
+            ``allow_broken``; scenarios that cannot be scored, unless ``allow_unscorable``.
+    """
+    scenarios, out = str(place(scenarios)), out.absolute()
+    metric = load_config(config.metric_name)
+    if not config.allow_trained:
+        check_rollouts(rollouts)
+    out.mkdir(parents=True, exist_ok=True)
+    found = list(_collect(config, scenarios, str(rollouts), out, engine))
+    broken = [row["broken"] for row in found if "broken" in row]
+    for message in broken:
+        print(f"warning: {message}", file=sys.stderr)
+    rows = sorted((row for row in found if "broken" not in row), key=lambda row: row["scenario_id"])
+    ids = [row["scenario_id"] for row in rows]
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise UserError(f"{rollouts}: scenario {twice} occurs more than once")
+    suspicions = Tally()
+    for row in rows:
+        for found_one in row.get("suspicions", ()):
+            suspicions.add(f"scenario {row['scenario_id']}", Suspicion(**found_one))
+    scored = [row for row in rows if "values" in row]
+    reasons = {row["scenario_id"]: row["reason"] for row in rows if "reason" in row}
+    left_out = [row["scenario_id"] for row in rows if row.get("expected")]
+    missing = sorted(set(open_scenes(scenarios).ids) - set(ids))
+    _warn(rows, missing)
+    if not scored:
+        print("\n".join(_listed(reasons)), file=sys.stderr)
+        # Results of an earlier run in this folder are not those of this one.
+        for name in (_METRICS, _TABLE):
+            (out / name).unlink(missing_ok=True)
+        why = [*(f"{name}: {reason}" for name, reason in reasons.items()), *broken, "no rollouts"][0]
+        raise UserError(f"{rollouts}: no scenario can be scored ({why})")
+    values = [row["values"] for row in scored]
+    metrics = mean_metrics(values)
+    report: dict[str, Any] = {
+        "scenarios": len(scored),
+        "metric": config.metric_name,
+        "metrics": metrics,
+        "buckets": buckets(metrics, metric),
+        "intervals": bootstrap_intervals(values, seed),
+        "unscorable": {name: reason for name, reason in reasons.items() if name not in left_out},
+        "without_targets": left_out,
+        "without_rollouts": len(missing),
+        "broken": broken,
+        "suspicions": suspicions.lines(),
+    }
+    if config.mended:
+        report["mended"] = mean_metrics([row["mended"] for row in scored])
+    if config.diagnose:
+        write_diagnosis(out / "diagnosis.csv", scored)
+    if config.official:
+        from pipeline.evaluation.official_metric import largest_differences
+
+        report["official"] = largest_differences(config, scenarios, str(rollouts), scored, seed)
+    write_json(out / _METRICS, report)
+    _write_table(out / _TABLE, scored)
+    # Only a run that is interrupted needs them.
+    shutil.rmtree(out / _PARTS)
+    remove_leftovers(out)
+    if show:
+        suspicions.show()
+        _print_report(report)
+        if config.diagnose:
+            print_diagnosis(scored)
+    _complain(config, report, out / _METRICS)
+    return {
+        "scenarios": len(scored),
+        "unscorable": len(report["unscorable"]),
+        **{name: round(metrics[name], 6) for name in METRIC_FIELDS},
+    }
+
+
+def _complain(config: EvaluateConfig, report: Mapping[str, Any], written: Path) -> None:
+    """Raises IncompleteError where something has no score that should have one."""
+    faults, options = [], []
+    if report["broken"] and not config.allow_broken:
+        faults.append(f"{len(report['broken'])} rollouts cannot be scored ({report['broken'][0]})")
+        options.append("--allow-broken")
+    if report["unscorable"] and not config.allow_unscorable:
+        name, reason = next(iter(report["unscorable"].items()))
+        faults.append(f"{len(report['unscorable'])} scenarios cannot be scored ({name}: {reason})")
+        options.append("--allow-unscorable")
+    advice = f"mend them, or accept that with {' '.join(options)}" if options else "please report it"
+    for name, why in report.get("official", {}).get("refused", {}).items():
+        faults.append(f"scenario {name} is scored here and not by Waymo's code ({why})")
+    if faults:
+        raise IncompleteError(f"{'; '.join(faults)}; {written} holds the rest; {advice}")
+
+
+def _listed(reasons: Mapping[str, str]) -> list[str]:
+    lines = [f"    {name}  {reason}" for name, reason in reasons.items()]
+    return lines[:_LISTED] + ([f"    and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])
+
+
+def _warn(rows: list[dict[str, Any]], missing: list[str]) -> None:
+    odd = [row for row in rows if row["joint_scenes"] != ROLLOUTS]
+    if odd:
+        first = odd[0]
+        print(
+            f"warning: {len(odd)} scenarios have not {ROLLOUTS} joint scenes "
+            f"({first['scenario_id']} has {first['joint_scenes']})",
+            file=sys.stderr,
+        )
+    if missing:
+        print(
+            f"warning: {len(missing)} of {len(missing) + len(rows)} scenarios have no rollouts and do not count "
+            f"({missing[0]} for one)",
+            file=sys.stderr,
+        )
+    for rest, what in ((False, "cannot be scored"), (True, "have none of the targets and do not count")):
+        some = [row for row in rows if "reason" in row and row.get("expected", False) == rest]
+        if some:
+            first = some[0]
+            print(
+                f"warning: {len(some)} scenarios {what} ({first['scenario_id']}: {first['reason']})",
+                file=sys.stderr,
+            )
+
+
+def _write_table(path: Path, scored: list[dict[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["scenario_id", *METRIC_FIELDS])
+    writer.writerows(
+        [row["scenario_id"], *(json.dumps(row["values"][name]) for name in METRIC_FIELDS)] for row in scored
+    )
+    write_text(path, table.getvalue())
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    intervals = report["intervals"]
+    print(f"{report['scenarios']} scenarios, metric {report['metric']}")
+    for text, lines in (
+        ("cannot be scored", _listed(report["unscorable"])),
+        ("have none of the targets", _listed(dict.fromkeys(report["without_targets"], ""))),
+        ("damaged or unknown rollouts", _listed(dict.fromkeys(report["broken"], ""))),
+    ):
+        if lines:
+            print("\n".join([f"  {text}:", *lines]))
+    if report["without_rollouts"]:
+        print(f"  {report['without_rollouts']} scenarios without rollouts")
+    for name, value in report["buckets"].items():
+        print(f"  {name:42} {value:.4f}")
+    for name in METRIC_FIELDS:
+        low, high = intervals[name]
+        mended = f"   mended {report['mended'][name]:.4f}" if "mended" in report else ""
+        print(f"  {name:42} {report['metrics'][name]:.4f}   95% interval {low:.4f} .. {high:.4f}{mended}")
+    if "official" in report:
+        print(f"  largest differences to Waymo's code on {', '.join(report['official']['scenarios'])}:")
+        for name, value in report["official"]["differences"].items():
+            print(f"    {name:40} {value:.1e}")
+        for name, why in report["official"]["refused"].items():
+            print(f"    {name} has no figures by Waymo's code: {why}")

@@ -1,0 +1,247 @@
+"""Stage ``tokenize``: TFRecord shards to a scene store, and from the training split the motion vocabulary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.checksums import at_once, shard_content
+from data.completeness import DUPLICATE, Origin, Rejected
+from data.errors import UserError
+from data.files import remove_leftovers, write_text
+from data.notices import warn_once
+from data.places import place
+from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
+from data.remarks import Remarks
+from data.scene import Scene
+from data.sources import SPLITS, Shard, find_shards
+from data.store import (
+    SceneStore,
+    check_disjoint,
+    is_store,
+    shard_name,
+    store_kinds,
+    write_shard,
+)
+from data.tfrecord import BrokenRecord, read_records
+from data.tokenizer import retokenisation_error
+from data.vocabulary import VocabularyConfig, build_vocabulary
+from data.womd import RecordError, parse_scenario
+from pipeline.execution.engine import EngineConfig, run_on, worker_count
+from pipeline.execution.progress import bar, track
+
+__all__ = ["VOCABULARY_FILE", "TokenizeConfig", "changed_shard", "ingest", "learn_vocabulary", "run_tokenize"]
+
+VOCABULARY_FILE = "vocabulary.pt"
+REJECTED_FILE = "rejected.csv"
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """Ingest and vocabulary.
+
+    Args:
+        workers: processes that ingest shards; 0 for one per core.
+        allow_rejected: go on without records that cannot be used; they are listed in rejected.csv either way.
+        vocabulary: how the motion vocabulary is built (training split).
+        error_scenes: training scenes on which the re-tokenisation error is measured; 0 for all.
+    """
+
+    workers: int = 0
+    allow_rejected: bool = False
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    error_scenes: int = 100
+
+
+@dataclass(frozen=True)
+class _IngestTask:
+    shard: Shard
+    target: Path
+    need_future: bool
+
+    def source(self) -> str:
+        """What the shard is made of, for its receipt. The file has just been read, or its checksum is known."""
+        return f"{shard_content(self.shard)}{' with future' if self.need_future else ''}"
+
+
+def _parsed(task: _IngestTask, rejected: list[Rejected], remarks: Remarks) -> Iterator[Scene]:
+    """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
+    name = task.shard.name
+    seen: set[str] = set()
+    for index, record in enumerate(read_records(task.shard.url)):
+        if isinstance(record, BrokenRecord):
+            rejected.append(Rejected(name, str(record.index), "record", record.reason))
+            continue
+        try:
+            scene = parse_scenario(record, task.need_future, remarks)
+        except RecordError as error:
+            rejected.append(Rejected(name, str(index), error.code, str(error)))
+            continue
+        if scene.scenario_id in seen:
+            rejected.append(Rejected(name, str(index), DUPLICATE, f"scenario_id {scene.scenario_id} occurs before"))
+            continue
+        seen.add(str(scene.scenario_id))
+        yield scene
+
+
+def _ingest_shard(task: _IngestTask) -> Receipt:
+    """Write one shard of the store."""
+    rejected, remarks = list[Rejected](), Remarks()
+    try:
+        infos = write_shard(
+            task.target,
+            _parsed(task, rejected, remarks),
+            origin=lambda: Origin((task.shard.name,), tuple(rejected), remarks),
+        )
+        return write_receipt(task.target, task.source(), len(infos))
+    except FileNotFoundError as error:
+        raise UserError(f"{task.shard.url}: the file is gone") from error
+    except PermissionError as error:
+        raise UserError(f"{error.filename or task.shard.url}: permission denied") from error
+
+
+def _tasks(data: str, split: str, out: Path) -> list[_IngestTask]:
+    shards = find_shards(data, split)
+    return [
+        _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
+        for index, shard in enumerate(shards)
+    ]
+
+
+def changed_shard(data: str, split: str, out: Path) -> str | None:
+    """URL of the first file whose content is not what was ingested, None where all are."""
+    tasks = _tasks(data, split, place(out))
+    sources = at_once(_IngestTask.source, tasks)
+    receipts = (read_receipt(task.target) for task in tasks)
+    pairs = zip(tasks, sources, receipts, strict=True)
+    return next((t.shard.url for t, source, held in pairs if held is None or held.source != source), None)
+
+
+def ingest(
+    config: TokenizeConfig, *, data: str, split: str, out: Path, engine: EngineConfig = EngineConfig()
+) -> dict[str, float]:
+    """Read all records of a split into a store; every record is either stored or listed in rejected.csv.
+
+    Raises:
+        UserError: no files, no usable record, rejected records without ``allow_rejected``, or a scenario id that
+            occurs in two files.
+    """
+    out = place(out)
+    tasks = _tasks(data, split, out)
+    expected = {task.target.name for task in tasks}
+    if foreign := store_kinds(out) - {split}:
+        raise UserError(f"{out}: holds a store of {', '.join(sorted(foreign))}; give another folder for {split}")
+    for stale in out.glob("*.scenes.parquet"):
+        if stale.name not in expected:
+            stale.unlink()
+            receipt_path(stale).unlink(missing_ok=True)
+    receipts = {
+        task.target.name: receipt for task in tasks if (receipt := accepted(task.target, task.source)) is not None
+    }
+    todo = [task for task in tasks if task.target.name not in receipts]
+    started, count = time.perf_counter(), 0
+    workers = min(worker_count(config.workers), max(1, len(todo)))
+    with bar(f"ingest {split}", len(tasks), " shard", initial=len(tasks) - len(todo)) as progress:
+        for index, receipt in run_on(engine, _ingest_shard, todo, config.workers, folder=out):
+            receipts[todo[index].target.name] = receipt
+            count += receipt.items
+            progress.set_postfix_str(f"{count} scenes", refresh=False)
+            progress.update()
+    seconds = time.perf_counter() - started
+    remove_leftovers(out)
+    write_sums(out / _SUMS, receipts)
+    store = SceneStore(out)
+    rejected = store.origin.rejected
+    for line in store.origin.remarks.lines(f"{data}: {split}"):
+        warn_once(line)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([Rejected._fields, *rejected])
+    write_text(out / REJECTED_FILE, table.getvalue())
+    if rejected and not config.allow_rejected:
+        first = rejected[0]
+        raise UserError(
+            f"{first.file}: record {first.record}: {first.reason}; {len(rejected)} rejected records in all, "
+            f"listed in {out / REJECTED_FILE}; mend the data, or go on without them with --allow-rejected"
+        )
+    _check_unique(store)
+    _check_siblings(store, split)
+    for lacking in filter(None, (store.origin.absence, store.origin.rejection)):
+        warn_once(f"{out}: {lacking}")
+    size = sum((out / name).stat().st_size for name in expected)
+    return {
+        "scenes": len(store),
+        "rejected": len(rejected),
+        **store.origin.figures(),
+        "unscorable": sum(info.unscorable_reason is not None and info.steps > 11 for info in store.infos),
+        "store_bytes_per_scene": round(size / len(store)),
+        **({"ingest_scenes_per_second_per_core": round(count / seconds / workers, 1)} if count else {}),
+    }
+
+
+def _check_unique(store: SceneStore) -> None:
+    if not len(store):
+        raise UserError(f"{store.folder}: no usable record in any shard; see {store.folder / REJECTED_FILE}")
+    ids = store.ids
+    if len(set(ids)) != len(ids):
+        twice = next(value for value in ids if ids.count(value) > 1)
+        raise UserError(f"{store.folder}: scenario {twice} occurs in more than one shard; remove one of the files")
+
+
+def _check_siblings(store: SceneStore, split: str) -> None:
+    """Compare with the stores of other splits beside this one, as a run has them."""
+    for folder in (store.folder.parent / name for name in SPLITS if name != split):
+        if store.folder.name != split or not is_store(folder):
+            continue
+        try:
+            other = SceneStore(folder)
+        except UserError:
+            # Being written, perhaps: whichever is finished last is compared.
+            continue
+        check_disjoint(store, other)
+
+
+def learn_vocabulary(config: TokenizeConfig, *, store: Path, out: Path, seed: int) -> dict[str, float]:
+    """Build the vocabulary from a store, save it and measure the re-tokenisation error."""
+    scenes = SceneStore(store)
+    vocabulary = build_vocabulary(track(scenes, "vocabulary", len(scenes), " scene"), config.vocabulary, seed)
+    vocabulary.save(out)
+    count = min(len(scenes), config.error_scenes or len(scenes))
+    sample = (scenes[index * len(scenes) // count] for index in range(count))
+    return retokenisation_error(track(sample, "token error", count, " scene"), vocabulary)
+
+
+def run_tokenize(
+    config: TokenizeConfig,
+    *,
+    data: str,
+    split: str,
+    out: str | Path,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(),
+) -> dict[str, float]:
+    """Ingest a split of TFRecords into a scene store; the training split also builds the vocabulary.
+
+    Args:
+        config: of the stage.
+        data: folder laid out as Waymo's bucket, folder of TFRecords, glob, file, or a URL that fsspec opens.
+        split: training, validation or testing; only testing may have scenarios of 11 steps.
+        out: folder or URL of the store; vocabulary.pt, rejected.csv and SHA256SUMS are written there too.
+        seed: of the vocabulary.
+        engine: who ingests shards.
+
+    Raises:
+        UserError: see ``ingest``.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+    folder = place(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = ingest(config, data=data, split=split, out=folder, engine=engine)
+    if split == "training":
+        figures |= learn_vocabulary(config, store=folder, out=folder / VOCABULARY_FILE, seed=seed)
+    return figures

@@ -1,0 +1,331 @@
+"""An arm of an experiment: self-play with some options changed, then sampled, scored and compared with a reference.
+
+The unit of work of ``scripts/studies/selfplay_study.py`` and of ``python -m pipeline claims``. A folder holds an
+arm: ``training/``, ``scores_*`` and ``result.json``, which is written last and makes the arm count as done.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import read_json, sha256_of, write_json
+from data.scenes_source import content_digest, open_scenes
+from models.policy import load_policy
+from models.reference.agent import ReferenceAgent
+from pipeline.execution.manifest import differences
+from pipeline.selfplay.divergence import SceneDivergence, mean_divergence, scene_divergences
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
+from pipeline.stages.sample import SampleConfig, run_sample
+from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
+from pipeline.studies.claims.overrides import override, read_settings
+
+__all__ = [
+    "RESULT_FILE",
+    "Arm",
+    "ArmResult",
+    "Judged",
+    "Trial",
+    "arm_folder",
+    "is_done",
+    "judge_reference",
+    "judge_rollouts",
+    "reference_recipe",
+    "run_arm",
+    "way_name",
+]
+
+RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
+# How a result is computed may change; what is computed may not.
+_FREE = {"selfplay": ("workers", "tensorboard", "checkpoint_every"), "evaluate": ("workers", "cache")}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is changed, by name.
+
+    Attributes:
+        name: of the arm, and of its folder.
+        overrides: options of self-play by dotted name.
+        settings: a file in ``pipeline/command/configs/selfplay`` that lies below the overrides.
+        reference: which reference it is anchored to, by a name that whoever runs the arm knows.
+        targets: whose likelihoods count when it is judged, see ``EvaluateConfig.targets``.
+        watched: look at held-out scenes in the course of its training.
+    """
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    settings: str | None = None
+    reference: str = "run"
+    targets: tuple[str, ...] = ("all",)
+    watched: bool = False
+
+    def config(self, base: SelfPlayConfig) -> SelfPlayConfig:
+        """The options of its training.
+
+        Raises:
+            UserError: an override that is no option.
+        """
+        below = read_settings(self.settings) if self.settings else {}
+        return override(base, {**below, **self.overrides})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How policies are judged, the same for all arms of an experiment.
+
+    Attributes:
+        scenarios: records or store with futures.
+        rollouts: futures of each. ways: of drawing them: ``top_k``, 0 for all tokens.
+        evaluate: the metric. targets: whose likelihoods count, see ``EvaluateConfig.targets``.
+        keep_rollouts: leave them on the disk.
+    """
+
+    scenarios: str
+    rollouts: int = 32
+    ways: tuple[int, ...] = (0, 5)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    targets: tuple[str, ...] = ("all",)
+    keep_rollouts: bool = True
+
+    def recipe(self) -> dict[str, Any]:
+        """As plain values."""
+        evaluate = dataclasses.asdict(self.evaluate)
+        for name in _FREE["evaluate"]:
+            del evaluate[name]
+        plain: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "scenarios": _digest(self.scenarios),
+                    "rollouts": self.rollouts,
+                    "ways": self.ways,
+                    "targets": self.targets,
+                    "evaluate": evaluate,
+                },
+                default=str,
+            )
+        )
+        return plain
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An arm with everything that decides its result.
+
+    Attributes:
+        config: of the training. seed: of the training.
+        training: store to train on. validation: store for evaluations on the way, if any are configured.
+        anchor: checkpoint that it is anchored to. reference: that it is compared with at the end.
+        judged: how it is judged.
+    """
+
+    config: SelfPlayConfig
+    seed: int
+    training: Path
+    anchor: Path
+    reference: Path
+    judged: Judged
+    validation: Path | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """As plain values; equal recipes give equal results."""
+        selfplay = dataclasses.asdict(self.config)
+        for name in _FREE["selfplay"]:
+            del selfplay[name]
+        plain: dict[str, Any] = json.loads(json.dumps({"selfplay": selfplay}, default=str))
+        return plain | {
+            "seed": self.seed,
+            "training": _digest(str(self.training)),
+            "anchor": sha256_of(self.anchor),
+            "reference": sha256_of(self.reference),
+            **self.judged.recipe(),
+        }
+
+
+@lru_cache(maxsize=16)
+def _digest(scenarios: str) -> str:
+    """Nothing that an experiment reads changes while it runs."""
+    return content_digest(scenarios)
+
+
+def way_name(top_k: int) -> str:
+    return f"top {top_k}" if top_k else "all"
+
+
+def arm_folder(root: Path, name: str, seed: int) -> Path:
+    return root / f"{name.replace(' ', '_').replace('+', 'and')}_{seed}"
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm came to.
+
+    Attributes:
+        folder: of the arm. values: of ``result.json``: ``reports`` by way (what ``evaluate`` wrote), ``training``
+            (the last row of its table), ``measured`` (see ``divergence``).
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    def scenes(self, way: str, targets: str = "all") -> dict[str, dict[str, float]]:
+        """Fields of the metric by scenario id."""
+        with (_scores(self.folder, way, targets) / "per_scenario.csv").open(newline="") as file:
+            return {
+                row.pop("scenario_id"): {name: float(value) for name, value in row.items()}
+                for row in csv.DictReader(file)
+            }
+
+    @cached_property
+    def divergences(self) -> dict[str, SceneDivergence]:
+        """By scenario id."""
+        return {name: SceneDivergence(**part) for name, part in self.values["measured_scenes"].items()}
+
+    @cached_property
+    def curve(self) -> list[dict[str, float]]:
+        """Rows of the training's table."""
+        return _rows(self.folder)
+
+
+def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult:
+    """Sample a reference in every way and score it, or find that done; there is no training in the result.
+
+    Raises:
+        UserError: the folder holds a result of other settings; or as the stages.
+    """
+    done = folder / RESULT_FILE
+    recipe = reference_recipe(judged, checkpoint)
+    if done.exists():
+        values = read_json(done)
+        _refuse_changes(folder, values["recipe"], recipe)
+        return ArmResult(folder, values)
+    _begin(folder, recipe)
+    values = {"recipe": recipe, "reports": judge_rollouts(judged, "reference", checkpoint, folder)}
+    write_json(done, values)
+    return ArmResult(folder, values)
+
+
+def _scores(folder: Path, way: str, targets: str) -> Path:
+    """Where the scores of a way of drawing are."""
+    suffix = "" if targets == "all" else f"_{targets}"
+    return folder / f"scores_{'top_0' if way == 'all' else way.replace(' ', '_')}{suffix}"
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "training" / "metrics.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def is_done(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the result of a recipe (of ``Trial`` or ``reference_recipe``)."""
+    done = folder / RESULT_FILE
+    return done.exists() and not differences(read_json(done).get("recipe"), recipe)
+
+
+def reference_recipe(judged: Judged, checkpoint: Path) -> dict[str, Any]:
+    """Everything that decides the result of ``judge_reference``."""
+    return {"reference": sha256_of(checkpoint), **judged.recipe()}
+
+
+def run_arm(trial: Trial, folder: Path) -> ArmResult:
+    """Train, sample in every way, score and measure; what is there already is not done again.
+
+    Raises:
+        UserError: the folder holds a result of other settings; or as the stages.
+    """
+    done, recipe = folder / RESULT_FILE, trial.recipe()
+    values: dict[str, Any] = read_json(done) if done.exists() else {}
+    if not values:
+        _begin(folder, recipe)
+        values = {**_train_and_score(trial, folder), **_measure(trial, folder), "recipe": recipe}
+        write_json(done, values)
+    elif "recipe" in values:
+        _refuse_changes(folder, values["recipe"], recipe)
+    elif "measured_scenes" not in values:
+        # Of an earlier version, which did not say what it was made from, nor how scenes differ.
+        values |= _measure(trial, folder)
+        write_json(done, values)
+    return ArmResult(folder, values)
+
+
+def _begin(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Scores that an interrupted arm left are used again only if they were to be the same."""
+    begun = folder / _RECIPE_FILE
+    if begun.exists():
+        _refuse_changes(folder, read_json(begun), recipe)
+    write_json(begun, recipe)
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if changes := differences(before, now):
+        raise UserError(
+            f"{folder}: made with other settings ({', '.join(changes[:3])}); start over with --fresh, "
+            "which keeps it in replaced/, or choose another --out"
+        )
+
+
+def _train_and_score(trial: Trial, folder: Path) -> dict[str, Any]:
+    training = folder / "training"
+    checkpoint = training / POLICY_FILE
+    if not checkpoint.exists():
+        run_selfplay(
+            trial.config,
+            scenes=trial.training,
+            reference=trial.anchor,
+            out=training,
+            validation=trial.validation,
+            seed=trial.seed,
+        )
+    reports = judge_rollouts(trial.judged, "policy", checkpoint, folder)
+    return {"reports": reports, "training": _rows(folder)[-1]}
+
+
+def judge_rollouts(
+    judged: Judged, agent: str, checkpoint: Path | None, folder: Path, ways: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Sample an agent in every way and score it; returns for each way what ``evaluate`` wrote, of all targets.
+
+    Reports of the other targets, and scores by scene, are in the folder (``ArmResult.scenes``).
+    """
+    reports: dict[str, Any] = {}
+    for top_k in judged.ways if ways is None else ways:
+        way = way_name(top_k)
+        rollouts = folder / f"rollouts_top_{top_k}"
+        if not all((_scores(folder, way, name) / "metrics.json").exists() for name in judged.targets):
+            sampling = SampleConfig(
+                agent=agent, rollouts=judged.rollouts, top_k=top_k, workers=judged.evaluate.workers
+            )
+            run_sample(sampling, scenarios=judged.scenarios, checkpoint=checkpoint, out=rollouts, seed=0)
+        for targets in judged.targets:
+            scores = _scores(folder, way, targets)
+            if not (scores / "metrics.json").exists():
+                run_evaluate(
+                    dataclasses.replace(judged.evaluate, targets=targets, allow_unscorable=True),
+                    scenarios=judged.scenarios,
+                    rollouts=str(rollouts),
+                    out=scores,
+                    show=False,
+                )
+        if not judged.keep_rollouts:
+            shutil.rmtree(rollouts, ignore_errors=True)
+        reports[way] = read_json(_scores(folder, way, judged.targets[0]) / "metrics.json")
+    return reports
+
+
+def _measure(trial: Trial, folder: Path) -> dict[str, Any]:
+    """KL to the reference, entropy and log-likelihood on the scenarios it is judged on, with all agents driven."""
+    policy, _, view = load_policy(folder / "training" / POLICY_FILE)
+    scenes = list(open_scenes(trial.judged.scenarios))
+    reference = ReferenceAgent.from_checkpoint(trial.reference)
+    parts = scene_divergences(policy, reference, scenes, ObservationConfig(**view), seed=0)
+    by_scene = {str(scene.scenario_id): dataclasses.asdict(part) for scene, part in zip(scenes, parts, strict=True)}
+    return {"measured": mean_divergence(parts), "measured_scenes": by_scene}

@@ -1,0 +1,416 @@
+"""The claims that are about trained policies: which arms each needs, what it states, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipeline.studies.claims import figures
+from pipeline.studies.claims.arms import Arm
+from pipeline.studies.claims.config import ClaimsConfig
+from pipeline.studies.claims.intervals import Interval, difference, mean
+from pipeline.studies.claims.report import Report, Row, arm_rows, published, render_rows, simple_row
+from pipeline.studies.claims.study import OWN_REFERENCE, Study
+from pipeline.studies.claims.verdict import Statement, above, below, within
+
+__all__ = ["CLAIMS", "Claim"]
+
+# Differences of realism below this count as none: the paper's spread over five seeds.
+MARGIN = 0.015
+
+_ANCHORED = {"ppo.alpha": 0.0, "ppo.beta": 0.1}
+_PLAIN = {"ppo.alpha": 0.0, "ppo.beta": 0.0, "ppo.compared": True}
+_ALL_TARGETS = ("all", "vehicle", "vru")
+SPACER = Arm("spacer beta 0.1", _ANCHORED, targets=_ALL_TARGETS, watched=True)
+PLAIN = Arm("beta 0", _PLAIN, targets=_ALL_TARGETS, watched=True)
+BETAS = tuple(Arm(f"beta {beta:g}", {"ppo.alpha": 0.0, "ppo.beta": beta}) for beta in (0.01, 1.0))
+ALPHAS = tuple(Arm(f"alpha {alpha:g}", {"ppo.alpha": alpha, "ppo.beta": 0.0}) for alpha in (0.001, 0.01, 0.1))
+PPO = Arm("ppo", {**_PLAIN, "ppo.goal_dropout": 0.0})
+NO_GOAL = Arm("no goal reward", {**_ANCHORED, "reward.goal": 0.0})
+SHOWN = Arm("goals always shown", {**_ANCHORED, "ppo.goal_dropout": 0.0})
+ONE_HEAD = Arm("one head", {**_ANCHORED, "policy.per_type": False}, targets=_ALL_TARGETS)
+VEHICLES = Arm("vehicles only", {**_ANCHORED, "ppo.controlled": "vehicles"}, targets=_ALL_TARGETS)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        name: by which it is asked for. title, says: in words.
+        arms: that it compares. references: that drive themselves for it.
+        report: what came of it, once these are done.
+    """
+
+    name: str
+    title: str
+    says: str
+    arms: Callable[[ClaimsConfig], Sequence[Arm]]
+    report: Callable[[Study, Claim], Report]
+    references: Callable[[ClaimsConfig], Sequence[str]] = lambda config: ()
+
+
+def _minus(
+    study: Study, first: Arm, second: Arm, field: str = "realism", targets: str = "all", way: str | None = None
+) -> Interval:
+    return difference(study.table(first, field, way, targets), study.table(second, field, way, targets))
+
+
+def _printed(claim: str, first: str, second: str, field: str = "realism") -> float | None:
+    """The paper's difference of two rows."""
+    one, other = published(claim, first).get(field), published(claim, second).get(field)
+    return None if one is None or other is None else round(one - other, 4)
+
+
+def _told(study: Study, claim: Claim, rows: Sequence[Row], statements: Sequence[Statement], *notes: str) -> Report:
+    return Report(
+        claim.name,
+        claim.title,
+        claim.says,
+        statements,
+        render_rows(rows),
+        rows,
+        notes,
+        {claim.name: figures.forest_figure(rows, "realism")},
+    )
+
+
+def _stability(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, PLAIN])
+    statements = [
+        above(
+            "with the KL (beta 0.1) realism is higher than without",
+            _minus(study, SPACER, PLAIN),
+            published=_printed(claim.name, SPACER.name, PLAIN.name),
+        ),
+        above(
+            "without it, minADE is larger, metres",
+            _minus(study, PLAIN, SPACER, "minade"),
+            published=_printed(claim.name, PLAIN.name, SPACER.name, "minade"),
+        ),
+        above(
+            "without it, the policy ends further from the reference, nats of KL",
+            _minus(study, PLAIN, SPACER, "kl"),
+            published=_printed(claim.name, PLAIN.name, SPACER.name, "kl"),
+        ),
+        above(
+            "with it, the policy keeps more entropy, nats",
+            _minus(study, SPACER, PLAIN, "entropy"),
+            published=_printed(claim.name, SPACER.name, PLAIN.name, "entropy"),
+        ),
+    ]
+    report = _told(study, claim, rows, statements, f"Realism and minADE of verdicts: {study.way}.")
+    curves = {arm.name: [result.curve for result in study.results(arm)] for arm in (SPACER, PLAIN)}
+    return Report(**{**vars(report), "figures": {claim.name: figures.training_figure(curves)}})
+
+
+def _several(config: ClaimsConfig) -> tuple[Arm, Arm]:
+    """Self-play of all moving agents, and one of them alone, for as many decisions."""
+    steps = {**_ANCHORED, "agent_steps": config.single_steps}
+    worlds = config.selfplay.worlds * config.worlds_of_one
+    return (
+        Arm("self-play of the moving", {**steps, "ppo.controlled": "moving"}),
+        Arm("one among replayed", {**steps, "ppo.controlled": "one", "worlds": worlds}),
+    )
+
+
+def _selfplay(study: Study, claim: Claim) -> Report:
+    several, one = _several(study.config)
+    rows = arm_rows(study, claim.name, [several, one])
+    statements = [
+        above("self-play is more realistic than one agent among replayed ones", _minus(study, several, one)),
+        above("the policy of one agent collides more often", _minus(study, one, several, "collision")),
+    ]
+    note = (
+        f"Both learn from {study.config.single_steps} decisions of agents that move, anchored by beta 0.1; all "
+        "others replay the log, and with one agent a scene nobody reacts to it. Judged as all: everybody is driven."
+    )
+    return _told(study, claim, rows, statements, note)
+
+
+def _students(config: ClaimsConfig) -> list[tuple[str, Arm]]:
+    """Names of references, the run's own last, with the student of each."""
+    found = [
+        (spec.name, Arm(f"student of {spec.name}", _ANCHORED, reference=spec.name))
+        for spec in config.reference_specs
+    ]
+    return [*found, (OWN_REFERENCE, SPACER)]
+
+
+def _pairs(study: Study, claim: Claim, students: Sequence[tuple[str, Arm]], labels: Sequence[str]) -> list[Row]:
+    """Rows of references and of their students."""
+    rows = []
+    for (name, arm), label in zip(students, labels, strict=True):
+        for way in study.ways:
+            tables = {
+                "reference": study.reference_table(name, "realism", way),
+                "realism": study.table(arm, "realism", way),
+                "minade": study.table(arm, "minade", way),
+                "kl": study.table(arm, "kl"),
+                "entropy": study.table(arm, "entropy"),
+            }
+            theirs = published(claim.name, label) if way == study.way else {}
+            rows.append(simple_row(label, way, tables, theirs))
+    return rows
+
+
+def _reference(study: Study, claim: Claim) -> Report:
+    students = _students(study.config)
+    quality = {name: float(study.reference_table(name, "realism").mean()) for name, _ in students}
+    students = sorted(students, key=lambda pair: quality[pair[0]])
+    labels = ["the run's own" if name == OWN_REFERENCE else name for name, _ in students]
+    rows = _pairs(study, claim, students, labels)
+    own = [study.table(arm, "realism") for _, arm in students]
+    theirs = [study.reference_table(name, "realism") for name, _ in students]
+    statements = [
+        above(
+            f"the student of the weakest reference ({labels[0]}) is better than it",
+            difference(own[0], theirs[0]),
+            published=round(0.729 - 0.636, 3),
+        ),
+        above(
+            f"the strongest reference ({labels[-1]}) is better than its student",
+            difference(theirs[-1], own[-1]),
+            published=round(0.766 - 0.740, 3),
+        ),
+        above(
+            "students differ less than their references do (strongest minus weakest)",
+            mean((theirs[-1] - theirs[0]) - (own[-1] - own[0])),
+            published=round((0.766 - 0.636) - (0.740 - 0.729), 3),
+        ),
+    ]
+    return Report(
+        claim.name,
+        claim.title,
+        claim.says,
+        statements,
+        render_rows(rows, "reference"),
+        rows,
+        ["References are in the order of their own realism, measured here.", *_paper_pairs(claim.name)],
+        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.way], claim.name)},
+    )
+
+
+def _paper_pairs(claim: str) -> list[str]:
+    """The paper's table, whose references have no counterpart here."""
+    names = ("SMART 0.3M", "SMART 1M", "SMART 3M", "CAT-K 0.3M", "CAT-K 1M", "CAT-K 3M")
+    pairs = [
+        f"{name} {published(claim, name)['reference']:.3f} -> {published(claim, name)['realism']:.3f}"
+        for name in names
+    ]
+    return [f"The paper's references and students: {', '.join(pairs)}."]
+
+
+def _vocabularies(config: ClaimsConfig) -> list[tuple[str, Arm]]:
+    return [
+        (spec.name, Arm(f"K {spec.vocabulary}", _ANCHORED, reference=spec.name)) for spec in config.vocabulary_specs
+    ]
+
+
+def _vocabulary(study: Study, claim: Claim) -> Report:
+    students = _vocabularies(study.config)
+    labels = [arm.name for _, arm in students]
+    rows = _pairs(study, claim, students, labels)
+    sizes = list(study.config.vocabularies)
+    best = sizes.index(200) if 200 in sizes else len(sizes) // 2
+    statements = [
+        above(
+            f"students with {labels[best]} are better than with {label}",
+            _minus(study, students[best][1], arm),
+            published=_printed(claim.name, labels[best], label),
+        )
+        for label, (_, arm) in zip(labels, students, strict=True)
+        if label != labels[best]
+    ]
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    statements += [
+        above(
+            f"the reference with {labels[larger]} is better than with {labels[smaller]}",
+            difference(
+                study.reference_table(students[larger][0], "realism"),
+                study.reference_table(students[smaller][0], "realism"),
+            ),
+            published=_printed(claim.name, labels[larger], labels[smaller], "reference"),
+        )
+        for smaller, larger in pairwise(order)
+    ]
+    note = f"Each reference: {study.config.vocabulary_reference}, trained alike but for its tokens."
+    return Report(
+        claim.name,
+        claim.title,
+        claim.says,
+        statements,
+        render_rows(rows, "tokens a type"),
+        rows,
+        [note],
+        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.way], claim.name)},
+    )
+
+
+def _weights(study: Study, claim: Claim) -> Report:
+    arms = [PLAIN, *ALPHAS, BETAS[0], SPACER, BETAS[1]]
+    rows = arm_rows(study, claim.name, arms)
+    statements = [
+        above(
+            f"beta 0.1 is better than {arm.name}",
+            _minus(study, SPACER, arm),
+            published=_printed(claim.name, SPACER.name, arm.name),
+        )
+        for arm in (PLAIN, *BETAS)
+    ]
+    statements += [
+        below(
+            f"without the KL, {arm.name} gains nothing worth mentioning",
+            _minus(study, arm, PLAIN),
+            bound=MARGIN,
+            published=_printed(claim.name, arm.name, PLAIN.name),
+        )
+        for arm in ALPHAS
+    ]
+    statements.append(
+        above(
+            "the likelihood reward (alpha 0.1) takes entropy away, nats",
+            _minus(study, PLAIN, ALPHAS[-1], "entropy"),
+            published=_printed(claim.name, PLAIN.name, ALPHAS[-1].name, "entropy"),
+        )
+    )
+    note = (
+        "The paper's alpha is probably worth 0.35 to 0.5 of the same number here, because its logged likelihood is "
+        "scaled (docs/spacer.md)."
+    )
+    report = _told(study, claim, rows, statements, note)
+    sweep = figures.sweep_figure(rows, study.way)
+    return Report(**{**vars(report), "figures": {claim.name: sweep}})
+
+
+def _goals(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, SHOWN, NO_GOAL, PLAIN, PPO])
+    statements = [
+        within(
+            "with the KL, the goal's reward makes no difference to realism",
+            _minus(study, NO_GOAL, SPACER),
+            MARGIN,
+            published=_printed(claim.name, NO_GOAL.name, SPACER.name),
+        ),
+        above(
+            "without the goal's reward, minADE is larger, metres",
+            _minus(study, NO_GOAL, SPACER, "minade"),
+            published=_printed(claim.name, NO_GOAL.name, SPACER.name, "minade"),
+        ),
+        above("with the KL, hiding half of the goals is better than showing all", _minus(study, SPACER, SHOWN)),
+        above("without it, too", _minus(study, PLAIN, PPO)),
+    ]
+    note = "Nobody sees a goal when sampled. The last two statements have no figure in the paper."
+    return _told(study, claim, rows, statements, note)
+
+
+def _heads(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vru",))
+    statements = [
+        above(
+            "a head for each type is more realistic on pedestrians and cyclists",
+            _minus(study, SPACER, ONE_HEAD, targets="vru"),
+            published=_printed(claim.name, SPACER.name, ONE_HEAD.name),
+        ),
+        above(
+            "one head for all has a larger minADE on them, metres",
+            _minus(study, ONE_HEAD, SPACER, "minade", "vru"),
+            published=_printed(claim.name, ONE_HEAD.name, SPACER.name, "minade"),
+        ),
+    ]
+    rows += arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vehicle", "all"), [study.way])
+    return _told(study, claim, rows, statements, "Rows name the targets; all agents are driven.")
+
+
+def _types(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, VEHICLES, PLAIN], ("vehicle", "vru"), [study.way])
+    statements = [
+        above(
+            "driving all types, SPACeR is more realistic on pedestrians and cyclists than plain self-play",
+            _minus(study, SPACER, PLAIN, targets="vru"),
+            published=_printed(claim.name, f"{SPACER.name}, vru", f"{PLAIN.name}, vru"),
+        ),
+        above(
+            "learning all types costs vehicles at most a margin against learning vehicles alone",
+            _minus(study, SPACER, VEHICLES, targets="vehicle"),
+            bound=-MARGIN,
+        ),
+        above(
+            "a policy of vehicles alone is less realistic on pedestrians and cyclists",
+            _minus(study, SPACER, VEHICLES, targets="vru"),
+        ),
+    ]
+    note = (
+        "Everybody is driven when judged, pedestrians and cyclists too by the policy that learnt vehicles alone; "
+        "in the paper's Table 1 they replay the log."
+    )
+    return _told(study, claim, rows, statements, note)
+
+
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim
+    for claim in (
+        Claim(
+            "stability",
+            "Training with and without the KL",
+            "The KL to the reference keeps self-play human-like: without it the policy drifts away, loses its "
+            "entropy, and its futures are far from the log.",
+            lambda config: [SPACER, PLAIN],
+            _stability,
+        ),
+        Claim(
+            "selfplay",
+            "The role of self-play",
+            "Learning among others who react is worth more than learning alone among replayed ones.",
+            _several,
+            _selfplay,
+        ),
+        Claim(
+            "weights",
+            "Alpha and beta",
+            "A beta of 0.1 is best; rewarding likelihood instead (alpha) gains nothing and ends in one mode.",
+            lambda config: [PLAIN, *ALPHAS, *BETAS, SPACER],
+            _weights,
+        ),
+        Claim(
+            "goals",
+            "Goals and goal dropout",
+            "Once anchored, self-play needs no goals for realism, though they help minADE; hiding some makes up "
+            "for their absence when sampled.",
+            lambda config: [SPACER, SHOWN, NO_GOAL, PLAIN, PPO],
+            _goals,
+        ),
+        Claim(
+            "heads",
+            "An action head for each type",
+            "Pedestrians and cyclists need heads of their own.",
+            lambda config: [SPACER, ONE_HEAD],
+            _heads,
+        ),
+        Claim(
+            "types",
+            "Vehicles alone and all types",
+            "Pedestrians and cyclists can be learnt together with vehicles.",
+            lambda config: [SPACER, VEHICLES, PLAIN],
+            _types,
+        ),
+        Claim(
+            "reference",
+            "Quality of the reference and of the student",
+            "The reference is a soft prior: students of weak references surpass them, and students of strong ones "
+            "stay below.",
+            lambda config: [arm for _, arm in _students(config)],
+            _reference,
+            lambda config: [name for name, _ in _students(config)],
+        ),
+        Claim(
+            "vocabulary",
+            "Size of the vocabulary",
+            "200 tokens are best for the student, though references get better with more.",
+            lambda config: [arm for _, arm in _vocabularies(config)],
+            _vocabulary,
+            lambda config: [name for name, _ in _vocabularies(config)],
+        ),
+    )
+}

@@ -1,0 +1,99 @@
+"""Command ``claims``: each claim of the paper as an experiment, with a table, a figure and a verdict."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from pipeline.execution.console import say
+from pipeline.studies.claims.catalogue import CLAIMS
+from pipeline.studies.claims.config import ClaimsConfig
+from pipeline.studies.claims.inputs import RunInputs
+from pipeline.studies.claims.likelihood_claim import LIKELIHOOD, is_measured, likelihood_report
+from pipeline.studies.claims.page import write_reports
+from pipeline.studies.claims.report import Report
+from pipeline.studies.claims.study import Study
+
+__all__ = ["CLAIM_NAMES", "ClaimsConfig", "run_claims"]
+
+CLAIM_NAMES = (LIKELIHOOD, *CLAIMS)
+
+
+def run_claims(
+    config: ClaimsConfig,
+    *,
+    run: Path,
+    out: Path | None = None,
+    only: str = "",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Try the paper's claims at the scale of a preset and write claims.md, claims.json and figures.
+
+    Args:
+        config: the scale.
+        run: folder of a finished run, such as runs/demo; its stores, vocabulary, reference and policy are read.
+        out: folder of the results, RUN/claims by default; what is done there is not done again.
+        only: names of claims, separated by commas or spaces; all by default.
+        seed: of the first training of every arm, and of what is drawn.
+
+    Raises:
+        UserError: the run lacks something, no such claim, or results of other settings in ``out``.
+    """
+    names = _chosen(only)
+    inputs = RunInputs.of(run, policy=LIKELIHOOD in names)
+    folder = out or run / "claims"
+    study = Study(config, inputs, folder, seed)
+    started, reports, ran = time.perf_counter(), dict[str, Report](), 0
+    # What an earlier call finished is told again, so that the page is whole.
+    for claim in CLAIMS.values():
+        if claim.name not in names and study.is_done(claim.arms(config), claim.references(config)):
+            reports[claim.name] = claim.report(study, claim)
+    if LIKELIHOOD in names or is_measured(study):
+        reports[LIKELIHOOD] = likelihood_report(study)
+        _write(reports, folder, study)
+    for name in names:
+        if name == LIKELIHOOD:
+            continue
+        claim = CLAIMS[name]
+        ran += study.run(name, claim.arms(config), claim.references(config))
+        reports[name] = claim.report(study, claim)
+        # After every claim, so that an interruption leaves those before it.
+        _write(reports, folder, study)
+    say(f"{folder / 'claims.md'} written after {time.perf_counter() - started:.0f} s")
+    return {"arms_run": ran, **{name: str(report.verdict) for name, report in reports.items()}}
+
+
+def _write(reports: Mapping[str, Report], folder: Path, study: Study) -> None:
+    """All reports so far, in the order of claims."""
+    write_reports([reports[name] for name in CLAIM_NAMES if name in reports], folder, _about(study))
+    latest = list(reports.values())[-1]
+    say(f"{latest.title}: {latest.verdict}")
+
+
+def _chosen(only: str) -> list[str]:
+    asked = [name for name in re.split(r"[,\s]+", only) if name]
+    for name in asked:
+        if name not in CLAIM_NAMES:
+            close = difflib.get_close_matches(name, CLAIM_NAMES, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--only {name}: no such claim, expected some of {', '.join(CLAIM_NAMES)}{hint}")
+    return [name for name in CLAIM_NAMES if not asked or name in asked]
+
+
+def _about(study: Study) -> dict[str, Any]:
+    config = study.config
+    return {
+        "scenes judged on": len(study.scenes),
+        "futures of each": config.rollouts,
+        "metric": config.metric,
+        "agent-steps of each training": config.agent_steps,
+        "trainings of each arm": config.seeds,
+        "intervals": "95 %, bootstrap over scenes"
+        + (" and trainings" if config.seeds > 1 else "; another training may differ by more"),
+        "verdicts": f"of the tokens drawn among: {study.way}",
+    }

@@ -1,0 +1,197 @@
+"""Mean log-likelihood of a decision under the reference, for recorded, disturbed, simulated and naive futures.
+
+Every kind of future is tokenised alike: rolling matching from the current pose, the logged first second before it,
+all agents of the scene together. A decision counts where the log has the agent at both of its ends and the agent
+moves; what no token can follow does not count (``coverage`` says how much that is).
+
+Shape legend: R rollouts, A simulated agents, D decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.batch import collate
+from data.files import write_json
+from data.randomness import generator_for
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors
+from data.scenes_source import SceneSource, open_scenes
+from data.tokenizer import extend_back, scene_origin, tokenize_motion
+from data.vocabulary import TYPE_NAMES, type_index
+from models.reference.agent import ReferenceAgent
+from models.reference.inputs import select_agents
+from models.reference.map_encoder import stack_map_encodings
+from pipeline.agents.baselines import ConstantVelocity, LogReplay
+from pipeline.agents.catalogue import SimAgent, make_agent
+from pipeline.studies.claims.perturbation import perturbed
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
+
+__all__ = ["LikelihoodTask", "futures_of", "kind_names", "moving_agents", "score_futures", "score_scene"]
+
+_LEAST = -20.0
+# An agent whose log ends nearer than this to where it is does not move, metres; as in self-play.
+_STILL = 0.2
+
+
+@dataclass(frozen=True)
+class LikelihoodTask:
+    """One scene, for any process.
+
+    Attributes:
+        scenarios: store or records. digest: tells changed ones apart. index: of the scene.
+        reference, policy: checkpoints. levels: of the disturbance, metres.
+        rollouts: futures of each kind that the metric sees. scored: of these, how many the reference scores.
+        metric: name of the metric's configuration. seed: of everything drawn. target: file of the result.
+    """
+
+    scenarios: str
+    digest: str
+    index: int
+    reference: Path
+    policy: Path
+    levels: tuple[float, ...]
+    rollouts: int
+    scored: int
+    metric: str
+    seed: int
+    target: Path
+
+
+def kind_names(levels: Sequence[float]) -> list[str]:
+    """Kinds of futures, the most human first as the claim has it, then those of models."""
+    return ["log", *(f"perturbed {level:g} m" for level in levels), "constant velocity", "reference", "policy"]
+
+
+def moving_agents(scene: Scene) -> Tensor:
+    """[A] bool: whose log ends elsewhere than where they are."""
+    agents, chosen = scene.agents, scene.simulated
+    position, valid = agents.position[chosen, :, :2], agents.valid[chosen]
+    last = torch.where(valid, torch.arange(valid.shape[1]), -1).amax(-1)
+    goal = position[torch.arange(len(position)), last]
+    return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > _STILL
+
+
+def futures_of(
+    scene: Scene, reference: SimAgent, policy: SimAgent, levels: Sequence[float], count: int, seed: int
+) -> dict[str, Tensor]:
+    """Futures [count, A, 80, 4] of every kind; the deterministic ones are repeated."""
+    log = LogReplay().rollouts(scene, 1, seed)[0]
+    moving = moving_agents(scene)
+    found = {"log": log.expand(count, -1, -1, -1)}
+    for level, name in zip(levels, kind_names(levels)[1:], strict=False):
+        generator = generator_for(seed, f"{scene.scenario_id}/{level}")
+        found[name] = perturbed(log, moving, level, count, generator)
+    found["constant velocity"] = ConstantVelocity().rollouts(scene, count, seed)
+    found["reference"] = reference.rollouts(scene, count, seed)
+    found["policy"] = policy.rollouts(scene, count, seed)
+    return found
+
+
+@torch.no_grad()
+def score_futures(
+    reference: ReferenceAgent, scene: Scene, states: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihoods of what futures do, decision by decision.
+
+    Args:
+        reference: frozen. scene: a single one. states: [R, A, 80, 4] of its simulated agents, global.
+        present: [A, 80] bool, where these states mean something.
+
+    Returns:
+        [R, A, D] in nats, at least -20; and [R, A, D] bool, where a token could be matched.
+    """
+    vocabulary = reference.vocabulary
+    scene = select_agents(scene, scene.simulated.nonzero().flatten())
+    agents, origin, count = scene.agents, scene_origin(scene), len(states)
+    until = slice(0, CURRENT_INDEX + 1)
+    logged = torch.cat((agents.position[:, until, :2] - origin, agents.heading[:, until, None]), dim=-1)
+    future = torch.cat((states[..., :2] - origin, states[..., 3:]), dim=-1)
+    pose = torch.cat((logged.expand(count, -1, -1, -1), future), dim=2)  # [R, A, 91, 3]
+    valid = torch.cat((agents.valid[:, until], present), dim=-1).expand(count, -1, -1)
+    velocity = torch.nn.functional.pad(agents.velocity[:, until], (0, 0, 0, FUTURE_STEPS)).expand(count, -1, -1, -1)
+    types = type_index(agents.type).expand(count, -1)
+    pose, valid = extend_back(pose, velocity, valid, vocabulary.token_steps)
+    tokens = tokenize_motion(vocabulary, pose, valid, types)
+    encoding = reference.encode_map(collate([scene]))
+    # Nothing reads the map again.
+    bare = replace(scene, map=map_tensors(scene.map, lambda tensor: tensor[:0]))
+    batch = collate([bare] * count)
+    scores = reference.score(
+        stack_map_encodings([encoding] * count), batch, tokens.ids, tokens.valid, tokens.poses
+    ).cpu()
+    first = CURRENT_INDEX // vocabulary.token_steps
+    likelihood = scores.gather(-1, tokens.ids.unsqueeze(-1)).squeeze(-1).clamp(min=_LEAST)
+    return likelihood[..., first:], tokens.valid[..., first:]
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    scenarios: str, digest: str, reference: Path, policy: Path
+) -> tuple[SceneSource, ReferenceAgent, SimAgent]:
+    return open_scenes(scenarios), ReferenceAgent.from_checkpoint(reference), make_agent("policy", policy)
+
+
+def score_scene(task: LikelihoodTask) -> str:
+    """Score all kinds of futures of a scene and write ``task.target``; returns the scenario's id.
+
+    The result has, for every kind, ``sum`` and ``count`` of log-likelihoods over counted decisions, in all and by
+    type; ``coverage``; and ``realism``, if the scene can be scored.
+    """
+    source, reference, policy = _opened(task.scenarios, task.digest, task.reference, task.policy)
+    scene = source[task.index]
+    values = {
+        "scenario_id": str(scene.scenario_id),
+        "kinds": _kinds(scene, reference, policy, task),
+    }
+    write_json(task.target, values)
+    return str(scene.scenario_id)
+
+
+def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: LikelihoodTask) -> dict[str, Any]:
+    steps = reference.vocabulary.token_steps
+    chosen, moving = scene.simulated, moving_agents(scene)
+    there = scene.agents.valid[chosen, CURRENT_INDEX::steps]  # [A, D + 1]
+    asked = there[:, :-1] & there[:, 1:] & moving.unsqueeze(-1)
+    types = type_index(scene.agents.type[chosen])
+    recorded = scene.agents.valid[chosen, CURRENT_INDEX + 1 : CURRENT_INDEX + 1 + FUTURE_STEPS]
+    everywhere = torch.ones_like(recorded)
+    all_types = task.metric == "2024"
+    context = prepare_scene(scene) if unscorable_reason(scene, all_types) is None else None
+    futures = futures_of(scene, reference, policy, task.levels, task.rollouts, task.seed)
+    found: dict[str, Any] = {}
+    for name, states in futures.items():
+        # Who is disturbed is there when the record is; who is simulated never leaves.
+        present = recorded if name == "log" or name.startswith("perturbed") else everywhere
+        likelihood, known = score_futures(reference, scene, _distinct(states, task.scored, name), present)
+        counted = known & asked
+        row: dict[str, Any] = {**_sums(likelihood, counted)}
+        row["types"] = {
+            kind: _sums(likelihood, counted & (types == index).unsqueeze(-1))
+            for index, kind in enumerate(TYPE_NAMES)
+        }
+        row["coverage"] = int(counted.sum()) / max(1, int(asked.sum()) * len(likelihood))
+        if context is not None:
+            ids, metric = scene.agents.id[chosen], load_config(task.metric)
+            values = score(context, ids, states, metric, all_types).values
+            row["realism"] = float(values["metametric"])
+        found[name] = row
+    return found
+
+
+def _distinct(states: Tensor, scored: int, name: str) -> Tensor:
+    """The first futures; one where all are the same."""
+    return states[:1] if name in ("log", "constant velocity") else states[:scored]
+
+
+def _sums(likelihood: Tensor, counted: Tensor) -> dict[str, float]:
+    return {
+        "sum": float(torch.where(counted, likelihood, 0.0).double().sum()) / len(likelihood),
+        "count": int(counted.sum()) / len(likelihood),
+    }

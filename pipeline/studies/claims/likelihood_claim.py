@@ -1,0 +1,194 @@
+"""The claim that needs no training: a reference's likelihood tells human from other driving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.files import read_json, sha256_of, write_json
+from data.scenes_source import content_digest
+from data.vocabulary import TYPE_NAMES
+from pipeline.execution.console import say
+from pipeline.execution.engine import EngineConfig, run_on
+from pipeline.execution.progress import bar
+from pipeline.studies.claims.figures import scatter_figure
+from pipeline.studies.claims.intervals import Array, correlation, difference, mean, pearson, spearman
+from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
+from pipeline.studies.claims.report import Report, Row, cell, render_rows
+from pipeline.studies.claims.study import Study
+from pipeline.studies.claims.verdict import above
+
+__all__ = ["LIKELIHOOD", "likelihood_report", "measure_likelihood"]
+
+LIKELIHOOD = "likelihood"
+_TITLE = "Likelihood under the reference as a measure of human-likeness"
+_SAYS = (
+    "The reference finds what humans did likelier than the same disturbed, and that likelier than naive motion; "
+    "and what it finds likely, the realism metric finds real."
+)
+_RECIPE_FILE = "recipe.json"
+_OVER = {
+    "kinds": "over kinds of futures (means over scenes)",
+    "within": "over kinds of futures, in each scene (mean over scenes)",
+    "scenes": "over scenes, in each kind (mean over kinds)",
+    "all": "over all scenes and kinds together",
+}
+
+
+def _recipe(study: Study) -> dict[str, Any]:
+    """Everything that decides what is measured."""
+    config, inputs = study.config, study.inputs
+    return {
+        "scenarios": content_digest(str(study.scenarios.absolute())),
+        "reference": sha256_of(inputs.reference),
+        "policy": sha256_of(inputs.policy),
+        "levels": list(config.levels),
+        "rollouts": config.likelihood_rollouts,
+        "scored": config.likelihood_scored,
+        "metric": config.metric,
+        "seed": study.seed,
+    }
+
+
+def _target(study: Study, index: int) -> Path:
+    return study.out.absolute() / LIKELIHOOD / f"scene-{index:05d}.json"
+
+
+def is_measured(study: Study) -> bool:
+    """Whether nothing is left to do."""
+    recipe = study.out / LIKELIHOOD / _RECIPE_FILE
+    return (
+        study.inputs.policy.is_file()
+        and recipe.exists()
+        and read_json(recipe) == _recipe(study)
+        and all(_target(study, index).exists() for index in range(len(study.scenes)))
+    )
+
+
+def measure_likelihood(study: Study) -> list[dict[str, Any]]:
+    """One result a scene (see ``score_scene``), in the order of the study's; what is there is not done again."""
+    config, inputs, folder = study.config, study.inputs, study.out / LIKELIHOOD
+    scenarios = str(study.scenarios.absolute())
+    recipe = _recipe(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / _RECIPE_FILE).exists() or read_json(folder / _RECIPE_FILE) != recipe:
+        # Minutes, not hours: with other settings it is measured again.
+        for stale in folder.glob("scene-*.json"):
+            stale.unlink()
+        write_json(folder / _RECIPE_FILE, recipe)
+    tasks = [
+        LikelihoodTask(
+            scenarios=scenarios,
+            digest=recipe["scenarios"],
+            index=index,
+            reference=inputs.reference.absolute(),
+            policy=inputs.policy.absolute(),
+            levels=tuple(config.levels),
+            rollouts=config.likelihood_rollouts,
+            scored=config.likelihood_scored,
+            metric=config.metric,
+            seed=study.seed,
+            target=_target(study, index),
+        )
+        for index in range(len(study.scenes))
+    ]
+    todo = [task for task in tasks if not task.target.exists()]
+    if todo:
+        with bar(LIKELIHOOD, len(tasks), " scene", initial=len(tasks) - len(todo)) as progress:
+            for _ in run_on(EngineConfig(), score_scene, todo, config.workers, folder=folder):
+                progress.update()
+    else:
+        say(f"{LIKELIHOOD}: was done")
+    return [read_json(task.target) for task in tasks]
+
+
+def _table(results: Sequence[dict[str, Any]], kinds: Sequence[str], field: str) -> Array:
+    """[G, N] means of log-likelihood of all or of one type, coverage, or realism; NaN where a scene has none."""
+
+    def figure(values: dict[str, Any]) -> float:
+        if field in ("realism", "coverage"):
+            return float(values.get(field, np.nan))
+        part = values if field == "likelihood" else values["types"][field]
+        return part["sum"] / part["count"] if part["count"] else float("nan")
+
+    return np.array([[figure(result["kinds"][kind]) for result in results] for kind in kinds])
+
+
+def likelihood_report(study: Study) -> Report:
+    """Measure, and decide."""
+    results = measure_likelihood(study)
+    levels = study.config.levels
+    kinds = kind_names(levels)
+    likelihood, realism = (_table(results, kinds, field) for field in ("likelihood", "realism"))
+    fields = {"likelihood": likelihood, "realism": realism}
+    fields |= {name: _table(results, kinds, name) for name in (*TYPE_NAMES, "coverage")}
+    rows = [
+        Row(kind, "", {name: mean(values[index : index + 1]) for name, values in fields.items()})
+        for index, kind in enumerate(kinds)
+    ]
+    by_name = {kind: likelihood[index : index + 1] for index, kind in enumerate(kinds)}
+    ranked = kinds[: len(levels) + 2]
+    statements = [
+        above(f"{first} is likelier than {second}, nats a decision", difference(by_name[first], by_name[second]))
+        for first, second in pairwise(ranked)
+    ]
+    statements.append(
+        above(
+            "log is likelier than constant velocity, nats a decision",
+            difference(by_name["log"], by_name["constant velocity"]),
+        )
+    )
+    statements.append(
+        above(
+            "in a scene, likelihood and realism rank kinds of futures alike (Spearman)",
+            correlation(likelihood, realism, spearman, "within", study.seed),
+        )
+    )
+    points = {kind: (likelihood[index], realism[index]) for index, kind in enumerate(kinds)}
+    return Report(
+        LIKELIHOOD,
+        _TITLE,
+        _SAYS,
+        statements,
+        render_rows(rows, "future"),
+        rows,
+        [
+            f"Moving agents alone; {study.config.likelihood_rollouts} futures of each kind for the metric, of "
+            f"which {study.config.likelihood_scored} for the likelihood; deterministic futures are repeated.",
+            *_correlations(likelihood, realism, study.seed),
+            _typicality(likelihood, realism, kinds, study.seed),
+        ],
+        {LIKELIHOOD: scatter_figure(rows, points)},
+    )
+
+
+def _correlations(likelihood: Array, realism: Array, seed: int) -> list[str]:
+    """Of likelihood with realism, in words."""
+    notes = []
+    for over, text in _OVER.items():
+        found = [
+            f"{name} {cell(correlation(likelihood, realism, kind, over, seed), 2)}"
+            for name, kind in (("Pearson", pearson), ("Spearman", spearman))
+        ]
+        notes.append(f"Correlation with realism {text}: {', '.join(found)}.")
+    return notes
+
+
+def _typicality(likelihood: Array, realism: Array, kinds: Sequence[str], seed: int) -> str:
+    """How a measure fares that takes what is too likely for as odd as what is too unlikely: how far a likelihood is
+    from that of the reference's own futures in the same scene."""
+    own = kinds.index("reference")
+    others = [index for index in range(len(kinds)) if index != own]
+    nearness = -np.abs(likelihood - likelihood[own])
+    parts = [
+        f"{text} {cell(correlation(nearness, realism, spearman, over, seed, others), 2)}"
+        for over, text in (("kinds", "over kinds"), ("within", "in each scene"))
+    ]
+    return (
+        "Instead of the likelihood, its nearness to that of the reference's own futures in the scene, and realism "
+        f"(Spearman, all kinds but the reference): {', '.join(parts)}."
+    )

@@ -1,0 +1,69 @@
+"""References of other sizes, trainings and vocabularies than the run's, trained for the claims about them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from data.store import SceneStore
+from data.vocabulary import Vocabulary, build_vocabulary
+from pipeline.run.names import REFERENCE
+from pipeline.stages.finetune import run_finetune
+from pipeline.stages.pretrain import run_pretrain
+from pipeline.stages.tokenize import VOCABULARY_FILE
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
+from pipeline.studies.claims.inputs import RunInputs
+
+__all__ = ["reference_checkpoint", "train_reference"]
+
+
+def reference_checkpoint(spec: ReferenceSpec, root: Path) -> Path:
+    """Where a reference is, once it is trained. Args: as of ``train_reference``."""
+    stage = "finetune" if spec.finetune else "pretrain"
+    return root / spec.name.replace(" ", "_") / stage / REFERENCE
+
+
+def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs, root: Path) -> Path:
+    """Train a reference, or find it trained; an interrupted training goes on.
+
+    Args:
+        spec: what to train. config: options of both stages. inputs: of the run. root: folder of all references.
+
+    Returns:
+        Its checkpoint.
+    """
+    folder = root / spec.name.replace(" ", "_")
+    vocabulary = inputs.vocabulary
+    if spec.vocabulary:
+        vocabulary = folder / VOCABULARY_FILE
+        if not vocabulary.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            steps = Vocabulary.load(inputs.vocabulary).token_steps
+            options = dataclasses.replace(config.tokenize.vocabulary, size=spec.vocabulary, token_steps=steps)
+            build_vocabulary(SceneStore(inputs.training), options, 0).save(vocabulary)
+    fit = config.pretrain.fit
+    run_pretrain(
+        dataclasses.replace(
+            config.pretrain,
+            size=spec.size,
+            fit=dataclasses.replace(fit, steps=spec.steps, warmup_steps=min(fit.warmup_steps, spec.steps // 4)),
+        ),
+        scenes=inputs.training,
+        vocabulary=vocabulary,
+        out=folder / "pretrain",
+    )
+    if not spec.finetune:
+        return reference_checkpoint(spec, root)
+    fit = config.finetune.fit
+    run_finetune(
+        dataclasses.replace(
+            config.finetune,
+            fit=dataclasses.replace(
+                fit, steps=spec.finetune, warmup_steps=min(fit.warmup_steps, spec.finetune // 4)
+            ),
+        ),
+        scenes=inputs.training,
+        checkpoint=folder / "pretrain" / REFERENCE,
+        out=folder / "finetune",
+    )
+    return reference_checkpoint(spec, root)

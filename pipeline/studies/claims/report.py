@@ -1,0 +1,164 @@
+"""What a claim came to: statements with verdicts, a table beside the paper's figures, and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.studies.claims.arms import Arm
+from pipeline.studies.claims.intervals import Array, Interval, mean
+from pipeline.studies.claims.study import Study
+from pipeline.studies.claims.verdict import Statement, Verdict, claim_verdict
+
+__all__ = ["Report", "Row", "arm_rows", "cell", "published", "published_source", "render_rows", "simple_row"]
+
+_PUBLISHED = Path(__file__).with_name("published.yaml")
+# Field, title, digits; those with an interval in the table for people (JSON has them all).
+_COLUMNS = (
+    ("likelihood", "log-likelihood, nats", 3, True),
+    ("vehicle", "vehicles", 3, False),
+    ("pedestrian", "pedestrians", 3, False),
+    ("cyclist", "cyclists", 3, False),
+    ("coverage", "coverage", 3, False),
+    ("reference", "reference's realism", 3, True),
+    ("realism", "realism", 3, True),
+    ("kinematic", "kinematic", 3, False),
+    ("interactive", "interactive", 3, False),
+    ("map", "map", 3, False),
+    ("minade", "minADE, m", 2, True),
+    ("collision", "collision", 3, False),
+    ("off_road", "off-road", 3, False),
+    ("kl", "KL", 2, True),
+    ("entropy", "entropy", 2, True),
+)
+_ARM_FIELDS = ("realism", "kinematic", "interactive", "map", "minade", "collision", "off_road", "kl", "entropy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what was measured, how tokens were drawn if that matters, and what the paper prints."""
+
+    name: str
+    drawn: str
+    measured: Mapping[str, Interval]
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "drawn": self.drawn,
+            "measured": {name: value.plain() for name, value in self.measured.items()},
+            "published": dict(self.published),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one claim.
+
+    Attributes:
+        name, title: of the claim. says: what is claimed. statements: that decide it.
+        table: header and rows for people. rows: the same with all intervals.
+        notes: what a reader must know. figures: matplotlib figures by name.
+    """
+
+    name: str
+    title: str
+    says: str
+    statements: Sequence[Statement]
+    table: Sequence[Sequence[str]]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        return claim_verdict(self.statements)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "says": self.says,
+            "verdict": str(self.verdict),
+            "statements": [statement.plain() for statement in self.statements],
+            "rows": [row.plain() for row in self.rows],
+            "published_source": published_source(self.name),
+            "notes": list(self.notes),
+        }
+
+
+@lru_cache(maxsize=1)
+def _all_published() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(_PUBLISHED.read_text())
+    return values
+
+
+def published(claim: str, row: str) -> dict[str, float]:
+    """The paper's figures of an arm; empty where it has none."""
+    found: dict[str, float] = _all_published()[claim]["rows"].get(row, {})
+    return found
+
+
+def published_source(claim: str) -> str:
+    """Where in the paper they are."""
+    return str(_all_published()[claim]["source"])
+
+
+def cell(value: Interval | None, digits: int, with_interval: bool = True) -> str:
+    """``.668 [.634, .696]``, or a dash."""
+    if value is None or value.value != value.value:
+        return "-"
+    text = f"{value.value:.{digits}f}"
+    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if with_interval else text
+
+
+def arm_rows(
+    study: Study,
+    claim: str,
+    arms: Sequence[Arm],
+    targets: Sequence[str] = ("all",),
+    ways: Sequence[str] | None = None,
+) -> list[Row]:
+    """A row for each arm, targets and way of drawing, beside the paper's figures in the paper's way."""
+    rows = []
+    for arm in arms:
+        for name in targets:
+            if name not in study.present_targets:
+                continue
+            label = arm.name if name == "all" else f"{arm.name}, {name}"
+            for way in ways or study.ways:
+                # KL and entropy are of all agents, however tokens are drawn.
+                fields = [column for column in _ARM_FIELDS if column not in ("kl", "entropy") or name == "all"]
+                measured = {column: mean(study.table(arm, column, way, name)) for column in fields}
+                theirs = published(claim, label) or (published(claim, arm.name) if len(targets) == 1 else {})
+                rows.append(Row(label, way, measured, theirs if way == study.way else {}))
+    return rows
+
+
+def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
+    """Header and cells: measured with intervals, the paper's figure behind a slash."""
+    shown = [column for column in _COLUMNS if any(column[0] in row.measured for row in rows)]
+    drawn = any(row.drawn for row in rows)
+    table = [[first, *(["drawn"] if drawn else []), *(title for _, title, _, _ in shown)]]
+    for row in rows:
+        cells = []
+        for name, _, digits, with_interval in shown:
+            text = cell(row.measured.get(name), digits, with_interval)
+            if name in row.published:
+                text += f" / {row.published[name]:.{digits}f}"
+            cells.append(text)
+        table.append([row.name, *([row.drawn] if drawn else []), *cells])
+    return table
+
+
+def simple_row(name: str, drawn: str, tables: Mapping[str, Array], theirs: Mapping[str, float]) -> Row:
+    """A row of figures [S, N] that are no arm's."""
+    return Row(name, drawn, {column: mean(values) for column, values in tables.items()}, theirs)

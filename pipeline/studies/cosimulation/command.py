@@ -1,0 +1,221 @@
+"""Command ``sumo``: a policy drives vehicles inside SUMO, beside SUMO's own model."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import read_json, remove_leftovers, sha256_of, write_json
+from data.scene import STEP_SECONDS
+from data.traffic.sumo import SumoError, require_sumo
+from models.sampling import SamplingConfig
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.execution.isolation import ProcessDied, run_isolated
+from pipeline.execution.parallel import run_tasks, worker_count
+from pipeline.execution.progress import bar
+from pipeline.execution.settings_file import keep_settings
+from pipeline.studies.cosimulation.area import Area, build_area
+from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
+from pipeline.studies.cosimulation.drivers import ConstantVelocityDriver, PolicyDriver, ReplayDriver
+from pipeline.studies.cosimulation.measuring import COUNTS, measure
+from pipeline.studies.cosimulation.pictures import write_pictures
+from pipeline.studies.cosimulation.summary import cosimulation_table, summarise
+
+__all__ = ["CosimulationConfig", "run_cosimulation"]
+
+_RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
+_VIDEO, _SHEET = "world.mp4", "world.png"
+# Networks in a row that SUMO may refuse.
+_MOST_ATTEMPTS = 8
+# How SUMO's native code ends when it is at fault. Who is killed for want of memory must not get another network.
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
+# The least warm-up: a second of history, and time for vehicles to be there at all.
+_LEAST_WARM_UP = 5.0
+
+
+@dataclass(frozen=True)
+class CosimulationConfig:
+    """Worlds in which a policy drives among SUMO's vehicles.
+
+    Args:
+        worlds: generated road networks with their traffic.
+        seconds: that the policy drives in each.
+        warm_up: seconds that SUMO drives alone before.
+        share: of the motor vehicles that the policy takes over; SUMO keeps the others, and all cyclists and
+            pedestrians.
+        temperature: divides the policy's logits; below 1 sharpens.
+        top_k: the policy draws among its k likeliest tokens; 0 among all.
+        top_p: the policy draws among the likeliest tokens that together have this probability; 1 among all.
+        film: number of the world of which a video and a contact sheet are made; -1 for none.
+        workers: processes; 0 for one per core. Results do not depend on it.
+    """
+
+    worlds: int = 6
+    seconds: float = 30.0
+    warm_up: float = 60.0
+    share: float = 0.5
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    film: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.worlds < 1:
+            raise UserError(f"--worlds {self.worlds}: expected 1 or more")
+        if self.seconds < 1:
+            raise UserError(f"--seconds {self.seconds}: expected 1 or more")
+        if self.warm_up < _LEAST_WARM_UP:
+            raise UserError(f"--warm_up {self.warm_up}: expected {_LEAST_WARM_UP:g} s or more")
+        if not 0 < self.share <= 1:
+            raise UserError(f"--share {self.share}: expected a number above 0 and up to 1")
+        if not -1 <= self.film < self.worlds:
+            raise UserError(f"--film {self.film}: expected one of the {self.worlds} worlds, from 0 on, or -1")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One world."""
+
+    config: CosimulationConfig
+    policy: Path
+    out: Path
+    seed: int
+    world: int
+
+    @property
+    def result(self) -> Path:
+        return self.out / _WORLDS / f"{self.world:04d}.json"
+
+    @property
+    def draft(self) -> Path:
+        return self.out / _WORLDS / f".{self.world:04d}.draft"
+
+
+def _drive_all(task: _Task, area: Area, agent: PolicyAgent) -> dict[str, Drive]:
+    """A world driven by everyone, from the same moment and with the same vehicles."""
+    config, steps = task.config, agent.vocabulary.token_steps
+    decisions = -(-round(config.seconds / STEP_SECONDS) // steps)
+    how = DriveConfig(decisions * steps, round(config.warm_up / STEP_SECONDS), config.share, task.seed)
+    own = drive(area, how, None)
+    return {
+        "sumo": own,
+        "replay": drive(area, how, ReplayDriver(own.pose, own.present, steps)),
+        "policy": drive(area, how, PolicyDriver(agent, task.seed, area.name, len(area.users), decisions)),
+        "constant_velocity": drive(area, how, ConstantVelocityDriver(steps)),
+    }
+
+
+def _run_world(task: _Task) -> None:
+    """Simulate and measure one world, and write what came of it. A network that SUMO refuses, or on which it
+    crashes, is followed by another one."""
+    refusals: list[str] = []
+    while len(refusals) < _MOST_ATTEMPTS:
+        attempt = len(refusals)
+        try:
+            refusal = run_isolated(partial(_attempt, task, attempt)).value
+        except ProcessDied as error:
+            if error.exit_code not in _CRASHES:
+                raise
+            refusal = f"SUMO crashed ({signal.Signals(-error.exit_code).name})"
+        if refusal is None:
+            write_json(task.result, {**read_json(task.draft), "refusals": refusals})
+            task.draft.unlink()
+            return
+        refusals.append(refusal)
+    raise UserError(
+        f"world {task.world}, seed {task.seed}: SUMO refused {_MOST_ATTEMPTS} networks, last: {refusals[-1]}"
+    )
+
+
+def _attempt(task: _Task, attempt: int) -> str | None:
+    """One network: writes the draft of the result, or says why SUMO refused it."""
+    config = task.config
+    agent = PolicyAgent.from_checkpoint(task.policy, SamplingConfig(config.temperature, config.top_k, config.top_p))
+    seconds = config.warm_up + config.seconds + 1
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            area = build_area(task.seed, task.world, attempt, seconds, Path(folder))
+            drives = _drive_all(task, area, agent)
+        except SumoError as error:
+            return str(error)
+    if config.film == task.world:
+        shown = {name: found for name, found in drives.items() if name != "replay"}
+        write_pictures(area, shown, task.out / _VIDEO, task.out / _SHEET)
+    write_json(
+        task.draft,
+        {
+            "area": area.name,
+            "largest_deviation_m": max(found.deviation for found in drives.values()),
+            "drivers": {name: measure(area, found) for name, found in drives.items()},
+        },
+    )
+    return None
+
+
+def _finished(task: _Task) -> bool:
+    """Whether a world is done; what is no result of this version is made again."""
+    if not task.result.is_file():
+        return False
+    try:
+        drivers = read_json(task.result)["drivers"]
+        complete = all(set(sums) == set(COUNTS) for sums in drivers.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    pictured = task.config.film != task.world or all((task.out / name).is_file() for name in (_VIDEO, _SHEET))
+    return complete and pictured
+
+
+def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Let a policy drive inside SUMO, and compare it with SUMO's own model on the same vehicles.
+
+    Writes ``cosimulation.json``, ``worlds/NUMBER.json``, and a video and a contact sheet of one world. A run that
+    was stopped goes on with the worlds that are missing.
+
+    Args:
+        config: how many worlds, for how long. policy: checkpoint of the policy. out: folder of the results.
+        seed: of networks, traffic, choice of vehicles and tokens; the same seed gives the same results.
+
+    Raises:
+        UserError: SUMO is missing, no such checkpoint, or ``out`` holds results of other settings.
+    """
+    require_sumo()
+    PolicyAgent.from_checkpoint(policy)
+    settings = {"seed": seed, "policy": sha256_of(policy), **dataclasses.asdict(config)}
+    del settings["workers"]
+    out.mkdir(parents=True, exist_ok=True)
+    keep_settings(out / _SETTINGS, settings, "results of a co-simulation")
+    for folder in (out, out / _WORLDS):
+        remove_leftovers(folder)
+    tasks = [_Task(config, policy.absolute(), out.absolute(), seed, world) for world in range(config.worlds)]
+    missing = [task for task in tasks if not _finished(task)]
+    with bar("sumo", len(tasks), " worlds", initial=len(tasks) - len(missing)) as progress:
+        for _ in run_tasks(_run_world, missing, worker_count(config.workers)):
+            progress.update()
+    found = [read_json(task.result) for task in tasks]
+    summary = summarise([world["drivers"] for world in found], seed)
+    deviation = max(world["largest_deviation_m"] for world in found)
+    refused = sum(len(world["refusals"]) for world in found)
+    write_json(
+        out / _RESULT,
+        {
+            "settings": settings,
+            "networks_refused": refused,
+            "largest_deviation_m": deviation,
+            "drivers": summary,
+        },
+    )
+    print(cosimulation_table(summary))
+    return {
+        "worlds": len(found),
+        "networks_refused": refused,
+        "vehicles": summary["policy"]["sums"]["vehicles"],
+        "largest_deviation_m": deviation,
+        **{f"policy_{name}": rate["value"] for name, rate in summary["policy"].items() if name != "sums"},
+    }

@@ -1,0 +1,195 @@
+"""What a drive did, in our geometry: overlaps of boxes, corners beyond road edges, red lights, progress.
+
+Shape legend: A users, N taken vehicles, T steps behind the take-over (whose moment is number 0), E edge segments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import shapely
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from data.geometry import box_corners, box_separation, to_local
+from data.scene import STEP_SECONDS, LightState
+from data.vocabulary import TYPE_NAMES
+from pipeline.simulator.events import red_lights, signed_edge_distance
+from pipeline.simulator.step import Motion
+from pipeline.studies.cosimulation.area import Area
+from pipeline.studies.cosimulation.drive import Drive
+
+__all__ = ["COUNTS", "measure"]
+
+_STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
+# Another vehicle whose centre lies farther behind ours than this share of our length came from behind.
+_BEHIND = 0.25
+# A vehicle this near to the middle of a lane is in it, metres.
+_LANE_REACH = 1.8
+# Lights are looked at in pieces of so many steps: one that is run twice counts twice.
+_PIECE = 2
+
+COUNTS = (
+    "vehicles",
+    "seconds",
+    "metres",
+    "left",
+    "lost",
+    "collided_vehicles",
+    "collisions",
+    "collisions_taken",
+    "collisions_sumo",
+    "collisions_parked",
+    "collisions_cyclist",
+    "collisions_pedestrian",
+    "collisions_from_behind",
+    "offroad_vehicles",
+    "offroad_seconds",
+    "wrong_way_seconds",
+    "red_lights",
+    "sumo_says_collisions",
+    "other_seconds",
+    "hard_brakes",
+    "hard_brakes_behind_taken",
+)
+
+
+def measure(area: Area, drive: Drive) -> dict[str, float]:
+    """Sums over a world, to be put into relation by ``summary``.
+
+    Vehicles that overlap another one, or are off the road, when they are taken over are not blamed until that has
+    ended once.
+
+    Returns:
+        For each of ``COUNTS`` a number. ``seconds`` and ``metres`` are those of taken vehicles while they are in
+        the world, ``left`` those that drove out of it, ``lost`` those that SUMO removed. A collision is the
+        first overlap of a pair of which one at least was taken: with another taken vehicle, one that SUMO drives, a
+        parked one, a cyclist or a pedestrian; ``from_behind`` are those of SUMO's vehicles that drove into a taken
+        one's rear. ``sumo_says_collisions`` are pairs in SUMO's own terms. ``other_seconds`` are those of motor
+        vehicles that SUMO drives, ``hard_brakes`` theirs, ``behind_taken`` those with a taken vehicle ahead.
+    """
+    taken = drive.taken
+    there = drive.present[taken]
+    both = there[:, 1:] & there[:, :-1]
+    path = (drive.pose[taken, 1:, :2] - drive.pose[taken, :-1, :2]).norm(dim=-1)
+    off = _unblamed(_off_road(drive), there)
+    others = torch.from_numpy(area.motorised).clone()
+    others[taken] = False
+    chosen = set(taken.tolist())
+    said = {frozenset(pair) for step in drive.sumo_collisions for pair in step if chosen & set(pair)}
+    sums = {
+        "vehicles": len(taken),
+        "seconds": STEP_SECONDS * int(both.sum()),
+        "metres": float(path[both].double().sum()),
+        "left": len(drive.left),
+        "lost": len(drive.lost),
+        "offroad_vehicles": int(off.any(-1).sum()),
+        "offroad_seconds": STEP_SECONDS * int(off[:, 1:].sum()),
+        "wrong_way_seconds": STEP_SECONDS * int(_wrong_way(area, drive)[:, 1:].sum()),
+        "red_lights": _red_lights(drive),
+        "sumo_says_collisions": len(said),
+        "other_seconds": STEP_SECONDS * int(drive.present[others, 1:].sum()),
+        "hard_brakes": len(drive.brakes),
+        "hard_brakes_behind_taken": sum(brake.leader in chosen for brake in drive.brakes),
+        **_collisions(area, drive),
+    }
+    return {name: float(sums.get(name, 0)) for name in COUNTS}
+
+
+def _unblamed(state: Tensor, there: Tensor) -> Tensor:
+    """A state [..., T + 1] without what has lasted from the start, and where somebody is not there."""
+    return state & ~state.cumprod(-1).bool() & there
+
+
+def _off_road(drive: Drive) -> Tensor:
+    """[N, T + 1] whether a corner is beyond the nearest road edge."""
+    world, pose = drive.setting.world, drive.pose[drive.taken]
+    size = world.size[0, drive.taken]
+    corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2])  # [N, T + 1, 4, 2]
+    real = world.edges.kind[0] > 0
+    if not bool(real.any()):
+        return torch.zeros(pose.shape[:2], dtype=torch.bool)
+    lines = torch.stack((world.edges.start[0, real], world.edges.end[0, real]), dim=1)
+    tree = shapely.STRtree(shapely.linestrings(lines.double().numpy()))
+    points = corners.flatten(1, 2)  # [N, (T + 1) * 4, 2]
+    nearest = tree.nearest(shapely.points(points.reshape(-1, 2).double().numpy()))
+    number = real.nonzero().flatten()[torch.from_numpy(nearest)].view(*points.shape[:2], 1)
+    height = world.height[0, drive.taken] - size[:, 2] / 2
+    where = torch.zeros(len(points), dtype=torch.int64)
+    distance = signed_edge_distance(world.edges, where, points, height, number)
+    return (distance.view(*pose.shape[:2], 4) > 0).any(-1)
+
+
+def _overlaps(drive: Drive) -> Tensor:
+    """[N, A, T + 1] whether boxes of taken vehicles overlap those of others."""
+    world, taken = drive.setting.world, drive.taken
+    half = world.size[0, :, :2] / 2
+    itself = torch.arange(len(half)) == taken.unsqueeze(1)
+    result = torch.zeros(len(taken), len(half), drive.pose.shape[1], dtype=torch.bool)
+    for step in range(drive.pose.shape[1]):
+        x, y, heading = drive.pose[:, step].unbind(-1)
+        numbers = torch.stack((x, y, heading.cos(), heading.sin(), half[:, 0], half[:, 1]))
+        own, around = numbers[:, taken].unsqueeze(-1), numbers.unsqueeze(1)
+        gap = box_separation(own[:2], own[2:4], own[4:], around[:2], around[2:4], around[4:])
+        there = drive.present[taken, step].unsqueeze(1) & drive.present[:, step]
+        result[:, :, step] = (gap < 0) & there & ~itself
+    return result
+
+
+def _collisions(area: Area, drive: Drive) -> Counter[str]:
+    taken = drive.taken
+    overlap = _overlaps(drive)
+    hit = overlap & ~overlap.cumprod(-1).bool()
+    counts: Counter[str] = Counter(collided_vehicles=int(hit.any(-1).any(-1).sum()))
+    own = {row: index for index, row in enumerate(taken.tolist())}
+    types, parked = drive.setting.world.types[0], len(area.demand.users)
+    for index, other in hit.any(-1).nonzero().tolist():
+        if other in own and own[other] < index:
+            continue  # this pair was met from the other side
+        step = int(hit[index, other].int().argmax())
+        counts["collisions"] += 1
+        if other in own:
+            kind = "taken"
+        elif other >= parked:
+            kind = "parked"
+        else:
+            kind = "sumo" if int(types[other]) == 0 else TYPE_NAMES[int(types[other])]
+        counts[f"collisions_{kind}"] += 1
+        if kind == "sumo":
+            pose = drive.pose[taken[index], step]
+            place = to_local(drive.pose[other, step, :2], pose[:2], pose[2])
+            length = drive.setting.world.size[0, taken[index], 0]
+            counts["collisions_from_behind"] += int(place[0] < -_BEHIND * length)
+    return counts
+
+
+def _red_lights(drive: Drive) -> int:
+    """How often a taken vehicle's centre passed a stop point while its light was red."""
+    red = torch.isin(drive.signals, _STOPS).unsqueeze(0)
+    world = drive.setting.world_with(red)
+    total = 0
+    for first in range(0, drive.pose.shape[1] - 1, _PIECE):
+        piece = slice(first + 1, first + 1 + _PIECE)
+        present = drive.present[None, :, piece] & drive.present[None, :, first, None]
+        motion = Motion(drive.pose[None, :, first], drive.pose[None, :, piece], present, first + 1)
+        total += int(red_lights(world, motion)[0, drive.taken].sum())
+    return total
+
+
+def _wrong_way(area: Area, drive: Drive) -> Tensor:
+    """[N, T + 1] whether a taken vehicle is in lanes all of which lead the other way."""
+    points = [lane.points for lane in area.map.lanes.values()]
+    along = [np.gradient(line, axis=0) for line in points]
+    place, direction = np.concatenate(points), np.concatenate(along)
+    tree = cKDTree(place)
+    pose = drive.pose[drive.taken].double()
+    position = (pose[..., :2] + drive.setting.origin).view(-1, 2).numpy()
+    heading = pose[..., 2].flatten().numpy()
+    found = np.zeros(len(position), dtype=bool)
+    for row, near in enumerate(tree.query_ball_point(position, _LANE_REACH)):
+        if near:
+            own = np.array([np.cos(heading[row]), np.sin(heading[row])])
+            found[row] = (direction[near] @ own < 0).all()
+    return torch.from_numpy(found).view(pose.shape[:2]) & drive.present[drive.taken]

@@ -1,0 +1,166 @@
+"""What a policy sees of a running world: SUMO's moments as the simulator's ``World`` and ``State``, one world.
+
+Shape legend: A users, S signalled lanes, H remembered moments (0.1 s apart, the present one last), h decisions that
+the policy remembers, s steps in a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.geometry import wrap_angle
+from data.road import Segments, edge_segments, road_segments
+from data.road_grid import RoadGrid, stack_grids
+from data.scene import FUTURE_STEPS, STEP_SECONDS, LightState, Scene
+from data.tokenizer import local_pose
+from data.vocabulary import type_index
+from pipeline.simulator.step import State
+from pipeline.simulator.world import World
+from pipeline.studies.cosimulation.area import Area
+from pipeline.studies.cosimulation.session import Frame
+
+__all__ = ["Moments", "Setting", "build_setting"]
+
+_STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Recent moments as tensors, positions minus the setting's origin.
+
+    Attributes:
+        pose: [A, H, 3] float32. present: [A, H] bool. red: [S] bool, now.
+    """
+
+    pose: Tensor
+    present: Tensor
+    red: Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What does not change: ``world`` with the road and the boxes, ``fastest`` [A] m/s that nobody exceeds."""
+
+    world: World
+    fastest: Tensor
+
+    @property
+    def origin(self) -> Tensor:
+        """[2] float64, added to positions gives global coordinates."""
+        return self.world.origin[0].double()
+
+    def moments(self, frames: Sequence[Frame]) -> Moments:
+        """Frames, the present one last, as tensors."""
+        pose = torch.from_numpy(np.stack([frame.pose for frame in frames], axis=1))
+        present = torch.from_numpy(np.stack([frame.present for frame in frames], axis=1))
+        pose[..., :2] -= self.origin
+        pose = torch.where(present.unsqueeze(-1), pose, 0.0).float()
+        signals = torch.isin(torch.from_numpy(frames[-1].signals), _STOPS)
+        return Moments(pose, present, signals)
+
+    def world_at(self, moments: Moments) -> World:
+        """The world as the policy knows it: lights as they are now, nothing of what will be."""
+        return dataclasses.replace(self.world, light_now=moments.red.unsqueeze(0))
+
+    def world_with(self, red: Tensor) -> World:
+        """The world with lights that were red [1, S, T + 1], for judging what was done."""
+        return dataclasses.replace(self.world, red=red)
+
+    def state_at(self, moments: Moments, collided: Tensor, steps: int, history: int) -> State:
+        """Where everybody is and how it got there.
+
+        Args:
+            moments: recent ones, of at least ``history + 1`` decisions.
+            collided: [A] bool, during the last decision.
+            steps: in a token. history: decisions that are remembered.
+        """
+        pose, present = moments.pose, moments.present
+        now, before = pose[:, -1], pose[:, -2]
+        velocity = (now[:, :2] - before[:, :2]) / STEP_SECONDS
+        # Somebody who was not there, or whom SUMO has set down elsewhere, did not fly here.
+        known = present[:, -1] & present[:, -2] & (velocity.norm(dim=-1) <= self.fastest)
+        moved = present[:, -1] & present[:, -1 - steps]
+        past = [-1 - steps * ago for ago in range(history, 0, -1)]
+        nobody = torch.zeros_like(collided).unsqueeze(0)
+        return State(
+            pose=now.unsqueeze(0),
+            velocity=torch.where(known.unsqueeze(-1), velocity, 0.0).unsqueeze(0),
+            present=present[:, -1].unsqueeze(0),
+            last_motion=torch.where(moved.unsqueeze(-1), local_pose(now, pose[:, -1 - steps]), 0.0).unsqueeze(0),
+            past=pose[:, past].unsqueeze(0),
+            past_known=present[:, past].unsqueeze(0),
+            collided=collided.unsqueeze(0),
+            goal_reached=nobody,
+            goal_hidden=~nobody,
+            decision=0,
+        )
+
+
+def _single_cell(segments: Segments) -> tuple[Segments, RoadGrid]:
+    """Segments with a grid of one cell that lists them all: few look, so no list has to be short."""
+    number = torch.arange(len(segments.kind), dtype=torch.int32).unsqueeze(0)
+    return stack_grids([(segments, RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number))])
+
+
+def _stop_lines(area: Area, origin: Tensor) -> Tensor:
+    """[S, 3] stop points and headings of their lanes."""
+    rows = []
+    for link in area.links:
+        begin, following = area.map.lanes[link.lane].points[:2]
+        along = following - begin
+        rows.append((*link.stop_point, np.arctan2(along[1], along[0])))
+    lines = torch.tensor(np.array(rows, dtype=np.float64).reshape(-1, 3))
+    lines[:, :2] -= origin
+    lines[:, 2] = wrap_angle(lines[:, 2])
+    return lines.float()
+
+
+def build_setting(area: Area, scene: Scene) -> Setting:
+    """What of an area does not change.
+
+    Args:
+        area: with A users. scene: a moment of it, whose map and ground are used.
+    """
+    users, count = area.users, len(area.users)
+    middle = (scene.map.point[:, :2].amin(0) + scene.map.point[:, :2].amax(0)) / 2
+    # Whole metres, which float32 holds exactly: what is taken off here is put on again elsewhere.
+    origin = middle.round()
+    size = torch.tensor([[user.length, user.width, user.height] for user in users]).view(1, -1, 3)
+    pose, vector = torch.zeros(1, count, 3), torch.zeros(1, count, 2)
+    nobody, signals = torch.zeros(1, count, dtype=torch.bool), len(area.links)
+    dark, lit = torch.zeros(1, signals, dtype=torch.bool), torch.ones(1, signals, dtype=torch.bool)
+    edges, edge_grid = _single_cell(edge_segments(scene, origin))
+    road, road_grid = _single_cell(road_segments(scene, origin))
+    world = World(
+        origin=origin.unsqueeze(0),
+        types=type_index(torch.tensor([user.kind.track_type for user in users])).unsqueeze(0),
+        size=size,
+        # The ground is flat and at zero (``snapshot``).
+        height=size[..., 2] / 2,
+        exists=~nobody,
+        pose=pose,
+        velocity=vector,
+        goal=vector,
+        moves=nobody,
+        log=torch.zeros(1, count, FUTURE_STEPS, 3),
+        log_valid=torch.zeros(1, count, FUTURE_STEPS, dtype=torch.bool),
+        history_ids=torch.zeros(1, count, 0, dtype=torch.int64),
+        history_valid=torch.zeros(1, count, 0, dtype=torch.bool),
+        history_poses=pose.unsqueeze(2),
+        stop_line=_stop_lines(area, origin.double()).unsqueeze(0),
+        red=dark.unsqueeze(-1),
+        light_now=dark,
+        light_known=lit,
+        light_valid=lit,
+        edges=edges,
+        edge_grid=edge_grid,
+        road=road,
+        road_grid=road_grid,
+    )
+    return Setting(world, torch.from_numpy(area.fastest).float())

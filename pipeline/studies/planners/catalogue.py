@@ -1,0 +1,88 @@
+"""Planners by name: the built-in ones, policies by path, and your own as ``package.module:factory``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+
+from data.errors import UserError
+from data.files import sha256_of
+from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
+from pipeline.studies.planners.idm import IDM_SETTINGS, IDMPlanner
+from pipeline.studies.planners.interface import MakePlanner
+from pipeline.studies.planners.simple import ConstantVelocityPlanner, LogPlanner
+
+__all__ = ["builtin_planners", "load_planner", "own_digest"]
+
+_CHECKPOINT = ".ckpt"
+
+
+def builtin_planners() -> dict[str, MakePlanner]:
+    """Every built-in planner by name: ``constant_velocity``, ``log``, ten ``idm_*`` and ten ``frenet_*``."""
+    planners: dict[str, MakePlanner] = {"constant_velocity": ConstantVelocityPlanner, "log": LogPlanner}
+    planners |= {f"idm_{name}": partial(IDMPlanner, settings=value) for name, value in IDM_SETTINGS.items()}
+    planners |= {
+        f"frenet_{name}": partial(FrenetPlanner, settings=value) for name, value in FRENET_SETTINGS.items()
+    }
+    return planners
+
+
+def load_planner(name: str, likeliest: bool = False) -> MakePlanner:
+    """A planner by name.
+
+    Args:
+        name: a built-in one; the path of a policy's checkpoint, ending with ``.ckpt``; or
+            ``package.module:factory``, a function or class of yours that takes a ``Mission`` and returns a planner.
+        likeliest: of policies, the likeliest token instead of a drawn one.
+
+    Raises:
+        UserError: none of these, or nothing there.
+    """
+    planners = builtin_planners()
+    if name in planners:
+        return planners[name]
+    if name.endswith(_CHECKPOINT):
+        # Imported here: the others need no network code.
+        from pipeline.studies.planners.policy_planner import policy_planner
+
+        return policy_planner(Path(name), likeliest)
+    if ":" in name:
+        return _own(name)
+    close = difflib.get_close_matches(name, planners, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UserError(
+        f"planner {name}: no such planner, expected one of {', '.join(planners)}, a policy's path ending with "
+        f"{_CHECKPOINT}, or package.module:factory{hint}"
+    )
+
+
+def own_digest(name: str) -> str | None:
+    """SHA-256 of the file that defines ``package.module:factory``, not of what that imports; None of others."""
+    file = None
+    if ":" in name:
+        _own(name)
+        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    return None if file is None else sha256_of(Path(file))
+
+
+def _own(name: str) -> MakePlanner:
+    module, _, factory = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        # Whatever the user's module raises when it is imported.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"planner {name}: {module} cannot be imported ({reason}); is its folder on PYTHONPATH?"
+        ) from error
+    make: MakePlanner | None = getattr(found, factory, None)
+    if make is None:
+        close = difflib.get_close_matches(factory, dir(found), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"planner {name}: {module} has no {factory or 'name behind the colon'}{hint}")
+    if not callable(make):
+        raise UserError(f"planner {name}: {factory} is a {type(make).__name__}, expected a function of a Mission")
+    return make

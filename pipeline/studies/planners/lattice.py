@@ -1,0 +1,167 @@
+"""Candidates of a Frenet lattice: quartic in time along the route, quintic in length across it.
+
+    s(t) from (s0, v0, a0) to (v1, 0) in T;  d(s) from (d0, d0', d0'') to (d1, 0, 0) in S, then constant
+
+Werling et al. 2010, with the offset as a function of length at all speeds, as they have it at low ones: a car that
+stands does not move sideways.
+
+Shape legend: L longitudinal candidates, C = L * D candidates with an offset, K steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.studies.planners.interface import Floats
+from pipeline.studies.planners.lanes import wrapped
+from pipeline.studies.planners.route import Route
+
+__all__ = ["Candidates", "Start", "candidates", "quartic", "quintic"]
+
+# Offsets are changed within this length at least, metres.
+_LEAST_LENGTH = 10.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the AV is on the route: length, its rate in m/s and its acceleration; offset and its first two
+    derivatives by length."""
+
+    s: float
+    rate: float
+    acceleration: float
+    d: float
+    slope: float
+    bend: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C trajectories over K steps.
+
+    Attributes:
+        s, d: [C, K] Frenet coordinates. rate: [C, K] of s, m/s. acceleration, jerk: [C, K] its derivatives.
+        speed: [C, K] of the AV, m/s.
+        turn: [C, K] heading less that of the route. lateral: [C, K] acceleration across the heading, m/s^2.
+        slope, bend: [C, K] derivatives of the offset by length. curvature: [C, K] 1/m.
+    """
+
+    s: Floats
+    d: Floats
+    rate: Floats
+    acceleration: Floats
+    jerk: Floats
+    speed: Floats
+    turn: Floats
+    lateral: Floats
+    slope: Floats
+    bend: Floats
+    curvature: Floats
+
+    def one(self, row: int) -> Candidates:
+        """A single candidate, C = 1."""
+        return Candidates(**{name: value[row : row + 1] for name, value in vars(self).items()})
+
+    def state(self, row: int, step: int) -> Start:
+        """Where a candidate is at a step: another one from there goes on smoothly."""
+        values = (self.s, self.rate, self.acceleration, self.d, self.slope, self.bend)
+        return Start(*(float(value[row, step]) for value in values))
+
+    def pose(self, route: Route, rows: NDArray[np.int64] | slice = slice(None)) -> Floats:
+        """[c, K, 3] x, y, heading of some candidates."""
+        s, d = self.s[rows], self.d[rows]
+        x, y, heading, _ = route.at(s)
+        turned = wrapped(heading + self.turn[rows])
+        return np.stack((x - d * np.sin(heading), y + d * np.cos(heading), turned), axis=-1)
+
+
+def quartic(start: tuple[float, float, float], end_speed: Floats, duration: Floats) -> Floats:
+    """[..., 5] coefficients, lowest first, with given position, speed and acceleration at 0, and with given speed
+    and no acceleration at the end."""
+    position, speed, acceleration = start
+    change = end_speed - speed - acceleration * duration
+    missing = -acceleration
+    c3 = (change / duration**2) - missing / (3 * duration)
+    c4 = missing / (4 * duration**2) - change / (2 * duration**3)
+    ones = np.ones_like(duration)
+    return np.stack((position * ones, speed * ones, acceleration / 2 * ones, c3, c4), axis=-1)
+
+
+def quintic(start: tuple[float, float, float], end: Floats, length: Floats) -> Floats:
+    """[..., 6] coefficients, lowest first, with given value and derivatives at 0, and the value ``end`` without
+    derivatives at ``length``."""
+    value, slope, bend = start
+    gap = end - value - slope * length - bend / 2 * length**2
+    rate = -slope - bend * length
+    c3 = (10 * gap / length**3) - 4 * rate / length**2 - bend / (2 * length)
+    c4 = (-15 * gap / length**4) + 7 * rate / length**3 + bend / length**2
+    c5 = (6 * gap / length**5) - 3 * rate / length**4 - bend / (2 * length**3)
+    ones = np.ones_like(length)
+    return np.stack((value * ones, slope * ones, bend / 2 * ones, c3, c4, c5), axis=-1)
+
+
+def _derivatives(coefficients: Floats, x: Floats, order: int) -> list[Floats]:
+    """Polynomials [..., n] and their derivatives up to ``order`` at x [..., K]."""
+    result = []
+    power = np.arange(coefficients.shape[-1])
+    for _ in range(order + 1):
+        value = np.zeros_like(x)
+        for index in range(coefficients.shape[-1] - 1, -1, -1):
+            value = value * x + coefficients[..., index, None]
+        result.append(value)
+        coefficients = coefficients[..., 1:] * power[1 : coefficients.shape[-1]]
+    return result
+
+
+def candidates(
+    route: Route, start: Start, speeds: Floats, durations: Floats, offsets: Floats, steps: int, dt: float
+) -> Candidates:
+    """Every speed in every duration, to every offset.
+
+    Args:
+        route: to follow. start: where the AV is. speeds: [V] final ones, m/s. durations: [T] seconds.
+        offsets: [D] final ones, metres. steps: K, the first of them ``dt`` seconds from now.
+    """
+    speed, duration = (grid.ravel() for grid in np.meshgrid(speeds, durations, indexing="ij"))  # [L]
+    return along_route(route, start, _longitudinal(start, speed, duration, steps, dt), offsets)
+
+
+def _longitudinal(start: Start, speed: Floats, duration: Floats, steps: int, dt: float) -> list[Floats]:
+    """s and its three derivatives, [L, K] each; constant speed behind the duration."""
+    time = dt * np.arange(1, steps + 1)
+    coefficients = quartic((start.s, start.rate, start.acceleration), speed, duration)
+    inside = np.minimum(time, duration[:, None])
+    s, v, a, j = _derivatives(coefficients, inside, 3)
+    late = time - inside
+    going = late <= 0
+    return [s + late * speed[:, None], v, np.where(going, a, 0.0), np.where(going, j, 0.0)]
+
+
+def along_route(route: Route, start: Start, motion: list[Floats], offsets: Floats) -> Candidates:
+    """Motion along the route, s and its three derivatives [L, K] each, with every final offset [D]."""
+    s, v, a, j = motion
+    length = np.maximum(s[:, -1] - start.s, _LEAST_LENGTH)  # [L]
+    coefficients = quintic(
+        (start.d, start.slope, start.bend), offsets[None, :], np.repeat(length[:, None], len(offsets), 1)
+    )  # [L, D, 6]
+    inside = np.minimum(s - start.s, length[:, None])[:, None]  # [L, 1, K]
+    inside = np.repeat(inside, len(offsets), axis=1)
+    d, slope, bend = (part.reshape(-1, s.shape[1]) for part in _derivatives(coefficients, inside, 2))
+    s, v, a, j = (np.repeat(part, len(offsets), axis=0) for part in (s, v, a, j))
+    return _cartesian(route, s, v, a, j, d, slope, bend)
+
+
+def _cartesian(
+    route: Route, s: Floats, v: Floats, a: Floats, j: Floats, d: Floats, slope: Floats, bend: Floats
+) -> Candidates:
+    curvature = np.interp(s, route.distance, route.curvature, left=0.0, right=0.0)
+    stretch = np.maximum(1 - curvature * d, 0.1)
+    turn = np.arctan2(slope, stretch)
+    cos = np.cos(turn)
+    # Werling's transformation, without the route's change of curvature.
+    bent = ((bend + curvature * slope * np.tan(turn)) * cos**2 / stretch + curvature) * cos / stretch
+    speed = v * stretch / cos
+    return Candidates(s, d, v, a, j, speed, turn, bent * speed**2, slope, bend, bent)

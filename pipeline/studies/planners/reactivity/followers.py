@@ -1,0 +1,259 @@
+"""Who drives behind the AV, and in which scenes a braking or cutting-in AV would concern somebody.
+
+Lanes are followed backwards, through all that lead to the AV's lane, so that followers are found around bends and
+before merges. One leads to another if it ends where that begins: some recordings lack the map's links. All is of
+the current step; nothing of the future is looked at.
+
+Shape legend: A agents (``scene.simulated``, in order), n points of a line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.geometry import project_on_polyline, wrap_angle
+from data.scene import CURRENT_INDEX, MapKind, Scene
+from data.vocabulary import type_index
+from pipeline.studies.planners.route import Route
+from pipeline.studies.planners.scores.lanes import LANE_HALF_WIDTH
+
+__all__ = ["CutIn", "corridors_behind", "find_cut_in", "find_follower"]
+
+# The AV is faster than this, and the follower as well moves, m/s.
+_EGO_SPEED, _MOVING = 3.0, 1.0
+# Between bumpers, metres: how far back a follower matters, and one that is cut in on.
+_REACH, _CUT_IN_REACH, _CUT_IN_ROOM = 40.0, 25.0, 2.0
+# Nobody may be in the target lane so far ahead of the AV, metres.
+_CLEAR_AHEAD = 15.0
+# Parallel lanes are so far apart, metres, and differ in direction by no more.
+_NEAREST_LANE, _FARTHEST_LANE = 2.5, 5.0
+_PARALLEL, _SAME_WAY = math.radians(15.0), math.radians(45.0)
+# How long the lane beside must go on: the second before, the change, and one after it.
+_CUT_IN_SECONDS = 4.5
+_MOST_CORRIDORS = 16
+# How far the end of a lane is from the beginning of the next, metres.
+_JOINT = 0.5
+
+
+@dataclass(frozen=True)
+class CutIn:
+    """A change of lane in front of somebody: metres to port, and the row of who is cut in on."""
+
+    offset: float
+    follower: int
+
+
+@dataclass(frozen=True)
+class _Now:
+    """Agents at the current step, minus the origin."""
+
+    pose: Tensor  # [A, 3]
+    speed: Tensor  # [A]
+    length: Tensor  # [A]
+    vehicle: Tensor  # [A] bool, the AV not among them
+    ego: int
+
+
+def _now(scene: Scene, origin: Tensor) -> _Now | None:
+    """Or None if there is no AV at the current step."""
+    agents, chosen = scene.agents, scene.simulated
+    ego = agents.is_sdc[chosen].nonzero().flatten().tolist()
+    if not ego:
+        return None
+    place = agents.position[chosen, CURRENT_INDEX, :2] - origin
+    vehicle = type_index(agents.type[chosen]) == 0
+    vehicle[ego[0]] = False
+    return _Now(
+        pose=torch.cat((place, agents.heading[chosen, CURRENT_INDEX, None]), dim=-1),
+        speed=agents.velocity[chosen, CURRENT_INDEX].norm(dim=-1),
+        length=agents.size[chosen, CURRENT_INDEX, 0],
+        vehicle=vehicle,
+        ego=ego[0],
+    )
+
+
+def _lanes(scene: Scene, origin: Tensor) -> dict[int, Tensor]:
+    """Points [n, 2] of each lane, by the number of its feature."""
+    road = scene.map
+    counts = torch.bincount(road.point_feature, minlength=len(road.kind))
+    lines = torch.split(road.point[:, :2] - origin, counts.tolist())
+    return {
+        index: line for index, line in enumerate(lines) if int(road.kind[index]) == MapKind.LANE and len(line) > 1
+    }
+
+
+def _entries(lanes: dict[int, Tensor]) -> dict[int, list[int]]:
+    """Numbers of the lanes that lead to each lane: they end where it begins, in its direction."""
+    numbers, lines = list(lanes), list(lanes.values())
+    first, last = torch.stack([line[:2] for line in lines]), torch.stack([line[-2:] for line in lines])
+    begins, ends = (part[:, 1] - part[:, 0] for part in (first, last))
+    turned = wrap_angle(_heading(begins)[:, None] - _heading(ends)).abs()
+    leads = ((first[:, None, 0] - last[:, 1]).norm(dim=-1) < _JOINT) & (turned < _SAME_WAY)
+    leads.fill_diagonal_(False)
+    return {
+        numbers[row]: [numbers[other] for other in leads[row].nonzero().flatten().tolist()]
+        for row in range(len(lines))
+    }
+
+
+def _heading(vector: Tensor) -> Tensor:
+    return torch.atan2(vector[..., 1], vector[..., 0])
+
+
+def _direction(line: Tensor, segment: Tensor) -> Tensor:
+    """Heading [...] of numbered segments of a line [n, 2]."""
+    return _heading(line[segment + 1] - line[segment])
+
+
+def _length(line: Tensor) -> float:
+    return float((line[1:] - line[:-1]).norm(dim=-1).sum())
+
+
+def corridors_behind(scene: Scene, origin: Tensor, pose: Tensor) -> list[Tensor]:
+    """Lines [n, 2] along lanes that end at a pose [3], the longest ones that its lane and those before it make.
+
+    At least as long as a follower may be away, if lanes go back so far; none where the pose is in no lane.
+    """
+    lanes = _lanes(scene, origin)
+    if not lanes:
+        return []
+    entries = _entries(lanes)
+    # A bumper's distance is between centres half of two lengths more.
+    enough = _REACH + 15.0
+    open_lines: list[tuple[int, Tensor]] = []
+    for index, line in lanes.items():
+        along, aside, segment = project_on_polyline(pose[:2], line)
+        turned = wrap_angle(_direction(line, segment) - pose[2]).abs()
+        if float(aside.abs()) > LANE_HALF_WIDTH or float(turned) > _SAME_WAY or not 0 <= along <= _length(line):
+            continue
+        number = int(segment)
+        step = line[number + 1] - line[number]
+        share = ((pose[:2] - line[number]) @ step / (step @ step)).clamp(0.0, 1.0)
+        open_lines.append((index, torch.cat((line[: number + 1], (line[number] + share * step)[None]))))
+    done: list[Tensor] = []
+    while open_lines and len(done) < _MOST_CORRIDORS:
+        index, line = open_lines.pop()
+        before = entries[index]
+        if _length(line) >= enough or not before:
+            done.append(line)
+        else:
+            open_lines.extend((lane, torch.cat((lanes[lane], line))) for lane in before)
+    return done
+
+
+def _nearest_behind(scene: Scene, origin: Tensor, now: _Now, pose: Tensor) -> tuple[int, float] | None:
+    """Row of the vehicle behind a pose [3] of the AV, in its corridors and heading its way, and metres between
+    bumpers."""
+    found: dict[int, float] = {}
+    for line in corridors_behind(scene, origin, pose):
+        along, aside, segment = project_on_polyline(now.pose[:, :2], line)
+        same_way = wrap_angle(_direction(line, segment) - now.pose[:, 2]).abs() < _SAME_WAY
+        gap = _length(line) - along - (now.length + now.length[now.ego]) / 2
+        # Whoever is beside or ahead of it is no follower, and the line does not go on beyond its ends here.
+        behind = now.vehicle & same_way & (aside.abs() < LANE_HALF_WIDTH) & (along >= 0) & (gap > 0)
+        for row in behind.nonzero().flatten().tolist():
+            found[row] = min(found.get(row, math.inf), float(gap[row]))
+    if not found:
+        return None
+    row = min(found, key=lambda key: (found[key], key))
+    return row, found[row]
+
+
+def find_follower(scene: Scene, origin: Tensor) -> int | None:
+    """Row of the vehicle that would have to react if the AV braked, or None: the scene says nothing then.
+
+    The AV is faster than 3 m/s, and the first vehicle behind it in its lane, or in one that leads there, moves in
+    its direction within 40 m.
+
+    Args:
+        scene: single; nothing after the current step is read. origin: [2], ``data.tokenizer.scene_origin``.
+    """
+    now = _now(scene, origin)
+    if now is None or float(now.speed[now.ego]) <= _EGO_SPEED:
+        return None
+    nearest = _nearest_behind(scene, origin, now, now.pose[now.ego])
+    if nearest is None or nearest[1] > _REACH or float(now.speed[nearest[0]]) <= _MOVING:
+        return None
+    return nearest[0]
+
+
+def find_cut_in(scene: Scene, origin: Tensor, route: Route) -> CutIn | None:
+    """A lane beside the AV's that it can change to in front of somebody, or None.
+
+    The AV is faster than 3 m/s; a lane runs parallel to its route for as long as the change takes; nobody is in it
+    beside the AV or within 15 m ahead; and the first vehicle behind there moves, 2 to 25 m away. Of two such lanes
+    the one with the nearer follower is taken.
+
+    Args:
+        scene: single; nothing after the current step is read. origin: [2]. route: that the AV follows.
+    """
+    now = _now(scene, origin)
+    if now is None or float(now.speed[now.ego]) <= _EGO_SPEED:
+        return None
+    ego = now.pose[now.ego]
+    line = torch.from_numpy(route.point).to(ego.dtype)
+    start, _, _ = project_on_polyline(ego[:2], line)
+    ways = float(start) + np.linspace(0.0, _CUT_IN_SECONDS * float(now.speed[now.ego]), 6)
+    best: tuple[float, CutIn] | None = None
+    for offset in _lanes_beside(scene, origin, route, ways):
+        place = _beside_route(route, ways[:1], offset)[0]
+        nearest = _nearest_behind(scene, origin, now, place)
+        if nearest is None or nearest[1] > _CUT_IN_REACH:
+            continue
+        if float(now.speed[nearest[0]]) <= _MOVING or _blocked(now, line, float(start), offset):
+            continue
+        if best is None or nearest[1] < best[0]:
+            best = nearest[1], CutIn(offset, nearest[0])
+    return None if best is None else best[1]
+
+
+def _beside_route(route: Route, ways: NDArray[np.float64], offset: float) -> Tensor:
+    """Poses [n, 3] beside a route, so many metres along it and to port."""
+    x, y, heading = (
+        np.interp(ways, route.distance, values) for values in (route.point[:, 0], route.point[:, 1], route.heading)
+    )
+    pose = np.stack((x - offset * np.sin(heading), y + offset * np.cos(heading), heading), axis=-1)
+    return torch.from_numpy(pose).float()
+
+
+def _lanes_beside(scene: Scene, origin: Tensor, route: Route, ways: NDArray[np.float64]) -> list[float]:
+    """Offsets in metres, to port, of lanes parallel to the route at all of some places along it.
+
+    A lane may consist of several features, which follow each other at about the same offset.
+    """
+    own = _beside_route(route, ways, 0.0)
+    seen: list[tuple[Tensor, Tensor]] = []
+    for line in _lanes(scene, origin).values():
+        along, aside, segment = project_on_polyline(own[:, :2], line)
+        turned = wrap_angle(_direction(line, segment) - own[:, 2]).abs()
+        there = (along >= -1.0) & (along <= _length(line) + 1.0) & (turned < _PARALLEL)
+        seen.append((-aside, there))
+    if not seen:
+        return []
+    offset = torch.stack([part for part, _ in seen])  # [lanes, n]
+    there = torch.stack([part for _, part in seen])
+    first = offset[:, 0]
+    candidates = first[there[:, 0] & (first.abs() >= _NEAREST_LANE) & (first.abs() <= _FARTHEST_LANE)].tolist()
+    result: list[float] = []
+    for candidate in sorted(candidates, key=abs):
+        goes_on = ((offset - candidate).abs() < 1.0) & there
+        # Features that overlap, as before a fork, are the same lane.
+        if bool(goes_on.any(0).all()) and all(abs(candidate - other) > 1.0 for other in result):
+            result.append(candidate)
+    return result
+
+
+def _blocked(now: _Now, line: Tensor, start: float, offset: float) -> bool:
+    """Whether anything is in the target lane beside the AV or not far ahead of it."""
+    along, aside, _ = project_on_polyline(now.pose[:, :2], line)
+    gap = (along - start).abs() - (now.length + now.length[now.ego]) / 2
+    near = torch.where(along > start, gap < _CLEAR_AHEAD, gap < _CUT_IN_ROOM)
+    inside = (aside - offset).abs() < LANE_HALF_WIDTH
+    inside[now.ego] = False
+    return bool((near & inside).any())

@@ -1,0 +1,164 @@
+"""What drives add up to: scores by planner and simulator, agreement of simulators, reactivity.
+
+Shape legend: S simulators, P planners, N scenes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.errors import UserError
+from pipeline.studies.planners.agreement import Agreement, agreements
+from pipeline.studies.planners.intervals import Interval, mean_over_scenes
+from pipeline.studies.planners.reactivity import MANOEUVRES, Reaction
+from pipeline.studies.planners.reactivity import summarise as summarise_reactions
+from pipeline.studies.planners.scores import SCORE_NAMES
+
+__all__ = ["Summary", "rows_by_simulator", "summarise"]
+
+Floats = NDArray[np.float64]
+Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all drives.
+
+    Attributes:
+        simulators, planners, scenes: names, in the order of the arrays.
+        left_out: scenes that could not be driven, and why.
+        scores: [S, P, N] for each of ``SCORE_NAMES``.
+        means: of the planners' scores over scenes, by simulator, planner and score.
+        struck: share of drives in which the AV was struck from behind, or otherwise without being to blame, by
+            simulator; its intervals are over scenes.
+        agreement: of the simulators, by score.
+        reactions: of who has to answer an AV that brakes or cuts in, by simulator, manoeuvre and measure.
+    """
+
+    simulators: tuple[str, ...]
+    planners: tuple[str, ...]
+    scenes: tuple[str, ...]
+    left_out: Mapping[str, str]
+    scores: Mapping[str, Floats]
+    means: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+    struck: Mapping[str, Mapping[str, Interval]]
+    agreement: Mapping[str, Sequence[Agreement]]
+    reactions: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values for JSON, without the scores of single drives."""
+        return {
+            "simulators": self.simulators,
+            "planners": self.planners,
+            "scenes": len(self.scenes),
+            "left_out": self.left_out,
+            "means": _plain(self.means),
+            "struck": _plain(self.struck),
+            "agreement": {name: [_plain(one) for one in found] for name, found in self.agreement.items()},
+            "reactions": _plain(self.reactions),
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and mappings as dictionaries, and null for what is not a number."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rows_by_simulator(found: Sequence[tuple[str, dict[str, Any]]]) -> tuple[Rows, dict[str, str]]:
+    """(simulator, row of ``drive_task``) by simulator and scenario id, and reasons of what could not be driven.
+
+    What could not be driven in one simulator is left out of all.
+    """
+    left_out = {row["scenario_id"]: row["reason"] for _, row in found if "reason" in row}
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for simulator, row in found:
+        if row["scenario_id"] not in left_out:
+            rows.setdefault(simulator, {})[row["scenario_id"]] = row
+    return rows, left_out
+
+
+def summarise(rows: Rows, left_out: Mapping[str, str], planners: Sequence[str], seed: int) -> Summary:
+    """Add up.
+
+    Args:
+        rows, left_out: of ``rows_by_simulator``. planners: names, in the order of tables. seed: of the bootstrap.
+
+    Raises:
+        UserError: no scene was driven.
+    """
+    if not rows:
+        name, reason = next(iter(left_out.items()))
+        raise UserError(f"no scene could be driven ({name}: {reason})")
+    simulators = tuple(rows)
+    scenes = tuple(sorted(next(iter(rows.values()))))
+    scores = {
+        name: np.array(
+            [
+                [[rows[simulator][scene]["planners"][planner][name] for scene in scenes] for planner in planners]
+                for simulator in simulators
+            ],
+            dtype=np.float64,
+        )
+        for name in SCORE_NAMES
+    }
+    means = {
+        simulator: {
+            planner: {name: mean_over_scenes(scores[name][s, p], seed) for name in SCORE_NAMES}
+            for p, planner in enumerate(planners)
+        }
+        for s, simulator in enumerate(simulators)
+    }
+    return Summary(
+        simulators=simulators,
+        planners=tuple(planners),
+        scenes=scenes,
+        left_out=left_out,
+        scores=scores,
+        means=means,
+        struck={simulator: _struck(rows[simulator], scenes, planners, seed) for simulator in simulators},
+        agreement=agreements(scores, simulators, seed),
+        reactions={
+            simulator: _reactions([rows[simulator][scene]["manoeuvres"] for scene in scenes], seed)
+            for simulator in simulators
+        },
+    )
+
+
+def _reactions(scenes: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Interval]]:
+    """By manoeuvre, over the scenes in which it concerns somebody."""
+    found = {name: [_reaction(scene[name]) for scene in scenes if name in scene] for name in MANOEUVRES}
+    return {name: summarise_reactions(parts, seed) for name, parts in found.items() if parts}
+
+
+def _reaction(values: Mapping[str, float | None]) -> Reaction:
+    """One drive's, as it was before it went through JSON."""
+    return Reaction(
+        **{name: torch.tensor([math.nan if value is None else value]) for name, value in values.items()}
+    )
+
+
+def _struck(
+    rows: Mapping[str, Mapping[str, Any]], scenes: Sequence[str], planners: Sequence[str], seed: int
+) -> dict[str, Interval]:
+    """Shares of a scene's planners that somebody ran into without their being to blame, averaged over scenes."""
+
+    def share(key: str, value: bool) -> Interval:
+        each = [
+            np.mean([any(one[key] is value for one in rows[scene]["planners"][p]["collisions"]) for p in planners])
+            for scene in scenes
+        ]
+        return mean_over_scenes(np.array(each, dtype=np.float64), seed)
+
+    return {"from_behind": share("rear_hit", True), "not_at_fault": share("at_fault", False)}

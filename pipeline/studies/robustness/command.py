@@ -1,0 +1,286 @@
+"""Command ``robustness``: realism of agents against how wrong their inputs are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import write_json, write_text
+from data.places import place
+from models.sampling import SamplingConfig
+from pipeline.agents.catalogue import AGENT_NAMES
+from pipeline.evaluation.tables import render_table
+from pipeline.execution.console import say
+from pipeline.execution.devices import find_devices
+from pipeline.execution.engine import EngineConfig
+from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
+from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, markdown, scores_row, summarise
+from pipeline.studies.robustness.trials import (
+    Contestant,
+    Scenes,
+    Trial,
+    choose_scenes,
+    contestant,
+    run_trials,
+    split,
+)
+from pipeline.viewing.figures import Band, bands_figure, save_figure
+from pipeline.viewing.report.facts import gather
+from submission.realism import MetricConfig, load_config
+
+__all__ = ["RobustnessConfig", "run_robustness"]
+
+# By agent and condition: scores by scenario id, and how many scenes the condition changed.
+Outcome = tuple[dict[str, dict[str, float]], int]
+
+
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """What is tried.
+
+    Args:
+        agents: of constant_velocity, reference and policy, those that are compared.
+        scenes: how many, drawn at random among those that can be scored; 0 for all.
+        rollouts: of every scene, condition and agent. Fewer than 32 give lower scores: compare within the table.
+        kinds: names of the kinds that are tried, as '["latency", "dropped_map"]'; all where none is given.
+        levels: of each kind.
+        sampling: how a learnt agent draws its tokens.
+        metric: 2025, 2024 or 2025_scenario_gen.
+        chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
+        workers: processes; 0 for one per core, or a single one on cuda.
+        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+    """
+
+    agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
+    scenes: int = 16
+    rollouts: int = 8
+    kinds: list[str] = field(default_factory=list)
+    levels: Levels = field(default_factory=Levels)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    metric: str = "2025"
+    chunk: int = 4
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scenes, self.rollouts, self.chunk, self.workers)
+        check_agents(self.agents)
+
+
+def check_scale(scenes: int, rollouts: int, chunk: int, workers: int) -> None:
+    """Raises UserError for numbers that make no sense."""
+    for name, value, least in (
+        ("scenes", scenes, 0),
+        ("rollouts", rollouts, 1),
+        ("chunk", chunk, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"--{name} {value}: expected {least} or more")
+
+
+def check_agents(agents: list[str]) -> None:
+    """Raises UserError unless there are agents, each known and once, that need no future."""
+    known = [name for name in AGENT_NAMES if name != "log"]
+    if not agents or len(set(agents)) != len(agents) or not set(agents) <= set(known):
+        raise UserError(f"--agents {agents}: expected some of {', '.join(known)}, each once")
+
+
+def _contestants(
+    config: RobustnessConfig, run: Path | None, reference: Path | None, policy: Path | None
+) -> list[Contestant]:
+    facts = gather(run) if run is not None and not (reference and policy) else None
+    found = {
+        "reference": reference or (facts.reference if facts else None),
+        "policy": policy or (facts.policy if facts else None),
+    }
+    for agent in config.agents:
+        if agent in found and found[agent] is None:
+            where = f"{run} has none that is finished" if run else f"give --{agent} FILE"
+            raise UserError(f"--agents: {agent} needs a checkpoint and {where}; or leave it out of --agents")
+    return [contestant(agent, found.get(agent)) for agent in config.agents]
+
+
+def run_robustness(
+    config: RobustnessConfig,
+    *,
+    run: Path | None = None,
+    scenarios: str | None = None,
+    reference: Path | None = None,
+    policy: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(),
+) -> dict[str, Any]:
+    """Let agents simulate scenes that they see wrongly, and score them against the scenes as they were.
+
+    Writes metrics.json, table.csv and table.md: realism by kind, level and agent, and its paired difference to the
+    clean scene, with bootstrap intervals over scenes, in brief first; and degradation.pdf and .png, these
+    differences as curves.
+
+    Args:
+        config: what is tried.
+        run: folder of a run, whose validation scenes, reference and policy are taken where none are given.
+        scenarios: WOMD TFRecords or an ingested store, with futures.
+        reference: reference.ckpt. policy: policy.ckpt.
+        out: folder of the results; RUN/robustness by default.
+        seed: of scenes, rollouts, of what is spoilt, and of the bootstrap.
+        engine: who does the work.
+
+    Raises:
+        UserError: no scenes, no checkpoint, or options that make no sense.
+    """
+    if run is None and (scenarios is None or out is None):
+        raise UserError("give --run FOLDER, or --scenarios and --out")
+    config = dataclasses.replace(config, device=find_devices(config.device).name)
+    tried = conditions(config.levels, config.kinds)
+    metric = load_config(config.metric)
+    contestants = _contestants(config, run, reference, policy)
+    if run is not None:
+        scenarios = scenarios or str(run / "tokenize" / "validation")
+        out = out or run / "robustness"
+    assert scenarios is not None
+    assert out is not None
+    scenes = choose_scenes(str(place(scenarios)), config.scenes, seed)
+    outcomes = _outcomes(config, scenes, contestants, tried, out, seed, engine)
+    summaries = _summaries(outcomes, metric, seed)
+    changed = {key: changed for key, (_, changed) in outcomes.items()}
+    _write(config, out, scenes, summaries, changed, seed)
+    return {
+        "scenes": len(scenes.ids),
+        "unscorable": len(scenes.unscorable),
+        "conditions": len(tried),
+        "table": str(out / "table.md"),
+    }
+
+
+def _outcomes(
+    config: RobustnessConfig,
+    scenes: Scenes,
+    contestants: list[Contestant],
+    tried: list[Condition],
+    out: Path,
+    seed: int,
+    engine: EngineConfig,
+) -> dict[tuple[str, Condition], Outcome]:
+    """Scores by agent and condition, the clean one first."""
+    # Chunk by chunk, so that a process prepares a scene once.
+    trials = [
+        Trial(chunk, who, condition, config.rollouts, seed, config.sampling, config.device, config.metric)
+        for chunk in split(scenes, config.chunk)
+        for condition in tried
+        for who in contestants
+    ]
+    found = run_trials(trials, out, "robustness", config.workers, engine, config.device)
+    outcomes: dict[tuple[str, Condition], Outcome] = {}
+    for who in contestants:
+        clean: dict[str, dict[str, float]] = {}
+        for condition in tried:
+            rows = [
+                row
+                for trial in trials
+                if (trial.contestant, trial.condition) == (who, condition)
+                for row in found[trial]
+            ]
+            # A rollout is a function of what is seen: what was left as it is has the same scores.
+            scores = {row["scenario_id"]: row.get("values") or clean[row["scenario_id"]] for row in rows}
+            clean = scores if condition.kind == CLEAN else clean
+            outcomes[who.agent, condition] = scores, sum(row["spoilt"] for row in rows)
+    return outcomes
+
+
+def _summaries(
+    outcomes: Mapping[tuple[str, Condition], Outcome], metric: MetricConfig, seed: int
+) -> dict[tuple[str, Condition], Summary]:
+    clean = {agent: scores for (agent, condition), (scores, _) in outcomes.items() if condition.kind == CLEAN}
+    return {
+        (agent, condition): summarise(scores, None if condition.kind == CLEAN else clean[agent], metric, seed)
+        for (agent, condition), (scores, _) in outcomes.items()
+    }
+
+
+def _write(
+    config: RobustnessConfig,
+    out: Path,
+    scenes: Scenes,
+    summaries: Mapping[tuple[str, Condition], Summary],
+    changed: Mapping[tuple[str, Condition], int],
+    seed: int,
+) -> None:
+    ordered = sorted(summaries, key=lambda key: ([CLEAN, *KINDS].index(key[1].kind), key[1].level))
+    report = {
+        "scenes": len(scenes.ids),
+        "unscorable": dict(scenes.unscorable),
+        "scenarios_digest": scenes.digest,
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "results": [
+            {
+                "kind": condition.kind,
+                "level": condition.level,
+                "unit": KINDS[condition.kind].unit if condition.kind in KINDS else "",
+                "agent": agent,
+                "changed_scenes": changed[agent, condition],
+                **dataclasses.asdict(summaries[agent, condition]),
+            }
+            for agent, condition in ordered
+        ],
+    }
+    write_json(out / "metrics.json", report)
+    labels = ("kind", "level", "agent", "changed_scenes")
+    rows = [((c.kind, c.level, agent, changed[agent, c]), summaries[agent, c]) for agent, c in ordered]
+    write_text(out / "table.csv", csv_text(labels, rows))
+    table = [["inputs", "agent", "changed", *SCORE_TITLES]]
+    table += [
+        [_title(c), agent.replace("_", " "), str(changed[agent, c]), *scores_row(summaries[agent, c])]
+        for agent, c in ordered
+    ]
+    brief = _brief(summaries, changed)
+    write_text(out / "table.md", f"{markdown(brief)}\n{markdown(table)}")
+    if panels := _panels(summaries):
+        save_figure(bands_figure(panels, "change of realism"), out, "degradation")
+    say(render_table(brief))
+
+
+def _brief(
+    summaries: Mapping[tuple[str, Condition], Summary], changed: Mapping[tuple[str, Condition], int]
+) -> list[list[str]]:
+    """Realism of every agent with inputs as recorded, and its change under every condition, a condition a row."""
+    agents = list(dict.fromkeys(agent for agent, _ in summaries))
+    rows = [["inputs", "changed scenes", *(agent.replace("_", " ") for agent in agents)]]
+    for condition in dict.fromkeys(condition for _, condition in summaries):
+        cells = (scores_row(summaries[agent, condition]) for agent in agents)
+        found = [cell[0] if condition.kind == CLEAN else cell[1] for cell in cells]
+        rows.append([_title(condition), str(changed[agents[0], condition]), *found])
+    return rows
+
+
+def _title(condition: Condition) -> str:
+    if condition.kind == CLEAN:
+        return "as recorded"
+    kind = KINDS[condition.kind]
+    if kind.unit == "share":
+        return f"{kind.title} {condition.level:.0%}"
+    return f"{kind.title} {condition.level:g} {kind.unit}"
+
+
+def _panels(summaries: Mapping[tuple[str, Condition], Summary]) -> dict[str, list[Band]]:
+    """What every level of every kind costs each agent in realism, from nothing at level 0."""
+    agents = list(dict.fromkeys(agent for agent, _ in summaries))
+    panels = {}
+    for kind in KINDS:
+        levels = sorted({condition.level for _, condition in summaries if condition.kind == kind})
+        if not levels:
+            continue
+        bands = []
+        for agent in agents:
+            curve = [summaries[agent, Condition(kind, level)] for level in levels]
+            change = [summary.differences["metametric"] for summary in curve]
+            low, high = zip(*(summary.difference_intervals["metametric"] for summary in curve), strict=True)
+            bands.append(Band(agent, [0.0, *levels], [0.0, *change], [0.0, *low], [0.0, *high]))
+        panels[f"{KINDS[kind].title}, {KINDS[kind].unit}"] = bands
+    return panels

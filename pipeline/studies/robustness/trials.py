@@ -1,0 +1,193 @@
+"""Rollouts from scenes as an agent sees them, scored against the scenes as they were: the unit of work, in any
+process, and its result on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from data.files import sha256_of
+from data.notices import warn_once
+from data.scene import Scene
+from data.scenes_source import SceneSource, content_digest, open_scenes
+from models.sampling import SamplingConfig
+from pipeline.agents.catalogue import LEARNT, SimAgent, make_agent
+from pipeline.execution.code_version import code_version
+from pipeline.execution.engine import EngineConfig
+from pipeline.execution.result_cache import digest_of, run_kept
+from pipeline.studies.robustness.kinds import Condition, spoil
+from submission.realism import SceneContext, load_config, prepare_scene, score, unscorable_reason
+
+__all__ = ["Contestant", "Scenes", "Trial", "choose_scenes", "contestant", "run_trials", "split"]
+
+_PARTS = "parts"
+# Prepared scenes that a process keeps: an experiment has some dozens.
+_CONTEXTS = 128
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An agent under test: its kind, its checkpoint, and what tells changed ones apart."""
+
+    agent: str
+    checkpoint: Path | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Scenarios under test: where they are, what tells changed ones apart, and the ids that are used.
+
+    Attributes:
+        unscorable: (id, reason) of those that were drawn and cannot be scored.
+    """
+
+    path: str
+    digest: str
+    ids: tuple[str, ...]
+    unscorable: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An agent in some scenes under one condition.
+
+    Attributes:
+        scenes, contestant, condition: see there.
+        rollouts: of every scene. seed: of rollouts and of what is spoilt.
+        sampling: how a learnt agent draws. device: of a learnt agent. metric: realism metric by name.
+    """
+
+    scenes: Scenes
+    contestant: Contestant
+    condition: Condition
+    rollouts: int
+    seed: int
+    sampling: SamplingConfig
+    device: str
+    metric: str
+
+    @property
+    def name(self) -> str:
+        """Of everything that decides the result, and of nothing else."""
+        # Paths do not: what they held is in the digests.
+        where = dataclasses.replace(self.scenes, path="", unscorable=())
+        who = dataclasses.replace(self.contestant, checkpoint=None)
+        return digest_of(dataclasses.replace(self, scenes=where, contestant=who), code=code_version(__name__))
+
+    @property
+    def size(self) -> int:
+        """Number of scenes."""
+        return len(self.scenes.ids)
+
+
+def contestant(agent: str, checkpoint: Path | None) -> Contestant:
+    """Raises UserError where the checkpoint is missing."""
+    if agent not in LEARNT:
+        return Contestant(agent, None, None)
+    if checkpoint is None or not checkpoint.is_file():
+        raise UserError(f"--{agent} {checkpoint}: no such file; expected {agent}.ckpt")
+    return Contestant(agent, checkpoint.absolute(), sha256_of(checkpoint))
+
+
+def choose_scenes(path: str, count: int, seed: int) -> Scenes:
+    """Scenes that can be scored, drawn at random; those of a higher count include those of a lower one.
+
+    Args:
+        path: WOMD TFRecords or an ingested store. count: how many at most, 0 for all. seed: of the draw.
+
+    Raises:
+        UserError: no scene of it can be scored.
+    """
+    source = open_scenes(path)
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    chosen: list[str] = []
+    left_out: dict[str, str] = {}
+    for index in order.tolist():
+        scene = source[index]
+        reason = unscorable_reason(scene)
+        if reason is None:
+            chosen.append(str(scene.scenario_id))
+        else:
+            left_out[str(scene.scenario_id)] = reason
+        if len(chosen) == (count or len(source)):
+            break
+    first = ": ".join(next(iter(left_out.items()), ("", "")))
+    if not chosen:
+        raise UserError(f"{path}: no scenario can be scored ({first})")
+    if left_out:
+        warn_once(f"{path}: {len(left_out)} scenarios cannot be scored and do not count ({first})")
+    return Scenes(str(path), content_digest(path), tuple(chosen), tuple(left_out.items()))
+
+
+def split(scenes: Scenes, size: int) -> list[Scenes]:
+    """Chunks of at most ``size`` scenes."""
+    starts = range(0, len(scenes.ids), size)
+    return [dataclasses.replace(scenes, ids=scenes.ids[start : start + size]) for start in starts]
+
+
+@lru_cache(maxsize=2)
+def _source(path: str, digest: str) -> SceneSource:
+    return open_scenes(path)
+
+
+@lru_cache(maxsize=_CONTEXTS)
+def _context(path: str, digest: str, scenario_id: str) -> SceneContext:
+    return prepare_scene(_source(path, digest).get(scenario_id))
+
+
+@lru_cache(maxsize=4)
+def _agent(contestant: Contestant, sampling: SamplingConfig, device: str) -> SimAgent:
+    return make_agent(contestant.agent, contestant.checkpoint, sampling, device)
+
+
+def _same(first: Scene, second: Scene) -> bool:
+    """Whether two scenes hold the same tensors."""
+    pairs = ((getattr(first, part), getattr(second, part)) for part in ("agents", "map", "lights"))
+    values = ((getattr(a, field.name), getattr(b, field.name)) for a, b in pairs for field in dataclasses.fields(a))
+    return all(torch.equal(a, b) for a, b in values)
+
+
+def _row(trial: Trial, scenario_id: str) -> dict[str, Any]:
+    """Scores of one scene. What a condition leaves as it is has the scores of the clean scene, and none here."""
+    path, digest = trial.scenes.path, trial.scenes.digest
+    scene = _source(path, digest).get(scenario_id)
+    seen = spoil(scene, trial.condition, trial.seed)
+    row: dict[str, Any] = {"scenario_id": scenario_id, "spoilt": seen is not scene and not _same(seen, scene)}
+    if seen is not scene and not row["spoilt"]:
+        return row
+    agent = _agent(trial.contestant, trial.sampling, trial.device)
+    states: Tensor = agent.rollouts(seen, trial.rollouts, trial.seed)
+    ids = seen.agents.id[seen.simulated]
+    result = score(_context(path, digest, scenario_id), ids, states, load_config(trial.metric))
+    values = {name: float(value) for name, value in result.values.items()}
+    odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if odd is not None:
+        raise UserError(f"{path}: scenario {scenario_id}: {odd} is {values[odd]}; leave the scenario out")
+    return row | {"values": values}
+
+
+def _run_trial(trial: Trial) -> list[dict[str, Any]]:
+    return [_row(trial, scenario_id) for scenario_id in trial.scenes.ids]
+
+
+def run_trials(
+    trials: Sequence[Trial], out: Path, description: str, workers: int, engine: EngineConfig, device: str = "cpu"
+) -> Mapping[Trial, list[dict[str, Any]]]:
+    """Rows (scenario_id, spoilt, values) of every trial; what an earlier run has done is not done again.
+
+    Args:
+        trials: what to do. out: folder; results are kept in ``parts`` of it. description: of the progress bar.
+        workers: processes, see ``run_on``. engine: who does the work. device: of the agents.
+    """
+    rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, device)
+    return dict(zip(trials, rows, strict=True))

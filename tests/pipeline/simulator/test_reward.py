@@ -1,0 +1,75 @@
+"""Terms of the reward, one by one, over several decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from pipeline.simulator.events import Events
+from pipeline.simulator.reward import RewardConfig, note_events, still, task_rewards, without
+from pipeline.simulator.step import reset
+from pipeline.simulator.world import build_world
+from tests.models.scenes import random_scene
+
+WEIGHTS = RewardConfig(goal=1.0, collision=-2.0, off_road=-4.0, red_light=-8.0)
+NAMES = ("collision", "off_road", "red_light", "goal")
+
+
+def events(*happened: str) -> Events:
+    return Events(**{name: torch.tensor([[name in happened]]) for name in NAMES})
+
+
+def paid(config: RewardConfig, history: list[Events]) -> list[float]:
+    before = events()
+    rewards = []
+    for now in history:
+        rewards.append(float(sum(task_rewards(now, before, config).values())))
+        before = now
+    return rewards
+
+
+@pytest.mark.parametrize(
+    ("name", "worth"), [("goal", 1.0), ("collision", -2.0), ("off_road", -4.0), ("red_light", -8.0)]
+)
+def test_each_term_alone(name, worth) -> None:
+    assert paid(WEIGHTS, [events(), events(name)]) == [0.0, worth]
+    assert paid(RewardConfig(**(dataclasses.asdict(WEIGHTS) | {name: 0.0})), [events(name)]) == [0.0]
+
+
+def test_terms_add_up() -> None:
+    assert paid(WEIGHTS, [events(*NAMES)]) == [1 - 2 - 4 - 8]
+
+
+def test_what_lasts_is_paid_per_decision_or_per_event() -> None:
+    history = [
+        events("collision"),
+        events("collision", "off_road"),
+        events("off_road"),
+        events(),
+        events("collision"),
+    ]
+    assert paid(WEIGHTS, history) == [-2, -6, -4, 0, -2]
+    assert paid(dataclasses.replace(WEIGHTS, per_event=True), history) == [-2, -4, 0, 0, -2]
+
+
+def test_what_an_agent_starts_in_is_excused_until_it_ends() -> None:
+    excused, blamed = events("collision", "off_road"), []
+    for now in (events("collision", "off_road"), events("off_road"), events("collision", "off_road"), events()):
+        excused = still(excused, now)
+        blame = without(now, excused)
+        blamed.append([name for name in NAMES if bool(getattr(blame, name))])
+    assert blamed == [[], [], ["collision"], []]
+    blame = without(events("off_road", "red_light", "goal"), still(excused, events("off_road")))
+    assert [bool(getattr(blame, name)) for name in NAMES] == [False, True, True, True]
+
+
+def test_agents_remember_the_last_collision_and_any_goal(vocabulary) -> None:
+    world = build_world(random_scene(0, agents=1), vocabulary, 4)
+    state = reset(world, torch.zeros_like(world.exists))
+    state = note_events(state, events("collision", "goal"))
+    assert state.collided.tolist() == state.goal_reached.tolist() == [[True]]
+    state = note_events(state, events())
+    assert state.collided.tolist() == [[False]]
+    assert state.goal_reached.tolist() == [[True]]

@@ -1,0 +1,97 @@
+"""A policy as planner does what the same policy does as a simulated agent."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.scene import Scene, until_now
+from data.tokenizer import scene_origin
+from data.vocabulary import Vocabulary
+from models.policy import save_policy
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.step import State, controlled_agents, decisions, places, reset
+from pipeline.simulator.world import build_world
+from pipeline.studies.planners.catalogue import load_planner
+from pipeline.studies.planners.interface import Mission, Situation
+from pipeline.studies.planners.policy_planner import PolicyPlanner
+from pipeline.studies.planners.route import make_route
+from tests.models.reference.conftest import make_model
+from tests.models.scenes import random_scene
+from tests.pipeline.conftest import VIEW, make_policy
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return make_model(2).vocabulary
+
+
+def mission_for(scene: Scene, seed: int = 0) -> Mission:
+    ego = int(scene.agents.is_sdc[scene.simulated].nonzero()[0])
+    route = make_route(np.array([[0.0, 0.0], [100.0, 0.0]]))
+    return Mission(until_now(scene), scene_origin(scene).double().numpy(), ego, route, np.zeros((80, 3)), seed)
+
+
+def situation(world, state: State, step: int) -> Situation:
+    """The simulator's state as a planner is told it."""
+    return Situation(
+        step,
+        state.pose[0].double().numpy(),
+        state.velocity[0].double().numpy(),
+        world.size[0, :, :2].double().numpy(),
+        world.types[0].numpy(),
+        state.present[0].numpy(),
+        0.0,
+        0.0,
+        np.zeros((0, 3)),
+        np.zeros(0, dtype=bool),
+    )
+
+
+@pytest.mark.parametrize("view", [VIEW, dataclasses.replace(VIEW, history=3)], ids=["plain", "with history"])
+def test_the_same_tokens_as_a_simulated_agent(vocabulary: Vocabulary, view: ObservationConfig) -> None:
+    scene = random_scene(3)
+    policy = make_policy(vocabulary, view)
+    agent = PolicyAgent(policy, vocabulary, view)
+    world = build_world(until_now(scene), vocabulary, view.road_segments, with_edges=False)
+    controlled = controlled_agents(world)
+    who = places(controlled)
+    mission = mission_for(scene)
+    uniform = torch.rand(decisions(vocabulary), world.types.shape[1], generator=torch.Generator().manual_seed(7))
+    planner = PolicyPlanner(mission, policy, vocabulary, view, uniform=uniform[:, mission.ego])
+    state = reset(world, torch.ones_like(controlled), view.history)
+    moved, touched = 0.0, 0
+    with torch.no_grad():
+        for index in range(decisions(vocabulary)):
+            answer = planner.plan(situation(world, state, index * planner.period))
+            tokens = agent._drawn(world, state, who, agent._seen_road(world, state, who), uniform[index][None])
+            state, way = agent._moved(world, state, tokens, controlled, who)
+            # One agent alone and all of the scene: other shapes, the same token.
+            np.testing.assert_allclose(answer.pose, way[0, mission.ego].double().numpy(), atol=1e-4, rtol=0)
+            moved += float(np.linalg.norm(answer.pose[-1, :2] - answer.pose[0, :2]))
+            touched += int(state.collided[0, mission.ego])
+    assert moved > 5.0
+    assert touched < decisions(vocabulary)
+
+
+def test_own_seed_and_the_likeliest(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    path = tmp_path / "policy.ckpt"
+    save_policy(path, make_policy(vocabulary), vocabulary, dataclasses.asdict(VIEW))
+    scene = random_scene(1)
+    world = build_world(until_now(scene), vocabulary, VIEW.road_segments, with_edges=False)
+    start = situation(world, reset(world, torch.ones_like(world.exists)), 0)
+
+    def first(name: str, likeliest: bool, seed: int) -> tuple[float, ...]:
+        planner = load_planner(name, likeliest)(mission_for(scene, seed))
+        assert planner.period == vocabulary.token_steps
+        return tuple(np.ravel(planner.plan(start).pose))  # type: ignore[union-attr]
+
+    assert len({first(str(path), True, seed) for seed in range(2)}) == 1
+    drawn = [first(str(path), False, seed) for seed in range(4)]
+    assert len(set(drawn)) > 1
+    assert drawn[0] == first(str(path), False, 0)

@@ -1,0 +1,110 @@
+"""Adding drives up: means, who was struck, cases, and tables that say so."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from data.errors import UserError
+from pipeline.studies.planners.cases import choose_cases
+from pipeline.studies.planners.scores import SCORE_NAMES
+from pipeline.studies.planners.summary import rows_by_simulator, summarise
+from pipeline.studies.planners.tables import csv_tables, markdown_report, text_report
+
+HIT_FROM_BEHIND = {"agent": 1, "seconds": 2.5, "at_fault": False, "rear_hit": True}
+AT_FAULT = {"agent": 1, "seconds": 2.5, "at_fault": True, "rear_hit": False}
+MEASURES = ("false_rear_end", "min_gap", "min_ttc", "strongest_deceleration", "reaction_time")
+
+
+def scored(value: float, *collisions: dict) -> dict:
+    return {**dict.fromkeys(SCORE_NAMES, value), "least_ttc": None, "collisions": list(collisions)}
+
+
+def row(scenario_id: str, planners: dict, **manoeuvres: dict) -> dict:
+    return {"scenario_id": scenario_id, "planners": planners, "manoeuvres": manoeuvres}
+
+
+def found() -> list[tuple[str, dict]]:
+    braked = dict.fromkeys(MEASURES, 1.0)
+    deaf = {**braked, "reaction_time": None}
+    return [
+        ("log", row("a", {"x": scored(0.2, HIT_FROM_BEHIND), "y": scored(0.5)}, hard_brake=deaf)),
+        ("log", row("b", {"x": scored(0.4, AT_FAULT), "y": scored(0.7)})),
+        ("log", {"scenario_id": "c", "reason": "no AV"}),
+        ("policy", row("a", {"x": scored(0.8), "y": scored(0.6)}, hard_brake=braked)),
+        ("policy", row("b", {"x": scored(0.6), "y": scored(0.8)})),
+        ("policy", row("c", {"x": scored(0.6), "y": scored(0.8)})),
+    ]
+
+
+def test_means_and_who_was_struck() -> None:
+    rows, left_out = rows_by_simulator(found())
+    assert left_out == {"c": "no AV"}
+    summary = summarise(rows, left_out, ["x", "y"], seed=0)
+    assert summary.scenes == ("a", "b")
+    assert summary.means["log"]["x"]["pdm"].value == pytest.approx(0.3)
+    assert summary.means["policy"]["y"]["comfort"].value == pytest.approx(0.7)
+    assert summary.struck["log"]["from_behind"].value == pytest.approx(0.25)
+    assert summary.struck["policy"]["from_behind"].value == 0
+    assert summary.reactions["log"]["hard_brake"]["min_gap"].value == 1.0
+    assert math.isnan(summary.reactions["log"]["hard_brake"]["reaction_time"].value)
+    assert summary.reactions["policy"]["hard_brake"]["reaction_time"].count == 1
+    assert "cut_in" not in summary.reactions["log"]
+
+
+def test_a_case_is_a_collision_that_nobody_answers_for_and_only_the_log_has() -> None:
+    rows, _ = rows_by_simulator(found())
+    (case,) = choose_cases(rows, 2)
+    assert (case.scenario_id, case.planner, case.rear_hit, case.seconds) == ("a", "x", True, 2.5)
+    rows["policy"]["a"]["planners"]["x"]["collisions"].append(AT_FAULT)
+    assert choose_cases(rows, 2) == []
+    assert choose_cases({"log": rows["log"]}, 2) == []
+
+
+def test_tables_hold_what_was_found() -> None:
+    rows, left_out = rows_by_simulator(found())
+    summary = summarise(rows, left_out, ["x", "y"], seed=0)
+    cases = [{**vars(case), "film": "case_1.mp4"} for case in choose_cases(rows, 2)]
+    for text in (markdown_report(summary, cases), text_report(summary, cases)):
+        assert "0.300" in text
+        assert "hard brake" in text
+        assert "case_1.mp4" in text
+        assert "no AV" in text
+    drives = csv_tables(summary)["drives"].splitlines()
+    assert len(drives) == 1 + 2 * 2 * 2
+    assert drives[1].startswith("log,x,a,0.2,")
+    plain = json.loads(json.dumps(summary.plain(), allow_nan=False))
+    assert plain["means"]["log"]["x"]["pdm"]["value"] == pytest.approx(0.3)
+
+
+def test_no_scene_at_all_is_one_line() -> None:
+    rows, left_out = rows_by_simulator([("log", {"scenario_id": "c", "reason": "no AV"})])
+    with pytest.raises(UserError, match="c: no AV"):
+        summarise(rows, left_out, ["x"], seed=0)
+
+
+def test_the_clearest_cases_come_first_and_one_a_scene() -> None:
+    """Struck from behind, then good among agents that answer, then wronged most."""
+    beside = {**HIT_FROM_BEHIND, "rear_hit": False}
+    log, answer = {}, {}
+    for name, hits, before, after in (
+        ("side", [beside], 0.1, 0.9),
+        ("rear", [HIT_FROM_BEHIND], 0.5, 0.62),
+        ("poor", [HIT_FROM_BEHIND], 0.1, 0.5),
+        ("wronged", [HIT_FROM_BEHIND], 0.2, 0.58),
+        ("mixed", [HIT_FROM_BEHIND, AT_FAULT], 0.1, 0.9),
+        ("log", [HIT_FROM_BEHIND], 0.1, 0.9),
+    ):
+        planner = "log" if name == "log" else "x"
+        log[name] = row(name, {planner: scored(before, *hits)})
+        answer[name] = row(name, {planner: scored(after)})
+    log["rear"]["planners"]["y"], answer["rear"]["planners"]["y"] = scored(0.5, HIT_FROM_BEHIND), scored(0.3)
+    rows = {"log": log, "reference": {}, "policy": answer}
+    cases = choose_cases(rows, 9)
+    assert [case.scenario_id for case in cases] == ["wronged", "rear", "poor", "side"]
+    assert [case.planner for case in cases] == ["x"] * 4
+    assert {case.simulator for case in cases} == {"policy"}
+    assert (cases[0].log_score, cases[0].score) == (0.2, 0.58)
+    assert [case.scenario_id for case in choose_cases(rows, 2)] == ["wronged", "rear"]
