@@ -27,8 +27,8 @@ __all__ = [
     "retokenisation_error",
     "scene_origin",
     "tokenize_motion",
+    "tokenize_noisy",
     "tokenize_scene",
-    "tokenize_straying",
 ]
 
 # A pose that no token reaches within this mean corner distance (metres) is a jump of the recording (a flipped
@@ -104,10 +104,10 @@ def tokenize_motion(
     Raises:
         ValueError: the anchor is not on a boundary.
     """
-    return tokenize_straying(vocabulary, pose, valid, types, None, anchor, max_jump)[0]
+    return tokenize_noisy(vocabulary, pose, valid, types, None, anchor, max_jump)[0]
 
 
-def tokenize_straying(
+def tokenize_noisy(
     vocabulary: Vocabulary,
     pose: Tensor,
     valid: Tensor,

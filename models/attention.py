@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Neighbours", "RelativeAttention", "closest", "fading", "gather_rows", "nearest"]
+__all__ = ["Neighbours", "RelativeAttention", "fading", "gather_rows", "k_nearest", "neighbour_lists"]
 
 
 # Rank of what must not be chosen: further than any distance in tenths of a millimetre.
@@ -37,7 +37,7 @@ def fading(distance: Tensor, limit: Tensor | float) -> Tensor:
     return ((limit - distance) / _FADE).clamp(0.0, 1.0).log()
 
 
-def closest(
+def k_nearest(
     target: Tensor, source: Tensor, valid: Tensor, count: int, exclude_self: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The nearest sources by planar distance.
@@ -71,7 +71,7 @@ def closest(
     return index, distance.gather(-1, index).masked_fill(far, math.inf)
 
 
-def nearest(
+def neighbour_lists(
     target: Tensor, source: Tensor, valid: Tensor, count: int, radius: float, exclude_self: bool = False
 ) -> Neighbours:
     """Neighbour lists whose last members fade out, so that what is seen is a continuous function of positions.
@@ -80,9 +80,9 @@ def nearest(
     Without it, pieces before and behind on a straight road, equally far, would come and go by rounding.
 
     Args:
-        target, source, valid, exclude_self: see ``closest``. count: the most neighbours. radius: metres.
+        target, source, valid, exclude_self: see ``k_nearest``. count: the most neighbours. radius: metres.
     """
-    index, distance = closest(target, source, valid, count + 1, exclude_self)
+    index, distance = k_nearest(target, source, valid, count + 1, exclude_self)
     limit = distance[..., count:].clamp(max=radius)
     return Neighbours(index[..., :count], fading(distance[..., :count], limit))
 

@@ -92,7 +92,7 @@ def augment(recording: Recording, draws: Draws, config: AugmentationConfig) -> R
 
 
 def token_ranks(draws: Draws, config: AugmentationConfig) -> Tensor | None:
-    """[B, A, N] which of the nearest tokens is executed, see ``tokenize_straying``; None for the nearest always."""
+    """[B, A, N] which of the nearest tokens is executed, see ``tokenize_noisy``; None for the nearest always."""
     if not config.noise:
         return None
     other = (draws.token[..., 1] * config.noise_choices).long()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from data.scene import CURRENT_INDEX
-from models.attention import RelativeAttention, fading, gather_rows, nearest
+from models.attention import RelativeAttention, fading, gather_rows, neighbour_lists
 from models.layers import FeedForward, RelationEncoder
 from models.reference.config import ReferenceConfig
 from models.reference.inputs import KnownLights
@@ -49,7 +49,7 @@ class MapView:
     """The map neighbours of each agent for some blocks."""
 
     pose: Tensor  # [B, A, L, J, 3]
-    bias: Tensor  # [B, A, L, J] how well each is seen, see ``models.attention.nearest``
+    bias: Tensor  # [B, A, L, J] how well each is seen, see ``models.attention.neighbour_lists``
     light: Tensor  # [B, A, L, J] int64 row of the lights, -1 for none
 
 
@@ -77,7 +77,7 @@ def look_at_map(encoding: MapEncoding, centre: Tensor, config: ReferenceConfig) 
         A view with B * R rows, and which pieces they are, [B, R, A, L, J] int64.
     """
     batch, rollouts, agents, blocks, _ = centre.shape
-    near = nearest(
+    near = neighbour_lists(
         centre.flatten(1, 3),
         encoding.pose[..., :2],
         encoding.valid,
@@ -151,7 +151,9 @@ class Relations(nn.Module):
         """
         config = self.config
         position = pose[..., :2]
-        near = nearest(position, position, present, config.agent_neighbours, config.agent_radius, exclude_self=True)
+        near = neighbour_lists(
+            position, position, present, config.agent_neighbours, config.agent_radius, exclude_self=True
+        )
         return Edges(self.agent(gather_rows(pose, near.index), pose.unsqueeze(-2)), near.bias, near.index)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from data.scene import CURRENT_INDEX
 from data.tokenizer import MotionTokens, apply_token
 from models.reference.inputs import AgentInputs, KnownLights
+from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoding
-from models.reference.network import Memory, Moment, Reference, TokenTables
+from models.reference.network import Reference, StepInput, TokenTables
 from models.sampling import SamplingConfig, draw
 
 __all__ = ["Chooser", "Engine", "Rollout", "Sampler", "Unrolling"]
@@ -60,14 +61,14 @@ class Unrolling:
     def __init__(
         self,
         model: Reference,
-        advance: Callable[[int, AgentInputs, Moment], Tensor],
+        decode: Callable[[int, AgentInputs, StepInput], Tensor],
         agents: AgentInputs,
         boundary: int,
         previous: Tensor,
         moved: Tensor,
         pose: Tensor,
     ) -> None:
-        self._model, self._advance, self._agents, self._boundary = model, advance, agents, boundary
+        self._model, self._decode, self._agents, self._boundary = model, decode, agents, boundary
         self._previous, self._moved, self.pose = previous, moved, pose
 
     @property
@@ -78,8 +79,8 @@ class Unrolling:
     @torch.no_grad()
     def logits(self) -> Tensor:
         """[B * R, A, K] of the next token of every agent; asked for once before each ``execute``."""
-        moment = Moment(self.pose, self._previous, self._moved, self._agents.simulated)
-        return self._advance(self._boundary, self._agents, moment)
+        step = StepInput(self.pose, self._previous, self._moved, self._agents.simulated)
+        return self._decode(self._boundary, self._agents, step)
 
     @torch.no_grad()
     def execute(self, ids: Tensor, motion: Tensor | None = None) -> Tensor:
@@ -110,7 +111,9 @@ class Engine:
 
     def __init__(self, model: Reference, compiled: bool = False) -> None:
         self.model = model.eval()
-        self._advance = torch.compile(model.advance, fullgraph=True, dynamic=True) if compiled else model.advance
+        self._decode = (
+            torch.compile(model.decode_step, fullgraph=True, dynamic=True) if compiled else model.decode_step
+        )
         with torch.no_grad():
             self.tables: TokenTables = model.token_tables()
 
@@ -135,9 +138,9 @@ class Engine:
         unrolling = self.begin(encoding, agents, history, lights, rollouts)
         ids, poses = [], []
         for step in range(tokens):
-            chosen = choose(step, unrolling.logits(), unrolling.pose)
-            ids.append(chosen)
-            poses.append(unrolling.execute(chosen))
+            token = choose(step, unrolling.logits(), unrolling.pose)
+            ids.append(token)
+            poses.append(unrolling.execute(token))
         scenes = len(encoding.origin)
         return Rollout(
             torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
@@ -156,19 +159,17 @@ class Engine:
         """Rollouts that are taken token by token, with room for what others decide; arguments as ``rollout``."""
         first = CURRENT_INDEX // self.model.vocabulary.token_steps
         sources = self.model.map_sources(encoding)
-        memory = self._remember(encoding, agents, history, lights, sources, first).repeat(rollouts)
+        cache = self._prefill(encoding, agents, history, lights, sources, first).repeat(rollouts)
         # A boundary behind: the last token of the history, which led to where the agents are now.
         # Tensors of their own: to compiled code, a view, or one tensor given twice, is another case.
         previous, moved, pose = (
             t.repeat_interleave(rollouts, 0).clone()
             for t in (history.ids[:, :, first - 1], history.valid[:, :, first - 1], history.poses[:, :, first])
         )
-        advance = partial(
-            self._step, self._advance, memory=memory, encoding=encoding, sources=sources, lights=lights
-        )
-        return Unrolling(self.model, advance, _repeat(agents, rollouts), first, previous, moved, pose)
+        decode = partial(self._step, self._decode, cache=cache, encoding=encoding, sources=sources, lights=lights)
+        return Unrolling(self.model, decode, _repeat(agents, rollouts), first, previous, moved, pose)
 
-    def _remember(
+    def _prefill(
         self,
         encoding: MapEncoding,
         agents: AgentInputs,
@@ -176,37 +177,37 @@ class Engine:
         lights: KnownLights,
         sources: tuple[Tensor, ...],
         first: int,
-    ) -> Memory:
-        """Memory after the boundaries before the current step."""
+    ) -> KVCache:
+        """A cache of the boundaries before the current step."""
         rows, count = agents.types.shape
-        memory = self.model.new_memory(rows, count)
+        cache = self.model.empty_cache(rows, count)
         nothing = torch.zeros_like(history.valid[:, :, 0])
         for boundary in range(first):
             previous = history.ids[:, :, boundary - 1] if boundary else nothing.long()
             moved = history.valid[:, :, boundary - 1] if boundary else nothing
             present = moved | history.valid[:, :, boundary]
-            moment = Moment(history.poses[:, :, boundary], previous, moved, present)
+            step = StepInput(history.poses[:, :, boundary], previous, moved, present)
             # Few steps of few rows: not worth compiling for.
-            self._step(self.model.advance, boundary, agents, moment, memory, encoding, sources, lights)
-        return memory
+            self._step(self.model.decode_step, boundary, agents, step, cache, encoding, sources, lights)
+        return cache
 
     def _step(
         self,
-        advance: Callable[..., Tensor],
+        decode: Callable[..., Tensor],
         boundary: int,
         agents: AgentInputs,
-        moment: Moment,
-        memory: Memory,
+        step: StepInput,
+        cache: KVCache,
         encoding: MapEncoding,
         sources: tuple[Tensor, ...],
         lights: KnownLights,
     ) -> Tensor:
-        """Logits [B * R, A, K] at a boundary, the next in order, by ``Reference.advance`` or it compiled."""
+        """Logits [B * R, A, K] at the next boundary, by ``Reference.decode_step``, plain or compiled."""
         if boundary % self.model.block == 0:
-            self.model.look(boundary, memory, encoding, sources, moment)
-        number = torch.tensor([boundary], device=moment.pose.device)
+            self.model.lookup_map(boundary, cache, encoding, sources, step)
+        number = torch.tensor([boundary], device=step.pose.device)
         second = _at_second(lights, boundary // self.model.block)
-        return advance(number, memory, self.tables, agents, second, moment)
+        return decode(number, cache, self.tables, agents, second, step)
 
 
 def _at_second(lights: KnownLights, second: int) -> KnownLights:

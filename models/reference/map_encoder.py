@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.geometry import to_local
 from data.map_pieces import PIECE_LENGTH, MapPieces
-from models.attention import RelativeAttention, gather_rows, nearest
+from models.attention import RelativeAttention, gather_rows, neighbour_lists
 from models.layers import FeedForward, RelationEncoder, mlp
 from models.reference.config import ReferenceConfig
 
@@ -96,7 +96,7 @@ class MapEncoder(nn.Module):
         x = self.shape(shape.flatten(-2)) + self.kind(pieces.kind * _SUBTYPES + subtype)
         if len(self.layers):
             config = self.config
-            near = nearest(
+            near = neighbour_lists(
                 pose[..., :2], pose[..., :2], valid, config.piece_neighbours, config.piece_radius, exclude_self=True
             )
             relation = self.relation(gather_rows(pose, near.index), pose.unsqueeze(-2)).unsqueeze(-3)

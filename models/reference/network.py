@@ -22,16 +22,16 @@ from models.layers import mlp
 from models.reference.config import ReferenceConfig
 from models.reference.decoder import (
     AgentLayer,
-    MapView,
     Relations,
     block_length,
     expected_centre,
     look_at_map,
 )
 from models.reference.inputs import AgentInputs, KnownLights, SceneInputs
+from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoder, MapEncoding
 
-__all__ = ["Memory", "Moment", "Reference", "TokenTables"]
+__all__ = ["Reference", "StepInput", "TokenTables"]
 
 # Metres by which agent sizes are divided.
 _SIZE_SCALE = (5.0, 2.0, 2.0)
@@ -46,32 +46,9 @@ class TokenTables:
     bias: Tensor  # [3, K]
 
 
-@dataclass
-class Memory:
-    """Ring of the last W boundaries of each agent, W being the furthest time slot; boundary n sits at n mod W."""
-
-    sources: list[Tensor]  # per layer [2, B, A, H, W, D / H] keys and values by head
-    pose: Tensor  # [B, A, W, 3]
-    present: Tensor  # [B, A, W] bool
-    view: MapView | None = None  # of the block under way
-    seen: tuple[Tensor, ...] = ()  # per layer [2, B, A, 1, H, J, D / H], keys and values of what is in view
-
-    def repeat(self, rollouts: int) -> Memory:
-        """Give each row R copies, one after the other."""
-
-        def copy(tensor: Tensor, dim: int = 0) -> Tensor:
-            return tensor.repeat_interleave(rollouts, dim=dim)
-
-        view = self.view
-        if view is not None:
-            view = MapView(copy(view.pose), copy(view.bias), copy(view.light))
-        sources, seen = ([copy(tensor, 1) for tensor in tensors] for tensors in (self.sources, self.seen))
-        return Memory(sources, copy(self.pose), copy(self.present), view, tuple(seen))
-
-
 @dataclass(frozen=True)
-class Moment:
-    """Where the agents of all rows are at a boundary, and how they came there."""
+class StepInput:
+    """The agents of all rows at a boundary."""
 
     pose: Tensor  # [B * R, A, 3]
     previous: Tensor  # [B * R, A] int64 the token that led here
@@ -225,70 +202,56 @@ class Reference(nn.Module):
             x = checkpoint(run, x, use_reentrant=False) if self.recompute else run(x)
         return self.logits(tables, agents.types, *(t[:, :, :real] for t in (x, previous, moved)))
 
-    def new_memory(self, rows: int, agents: int) -> Memory:
-        """An empty ring."""
-        parameter, size = self.no_token, self.offsets[-1]
-        width, heads = self.config.hidden, self.config.heads
-        return Memory(
-            sources=[
-                parameter.new_zeros(2, rows, agents, heads, size, width // heads) for _ in range(self.config.layers)
-            ],
-            pose=parameter.new_zeros(rows, agents, size, 3),
-            present=torch.zeros(rows, agents, size, dtype=torch.bool, device=parameter.device),
-        )
+    def empty_cache(self, rows: int, agents: int) -> KVCache:
+        """A cache for rollouts of ``rows`` scenes."""
+        config = self.config
+        return KVCache.empty(self.no_token, config.layers, rows, agents, config.heads, self.offsets[-1])
 
-    def look(
-        self, boundary: int, memory: Memory, encoding: MapEncoding, sources: tuple[Tensor, ...], moment: Moment
+    def lookup_map(
+        self, boundary: int, cache: KVCache, encoding: MapEncoding, sources: tuple[Tensor, ...], step: StepInput
     ) -> None:
-        """Look the map up for the block that begins at a boundary; the memory keeps the view.
+        """Find the map neighbours for the block that begins at a boundary; the cache keeps them.
 
         Args:
             boundary: n, counted from 0. encoding, sources: of B scenes (see ``map_sources``).
         """
-        before = memory.pose[:, :, (boundary - 1) % self.offsets[-1]]
-        centre = expected_centre(moment.pose, before, moment.moved, self.block)
-        centre = centre.view(len(encoding.origin), -1, moment.pose.shape[1], 1, 2)
-        memory.view, index = look_at_map(encoding, centre, self.config)
-        memory.seen = tuple(
-            layer.see(source, index) for layer, source in zip(self.agent_layers(), sources, strict=True)
+        centre = expected_centre(step.pose, cache.pose_before(boundary), step.moved, self.block)
+        centre = centre.view(len(encoding.origin), -1, step.pose.shape[1], 1, 2)
+        view, index = look_at_map(encoding, centre, self.config)
+        cache.set_map(
+            view, [layer.see(source, index) for layer, source in zip(self.agent_layers(), sources, strict=True)]
         )
 
-    def advance(
+    def decode_step(
         self,
         boundary: Tensor,
-        memory: Memory,
+        cache: KVCache,
         tables: TokenTables,
         agents: AgentInputs,
         lights: KnownLights,
-        moment: Moment,
+        step: StepInput,
     ) -> Tensor:
-        """Logits [B * R, A, K] at one boundary; the memory takes the boundary in.
+        """Logits [B * R, A, K] at one boundary, which is added to the cache.
 
         Shapes are the same at every boundary and nothing depends on a value, so that it compiles once.
 
         Args:
-            boundary: [1] int64 n, counted from 0; to be called in order, after ``look`` where a block begins.
+            boundary: [1] int64 n, counted from 0; to be called in order, after ``lookup_map`` where a block begins.
             agents: of B * R rows. lights: [B, S, 1] of this block.
         """
-        view = memory.view
-        if view is None:
-            raise ValueError("look at the map first")
-        size = self.offsets[-1]
-        slot, reached = (boundary - self.offset) % size, self.offset <= boundary
-        pose, previous, moved = moment.pose, moment.previous.unsqueeze(-1), moment.moved.unsqueeze(-1)
-        time = self.relations.over_time(
-            pose.unsqueeze(2), memory.pose, memory.present, slot.unsqueeze(0), reached.unsqueeze(0)
-        )
-        road = self.relations.to_map(view, pose[:, :, None, None], lights)
-        social = self.relations.between_agents(pose, moment.present)
+        if cache.view is None:
+            raise ValueError("decode_step needs lookup_map before the first boundary")
+        pose, previous, moved = step.pose, step.previous.unsqueeze(-1), step.moved.unsqueeze(-1)
+        slot, exists = cache.lookup(boundary, self.offset)
+        time = self.relations.over_time(pose.unsqueeze(2), cache.pose, cache.present, slot, exists)
+        road = self.relations.to_map(cache.view, pose[:, :, None, None], lights)
+        social = self.relations.between_agents(pose, step.present)
         x = self.embed(tables, agents, previous, moved)
-        here = boundary % size
         for index, layer in enumerate(self.agent_layers()):
             own = layer.time.by_head(layer.time.sources(x))  # [2, B * R, A, H, 1, D / H]
-            x = layer(x, memory.sources[index], memory.seen[index], time, road, social)
-            memory.sources[index].index_copy_(4, here, own.to(memory.sources[index].dtype))
-        memory.pose.index_copy_(2, here, pose.unsqueeze(2))
-        memory.present.index_copy_(2, here, moment.present.unsqueeze(2))
+            x = layer(x, cache.keys_values[index], cache.map_keys_values[index], time, road, social)
+            cache.write_layer(boundary, index, own)
+        cache.write_state(boundary, pose, step.present)
         return self.logits(tables, agents.types, x, previous, moved)[:, :, 0]
 
 

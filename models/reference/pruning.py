@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.attention import closest
+from models.attention import k_nearest
 from models.reference.config import ReferenceConfig
 from models.reference.decoder import block_length, expected_centre
 from models.reference.inputs import SceneInputs
@@ -36,12 +36,12 @@ def prune_map(inputs: SceneInputs, config: ReferenceConfig, token_steps: int, ma
     position, present = pieces.pose[..., :2], pieces.valid
     count = math.ceil(margin * config.map_neighbours)
     # One more than are seen, since the first that is not seen says where sight ends.
-    index, distance = closest(centre, position, present, count + 1)
+    index, distance = k_nearest(centre, position, present, count + 1)
     used = _mark(index, distance <= 2 * config.map_radius, present)
     for _ in range(config.map_layers):
         rows = used[0].nonzero().squeeze(-1)
         # And one more again, since a piece finds itself first.
-        index, distance = closest(position[:, rows], position, present, config.piece_neighbours + 2)
+        index, distance = k_nearest(position[:, rows], position, present, config.piece_neighbours + 2)
         used = used | _mark(index, distance <= config.piece_radius, present)
     kept = used[0].nonzero().squeeze(-1)
     if not len(kept):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.map_pieces import MapPieces, cut_map
 from data.scene import CURRENT_INDEX, Scene
-from data.tokenizer import MotionTokens, extend_back, scene_origin, tokenize_straying
+from data.tokenizer import MotionTokens, extend_back, scene_origin, tokenize_noisy
 from data.vocabulary import Vocabulary, type_index
 from models.reference.inputs import AgentInputs, SceneInputs, known_lights
 
@@ -72,10 +72,10 @@ def recording_inputs(recording: Recording, vocabulary: Vocabulary, rank: Tensor 
     """Tokenise recorded motion.
 
     Args:
-        rank: [B, A, N] int64, see ``tokenize_straying``; 0 everywhere if not given.
+        rank: [B, A, N] int64, see ``tokenize_noisy``; 0 everywhere if not given.
     """
     pose, valid = extend_back(recording.pose, recording.velocity, recording.valid, vocabulary.token_steps)
-    tokens, target = tokenize_straying(vocabulary, pose, valid, recording.types, rank)
+    tokens, target = tokenize_noisy(vocabulary, pose, valid, recording.types, rank)
     simulated = recording.valid[..., CURRENT_INDEX]
     shown = simulated.unsqueeze(-1)
     tokens = MotionTokens(

@@ -20,8 +20,8 @@ from data.tokenizer import (
     retokenisation_error,
     scene_origin,
     tokenize_motion,
+    tokenize_noisy,
     tokenize_scene,
-    tokenize_straying,
 )
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary, type_index
 from tests.data.test_vocabulary import distance_by_hand
@@ -280,7 +280,7 @@ def test_straying_takes_the_wanted_one_of_the_nearest_tokens():
     pose = torch.cat((scene.agents.position[..., :2] - 900.0, scene.agents.heading[..., None]), dim=-1)
     valid = torch.ones(3, 91, dtype=torch.bool)
     rank = torch.randint(4, (3, 45), generator=torch.Generator().manual_seed(0))
-    tokens, nearest = tokenize_straying(vocabulary, pose, valid, types, rank, anchor=None, max_jump=100.0)
+    tokens, nearest = tokenize_noisy(vocabulary, pose, valid, types, rank, anchor=None, max_jump=100.0)
     assert bool(tokens.valid.all())
     for agent, number in ((0, 0), (1, 13), (2, 44)):
         box = vocabulary.box[types[agent]].tolist()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import RelativeAttention, closest, gather_rows, nearest
+from models.attention import RelativeAttention, gather_rows, k_nearest, neighbour_lists
 
 WIDTH, HEADS, RELATION = 12, 3, 5
 
@@ -142,13 +142,13 @@ def by_brute_force(points, valid, row, count, exclude):
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 12), exclude=st.booleans())
-def test_nearest_is_the_brute_force_nearest(seed, count, exclude):
+def test_neighbour_lists_are_the_brute_force_nearest(seed, count, exclude):
     generator = torch.Generator().manual_seed(seed)
     # Whole metres, so that equal distances are common.
     points = torch.randint(-5, 6, (8, 2), generator=generator).float()
     valid = torch.rand(8, generator=generator) > 0.25
-    found = nearest(points, points, valid, count, radius=6.0, exclude_self=exclude)
-    order, distance = closest(points, points, valid, count, exclude)
+    found = neighbour_lists(points, points, valid, count, radius=6.0, exclude_self=exclude)
+    order, distance = k_nearest(points, points, valid, count, exclude)
     for row in range(8):
         expected, beyond = by_brute_force(points, valid, row, count, exclude)
         real = distance[row].isfinite()
@@ -165,7 +165,7 @@ def test_what_is_seen_is_continuous(attention):
     results = []
     for shift in (-2e-4, 2e-4):
         places = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-3.0 + shift, 0.0], [3.0, 0.0], [9.0, 0.0]]).double()
-        near = nearest(torch.zeros(1, 2).double(), places, torch.ones(5, dtype=torch.bool), 3, 50.0)
+        near = neighbour_lists(torch.zeros(1, 2).double(), places, torch.ones(5, dtype=torch.bool), 3, 50.0)
         relation = torch.zeros(1, 3, RELATION).double()
         results.append(
             (
@@ -177,12 +177,12 @@ def test_what_is_seen_is_continuous(attention):
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-3, rtol=0)
 
 
-def test_nearest_does_not_depend_on_padding():
+def test_neighbour_lists_do_not_depend_on_padding():
     generator = torch.Generator().manual_seed(0)
     points = torch.randint(-3, 4, (40, 2), generator=generator).float()
-    alone = nearest(points, points, torch.ones(40, dtype=torch.bool), 6, 10.0)
+    alone = neighbour_lists(points, points, torch.ones(40, dtype=torch.bool), 6, 10.0)
     padded = torch.cat((points, torch.zeros(30, 2)))
-    other = nearest(points, padded, torch.arange(70) < 40, 6, 10.0)
+    other = neighbour_lists(points, padded, torch.arange(70) < 40, 6, 10.0)
     assert torch.equal(alone.index, other.index)
     assert torch.equal(alone.bias, other.bias)
 
