@@ -20,12 +20,13 @@ from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
 from pipeline.evaluation.diagnosis import print_diagnosis, write_diagnosis
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
+from pipeline.evaluation.statistics import mean_intervals
 from pipeline.execution.code_version import code_version
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
-from submission.realism import METRIC_FIELDS, bootstrap_intervals, buckets, load_config, mean_metrics
+from submission.realism import METRIC_FIELDS, buckets, load_config, mean_metrics
 from submission.suspicion import Suspicion, Tally
 
 __all__ = ["EvaluateConfig", "run_evaluate"]
@@ -196,7 +197,7 @@ def run_evaluate(
         "metric": config.metric_name,
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
-        "intervals": bootstrap_intervals(values, seed),
+        "intervals": mean_intervals(values, seed),
         "unscorable": {name: reason for name, reason in reasons.items() if name not in left_out},
         "without_targets": left_out,
         "without_rollouts": len(missing),

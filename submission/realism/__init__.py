@@ -9,7 +9,7 @@ result = score(context, agent_id, states, load_config("2025"))   # [A], [R, A, 8
 result.values["metametric"]
 """
 
-from submission.realism.aggregate import bootstrap_intervals, buckets, mean_metrics, resampled
+from submission.realism.aggregate import buckets, mean_metrics
 from submission.realism.cache import load_context, save_context
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
 from submission.realism.diagnosis import Loss, diagnose
@@ -25,14 +25,12 @@ __all__ = [
     "MetricConfig",
     "SceneContext",
     "SceneScore",
-    "bootstrap_intervals",
     "buckets",
     "diagnose",
     "load_config",
     "load_context",
     "mean_metrics",
     "prepare_scene",
-    "resampled",
     "save_context",
     "score",
     "score_scenes",

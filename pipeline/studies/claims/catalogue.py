@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.studies.claims import figures
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.config import ClaimsConfig
-from pipeline.studies.claims.intervals import Interval, difference, mean
 from pipeline.studies.claims.report import Report, Row, arm_rows, published, render_rows, simple_row
 from pipeline.studies.claims.study import OWN_REFERENCE, Study
 from pipeline.studies.claims.verdict import Statement, above, below, within

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from pipeline.studies.claims.intervals import Array, Interval
+from pipeline.evaluation.statistics import Array, Interval
 from pipeline.studies.claims.report import Row
 from pipeline.viewing.figures import COLUMN_INCHES, STYLE
 

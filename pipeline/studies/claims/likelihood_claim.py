@@ -12,11 +12,11 @@ import numpy as np
 from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest
 from data.vocabulary import TYPE_NAMES
+from pipeline.evaluation.statistics import Array, Method, Over, correlation, difference, mean
 from pipeline.execution.console import say
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
 from pipeline.studies.claims.figures import scatter_figure
-from pipeline.studies.claims.intervals import Array, correlation, difference, mean, pearson, spearman
 from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
 from pipeline.studies.claims.report import Report, Row, cell, render_rows
 from pipeline.studies.claims.study import Study
@@ -31,8 +31,10 @@ _SAYS = (
     "and what it finds likely, the realism metric finds real."
 )
 _RECIPE_FILE = "recipe.json"
-_OVER = {
-    "kinds": "over kinds of futures (means over scenes)",
+_METHODS: dict[str, Method] = {"Pearson": "pearson", "Spearman": "spearman"}
+_NEARNESS_OVER: dict[Over, str] = {"groups": "over kinds", "within": "in each scene"}
+_OVER: dict[Over, str] = {
+    "groups": "over kinds of futures (means over scenes)",
     "within": "over kinds of futures, in each scene (mean over scenes)",
     "scenes": "over scenes, in each kind (mean over kinds)",
     "all": "over all scenes and kinds together",
@@ -145,7 +147,7 @@ def likelihood_report(study: Study) -> Report:
     statements.append(
         above(
             "in a scene, likelihood and realism rank kinds of futures alike (Spearman)",
-            correlation(likelihood, realism, spearman, "within", study.seed),
+            correlation(likelihood, realism, "spearman", "within", study.seed),
         )
     )
     points = {kind: (likelihood[index], realism[index]) for index, kind in enumerate(kinds)}
@@ -171,8 +173,8 @@ def _correlations(likelihood: Array, realism: Array, seed: int) -> list[str]:
     notes = []
     for over, text in _OVER.items():
         found = [
-            f"{name} {cell(correlation(likelihood, realism, kind, over, seed), 2)}"
-            for name, kind in (("Pearson", pearson), ("Spearman", spearman))
+            f"{name} {cell(correlation(likelihood, realism, method, over, seed), 2)}"
+            for name, method in _METHODS.items()
         ]
         notes.append(f"Correlation with realism {text}: {', '.join(found)}.")
     return notes
@@ -185,8 +187,8 @@ def _typicality(likelihood: Array, realism: Array, kinds: Sequence[str], seed: i
     others = [index for index in range(len(kinds)) if index != own]
     nearness = -np.abs(likelihood - likelihood[own])
     parts = [
-        f"{text} {cell(correlation(nearness, realism, spearman, over, seed, others), 2)}"
-        for over, text in (("kinds", "over kinds"), ("within", "in each scene"))
+        f"{text} {cell(correlation(nearness[others], realism[others], 'spearman', over, seed), 2)}"
+        for over, text in _NEARNESS_OVER.items()
     ]
     return (
         "Instead of the likelihood, its nearness to that of the reference's own futures in the scene, and realism "

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.evaluation.statistics import Array, Interval, mean
 from pipeline.studies.claims.arms import Arm
-from pipeline.studies.claims.intervals import Array, Interval, mean
 from pipeline.studies.claims.study import Study
 from pipeline.studies.claims.verdict import Statement, Verdict, claim_verdict
 

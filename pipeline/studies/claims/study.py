@@ -13,6 +13,7 @@ import numpy as np
 
 from data.store import SceneStore
 from pipeline.evaluation.scoring import TARGETS, with_targets
+from pipeline.evaluation.statistics import Array
 from pipeline.execution.console import hushed, say
 from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.studies.claims.arms import (
@@ -30,7 +31,6 @@ from pipeline.studies.claims.arms import (
 )
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 from pipeline.studies.claims.inputs import RunInputs, judged_scenes
-from pipeline.studies.claims.intervals import Array
 from pipeline.studies.claims.overrides import override
 from pipeline.studies.claims.references import reference_checkpoint, train_reference
 from submission.realism import buckets, load_config

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pipeline.studies.claims.intervals import Interval
+from pipeline.evaluation.statistics import Interval
 
 __all__ = ["Statement", "Verdict", "above", "below", "claim_verdict", "within"]
 

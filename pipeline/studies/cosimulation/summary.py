@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation.statistics import rate
 from pipeline.evaluation.tables import render_table
 
 __all__ = ["RATES", "Rate", "cosimulation_table", "summarise"]
-
-_RESAMPLES = 2000
-_LEVEL = 0.95
 
 LABELS = {
     "sumo": "SUMO's own model",
@@ -71,7 +69,6 @@ def summarise(worlds: Sequence[World], seed: int) -> dict[str, dict[str, Any]]:
     Returns:
         For each driver ``sums``, and for each of ``RATES`` ``value`` and ``interval``, None where nobody drove.
     """
-    chosen = np.random.default_rng(seed).integers(0, len(worlds), size=(_RESAMPLES, len(worlds)))
 
     def column(driver: str, name: str) -> np.ndarray:
         return np.array([world[driver][name] for world in worlds], dtype=np.float64)
@@ -79,18 +76,11 @@ def summarise(worlds: Sequence[World], seed: int) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for driver in worlds[0]:
         rates: dict[str, Any] = {}
-        for name, rate in RATES.items():
-            top, bottom = column(driver, rate.top), column(rate.reference or driver, rate.bottom)
-            below = bottom[chosen].sum(axis=1)
-            if bottom.sum() <= 0:
-                rates[name] = {"value": None, "interval": None}
-                continue
-            drawn = (rate.scale * top[chosen].sum(axis=1)[below > 0]) / below[below > 0]
-            low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-            rates[name] = {
-                "value": float(rate.scale * top.sum() / bottom.sum()),
-                "interval": [float(low), float(high)],
-            }
+        for name, one in RATES.items():
+            top, bottom = column(driver, one.top), column(one.reference or driver, one.bottom)
+            found = rate(top, bottom, one.scale, seed).plain()
+            low, high = found["low"], found["high"]
+            rates[name] = {"value": found["value"], "interval": None if low is None else [low, high]}
         sums = {name: float(column(driver, name).sum()) for name in worlds[0][driver]}
         result[driver] = {"sums": sums, **rates}
     return result
@@ -101,13 +91,15 @@ def cosimulation_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [["", *(LABELS.get(driver, driver) for driver in summary)]]
     for title, name, scale, digits in (("vehicles", "vehicles", 1, 0), ("km", "metres", 1e-3, 1)):
         rows.append([title, *(f"{found['sums'][name] * scale:.{digits}f}" for found in summary.values())])
-    for name, rate in RATES.items():
-        rows.append([rate.title, *(_cell(found[name], rate.digits) for found in summary.values())])
+    for name, one in RATES.items():
+        rows.append([one.title, *(_cell(found[name], one.digits) for found in summary.values())])
     return render_table(rows)
 
 
 def _cell(found: Mapping[str, Any], digits: int) -> str:
     if found["value"] is None:
         return "-"
+    if found["interval"] is None:
+        return f"{found['value']:.{digits}f}"
     low, high = found["interval"]
     return f"{found['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.errors import UserError
+from pipeline.evaluation.statistics import Array, Interval, mean
 from pipeline.studies.planners.agreement import Agreement, agreements
-from pipeline.studies.planners.intervals import Interval, mean_over_scenes
 from pipeline.studies.planners.reactivity import MANOEUVRES, Reaction
 from pipeline.studies.planners.reactivity import summarise as summarise_reactions
 from pipeline.studies.planners.scores import SCORE_NAMES
 
 __all__ = ["Summary", "rows_by_simulator", "summarise"]
 
-Floats = NDArray[np.float64]
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -47,7 +45,7 @@ class Summary:
     planners: tuple[str, ...]
     scenes: tuple[str, ...]
     left_out: Mapping[str, str]
-    scores: Mapping[str, Floats]
+    scores: Mapping[str, Array]
     means: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     struck: Mapping[str, Mapping[str, Interval]]
     agreement: Mapping[str, Sequence[Agreement]]
@@ -115,7 +113,7 @@ def summarise(rows: Rows, left_out: Mapping[str, str], planners: Sequence[str], 
     }
     means = {
         simulator: {
-            planner: {name: mean_over_scenes(scores[name][s, p], seed) for name in SCORE_NAMES}
+            planner: {name: mean(scores[name][s, p], seed) for name in SCORE_NAMES}
             for p, planner in enumerate(planners)
         }
         for s, simulator in enumerate(simulators)
@@ -159,6 +157,6 @@ def _struck(
             np.mean([any(one[key] is value for one in rows[scene]["planners"][p]["collisions"]) for p in planners])
             for scene in scenes
         ]
-        return mean_over_scenes(np.array(each, dtype=np.float64), seed)
+        return mean(np.array(each, dtype=np.float64), seed)
 
     return {"from_behind": share("rear_hit", True), "not_at_fault": share("at_fault", False)}

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import render_table
-from pipeline.studies.planners.intervals import Interval
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
 from pipeline.studies.planners.summary import Summary
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from submission.realism import METRIC_FIELDS, MetricConfig, bootstrap_intervals, buckets, mean_metrics
+from pipeline.evaluation.statistics import mean_intervals
+from submission.realism import METRIC_FIELDS, MetricConfig, buckets, mean_metrics
 
 __all__ = ["SCORE_TITLES", "Summary", "csv_text", "markdown", "scores_row", "summarise"]
 
@@ -68,9 +69,9 @@ def summarise(scores: Scores, baseline: Scores | None, config: MetricConfig, see
         scenes=len(ids),
         metrics=metrics,
         buckets=buckets(metrics, config),
-        intervals=bootstrap_intervals(rows, seed),
+        intervals=mean_intervals(rows, seed),
         differences=mean_metrics(differences) if differences else {},
-        difference_intervals=bootstrap_intervals(differences, seed) if differences else {},
+        difference_intervals=mean_intervals(differences, seed) if differences else {},
     )
 
 

@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.scene import LightState, MapKind, RoadMap
 from data.womd import parse_scenario
 from submission.realism import COMPONENTS, load_config, prepare_scene, score
-from submission.realism.aggregate import bootstrap_intervals, buckets, mean_metrics
+from submission.realism.aggregate import buckets
 from submission.realism.config import BUCKETS, Component, Histogram, parse_config
 from submission.realism.estimators import timeseries_log_likelihood
 from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
@@ -261,16 +261,3 @@ def test_buckets_are_weighted_means_of_their_likelihoods() -> None:
         weights = [config.weights[name] for name in names]
         mean = np.average([metrics[f"{name}_likelihood"] for name in names], weights=weights)
         assert found[bucket] == pytest.approx(mean)
-
-
-@pytest.mark.parametrize(("level", "deviations"), [(0.95, 1.96), (0.5, 0.674)])
-def test_bootstrap_intervals_are_those_of_a_mean(level: float, deviations: float) -> None:
-    """Of 400 normal numbers the mean is normal, too."""
-    values = np.random.default_rng(1).normal(size=400)
-    rows = [{"a": float(value), "b": 3.0} for value in values]
-    assert mean_metrics(rows) == pytest.approx({"a": values.mean(), "b": 3.0})
-    found = bootstrap_intervals(rows, level=level)
-    half = deviations * values.std() / 20
-    assert found["a"] == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-    assert found["b"] == (3.0, 3.0)
-    assert found != bootstrap_intervals(rows, seed=1, level=level)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data.geometry import box_separation
 from data.scene import STEP_SECONDS
+from pipeline.evaluation.statistics import Interval, mean
 from pipeline.studies.planners.drive_record import Drive
-from pipeline.studies.planners.intervals import RESAMPLES, Interval, mean_over_scenes
 from pipeline.studies.planners.reactivity.manoeuvres import MANOEUVRE_STEP
 from pipeline.studies.planners.scores.collision import Collisions, ego_boxes
 from pipeline.studies.planners.scores.time_to_collision import ego_time_to_contact
@@ -103,17 +103,17 @@ def measure(drive: Drive, collisions: Collisions, follower: int, start: int = MA
     )
 
 
-def summarise(reactions: Sequence[Reaction], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Interval]:
+def summarise(reactions: Sequence[Reaction], seed: int = 0) -> dict[str, Interval]:
     """Means over scenes with their 95 % intervals, by measure.
 
     Args:
         reactions: one for each scene, of one simulator and manoeuvre. A scene with several drives counts with the
-            mean of those that are defined. seed, resamples: of the bootstrap.
+            mean of those that are defined. seed: of the bootstrap.
     """
     if not reactions:
         raise ValueError("no scene to summarise")
     result = {}
     for field in fields(Reaction):
         scenes = [torch.nanmean(getattr(reaction, field.name).double()) for reaction in reactions]
-        result[field.name] = mean_over_scenes(np.array([float(value) for value in scenes]), seed, resamples)
+        result[field.name] = mean(np.array([float(value) for value in scenes]), seed)
     return result

@@ -1,14 +1,12 @@
-"""The rule of verdicts on made-up numbers, and intervals against closed form and other people's code."""
+"""The rule of verdicts on made-up numbers."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from pipeline.studies.claims.intervals import Interval, correlation, difference, mean, pearson, spearman
+from pipeline.evaluation.statistics import Interval
 from pipeline.studies.claims.verdict import Verdict, above, below, claim_verdict, within
 
 C, N, U = Verdict.CONFIRMED, Verdict.NOT_CONFIRMED, Verdict.NOT_DECIDABLE
@@ -50,55 +48,3 @@ def test_a_claim_is_what_its_statements_are() -> None:
         "within -0.1 .. 0.1",
     ]
     assert bad.plain()["verdict"] == "not confirmed"
-
-
-def test_intervals_of_means_are_those_of_the_normal_law() -> None:
-    values = np.random.default_rng(1).normal(3.0, 2.0, (1, 400))
-    found = mean(values)
-    error = values.std() / 20
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-    assert found.scenes == 400
-    # Trainings vary, too: four of them with a spread of 1 are worth an error of one half and more.
-    four = values + np.array([[-1.5], [-0.5], [0.5], [1.5]])
-    wide = mean(four)
-    assert wide.value == pytest.approx(found.value)
-    expected = 1.96 * math.hypot(error, np.std([-1.5, -0.5, 0.5, 1.5]) / 2)
-    assert (wide.high - wide.low) / 2 == pytest.approx(expected, rel=0.1)
-
-
-def test_differences_are_paired() -> None:
-    generator = np.random.default_rng(2)
-    hard = generator.normal(0, 5, (1, 50))
-    first, second = hard + generator.normal(0.5, 0.1, (1, 50)), hard
-    found = difference(first, second)
-    assert 0.4 < found.low < found.value < found.high < 0.6
-    assert mean(first).low < mean(second).high, "apart from each other they do not differ"
-    first[0, :3] = np.nan
-    assert difference(first, second).scenes == 47
-    assert math.isnan(difference(np.full((1, 3), np.nan), np.zeros((1, 3))).value)
-
-
-def test_correlations() -> None:
-    generator = np.random.default_rng(3)
-    x, y = generator.normal(size=30), generator.normal(size=30)
-    y = y + x
-    y[4] = y[7]
-    assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
-    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert math.isnan(pearson(x, np.ones(30)))
-    # Three kinds: x ranks them in every scene, but within a kind it says nothing.
-    level = np.array([[0.0], [5.0], [10.0]])
-    x, y = level + generator.normal(size=(3, 40)), level + generator.normal(size=(3, 40))
-    assert correlation(x, y, spearman, "kinds").value == 1.0
-    inside = correlation(x, y, spearman, "within")
-    assert inside.value == pytest.approx(np.mean([stats.spearmanr(x[:, n], y[:, n]).statistic for n in range(40)]))
-    assert inside.low > 0.9
-    scenes = correlation(x, y, pearson, "scenes")
-    assert scenes.value == pytest.approx(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]))
-    assert scenes.low < 0 < scenes.high
-    assert correlation(x, y, pearson, "all").value == pytest.approx(np.corrcoef(x.ravel(), y.ravel())[0, 1])
-    assert correlation(x, y, pearson, "kinds", rows=[0, 1]).value == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="over"):
-        correlation(x, y, pearson, "agents")
