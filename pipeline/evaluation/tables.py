@@ -1,11 +1,22 @@
-"""Tables of agents against the metric, as text."""
+"""Tables for people and programs: as aligned text, Markdown or CSV; and those of ``evaluate``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["render_table", "result_table"]
+__all__ = [
+    "csv_table",
+    "interval_cell",
+    "loss_table",
+    "markdown_table",
+    "print_losses",
+    "render_table",
+    "result_table",
+]
 
 _LABELS = {
     "log": "log replay",
@@ -23,6 +34,9 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("off-road", "metrics", "simulated_offroad_rate"),
     ("red light", "metrics", "simulated_traffic_light_violation_rate"),
 )
+
+
+_WORST_SCENARIOS, _WORST_LOSSES = 5, 3
 
 
 def _cell(value: float | None) -> str:
@@ -67,3 +81,64 @@ def render_table(rows: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, header first."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def csv_table(rows: Iterable[Sequence[Any]]) -> str:
+    """The content of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def interval_cell(
+    value: float | None, bounds: Sequence[float] | None = None, digits: int = 3, signed: bool = False
+) -> str:
+    """``0.668 [0.634, 0.696]``; the figure alone if it has no interval, and a dash if it is not defined."""
+    form = f"{'+' if signed else ''}.{digits}f"
+    if value is None or not math.isfinite(value):
+        return "-"
+    if bounds is None or not all(map(math.isfinite, bounds)):
+        return f"{value:{form}}"
+    low, high = bounds
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _worst_first(scored: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(scored, key=lambda row: row["values"]["metametric"])
+
+
+def loss_table(scored: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """A row for every agent and feature: worst scenarios first, in them the largest losses first.
+
+    Args:
+        scored: rows with ``values`` and ``losses`` (``submission.realism.Loss``).
+    """
+    rows: list[list[Any]] = [["scenario_id", "metametric", "agent_id", "feature", "loss", "likelihood"]]
+    for row in _worst_first(scored):
+        score = f"{row['values']['metametric']:.6f}"
+        for loss in row["losses"]:
+            numbers = (f"{loss[name]:.6f}" for name in ("loss", "likelihood"))
+            rows.append([row["scenario_id"], score, loss["agent_id"], loss["feature"], *numbers])
+    return rows
+
+
+def print_losses(scored: Sequence[Mapping[str, Any]]) -> None:
+    """Print what features lost on average, and the worst scenarios with their largest losses."""
+    print("  where the score was lost, on average over scenarios:")
+    totals: dict[str, float] = {}
+    for row in scored:
+        for loss in row["losses"]:
+            totals[loss["feature"]] = totals.get(loss["feature"], 0.0) + loss["loss"] / len(scored)
+    for name, total in sorted(totals.items(), key=lambda item: -item[1]):
+        print(f"    {name:40} {total:.4f}")
+    print("  the worst scenarios:")
+    for row in _worst_first(scored)[:_WORST_SCENARIOS]:
+        losses = row["losses"][:_WORST_LOSSES]
+        worst = ", ".join(f"object {loss['agent_id']} {loss['feature']} {loss['loss']:.3f}" for loss in losses)
+        print(f"    {row['scenario_id']}  {row['values']['metametric']:.4f}  ({worst})")

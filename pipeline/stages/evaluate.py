@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import sys
@@ -18,9 +16,9 @@ from data.files import read_json, remove_leftovers, sha256_of, write_json, write
 from data.places import is_remote, place
 from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
-from pipeline.evaluation.diagnosis import print_diagnosis, write_diagnosis
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
 from pipeline.evaluation.statistics import mean_intervals
+from pipeline.evaluation.tables import csv_table, loss_table, print_losses
 from pipeline.execution.code_version import code_version
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
@@ -207,13 +205,14 @@ def run_evaluate(
     if config.mended:
         report["mended"] = mean_metrics([row["mended"] for row in scored])
     if config.diagnose:
-        write_diagnosis(out / "diagnosis.csv", scored)
+        write_text(out / "diagnosis.csv", csv_table(loss_table(scored)))
     if config.official:
         from pipeline.evaluation.official_metric import largest_differences
 
         report["official"] = largest_differences(config, scenarios, str(rollouts), scored, seed)
     write_json(out / _METRICS, report)
-    _write_table(out / _TABLE, scored)
+    table = ([row["scenario_id"], *(json.dumps(row["values"][name]) for name in METRIC_FIELDS)] for row in scored)
+    write_text(out / _TABLE, csv_table([["scenario_id", *METRIC_FIELDS], *table]))
     # Only a run that is interrupted needs them.
     shutil.rmtree(out / _PARTS)
     remove_leftovers(out)
@@ -221,7 +220,7 @@ def run_evaluate(
         suspicions.show()
         _print_report(report)
         if config.diagnose:
-            print_diagnosis(scored)
+            print_losses(scored)
     _complain(config, report, out / _METRICS)
     return {
         "scenarios": len(scored),
@@ -275,16 +274,6 @@ def _warn(rows: list[dict[str, Any]], missing: list[str]) -> None:
                 f"warning: {len(some)} scenarios {what} ({first['scenario_id']}: {first['reason']})",
                 file=sys.stderr,
             )
-
-
-def _write_table(path: Path, scored: list[dict[str, Any]]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["scenario_id", *METRIC_FIELDS])
-    writer.writerows(
-        [row["scenario_id"], *(json.dumps(row["values"][name]) for name in METRIC_FIELDS)] for row in scored
-    )
-    write_text(path, table.getvalue())
 
 
 def _print_report(report: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import io
 import json
 import resource
 import subprocess
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.files import write_json, write_text
 from data.scene import CURRENT_INDEX, Lights, Scene
 from data.store import SceneStore, shard_name, write_shard
+from pipeline.evaluation.tables import csv_table
 from pipeline.execution.progress import track
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -121,15 +121,13 @@ def _watched(command: list[str], seen: Path, memory_gb: float) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     started = time.perf_counter()
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["seconds", "memory_mb", "largest_mb", "done"])
+    rows: list[list[object]] = [["seconds", "memory_mb", "largest_mb", "done"]]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *command], cwd=Path.cwd(), env=None, preexec_fn=limited
     )
     while process.poll() is None:
         sizes = [_own_mb(number) for number in _family(process.pid)]
-        writer.writerow(
+        rows.append(
             [
                 round(time.perf_counter() - started, 1),
                 round(sum(sizes)),
@@ -139,7 +137,7 @@ def _watched(command: list[str], seen: Path, memory_gb: float) -> int:
         )
         time.sleep(_EVERY)
     if process.returncode == 0:
-        write_text(seen, table.getvalue())
+        write_text(seen, csv_table(rows))
     return process.returncode
 
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.command.options import leaves, load_preset
 from pipeline.evaluation.statistics import difference
+from pipeline.evaluation.tables import interval_cell, markdown_table
 from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from pipeline.studies.claims.arms import RESULT_FILE, Arm, ArmResult, Judged, Trial, arm_folder, run_arm, way_name
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         results[name].append(result)
         rows += _cells(name, seed, result)
     if rows:
-        print(_markdown(_HEADER, rows))
+        print(markdown_table([_HEADER, *rows]))
     compared = _differences(results, options.against)
     if compared:
         print("\n" + compared)
@@ -138,13 +139,12 @@ def _cells(name: str, seed: int, result: ArmResult) -> list[list[str]]:
     for way in map(way_name, _WAYS):
         report = result.values["reports"][way]
         metrics, buckets = report["metrics"], report["buckets"]
-        low, high = report["intervals"]["metametric"]
         rows.append(
             [
                 name,
                 str(seed),
                 way,
-                f"{metrics['metametric']:.3f} [{low:.3f}, {high:.3f}]",
+                interval_cell(metrics["metametric"], report["intervals"]["metametric"]),
                 *(f"{buckets[f'{bucket}_metrics']:.3f}" for bucket in ("kinematic", "interactive", "map_based")),
                 f"{metrics['min_average_displacement_error']:.2f}",
                 f"{metrics['simulated_collision_rate']:.3f}",
@@ -172,17 +172,11 @@ def _differences(results: dict[str, list[ArmResult]], against: list[str]) -> str
                 for arm in (name, base)
             )
             found = difference(first, second)
-            value, low, high = (f"{figure:+.{digits}f}" for figure in (found.value, found.low, found.high))
-            cells.append(f"{value} [{low}, {high}]")
+            cells.append(interval_cell(found.value, (found.low, found.high), digits, signed=True))
         rows.append(cells)
-    return _markdown(
-        [f"against {base} ({len(results[base])})", "trainings", *(name for name, _ in _COMPARED.values())], rows
+    return markdown_table(
+        [[f"against {base} ({len(results[base])})", "trainings", *(name for name, _ in _COMPARED.values())], *rows]
     )
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

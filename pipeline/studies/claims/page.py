@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_json, write_text
+from pipeline.evaluation.tables import markdown_table
 from pipeline.studies.claims.report import Report, cell, published_source
 from pipeline.viewing.figures import save_figure
 
@@ -26,7 +27,7 @@ def write_reports(reports: Sequence[Report], out: Path, about: dict[str, Any]) -
         for name, figure in report.figures.items():
             pictures[name] = [path.relative_to(out) for path in save_figure(figure, out / _FIGURES, name)]
     write_json(out / "claims.json", {"about": about, "claims": [report.plain() for report in reports]})
-    lines = ["# Claims", "", *_about(about), "", *_summary(reports)]
+    lines = ["# Claims", "", *_about(about), "", _summary(reports)]
     for report in reports:
         lines += ["", *_section(report, [path for name in report.figures for path in pictures[name]])]
     write_text(out / "claims.md", "\n".join(lines) + "\n")
@@ -36,14 +37,9 @@ def _about(about: dict[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in about.items()]
 
 
-def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
-    header, *rows = table
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
-
-
-def _summary(reports: Sequence[Report]) -> list[str]:
+def _summary(reports: Sequence[Report]) -> str:
     rows = [[report.title, f"**{report.verdict}**", report.says] for report in reports]
-    return _markdown([["claim", "verdict", "in words"], *rows])
+    return markdown_table([["claim", "verdict", "in words"], *rows])
 
 
 def _section(report: Report, pictures: Sequence[Path]) -> list[str]:
@@ -63,9 +59,9 @@ def _section(report: Report, pictures: Sequence[Path]) -> list[str]:
         "",
         report.says,
         "",
-        *_markdown([["statement", "claimed", "measured [95 %]", "paper", "verdict"], *statements]),
+        markdown_table([["statement", "claimed", "measured [95 %]", "paper", "verdict"], *statements]),
         "",
-        *_markdown(report.table),
+        markdown_table(report.table),
         "",
         f"- Behind a slash, the paper's figure: {published_source(report.name)}.",
         *(f"- {note}" for note in report.notes),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.evaluation.statistics import Array, Interval, mean
+from pipeline.evaluation.tables import interval_cell
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.study import Study
 from pipeline.studies.claims.verdict import Statement, Verdict, claim_verdict
@@ -112,12 +113,11 @@ def published_source(claim: str) -> str:
     return str(_all_published()[claim]["source"])
 
 
-def cell(value: Interval | None, digits: int, with_interval: bool = True) -> str:
-    """``.668 [.634, .696]``, or a dash."""
-    if value is None or value.value != value.value:
+def cell(interval: Interval | None, digits: int, with_interval: bool = True) -> str:
+    """``0.668 [0.634, 0.696]``, or a dash."""
+    if interval is None:
         return "-"
-    text = f"{value.value:.{digits}f}"
-    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if with_interval else text
+    return interval_cell(interval.value, (interval.low, interval.high) if with_interval else None, digits)
 
 
 def arm_rows(

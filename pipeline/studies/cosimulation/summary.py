@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.statistics import rate
-from pipeline.evaluation.tables import render_table
+from pipeline.evaluation.tables import interval_cell, render_table
 
 __all__ = ["RATES", "Rate", "cosimulation_table", "summarise"]
 
@@ -97,9 +97,4 @@ def cosimulation_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cell(found: Mapping[str, Any], digits: int) -> str:
-    if found["value"] is None:
-        return "-"
-    if found["interval"] is None:
-        return f"{found['value']:.{digits}f}"
-    low, high = found["interval"]
-    return f"{found['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return interval_cell(found["value"], found["interval"], digits)

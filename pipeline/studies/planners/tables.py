@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.statistics import Interval
-from pipeline.evaluation.tables import render_table
+from pipeline.evaluation.tables import csv_table, interval_cell, markdown_table, render_table
+from pipeline.studies.planners.agreement import Agreement
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
 from pipeline.studies.planners.summary import Summary
 
@@ -81,11 +80,9 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def with_interval(interval: Interval, digits: int = 3) -> str:
+def with_interval(interval: Interval | Agreement, digits: int = 3) -> str:
     """A figure with its interval."""
-    if not math.isfinite(interval.low):
-        return number(interval.value, digits)
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    return interval_cell(interval.value, (interval.low, interval.high), digits)
 
 
 def planner_table(summary: Summary, score: str) -> Table:
@@ -119,8 +116,7 @@ def agreement_table(summary: Summary) -> Table:
     for score in (*TOTALS, *(name for name in SCORE_NAMES if name not in TOTALS)):
         cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
         for one in summary.agreement[score]:
-            interval = Interval(one.value, one.low, one.high, one.count)
-            cells.setdefault((one.first, one.second), {})[one.over, one.method] = with_interval(interval, 2)
+            cells.setdefault((one.first, one.second), {})[one.over, one.method] = with_interval(one, 2)
         for pair, found in cells.items():
             published = _PUBLISHED.get(pair, {}).get(score)
             rows.append(
@@ -205,12 +201,6 @@ def _sections(summary: Summary, cases: Sequence[Mapping[str, Any]]) -> list[tupl
     return [section for section in sections if len(section[2]) > 1]
 
 
-def markdown(table: Table) -> str:
-    """A Markdown table, header first."""
-    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _left_out(summary: Summary) -> str:
     if not summary.left_out:
         return ""
@@ -222,7 +212,7 @@ def markdown_report(summary: Summary, cases: Sequence[Mapping[str, Any]]) -> str
     """All tables; intervals are 95 %, by bootstrap over scenes."""
     parts = ["# Planner evaluation", "Intervals are 95 %, by bootstrap over scenes.", _left_out(summary)]
     for title, text, table in _sections(summary, cases):
-        parts += [f"## {title}", text, markdown(table)]
+        parts += [f"## {title}", text, markdown_table(table)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -247,10 +237,4 @@ def csv_tables(summary: Summary) -> dict[str, str]:
         for one in found:
             numbers = (number(value, 6) for value in (one.value, one.low, one.high))
             pairs.append([score, one.first, one.second, one.over, one.method, *numbers, str(one.count), one.reason])
-    return {"drives": _csv(drives), "agreement": _csv(pairs)}
-
-
-def _csv(table: Table) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue()
+    return {"drives": csv_table(drives), "agreement": csv_table(pairs)}

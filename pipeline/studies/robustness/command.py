@@ -13,12 +13,12 @@ from data.files import write_json, write_text
 from data.places import place
 from models.sampling import SamplingConfig
 from pipeline.agents.catalogue import AGENT_NAMES
-from pipeline.evaluation.tables import render_table
+from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
-from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, markdown, scores_row, summarise
+from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
 from pipeline.studies.robustness.trials import (
     Contestant,
     Scenes,
@@ -240,7 +240,7 @@ def _write(
         for agent, c in ordered
     ]
     brief = _brief(summaries, changed)
-    write_text(out / "table.md", f"{markdown(brief)}\n{markdown(table)}")
+    write_text(out / "table.md", f"{markdown_table(brief)}\n\n{markdown_table(table)}\n")
     if panels := _panels(summaries):
         save_figure(bands_figure(panels, "change of realism"), out, "degradation")
     say(render_table(brief))

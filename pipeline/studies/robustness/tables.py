@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.statistics import mean_intervals
+from pipeline.evaluation.tables import csv_table, interval_cell
 from submission.realism import METRIC_FIELDS, MetricConfig, buckets, mean_metrics
 
-__all__ = ["SCORE_TITLES", "Summary", "csv_text", "markdown", "scores_row", "summarise"]
+__all__ = ["SCORE_TITLES", "Summary", "csv_text", "scores_row", "summarise"]
 
 _COLUMNS = {
     "min_average_displacement_error": "minADE, m",
@@ -77,20 +76,13 @@ def summarise(scores: Scores, baseline: Scores | None, config: MetricConfig, see
 
 def scores_row(summary: Summary) -> list[str]:
     """Cells under ``SCORE_TITLES``: realism and its difference with intervals, and what can be seen of it."""
-    low, high = summary.intervals["metametric"]
+    realism = interval_cell(summary.metrics["metametric"], summary.intervals["metametric"])
     difference = ""
     if summary.differences:
-        begin, end = summary.difference_intervals["metametric"]
-        difference = f"{summary.differences['metametric']:+.3f} [{begin:+.3f}, {end:+.3f}]"
+        bounds = summary.difference_intervals["metametric"]
+        difference = interval_cell(summary.differences["metametric"], bounds, signed=True)
     rest = [f"{summary.metrics[name]:.3f}" for name in _COLUMNS]
-    return [f"{summary.metrics['metametric']:.3f} [{low:.3f}, {high:.3f}]", difference, *rest]
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, header first."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"| {' | '.join('---' for _ in rows[0])} |")
-    return "\n".join(lines) + "\n"
+    return [realism, difference, *rest]
 
 
 def csv_text(labels: Sequence[str], rows: Sequence[tuple[Sequence[Any], Summary]]) -> str:
@@ -100,9 +92,7 @@ def csv_text(labels: Sequence[str], rows: Sequence[tuple[Sequence[Any], Summary]
         labels: names of the first columns. rows: their values, and the summary.
     """
     parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*labels, "scenes", *(f"{field}{part}" for field in METRIC_FIELDS for part in parts)])
+    table: list[list[Any]] = [[*labels, "scenes", *(f"{field}{part}" for field in METRIC_FIELDS for part in parts)]]
     for values, summary in rows:
         cells: list[Any] = []
         for field in METRIC_FIELDS:
@@ -111,5 +101,5 @@ def csv_text(labels: Sequence[str], rows: Sequence[tuple[Sequence[Any], Summary]
             cells += (
                 [summary.differences[field], *summary.difference_intervals[field]] if compared else ["", "", ""]
             )
-        writer.writerow([*values, summary.scenes, *cells])
-    return text.getvalue()
+        table.append([*values, summary.scenes, *cells])
+    return csv_table(table)

@@ -15,13 +15,13 @@ from data.store import SceneStore, is_store
 from models.sampling import SamplingConfig
 from pipeline.agents.catalogue import LEARNT
 from pipeline.agents.leaks import check_unseen
-from pipeline.evaluation.tables import render_table
+from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.studies.robustness.command import check_agents, check_scale
 from pipeline.studies.robustness.kinds import CLEAN, Condition
-from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, markdown, scores_row, summarise
+from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
 from pipeline.studies.robustness.trials import (
     Contestant,
     Scenes,
@@ -206,5 +206,5 @@ def _write(
         [cell.tested, str(summary.scenes), cell.agent.replace("_", " "), cell.trained or "-", *scores_row(summary)]
         for cell, summary in summaries.items()
     ]
-    write_text(out / "table.md", markdown(table))
+    write_text(out / "table.md", markdown_table(table) + "\n")
     say(render_table(table))

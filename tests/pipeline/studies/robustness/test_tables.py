@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from pipeline.studies.robustness.tables import SCORE_TITLES, csv_text, markdown, scores_row, summarise
+from pipeline.studies.robustness.tables import SCORE_TITLES, csv_text, scores_row, summarise
 from submission.realism import METRIC_FIELDS, load_config
 
 CONFIG = load_config("2025")
@@ -37,7 +37,6 @@ def test_cells() -> None:
     assert len(scores_row(plain)) == len(scores_row(compared)) == len(SCORE_TITLES)
     assert scores_row(plain)[:2] == ["0.500 [0.500, 0.500]", ""]
     assert scores_row(compared)[1] == "+0.250 [+0.250, +0.250]"
-    assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     rows = list(csv.DictReader(io.StringIO(csv_text(["agent"], [(["x"], plain), (["y"], compared)]))))
     assert [row["agent"] for row in rows] == ["x", "y"]
     assert rows[0]["metametric_difference"] == ""
