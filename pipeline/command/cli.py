@@ -7,24 +7,20 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import importlib
 import inspect
 import json
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from data.completeness import allow_partial
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from data.places import place
 from pipeline.command.options import (
-    PRESETS,
     command_parser,
     expand_flags,
-    load_preset,
     normalise,
     pop_flag,
     pop_option,
@@ -32,182 +28,108 @@ from pipeline.command.options import (
 )
 from pipeline.execution.console import be_quiet, logged
 from pipeline.execution.interruption import end_workers, interruptible
+from pipeline.run.presets import PRESETS, load_preset
+from pipeline.run.stage_table import STAGES, Command
 
-__all__ = ["COMMANDS", "load_command", "main", "preset_section", "whole_run"]
-
-
-@dataclass(frozen=True)
-class Command:
-    """Where a command's code is; imported only when it is called."""
-
-    module: str
-    function: str
-    config: str
-    section: str | None
-    example: str
-    summary: str
-    positional: str | None = None
-    # Sections of presets that are parts of this command's configuration.
-    parts: tuple[str, ...] = ()
+__all__ = ["COMMANDS", "main", "preset_section", "whole_run"]
 
 
-COMMANDS: dict[str, Command] = {
-    "stages": Command(
-        "pipeline.run.runner",
-        "run_stages",
-        "pipeline.run.run_config:RunConfig",
-        None,
-        "--preset demo --run demo",
-        "all stages, from data to a validated archive",
+_WHOLE = Command(
+    name="stages",
+    summary="all stages, from data to a validated archive",
+    example="--preset demo --run demo",
+    module="pipeline.run.runner",
+    function="run_stages",
+    config="pipeline.run.run_config:RunConfig",
+)
+# Commands that are no stages; what stages are is in their table.
+_OTHERS = (
+    Command(
+        name="export",
+        summary="write the reference as safetensors and JSON",
+        example="--checkpoint runs/demo/finetune/reference.ckpt --out runs/export",
+        module="pipeline.fitting.export",
+        function="run_export",
+        config="ExportConfig",
+        outputs=("model.safetensors", "config.json"),
+        inputs=("checkpoint",),
     ),
-    "traffic": Command(
-        "pipeline.stages.traffic",
-        "run_traffic",
-        "TrafficConfig",
-        "traffic",
-        "--out runs/traffic --seed 0",
-        "generate traffic scenarios with SUMO",
+    Command(
+        name="sumo",
+        summary="let the policy drive inside SUMO, beside SUMO's own model",
+        example="--policy runs/demo/selfplay/policy.ckpt --out runs/demo/sumo",
+        module="pipeline.studies.cosimulation.command",
+        function="run_cosimulation",
+        config="CosimulationConfig",
+        outputs=("cosimulation.json", "settings.json", "worlds", "world.mp4", "world.png"),
+        inputs=("policy",),
     ),
-    "tokenize": Command(
-        "pipeline.stages.tokenize",
-        "run_tokenize",
-        "TokenizeConfig",
-        "tokenize",
-        "--data womd --split training --out runs/store/training",
-        "ingest TFRecords into a store, learn the vocabulary",
+    Command(
+        name="view",
+        summary="look at scenarios and rollouts in a browser",
+        example="--scenarios womd/validation --rollouts submission.tar.gz",
+        module="pipeline.viewing.view",
+        function="run_view",
+        config="ViewConfig",
     ),
-    "pretrain": Command(
-        "pipeline.stages.pretrain",
-        "run_pretrain",
-        "PretrainConfig",
-        "pretrain",
-        "--scenes runs/store/training --vocabulary runs/store/training/vocabulary.pt --out runs/pretrain",
-        "train the reference with teacher forcing",
-    ),
-    "finetune": Command(
-        "pipeline.stages.finetune",
-        "run_finetune",
-        "FinetuneConfig",
-        "finetune",
-        "--scenes runs/store/training --checkpoint runs/pretrain/reference.ckpt --out runs/finetune",
-        "fine-tune the reference in closed loop",
-    ),
-    "export": Command(
-        "pipeline.fitting.export",
-        "run_export",
-        "ExportConfig",
-        "export",
-        "--checkpoint runs/demo/finetune/reference.ckpt --out runs/export",
-        "write the reference as safetensors and JSON",
-    ),
-    "selfplay": Command(
-        "pipeline.stages.selfplay",
-        "run_selfplay",
-        "SelfPlayConfig",
-        "selfplay",
-        "--scenes runs/store/training --reference runs/finetune/reference.ckpt --out runs/selfplay",
-        "train the policy by anchored self-play",
-    ),
-    "sample": Command(
-        "pipeline.stages.sample",
-        "run_sample",
-        "SampleConfig",
-        "sample",
-        "--agent policy --checkpoint runs/demo/selfplay/policy.ckpt --scenarios womd/testing --out runs/out",
-        "simulate joint futures of scenarios",
-    ),
-    "evaluate": Command(
-        "pipeline.stages.evaluate",
-        "run_evaluate",
-        "EvaluateConfig",
-        "evaluate",
-        "--scenarios womd/validation --rollouts runs/out --metric 2025 --out runs/score",
-        "score rollouts with the realism meta-metric",
-    ),
-    "package": Command(
-        "pipeline.stages.package",
-        "run_package",
-        "PackageConfig",
-        "package",
-        "--rollouts runs/out --scenarios womd/testing --metadata metadata.yaml --out submission.tar.gz",
-        "pack rollouts into a submission archive",
-    ),
-    "validate": Command(
-        "pipeline.stages.validate",
-        "run_validate",
-        "ValidateConfig",
-        "validate",
-        "submission.tar.gz --scenarios womd/testing",
-        "check a submission archive as the server would",
-        positional="archive",
-    ),
-    "sumo": Command(
-        "pipeline.studies.cosimulation.command",
-        "run_cosimulation",
-        "CosimulationConfig",
-        "sumo",
-        "--policy runs/demo/selfplay/policy.ckpt --out runs/demo/sumo",
-        "let the policy drive inside SUMO, beside SUMO's own model",
-    ),
-    "report": Command(
-        "pipeline.stages.report",
-        "run_report",
-        "ReportConfig",
-        "report",
-        "--run runs/demo",
-        "a run as one HTML file: tables, charts, animated scenes",
-    ),
-    "view": Command(
-        "pipeline.viewing.view",
-        "run_view",
-        "ViewConfig",
-        "view",
-        "--scenarios womd/validation --rollouts submission.tar.gz",
-        "look at scenarios and rollouts in a browser",
-    ),
-    "claims": Command(
-        "pipeline.studies.claims.command",
-        "run_claims",
-        "ClaimsConfig",
-        "claims",
-        "--preset demo --run runs/demo --only likelihood,stability",
-        "the paper's claims as experiments: tables, figures, verdicts",
+    Command(
+        name="claims",
+        summary="the paper's claims as experiments: tables, figures, verdicts",
+        example="--preset demo --run runs/demo --only likelihood,stability",
+        module="pipeline.studies.claims.command",
+        function="run_claims",
+        config="ClaimsConfig",
         parts=("tokenize", "pretrain", "finetune", "selfplay"),
+        outputs=(),
+        out="claims",
     ),
-    "planners": Command(
-        "pipeline.studies.planners.command",
-        "run_planners",
-        "PlannersConfig",
-        "planners",
-        "--run runs/demo --planner pipeline.studies.planners.example:make",
-        "planners in the AV among logs, reference, policy: PDM scores",
+    # The parts of planners and robustness are kept by what decides them: other settings cost what is new alone.
+    Command(
+        name="planners",
+        summary="planners in the AV among logs, reference, policy: PDM scores",
+        example="--run runs/demo --planner pipeline.studies.planners.example:make",
+        module="pipeline.studies.planners.command",
+        function="run_planners",
+        config="PlannersConfig",
         parts=("selfplay",),
+        outputs=("planners.json", "report.md", "*.csv", "figures", "cases"),
+        inputs=("run", "scenarios", "reference", "policy", "plain"),
+        out="planners",
+        goes_on=True,
     ),
-    "robustness": Command(
-        "pipeline.studies.robustness.command",
-        "run_robustness",
-        "RobustnessConfig",
-        "robustness",
-        "--run runs/demo --out runs/demo/robustness",
-        "realism of agents whose inputs are wrong",
+    Command(
+        name="robustness",
+        summary="realism of agents whose inputs are wrong",
+        example="--run runs/demo --out runs/demo/robustness",
+        module="pipeline.studies.robustness.command",
+        function="run_robustness",
+        config="RobustnessConfig",
+        outputs=("metrics.json", "table.*", "degradation.*"),
+        inputs=("run", "scenarios", "reference", "policy"),
+        out="robustness",
+        goes_on=True,
     ),
-    "transfer": Command(
-        "pipeline.studies.robustness.transfer",
-        "run_transfer",
-        "TransferConfig",
-        "transfer",
-        """--runs '["runs/demo", "runs/womd"]' --out runs/transfer""",
-        "agents trained in one run, tested on the scenes of others",
+    Command(
+        name="transfer",
+        summary="agents trained in one run, tested on the scenes of others",
+        example="""--runs '["runs/demo", "runs/womd"]' --out runs/transfer""",
+        module="pipeline.studies.robustness.transfer",
+        function="run_transfer",
+        config="TransferConfig",
+        outputs=("metrics.json", "table.*"),
+        inputs=("runs",),
+        goes_on=True,
     ),
-    "plan": Command(
-        "pipeline.run.plan",
-        "run_plan",
-        "PlanConfig",
-        "plan",
-        "--scenarios 44920 --gpus 8 --run runs/demo",
-        "time, disk and memory of a whole entry",
+    Command(
+        name="plan",
+        summary="time, disk and memory of a whole entry",
+        example="--scenarios 44920 --gpus 8 --run runs/demo",
+        module="pipeline.run.plan",
+        function="run_plan",
+        config="PlanConfig",
     ),
-}
+)
+COMMANDS = {command.name: command for command in (_WHOLE, *STAGES, *_OTHERS)}
 
 
 def _usage() -> str:
@@ -226,14 +148,6 @@ def _usage() -> str:
     )
 
 
-def load_command(command: Command) -> tuple[Any, type[Any]]:
-    """A command's function and the class of its configuration."""
-    module = importlib.import_module(command.module)
-    place, _, name = command.config.rpartition(":")
-    owner = importlib.import_module(place) if place else module
-    return getattr(module, command.function), getattr(owner, name)
-
-
 def _call(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     arguments = normalise(arguments)
@@ -250,44 +164,43 @@ def _call(name: str, arguments: list[str]) -> None:
 
 def whole_run(preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
     """What a preset says of a whole run: everything but the sections of commands that a run does not contain."""
-    own = {field.name for field in dataclasses.fields(config_class)}
-    beside = {command.section for command in COMMANDS.values()} - own
+    beside = set(COMMANDS) - {field.name for field in dataclasses.fields(config_class)}
     return {name: values for name, values in preset.items() if name not in beside}
 
 
 def preset_section(command: Command, preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
     """What a preset says of a command."""
-    if command.section is None:
+    if command is _WHOLE:
         return whole_run(preset, config_class)
-    return {**preset.get(command.section, {}), **{part: preset.get(part, {}) for part in command.parts}}
+    return {**preset.get(command.name, {}), **{part: preset.get(part, {}) for part in command.parts}}
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
-    function, config_class = load_command(command)
+    function, config_class = command.load()
     # Imported late: it takes as long as the commands themselves.
-    from pipeline.command.standalone import CHOICES, WRITES, run_command
+    from pipeline.command.standalone import CHOICES, run_command
 
     section = preset_section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
     parameters = inspect.signature(function).parameters
     for choice, text in CHOICES.items():
-        if name in WRITES and choice not in parameters:
+        if command.outputs is not None and choice not in parameters:
             parser.add_argument(f"--{choice}", type=bool, default=False, help=text)
     parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))
     own, fields = split_config(parsed, [*parameters, *CHOICES])
     config = config_class(**{field.name: fields[field.name] for field in dataclasses.fields(config_class)})
-    if command.section is None:
+    if command is _WHOLE:
         figures = function(config, **own)
     else:
         asked = {choice: bool(own.get(choice)) for choice in CHOICES}
         own = {option: value for option, value in own.items() if option in parameters}
-        figures = run_command(name, command.module, function, config, own, **asked)
+        figures = run_command(command, function, config, own, **asked)
     # Of processes that torchrun or Slurm started together, the first one speaks.
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    if command.section is not None and first:
+    if command is not _WHOLE and first:
         print(json.dumps(figures, indent=2, default=str))
 
 

@@ -13,27 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from data.errors import UserError
+from pipeline.run.presets import leaves
 
 __all__ = [
-    "CONFIGS",
-    "PRESETS",
     "CommandParser",
     "command_parser",
     "expand_flags",
-    "leaves",
-    "load_preset",
     "normalise",
     "pop_flag",
     "pop_option",
     "split_config",
 ]
 
-CONFIGS = Path(__file__).with_name("configs")
-PRESETS = ("smoke", "demo", "womd", "paper")
 _WORD = re.compile(r"--([\w.\-]+)|'([\w.]+)'")
 _UNKNOWN = ("unrecognized", "not accept")
 
@@ -85,20 +79,6 @@ def _suggest(word: str, known: Sequence[str]) -> str:
     tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)
     best = full[0] if full else (last[tail[0]] if tail else None)
     return f" (did you mean --{best}?)" if best else ""
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """A preset's overrides, by section.
-
-    Raises:
-        UserError: no such preset.
-    """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"--preset {name}: no such preset, expected one of {', '.join(PRESETS)}{hint}")
-    values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) or {}
-    return values
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -162,17 +142,6 @@ def pop_option(arguments: list[str], name: str, default: str) -> str:
         else:
             index += 1
     return value
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted name."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result.update(leaves(value, f"{prefix}{key}."))
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 def command_parser(

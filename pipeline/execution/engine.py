@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from data.errors import UserError
-from pipeline.execution.parallel import run_tasks, worker_count
 
 __all__ = ["EngineConfig", "run_on", "worker_count"]
 
@@ -42,6 +42,11 @@ class EngineConfig:
             raise UserError(f"--engine.retries {self.retries}: expected 0 or more")
 
 
+def worker_count(wanted: int) -> int:
+    """``wanted`` processes, or one for each core this process may use where it is 0."""
+    return wanted or len(os.sched_getaffinity(0))
+
+
 def run_on(
     engine: EngineConfig,
     function: Callable[[TaskT], ResultT],
@@ -72,5 +77,8 @@ def run_on(
 
         yield from run_on_cluster(engine.address, engine.retries, function, tasks, workers, device, folder)
         return
+    # It takes torch, which takes seconds.
+    from pipeline.execution.parallel import run_tasks
+
     count = worker_count(workers or int(device != "cpu"))
     yield from run_tasks(function, tasks, count, engine.retries)

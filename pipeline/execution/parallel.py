@@ -18,15 +18,10 @@ from pipeline.execution.allocator import keep_freed_memory
 from pipeline.execution.interruption import end_workers
 from pipeline.execution.isolation import die_with_parent
 
-__all__ = ["prepare_worker", "run_tasks", "worker_count"]
+__all__ = ["prepare_worker", "run_tasks"]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
-
-
-def worker_count(wanted: int) -> int:
-    """``wanted`` processes, or one for each core this process may use where it is 0."""
-    return wanted or len(os.sched_getaffinity(0))
 
 
 def prepare_worker(parent: int) -> None:

@@ -11,12 +11,15 @@ from data.errors import UserError
 from data.vocabulary import Vocabulary
 from models.reference.config import ReferenceConfig, size_preset
 from models.reference.network import Reference
-from pipeline.command.options import load_preset
-from pipeline.execution.manifest import Manifest, read_manifest
+from pipeline.execution.manifest import Manifest
+from pipeline.run.presets import load_preset
+from pipeline.run.run_folder import VOCABULARY, RunFolder
+from pipeline.run.stage_table import STAGES
 
 __all__ = ["Estimate", "PlanConfig", "estimates", "run_plan"]
 
-_STAGES = ("tokenize", "pretrain", "finetune", "selfplay", "sample", "evaluate", "package", "validate")
+# Traffic is not generated for an entry, and a report takes no time worth planning.
+_PLANNED = tuple(stage.name for stage in STAGES if stage.name not in ("traffic", "report"))
 _ROLLOUTS_PER_SCENARIO = 32
 
 
@@ -91,7 +94,7 @@ def _finished(run: Path) -> dict[str, Manifest]:
     Raises:
         UserError: one is missing.
     """
-    found = {name: read_manifest(run / name) for name in _STAGES}
+    found = {name: RunFolder(run).manifest(name) for name in _PLANNED}
     missing = [name for name, manifest in found.items() if manifest is None]
     if missing:
         raise UserError(
@@ -125,7 +128,7 @@ def _training(stage: str, done: Manifest, planned: dict[str, Any], growth: float
 
 def _growth(done: Manifest, planned: dict[str, Any], run: Path) -> float:
     """Parameters of the planned reference over those of the one that the run trained."""
-    vocabulary = Vocabulary.load(run / "tokenize" / "vocabulary.pt")
+    vocabulary = Vocabulary.load(run / VOCABULARY)
 
     def parameters(config: dict[str, Any]) -> int:
         custom = ReferenceConfig(**config["model"]) if config["size"] == "custom" else size_preset(config["size"])

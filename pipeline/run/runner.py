@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.files import read_json
+from data.sources import SPLITS, find_shards
+from pipeline.evaluation.tables import render_table, result_table
 from pipeline.execution.code_version import code_version
 from pipeline.execution.console import logged, say
 from pipeline.execution.devices import check_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.isolation import run_isolated
 from pipeline.execution.locking import locked
-from pipeline.execution.manifest import Manifest, Recipe, State, Work, look, read_manifest
+from pipeline.execution.manifest import Manifest, Recipe, State, Work, look
 from pipeline.execution.works import perform
 from pipeline.run.run_config import RunConfig
-from pipeline.run.stage_table import Run, Stage, data_fingerprint, stages_of
-from pipeline.run.summary import print_summary
+from pipeline.run.run_folder import ARCHIVE, REPORT, Run
+from pipeline.run.stage_table import Stage, stages_of
+from submission.metadata import load_metadata, metadata_message, placeholders
 
-__all__ = ["run_stages"]
+__all__ = ["print_summary", "run_stages"]
 
 _LOG = "stages.log"
+_EXAMPLE = "submission/metadata.example.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _fingerprint(data: str) -> str:
+    """Digest of names and sizes of all shards of all splits, of remote ones also of their versions.
+
+    What local ones hold is known once they were read, and is compared by ``Stage.new_data``.
+    """
+    text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _recipe(stage: Stage, run: Run, manifests: dict[str, Manifest], outside: str | None) -> Recipe:
@@ -32,7 +48,7 @@ def _recipe(stage: Stage, run: Run, manifests: dict[str, Manifest], outside: str
     if stage.name == "tokenize" and outside is not None:
         inputs["data"] = outside
     # Through JSON, so that paths and tuples compare equal to what a manifest holds.
-    config = json.loads(json.dumps(stage.config(run.config), default=str))
+    config = json.loads(json.dumps(stage.options(run.config), default=str))
     return Recipe(config=config, seed=run.config.seed, code=code_version(stage.module), inputs=inputs)
 
 
@@ -65,13 +81,13 @@ def _run_stage(stage: Stage, run: Run, recipe: Recipe, fresh: bool) -> Manifest 
     """Do a stage unless it is done; says why and how long it took. Returns None where it was done."""
     work = _work(stage, run)
     state = look(work, recipe)
-    if state.reason is None and (changed := stage.changed(run, work.folder)):
+    if state.reason is None and (changed := stage.new_data(run)):
         state = State(f"new input: {changed}", finished=True, fits=False, changes=(changed,))
     with locked(work.folder, f"stage {stage.name}"):
         made = perform(
             work,
             recipe,
-            lambda: run_isolated(lambda: stage.run(run, work.folder)),
+            lambda: run_isolated(lambda: stage.run(run)),
             title=f"[{stage.name}]",
             fresh=fresh,
             keep=run.keep,
@@ -120,10 +136,10 @@ def run_stages(
     place = Run(folder / run, config, data, engine, keep)
     stages = stages_of(data)
     wanted = _needed(stages, target)
-    outside = None if data is None else data_fingerprint(data)
+    outside = None if data is None else _fingerprint(data)
     for stage in stages:
         # Said before hours are spent on what comes first; of finished stages only if they have to run again.
-        if stage.name in wanted and read_manifest(place.path(stage.name)) is None:
+        if stage.name in wanted and place.manifest(stage.name) is None:
             _check_devices(stage, config)
     started, ran = time.perf_counter(), 0
     manifests: dict[str, Manifest] = {}
@@ -132,7 +148,7 @@ def run_stages(
             if stage.name not in wanted:
                 continue
             recipe = _recipe(stage, place, manifests, outside)
-            done = read_manifest(place.path(stage.name))
+            done = place.manifest(stage.name)
             made = _run_stage(stage, place, recipe, fresh and (stage.name == target or done is None))
             ran += made is not None
             manifest = made or done
@@ -143,3 +159,31 @@ def run_stages(
         say(f"nothing to do: {place.folder} is up to date{hint}")
     print_summary(place, manifests)
     return {"stages_run": ran, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _time_table(manifests: Mapping[str, Manifest]) -> list[list[str]]:
+    rows = [["stage", "seconds", "peak MB"]]
+    rows += [[name, f"{m.seconds:.0f}", f"{m.peak_memory_mb:.0f}"] for name, m in manifests.items()]
+    rows.append(["all", f"{sum(m.seconds for m in manifests.values()):.0f}", ""])
+    return rows
+
+
+def print_summary(run: Run, manifests: Mapping[str, Manifest]) -> None:
+    """Print times, the result table and the archive's path, as far as the stages have been run."""
+    say(render_table(_time_table(manifests)))
+    if "evaluate" in manifests:
+        reports = {agent: read_json(run.scores(agent) / "metrics.json") for agent in run.config.agents}
+        print()
+        print(render_table(result_table(reports)))
+    if "validate" in manifests:
+        archive = run.path(ARCHIVE)
+        accepted = manifests["validate"].figures.get("accepted")
+        print()
+        print(f"{archive}  ({archive.stat().st_size / 1e6:.1f} MB, {accepted} scenarios accepted by Waymo)")
+        if left := placeholders(metadata_message(load_metadata(run.config.metadata))):
+            print(
+                f"before an upload: fill in {', '.join(left)} in a copy of {_EXAMPLE}, "
+                'and give it with --metadata FILE (make stages ARGS="--metadata FILE")'
+            )
+    if "report" in manifests:
+        print(f"{run.path(REPORT)}  (open it in a browser)")

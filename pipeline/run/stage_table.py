@@ -1,285 +1,256 @@
-"""Which stages a run has, what each needs, and how the run's folders become their arguments."""
+"""The one table of stages: graph, commands, sections of the configuration and plan are made from it.
+
+A stage is a command that can also be run in the folder of a run. Code is named here, and imported only when it is
+called: ``MODULE:NAME``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.sources import SPLITS, check_apart, find_shards
-from data.store import SceneStore
-from pipeline.execution.engine import EngineConfig
 from pipeline.execution.manifest import Manifest
-from pipeline.run.names import ARCHIVE, POLICY, REFERENCE, REPORT
-from pipeline.run.run_config import RunConfig
-from pipeline.stages.evaluate import run_evaluate
-from pipeline.stages.finetune import run_finetune
-from pipeline.stages.package import run_package
-from pipeline.stages.pretrain import run_pretrain
-from pipeline.stages.report import run_report
-from pipeline.stages.sample import run_sample
-from pipeline.stages.selfplay import run_selfplay
-from pipeline.stages.tokenize import VOCABULARY_FILE, changed_shard, ingest, learn_vocabulary
-from pipeline.stages.traffic import run_traffic
-from pipeline.stages.validate import run_validate
+from pipeline.run.run_folder import ARCHIVE, PRETRAINED, REFERENCE, REPORT, VERDICT, VOCABULARY, Run
 
-__all__ = ["Run", "Stage", "data_fingerprint", "scene_count", "stages_of"]
+__all__ = ["STAGES", "Command", "Stage", "load", "stages_of"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, its configuration, the data a user gave (None: generated traffic), who does the work, and
-    whether unfinished trainings go on although their options changed."""
-
-    folder: Path
-    config: RunConfig
-    data: str | None
-    engine: EngineConfig = EngineConfig()
-    keep: bool = False
-
-    def path(self, stage: str) -> Path:
-        return self.folder / stage
-
-    def store(self, split: str) -> Path:
-        return self.path("tokenize") / split
+def load(name: str) -> Any:
+    """What ``MODULE:NAME`` stands for."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A node of the graph.
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: its code, its help, and what it writes.
 
     Attributes:
-        name: also that of its folder. needs: stages whose outputs it reads.
-        module: whose code, with all that it imports, decides whether outputs are stale.
-        config: the part of the configuration that decides the outputs, as a plain value.
-        run: does the work in the folder it is given, and returns figures.
-        goes_on: whether unfinished work can be gone on with under other options; no file of it mixes two of them.
-        changed: what of data from outside is not what the stage has read, in a few words.
-        whole: it tells of the stages themselves, not of their outputs alone.
+        name: on the command line, and of its section in presets. summary, example: shown by --help.
+        module: of its code; with all that it imports, it decides whether outputs are stale.
+        function, config: entry and configuration class in that module; ``config`` may name another module.
+        positional: option that may be given without its name.
+        parts: sections of presets that are parts of its configuration.
+        outputs: patterns of names in its folder; where "" is one of them the command writes a file, and they are
+            the endings of the file and its companions. Empty: the folder remembers for itself what is made from
+            what, and refuses to mix. None: nothing is kept.
+        inputs: options whose files decide the result.
+        out: where it writes below --run if --out is not given.
+        once: a finished result is not made again. Other commands recognise what is there, or write it anew.
+        goes_on: unfinished work can go on under other options (--keep); no file of it mixes two of them.
     """
 
     name: str
-    needs: tuple[str, ...]
+    summary: str
+    example: str
     module: str
-    config: Callable[[RunConfig], Any]
-    run: Callable[[Run, Path], dict[str, Any]]
+    function: str
+    config: str
+    positional: str | None = None
+    parts: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] = ()
+    out: str | None = None
+    once: bool = False
     goes_on: bool = False
-    changed: Callable[[Run, Path], str | None] = lambda run, out: None
-    whole: bool = False
+
+    def load(self) -> tuple[Callable[..., dict[str, Any]], type[Any]]:
+        """The function and the class of its configuration."""
+        config = self.config if ":" in self.config else f"{self.module}:{self.config}"
+        return load(f"{self.module}:{self.function}"), load(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Command):
+    """A node of the graph. Its outputs are in the folder of its name.
+
+    Attributes:
+        needs: stages whose outputs it reads.
+        paths: options of its function by path in the run's folder; seed, engine and the like are given too.
+        settings: fields of the run's configuration beside the stage's section that decide the outputs. Of a file,
+            the content decides.
+        whole: function of the module that does the stage of a ``Run`` where that is more than one call.
+        changed: function of the module that tells whether data from outside have changed since.
+        about_stages: it reports on the stages themselves, not on their outputs alone.
+    """
+
+    needs: tuple[str, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    whole: str | None = None
+    changed: str | None = None
+    about_stages: bool = False
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """Do the stage in the run's folder; returns figures."""
+        if self.whole is not None:
+            whole: Callable[[Run], dict[str, Any]] = load(f"{self.module}:{self.whole}")
+            return whole(run)
+        function, _ = self.load()
+        given = {"out": run.path(self.name), "seed": run.config.seed, "keep": run.keep, "engine": run.engine}
+        given |= {name: getattr(run.config, name) for name in self.settings}
+        given |= {option: run.path(name) for option, name in self.paths.items()}
+        accepted = inspect.signature(function).parameters
+        own = {name: value for name, value in given.items() if name in accepted}
+        return function(getattr(run.config, self.name), **own)
+
+    def options(self, config: Any) -> dict[str, Any]:
+        """What of a run's configuration decides the outputs, as plain values."""
+        settings = {name: getattr(config, name) for name in self.settings}
+        return {
+            **{name: _content(value) if isinstance(value, Path) else value for name, value in settings.items()},
+            **dataclasses.asdict(getattr(config, self.name)),
+        }
+
+    def new_data(self, run: Run) -> str | None:
+        """What of data from outside is not what the stage has read, in a few words."""
+        found: str | None = load(f"{self.module}:{self.changed}")(run) if self.changed else None
+        return found
 
     def input_of(self, manifest: Manifest) -> str:
         """What of a stage that this one needs decides whether its outputs hold."""
-        return manifest.id if self.whole else manifest.content
+        return manifest.id if self.about_stages else manifest.content
 
 
-def _traffic(run: Run, out: Path) -> dict[str, Any]:
-    return run_traffic(run.config.traffic, out=out, seed=run.config.seed)
+def _content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
-def _tokenize(run: Run, out: Path) -> dict[str, Any]:
-    data = run.data or str(run.path("traffic"))
-    config, figures = run.config.tokenize, dict[str, Any]()
-    check_apart(data)
-    for split in SPLITS:
-        (out / split).mkdir(exist_ok=True)
-        found = ingest(config, data=data, split=split, out=out / split, engine=run.engine)
-        figures |= {f"{split}_{name}": value for name, value in found.items()}
-    learnt = learn_vocabulary(config, store=out / "training", out=out / VOCABULARY_FILE, seed=run.config.seed)
-    return figures | learnt
-
-
-def _new_data(run: Run, out: Path) -> str | None:
-    """Which file of the data has another content than the one that was ingested."""
-    if run.data is None:
-        return None
-    found = (changed_shard(run.data, split, out / split) for split in SPLITS)
-    return next((f"{shard} has changed" for shard in found if shard is not None), None)
-
-
-def _pretrain(run: Run, out: Path) -> dict[str, Any]:
-    return run_pretrain(
-        run.config.pretrain,
-        scenes=run.store("training"),
-        validation=run.store("validation"),
-        vocabulary=run.path("tokenize") / VOCABULARY_FILE,
-        out=out,
-        seed=run.config.seed,
-        keep=run.keep,
+def _stage(name: str, config: str, summary: str, example: str, **further: Any) -> Stage:
+    """A stage whose code is where all stages have it."""
+    return Stage(
+        name=name,
+        summary=summary,
+        example=example,
+        module=f"pipeline.stages.{name}",
+        function=f"run_{name}",
+        config=config,
+        **further,
     )
 
 
-def _finetune(run: Run, out: Path) -> dict[str, Any]:
-    return run_finetune(
-        run.config.finetune,
-        scenes=run.store("training"),
-        validation=run.store("validation"),
-        checkpoint=run.path("pretrain") / REFERENCE,
-        out=out,
-        seed=run.config.seed,
-        keep=run.keep,
-    )
+_SCENES = {"scenes": "tokenize/training", "validation": "tokenize/validation"}
+_FITTED = ("reference.ckpt", "training.ckpt", "metrics.csv", "tensorboard")
 
-
-def _selfplay(run: Run, out: Path) -> dict[str, Any]:
-    return run_selfplay(
-        run.config.selfplay,
-        scenes=run.store("training"),
-        reference=run.path("finetune") / REFERENCE,
-        validation=run.store("validation"),
-        out=out,
-        seed=run.config.seed,
-        keep=run.keep,
-    )
-
-
-def _checkpoint(run: Run, agent: str) -> Path | None:
-    return {
-        "reference": run.path("finetune") / REFERENCE,
-        "policy": run.path("selfplay") / POLICY,
-    }.get(agent)
-
-
-def _sample(run: Run, out: Path) -> dict[str, Any]:
-    tasks = [(agent, "validation", out / "validation" / agent) for agent in run.config.agents]
-    tasks.append((run.config.submission_agent, "testing", out / "testing"))
-    figures: dict[str, Any] = {}
-    for agent, split, folder in tasks:
-        found = run_sample(
-            dataclasses.replace(run.config.sample, agent=agent),
-            scenarios=run.store(split),
-            checkpoint=_checkpoint(run, agent),
-            out=folder,
-            seed=run.config.seed,
-            engine=run.engine,
-        )
-        figures |= {f"{split}_{agent}_{name}": value for name, value in found.items()}
-    return figures
-
-
-def _evaluate(run: Run, out: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for agent in run.config.agents:
-        found = run_evaluate(
-            # One scene must not cost a run its scores; what has none is in its table and figures.
-            dataclasses.replace(run.config.evaluate, allow_unscorable=True),
-            scenarios=str(run.store("validation")),
-            rollouts=str(run.path("sample") / "validation" / agent),
-            out=out / agent,
-            seed=run.config.seed,
-            show=False,
-            engine=run.engine,
-        )
-        figures |= {f"{agent}_{name}": value for name, value in found.items()}
-    return figures
-
-
-def _package(run: Run, out: Path) -> dict[str, Any]:
-    return run_package(
-        run.config.package,
-        rollouts=run.path("sample") / "testing",
-        scenarios=str(run.store("testing")),
-        metadata=run.config.metadata,
-        out=out / ARCHIVE,
-        engine=run.engine,
-    )
-
-
-def _validate(run: Run, out: Path) -> dict[str, Any]:
-    return run_validate(
-        run.config.validate,
-        archive=run.path("package") / ARCHIVE,
-        scenarios=str(run.store("testing")),
-        report=out / "report.json",
-    )
-
-
-def _report(run: Run, out: Path) -> dict[str, Any]:
-    return run_report(run.config.report, run=run.folder, out=out / REPORT, engine=run.engine)
-
-
-def _fields(value: Any) -> Any:
-    return dataclasses.asdict(value)
-
-
-_STAGES = (
-    Stage("traffic", (), "pipeline.stages.traffic", lambda c: _fields(c.traffic), _traffic),
-    Stage(
+# In the order in which they run.
+STAGES = (
+    _stage(
+        "traffic",
+        "TrafficConfig",
+        "generate traffic scenarios with SUMO",
+        "--out runs/traffic --seed 0",
+        outputs=("training", "validation", "testing", "counts", "traffic.json"),
+    ),
+    _stage(
         "tokenize",
-        ("traffic",),
-        "pipeline.stages.tokenize",
-        lambda c: _fields(c.tokenize),
-        _tokenize,
+        "TokenizeConfig",
+        "ingest TFRecords into a store, learn the vocabulary",
+        "--data womd --split training --out runs/store/training",
+        needs=("traffic",),
+        outputs=("*.scenes.parquet", ".receipts", "rejected.csv", "SHA256SUMS", "vocabulary.pt"),
+        inputs=("data",),
         goes_on=True,
-        changed=_new_data,
+        whole="tokenize_run",
+        changed="changed_data",
     ),
-    Stage(
+    _stage(
         "pretrain",
-        ("tokenize",),
-        "pipeline.stages.pretrain",
-        lambda c: _fields(c.pretrain),
-        _pretrain,
+        "PretrainConfig",
+        "train the reference with teacher forcing",
+        "--scenes runs/store/training --vocabulary runs/store/training/vocabulary.pt --out runs/pretrain",
+        needs=("tokenize",),
+        paths={**_SCENES, "vocabulary": VOCABULARY},
+        outputs=_FITTED,
+        inputs=("scenes", "validation", "vocabulary", "start"),
+        once=True,
         goes_on=True,
     ),
-    Stage(
+    _stage(
         "finetune",
-        ("tokenize", "pretrain"),
-        "pipeline.stages.finetune",
-        lambda c: _fields(c.finetune),
-        _finetune,
+        "FinetuneConfig",
+        "fine-tune the reference in closed loop",
+        "--scenes runs/store/training --checkpoint runs/pretrain/reference.ckpt --out runs/finetune",
+        needs=("tokenize", "pretrain"),
+        paths={**_SCENES, "checkpoint": PRETRAINED},
+        outputs=_FITTED,
+        inputs=("scenes", "validation", "checkpoint"),
+        once=True,
         goes_on=True,
     ),
-    Stage(
+    _stage(
         "selfplay",
-        ("tokenize", "finetune"),
-        "pipeline.stages.selfplay",
-        lambda c: _fields(c.selfplay),
-        _selfplay,
+        "SelfPlayConfig",
+        "train the policy by anchored self-play",
+        "--scenes runs/store/training --reference runs/finetune/reference.ckpt --out runs/selfplay",
+        needs=("tokenize", "finetune"),
+        paths={**_SCENES, "reference": REFERENCE},
+        outputs=("policy.ckpt", "best.ckpt", "training.pt", "metrics.csv", "tensorboard"),
+        inputs=("scenes", "validation", "reference"),
+        once=True,
         goes_on=True,
     ),
-    Stage(
+    _stage(
         "sample",
-        ("tokenize", "finetune", "selfplay"),
-        "pipeline.stages.sample",
-        lambda c: {"agents": c.agents, "submission_agent": c.submission_agent, **_fields(c.sample)},
-        _sample,
+        "SampleConfig",
+        "simulate joint futures of scenarios",
+        "--agent policy --checkpoint runs/demo/selfplay/policy.ckpt --scenarios womd/testing --out runs/out",
+        needs=("tokenize", "finetune", "selfplay"),
+        settings=("agents", "submission_agent"),
+        outputs=("rollouts.binproto-*", ".receipts", "SHA256SUMS", "sampling.json"),
+        inputs=("scenarios", "checkpoint"),
+        whole="sample_run",
     ),
-    Stage(
+    _stage(
         "evaluate",
-        ("tokenize", "sample"),
-        "pipeline.stages.evaluate",
-        lambda c: {"agents": c.agents, **_fields(c.evaluate)},
-        _evaluate,
+        "EvaluateConfig",
+        "score rollouts with the realism meta-metric",
+        "--scenarios womd/validation --rollouts runs/out --metric 2025 --out runs/score",
+        needs=("tokenize", "sample"),
+        settings=("agents",),
+        outputs=("metrics.json", "per_scenario.csv", "diagnosis.csv", "parts"),
+        inputs=("scenarios", "rollouts"),
+        whole="evaluate_run",
     ),
-    Stage(
+    _stage(
         "package",
-        ("tokenize", "sample"),
-        "pipeline.stages.package",
-        lambda c: {
-            "metadata": hashlib.sha256(c.metadata.read_bytes()).hexdigest() if c.metadata.is_file() else "",
-            **_fields(c.package),
-        },
-        _package,
+        "PackageConfig",
+        "pack rollouts into a submission archive",
+        "--rollouts runs/out --scenarios womd/testing --metadata metadata.yaml --out submission.tar.gz",
+        needs=("tokenize", "sample"),
+        paths={"rollouts": "sample/testing", "scenarios": "tokenize/testing", "out": ARCHIVE},
+        settings=("metadata",),
+        outputs=("", ".sha256", ".part-*"),
+        inputs=("rollouts", "scenarios", "metadata"),
         goes_on=True,
     ),
-    Stage(
+    _stage(
         "validate",
-        ("tokenize", "package"),
-        "pipeline.stages.validate",
-        lambda c: _fields(c.validate),
-        _validate,
+        "ValidateConfig",
+        "check a submission archive as the server would",
+        "submission.tar.gz --scenarios womd/testing",
+        needs=("tokenize", "package"),
+        paths={"archive": ARCHIVE, "scenarios": "tokenize/testing", "report": VERDICT},
+        positional="archive",
         goes_on=True,
     ),
-    Stage(
+    _stage(
         "report",
-        ("tokenize", "pretrain", "finetune", "selfplay", "sample", "evaluate", "package", "validate"),
-        "pipeline.stages.report",
-        lambda c: _fields(c.report),
-        _report,
+        "ReportConfig",
+        "a run as one HTML file: tables, charts, animated scenes",
+        "--run runs/demo",
+        needs=("tokenize", "pretrain", "finetune", "selfplay", "sample", "evaluate", "package", "validate"),
+        paths={"run": "", "out": REPORT},
+        outputs=("",),
+        inputs=("run",),
+        out=REPORT,
         goes_on=True,
-        whole=True,
+        about_stages=True,
     ),
 )
 
@@ -287,22 +258,9 @@ _STAGES = (
 def stages_of(data: str | None) -> tuple[Stage, ...]:
     """The stages of a run in order; with data of the user's own there is no traffic to generate."""
     if data is None:
-        return _STAGES
+        return STAGES
     return tuple(
         dataclasses.replace(stage, needs=tuple(need for need in stage.needs if need != "traffic"))
-        for stage in _STAGES
+        for stage in STAGES
         if stage.name != "traffic"
     )
-
-
-def data_fingerprint(data: str) -> str:
-    """Digest of names and sizes of all shards of all splits, of remote ones also of their versions.
-
-    What local ones hold is known once they were read, and is compared by ``Stage.changed``.
-    """
-    text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def scene_count(run: Run, split: str) -> int:
-    return len(SceneStore(run.store(split)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -22,12 +23,13 @@ from pipeline.evaluation.tables import csv_table, loss_table, print_losses
 from pipeline.execution.code_version import code_version
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
+from pipeline.run.run_folder import Run
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
 from submission.realism import METRIC_FIELDS, buckets, load_config, mean_metrics
 from submission.suspicion import Suspicion, Tally
 
-__all__ = ["EvaluateConfig", "run_evaluate"]
+__all__ = ["EvaluateConfig", "evaluate_run", "run_evaluate"]
 
 _PARTS = "parts"
 _RECIPE = "recipe.json"
@@ -227,6 +229,24 @@ def run_evaluate(
         "unscorable": len(report["unscorable"]),
         **{name: round(metrics[name], 6) for name in METRIC_FIELDS},
     }
+
+
+def evaluate_run(run: Run) -> dict[str, Any]:
+    """The stage of a run: every agent on the validation scenarios."""
+    figures: dict[str, Any] = {}
+    for agent in run.config.agents:
+        found = run_evaluate(
+            # One scene must not cost a run its scores; what has none is in its table and figures.
+            dataclasses.replace(run.config.evaluate, allow_unscorable=True),
+            scenarios=str(run.store("validation")),
+            rollouts=str(run.rollouts(agent)),
+            out=run.scores(agent),
+            seed=run.config.seed,
+            show=False,
+            engine=run.engine,
+        )
+        figures |= {f"{agent}_{name}": value for name, value in found.items()}
+    return figures
 
 
 def _complain(config: EvaluateConfig, report: Mapping[str, Any], written: Path) -> None:

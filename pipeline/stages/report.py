@@ -14,7 +14,7 @@ from data.files import write_text
 from data.store import SceneStore
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
-from pipeline.run.names import REPORT
+from pipeline.run.run_folder import REPORT
 from pipeline.viewing.packing import unpack
 from pipeline.viewing.report.facts import RunFacts, gather
 from pipeline.viewing.report.scenes import SceneTask, ShownScene, choose_scenes, find_rollouts, pack_task
@@ -165,9 +165,9 @@ def run_report(
         UserError: no run there, files in it that its stages did not write, or no such scenario.
     """
     facts = gather(run)
-    out = out or run / "report" / REPORT
+    out = out or run / REPORT
     if out.is_dir():
-        raise UserError(f"--out {out}: is a folder, expected a file such as {out / REPORT}")
+        raise UserError(f"--out {out}: is a folder, expected a file such as {out / 'report.html'}")
     if scenario is not None:
         _check_scenario(scenario, facts, bool(video or sheet or figures))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,9 +29,10 @@ from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.manifest import Work, set_aside
 from pipeline.execution.progress import bar
+from pipeline.run.run_folder import POLICY, REFERENCE, Run
 from submission.protos import Rollouts, encode_field, to_proto
 
-__all__ = ["SampleConfig", "run_sample"]
+__all__ = ["SampleConfig", "run_sample", "sample_run"]
 
 _ROLLOUTS_FIELD = 1
 _SUMS = "SHA256SUMS"
@@ -253,3 +254,22 @@ def run_sample(
         **({"trained_scenarios": len(seen)} if seen else {}),
         **({"scenarios_per_second": round((count - done) / seconds, 3)} if todo else {}),
     }
+
+
+def sample_run(run: Run) -> dict[str, Any]:
+    """The stage of a run: validation scenarios by every agent, and testing scenarios by that of the submission."""
+    checkpoints = {"reference": run.path(REFERENCE), "policy": run.path(POLICY)}
+    tasks = [(agent, "validation", run.rollouts(agent)) for agent in run.config.agents]
+    tasks.append((run.config.submission_agent, "testing", run.path("sample/testing")))
+    figures: dict[str, Any] = {}
+    for agent, split, folder in tasks:
+        found = run_sample(
+            dataclasses.replace(run.config.sample, agent=agent),
+            scenarios=run.store(split),
+            checkpoint=checkpoints.get(agent),
+            out=folder,
+            seed=run.config.seed,
+            engine=run.engine,
+        )
+        figures |= {f"{split}_{agent}_{name}": value for name, value in found.items()}
+    return figures

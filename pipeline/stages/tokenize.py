@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.checksums import at_once, shard_content
 from data.completeness import DUPLICATE, Origin, Rejected
@@ -18,7 +19,7 @@ from data.places import place
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.remarks import Remarks
 from data.scene import Scene
-from data.sources import SPLITS, Shard, find_shards
+from data.sources import SPLITS, Shard, check_apart, find_shards
 from data.store import (
     SceneStore,
     check_disjoint,
@@ -33,10 +34,10 @@ from data.vocabulary import VocabularyConfig, build_vocabulary
 from data.womd import RecordError, parse_scenario
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
 from pipeline.execution.progress import bar, track
+from pipeline.run.run_folder import VOCABULARY, Run
 
-__all__ = ["VOCABULARY_FILE", "TokenizeConfig", "changed_shard", "ingest", "learn_vocabulary", "run_tokenize"]
+__all__ = ["TokenizeConfig", "changed_data", "ingest", "learn_vocabulary", "run_tokenize", "tokenize_run"]
 
-VOCABULARY_FILE = "vocabulary.pt"
 REJECTED_FILE = "rejected.csv"
 _SUMS = "SHA256SUMS"
 
@@ -113,13 +114,14 @@ def _tasks(data: str, split: str, out: Path) -> list[_IngestTask]:
     ]
 
 
-def changed_shard(data: str, split: str, out: Path) -> str | None:
-    """URL of the first file whose content is not what was ingested, None where all are."""
-    tasks = _tasks(data, split, place(out))
-    sources = at_once(_IngestTask.source, tasks)
-    receipts = (read_receipt(task.target) for task in tasks)
-    pairs = zip(tasks, sources, receipts, strict=True)
-    return next((t.shard.url for t, source, held in pairs if held is None or held.source != source), None)
+def changed_data(run: Run) -> str | None:
+    """Which file of a user's data has another content than what was ingested, None where none has."""
+    for split in SPLITS if run.data is not None else ():
+        tasks = _tasks(str(run.data), split, run.store(split))
+        for task, source in zip(tasks, at_once(_IngestTask.source, tasks), strict=True):
+            if (held := read_receipt(task.target)) is None or held.source != source:
+                return f"{task.shard.url} has changed"
+    return None
 
 
 def ingest(
@@ -243,5 +245,18 @@ def run_tokenize(
     folder.mkdir(parents=True, exist_ok=True)
     figures = ingest(config, data=data, split=split, out=folder, engine=engine)
     if split == "training":
-        figures |= learn_vocabulary(config, store=folder, out=folder / VOCABULARY_FILE, seed=seed)
+        figures |= learn_vocabulary(config, store=folder, out=folder / "vocabulary.pt", seed=seed)
     return figures
+
+
+def tokenize_run(run: Run) -> dict[str, Any]:
+    """The stage of a run: a store of every split, and the vocabulary of the training split."""
+    data = run.data or str(run.path("traffic"))
+    config, figures = run.config.tokenize, dict[str, Any]()
+    check_apart(data)
+    for split in SPLITS:
+        run.store(split).mkdir(exist_ok=True)
+        found = ingest(config, data=data, split=split, out=run.store(split), engine=run.engine)
+        figures |= {f"{split}_{name}": value for name, value in found.items()}
+    learnt = learn_vocabulary(config, store=run.store("training"), out=run.path(VOCABULARY), seed=run.config.seed)
+    return figures | learnt

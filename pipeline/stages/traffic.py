@@ -11,16 +11,17 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.files import read_json, write_json
+from data.sources import SPLITS
 from data.tfrecord import write_records
 from data.traffic.sumo import require_sumo
 from data.traffic.world import WorldTask, generate_world
-from pipeline.execution.parallel import run_tasks, worker_count
+from pipeline.execution.engine import worker_count
+from pipeline.execution.parallel import run_tasks
 from pipeline.execution.progress import bar
 from pipeline.execution.settings_file import keep_settings
 
-__all__ = ["SPLITS", "TrafficConfig", "run_traffic"]
+__all__ = ["TrafficConfig", "run_traffic"]
 
-SPLITS = ("training", "validation", "testing")
 SETTINGS_FILE = "traffic.json"
 COUNTS_FOLDER = "counts"
 _SCRATCH = ".scratch"

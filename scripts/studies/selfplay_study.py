@@ -26,9 +26,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.command.options import leaves, load_preset
 from pipeline.evaluation.statistics import difference
 from pipeline.evaluation.tables import interval_cell, markdown_table
+from pipeline.run.presets import leaves, load_preset
 from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from pipeline.studies.claims.arms import RESULT_FILE, Arm, ArmResult, Judged, Trial, arm_folder, run_arm, way_name

@@ -56,7 +56,7 @@ class Arm:
     Attributes:
         name: of the arm, and of its folder.
         overrides: options of self-play by dotted name.
-        settings: a file in ``pipeline/command/configs/selfplay`` that lies below the overrides.
+        settings: a file in ``pipeline/run/configs/selfplay`` that lies below the overrides.
         reference: which reference it is anchored to, by a name that whoever runs the arm knows.
         targets: whose likelihoods count when it is judged, see ``EvaluateConfig.targets``.
         watched: look at held-out scenes in the course of its training.

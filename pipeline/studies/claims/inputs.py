@@ -8,8 +8,7 @@ from pathlib import Path
 from data.errors import UserError
 from data.store import SceneStore, is_store, shard_name, write_shard
 from data.vocabulary import Vocabulary
-from pipeline.run.names import POLICY, REFERENCE
-from pipeline.stages.tokenize import VOCABULARY_FILE
+from pipeline.run.run_folder import POLICY, REFERENCE, VOCABULARY
 
 __all__ = ["RunInputs", "judged_scenes"]
 
@@ -41,9 +40,9 @@ class RunInputs:
         found = cls(
             training=run / "tokenize" / "training",
             validation=run / "tokenize" / _SPLIT,
-            vocabulary=run / "tokenize" / VOCABULARY_FILE,
-            reference=run / "finetune" / REFERENCE,
-            policy=run / "selfplay" / POLICY,
+            vocabulary=run / VOCABULARY,
+            reference=run / REFERENCE,
+            policy=run / POLICY,
         )
         for store in (found.training, found.validation):
             if not is_store(store):

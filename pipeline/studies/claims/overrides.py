@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from data.errors import UserError
-from pipeline.command.options import CONFIGS, leaves
+from pipeline.run.presets import CONFIGS, leaves
 
 __all__ = ["override", "read_settings"]
 
@@ -76,7 +76,7 @@ def _typed(value: Any, before: Any, name: str) -> Any:
 
 
 def read_settings(name: str) -> dict[str, Any]:
-    """A file of settings of self-play (``pipeline/command/configs/selfplay``) by dotted names.
+    """A file of settings of self-play (``pipeline/run/configs/selfplay``) by dotted names.
 
     Raises:
         UserError: no such file.

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from data.store import SceneStore
 from data.vocabulary import Vocabulary, build_vocabulary
-from pipeline.run.names import REFERENCE
+from pipeline.fitting import CHECKPOINT_FILE
 from pipeline.stages.finetune import run_finetune
 from pipeline.stages.pretrain import run_pretrain
-from pipeline.stages.tokenize import VOCABULARY_FILE
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 from pipeline.studies.claims.inputs import RunInputs
 
@@ -20,7 +19,7 @@ __all__ = ["reference_checkpoint", "train_reference"]
 def reference_checkpoint(spec: ReferenceSpec, root: Path) -> Path:
     """Where a reference is, once it is trained. Args: as of ``train_reference``."""
     stage = "finetune" if spec.finetune else "pretrain"
-    return root / spec.name.replace(" ", "_") / stage / REFERENCE
+    return root / spec.name.replace(" ", "_") / stage / CHECKPOINT_FILE
 
 
 def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs, root: Path) -> Path:
@@ -35,7 +34,7 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
     folder = root / spec.name.replace(" ", "_")
     vocabulary = inputs.vocabulary
     if spec.vocabulary:
-        vocabulary = folder / VOCABULARY_FILE
+        vocabulary = folder / "vocabulary.pt"
         if not vocabulary.exists():
             folder.mkdir(parents=True, exist_ok=True)
             steps = Vocabulary.load(inputs.vocabulary).token_steps
@@ -63,7 +62,7 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
             ),
         ),
         scenes=inputs.training,
-        checkpoint=folder / "pretrain" / REFERENCE,
+        checkpoint=folder / "pretrain" / CHECKPOINT_FILE,
         out=folder / "finetune",
     )
     return reference_checkpoint(spec, root)

@@ -16,8 +16,9 @@ from data.scene import STEP_SECONDS
 from data.traffic.sumo import SumoError, require_sumo
 from models.sampling import SamplingConfig
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.execution.engine import worker_count
 from pipeline.execution.isolation import ProcessDied, run_isolated
-from pipeline.execution.parallel import run_tasks, worker_count
+from pipeline.execution.parallel import run_tasks
 from pipeline.execution.progress import bar
 from pipeline.execution.settings_file import keep_settings
 from pipeline.studies.cosimulation.area import Area, build_area

@@ -14,7 +14,7 @@ from data.scenes_source import content_digest, open_scenes
 from pipeline.execution.console import say
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import run_kept
-from pipeline.run.names import POLICY, REFERENCE
+from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.planners.cases import choose_cases, write_cases
 from pipeline.studies.planners.catalogue import builtin_planners, load_planner, own_digest
@@ -95,7 +95,7 @@ def _inputs(run: Path | None, scenarios: str | None, out: Path | None, given: di
         return _Inputs(scenarios, out, None, given)
     if not run.is_dir():
         raise UserError(f"--run {run}: no such folder; run `make stages` first, or mend the path")
-    found = {"reference": run / "finetune" / REFERENCE, "policy": run / "selfplay" / POLICY}
+    found = {"reference": run / REFERENCE, "policy": run / POLICY}
     return _Inputs(
         scenarios=scenarios or str(run / "tokenize" / "validation"),
         out=out or run / "planners",

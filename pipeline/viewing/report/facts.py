@@ -13,8 +13,8 @@ from data.files import read_json
 from data.store import SceneInfo, SceneStore, is_store
 from data.vocabulary import Vocabulary
 from pipeline.execution.manifest import Manifest, read_manifest
-from pipeline.run.names import ARCHIVE, POLICY, REFERENCE, STAGES
-from pipeline.stages.tokenize import VOCABULARY_FILE
+from pipeline.run.run_folder import ARCHIVE, POLICY, PRETRAINED, REFERENCE, VERDICT, VOCABULARY
+from pipeline.run.stage_table import STAGES
 
 __all__ = ["AgentResult", "Curve", "RunFacts", "gather"]
 
@@ -72,15 +72,15 @@ class RunFacts:
 
     @property
     def reference(self) -> Path | None:
-        return self._checkpoint(("finetune", "pretrain"), REFERENCE)
+        return self._checkpoint(REFERENCE, PRETRAINED)
 
     @property
     def policy(self) -> Path | None:
-        return self._checkpoint(("selfplay",), POLICY)
+        return self._checkpoint(POLICY)
 
-    def _checkpoint(self, stages: Sequence[str], name: str) -> Path | None:
+    def _checkpoint(self, *names: str) -> Path | None:
         """Of the first stage that is done; another one's may be changing."""
-        found = (self.folder / stage / name for stage in stages if stage in self.manifests)
+        found = (self.folder / name for name in names if name.partition("/")[0] in self.manifests)
         return next((path for path in found if path.is_file()), None)
 
 
@@ -155,7 +155,8 @@ def gather(folder: Path) -> RunFacts:
     manifests = {}
     # Whether traffic was generated shows in the folder itself.
     generated = (folder / "traffic").is_dir()
-    stages = [stage for stage in STAGES if stage != "report" and (generated or stage != "traffic")]
+    others = {"report"} if generated else {"report", "traffic"}
+    stages = [stage.name for stage in STAGES if stage.name not in others]
     for stage in stages:
         if (manifest := read_manifest(folder / stage)) is not None:
             manifests[stage] = manifest
@@ -164,9 +165,9 @@ def gather(folder: Path) -> RunFacts:
             f"{folder}: no finished stage of a run here; expected the folder of a run, such as runs/demo"
         )
     stores = {split: folder / "tokenize" / split for split in _SPLITS}
-    vocabulary = folder / "tokenize" / VOCABULARY_FILE
-    report = folder / "validate" / "report.json"
-    archive = folder / "package" / ARCHIVE
+    vocabulary = folder / VOCABULARY
+    report = folder / VERDICT
+    archive = folder / ARCHIVE
     curves = [_curve(folder, stage) for stage in ("pretrain", "finetune", "selfplay")]
     return RunFacts(
         name=folder.resolve().name,

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipeline.command.cli import whole_run
-from pipeline.command.options import command_parser, load_preset, pop_option
+from pipeline.command.options import command_parser, pop_option
+from pipeline.run.presets import load_preset
 from pipeline.run.run_config import RunConfig
 from pipeline.run.runner import run_stages
 from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay

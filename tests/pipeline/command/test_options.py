@@ -16,11 +16,11 @@ from pipeline.command.options import (
     CommandParser,
     command_parser,
     expand_flags,
-    load_preset,
     normalise,
     pop_flag,
     pop_option,
 )
+from pipeline.run.presets import load_preset
 
 ROOT = Path(__file__).parents[3]
 

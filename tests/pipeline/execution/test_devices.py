@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from pipeline.command.cli import COMMANDS, load_command, main
+from pipeline.command.cli import COMMANDS, main
 from pipeline.execution.devices import Devices, check_devices, find_devices
 from pipeline.fitting import FitConfig
 from pipeline.stages.pretrain import PretrainConfig
@@ -138,7 +138,7 @@ def test_every_command_with_a_device_is_tried() -> None:
             for name in names(value)
         ]
 
-    found = {name for name, command in COMMANDS.items() if "device" in names(load_command(command)[1]())}
+    found = {name for name, command in COMMANDS.items() if "device" in names(command.load()[1]())}
     assert found == set(ARGUMENTS)
 
 

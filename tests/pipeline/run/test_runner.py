@@ -16,14 +16,16 @@ from data.errors import UserError
 from data.files import write_json
 from data.tfrecord import write_records
 from data.vocabulary import VocabularyConfig
-from pipeline.command.cli import COMMANDS, load_command, preset_section, whole_run
-from pipeline.command.options import PRESETS, command_parser, load_preset, split_config
+from pipeline.command.cli import COMMANDS, preset_section, whole_run
+from pipeline.command.options import command_parser, split_config
 from pipeline.execution.locking import locked
 from pipeline.execution.manifest import Recipe, Work, finish, read_manifest
 from pipeline.run import runner
+from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.run_config import RunConfig
+from pipeline.run.run_folder import Run
 from pipeline.run.runner import run_stages
-from pipeline.run.stage_table import Run, Stage, stages_of
+from pipeline.run.stage_table import STAGES, Stage, load, stages_of
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.tokenize import TokenizeConfig
 from tests.builders import scenario_proto
@@ -34,19 +36,24 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[
     """Three stages a -> b -> c beside d; returns what ran since the last call."""
     record = tmp_path / "calls"
 
-    def make(name: str, needs: tuple[str, ...]) -> Stage:
-        def run(run: Run, out: Path) -> dict[str, Any]:
+    class Copying(Stage):
+        def run(self, run: Run) -> dict[str, Any]:
+            name, out = self.name, run.path(self.name)
             with record.open("a") as file:
                 file.write(f"{name}\n")
             if (tmp_path / f"fail-{name}").exists():
                 (out / "half").write_text("partial")
                 raise UserError(f"{name} failed")
-            text = "".join((run.path(need) / "output").read_text() for need in needs)
+            text = "".join((run.path(need) / "output").read_text() for need in self.needs)
             (out / "output").write_text(f"{text}{name}{run.config.seed}")
             return {}
 
-        seeded = name != "d"
-        return Stage(name, needs, "data.errors", lambda config: {"seed": config.seed * seeded}, run, name == "b")
+        def options(self, config: Any) -> dict[str, Any]:
+            return {"seed": config.seed * (self.name != "d")}
+
+    def make(name: str, needs: tuple[str, ...]) -> Stage:
+        none = dataclasses.replace(STAGES[0], name=name, module="data.errors", needs=needs, goes_on=name == "b")
+        return Copying(**{field.name: getattr(none, field.name) for field in dataclasses.fields(none)})
 
     stages = (make("a", ()), make("b", ("a",)), make("c", ("b",)), make("d", ("a",)))
     monkeypatch.setattr(runner, "stages_of", lambda data: stages)
@@ -246,11 +253,11 @@ def test_the_content_of_the_metadata_makes_the_archive_stale(tmp_path: Path) -> 
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text("account_name: a")
     two.write_text("account_name: a")
-    before = package.config(RunConfig(metadata=one))
-    assert package.config(RunConfig(metadata=two)) == before
+    before = package.options(RunConfig(metadata=one))
+    assert package.options(RunConfig(metadata=two)) == before
     one.write_text("account_name: b")
-    assert package.config(RunConfig(metadata=one)) != before
-    assert package.config(RunConfig(metadata=tmp_path / "none.yaml")) != before
+    assert package.options(RunConfig(metadata=one)) != before
+    assert package.options(RunConfig(metadata=tmp_path / "none.yaml")) != before
 
 
 def test_a_device_that_is_not_there_is_named_before_anything_runs(tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ def test_names_and_locks(calls: Callable[[], list[str]], tmp_path: Path) -> None
 @pytest.mark.parametrize("command", COMMANDS)
 def test_presets_fit_every_command(command: str, name: str) -> None:
     """An unknown key is an error of the preset."""
-    function, config_class = load_command(COMMANDS[command])
+    function, config_class = COMMANDS[command].load()
     section = preset_section(COMMANDS[command], load_preset(name), config_class)
     command_parser(command, function, config_class, section, "example")
 
@@ -287,3 +294,19 @@ def test_presets_fit_the_configuration(name: str) -> None:
     config = RunConfig(**fields)
     assert config.sample.rollouts == 32
     assert config.tokenize.vocabulary.token_steps == 2
+
+
+def test_the_table_is_all_there_is_to_know_of_a_stage() -> None:
+    """What a run gives a stage are options of its function, inputs are what the stages it needs write, and make
+    knows the same stages."""
+    for number, stage in enumerate(STAGES):
+        function, config_class = stage.load()
+        assert set(stage.needs) <= {earlier.name for earlier in STAGES[:number]}
+        assert RunConfig.__annotations__[stage.name] is config_class
+        assert set(stage.paths) <= set(inspect.signature(function).parameters)
+        folders = {path.partition("/")[0] for option, path in stage.paths.items() if path}
+        assert folders <= {*stage.needs, stage.name}
+        for name in filter(None, (stage.whole, stage.changed)):
+            assert callable(load(f"{stage.module}:{name}"))
+    makefile = (Path(__file__).parents[3] / "Makefile").read_text()
+    assert f"STAGES := {' '.join(stage.name for stage in STAGES)}\n" in makefile

@@ -10,8 +10,8 @@ import yaml
 
 from pipeline.execution.manifest import Manifest, Recipe
 from pipeline.run.run_config import RunConfig
-from pipeline.run.stage_table import Run
-from pipeline.run.summary import print_summary
+from pipeline.run.run_folder import Run
+from pipeline.run.runner import print_summary
 from tests.submission.spoilt_archives import FILLED
 
 

@@ -13,8 +13,8 @@ from data.errors import UserError
 from data.store import shard_name, write_shard
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
-from pipeline.command import options
 from pipeline.command.options import command_parser
+from pipeline.run.presets import CONFIGS
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.episode import Driven, collect
 from pipeline.selfplay.judges import label_scores, logged_tokens
@@ -146,7 +146,7 @@ def test_the_best_policy_is_kept(data, tmp_path) -> None:
     assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
 
 
-VARIANTS = sorted((Path(options.__file__).parent / "configs" / "selfplay").glob("*.yaml"))
+VARIANTS = sorted((CONFIGS / "selfplay").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)

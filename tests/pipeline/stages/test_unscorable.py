@@ -13,7 +13,8 @@ from data.womd import parse_scenario
 from pipeline.agents.baselines import LogReplay
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.run.run_config import RunConfig
-from pipeline.run.stage_table import Run, stages_of
+from pipeline.run.run_folder import Run
+from pipeline.run.stage_table import stages_of
 from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.tokenize import TokenizeConfig, ingest
@@ -74,7 +75,7 @@ def test_a_run_keeps_its_evaluation(tmp_path: Path) -> None:
         SampleConfig(rollouts=2, workers=1, agent="log"), scenarios=str(run.store("validation")), out=rollouts
     )
     (stage,) = [stage for stage in stages_of(str(data)) if stage.name == "evaluate"]
-    figures = stage.run(run, run.path("evaluate"))
+    figures = stage.run(run)
     assert (figures["log_scenarios"], figures["log_unscorable"]) == (1, 2)
     report = json.loads((run.path("evaluate") / "log" / "metrics.json").read_text())
     assert set(report["unscorable"]) == {"only now", "AV absent"}

@@ -17,10 +17,10 @@ from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.execution.manifest import Recipe, Work, begin, finish, look
-from pipeline.run.names import POLICY, REFERENCE
+from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
-from pipeline.stages.tokenize import VOCABULARY_FILE, TokenizeConfig, ingest
+from pipeline.stages.tokenize import TokenizeConfig, ingest
 from tests.builders import scenario_proto
 from tests.models.reference.conftest import make_model
 from tests.pipeline.conftest import VIEW, make_policy
@@ -53,19 +53,19 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_records(data / split / f"{split}.tfrecord-00000-of-00001", records)
             (out / split).mkdir()
             ingest(TokenizeConfig(workers=1), data=str(data), split=split, out=out / split)
-        model.vocabulary.save(out / VOCABULARY_FILE)
+        model.vocabulary.save(out / "vocabulary.pt")
     with _stage(folder, "finetune", training_loss=2.5) as out:
-        save_reference(out / REFERENCE, model)
+        save_reference(out / "reference.ckpt", model)
         (out / "metrics.csv").write_text(
             "step,loss,learning_rate,validation_cross_entropy,validation_top1\n1,3.5,0.1,,\n2,2.5,0.1,2.25,0.5\n"
         )
     with _stage(folder, "selfplay", kl=1.0, trained_agent_steps_per_second=123.0) as out:
-        save_policy(out / POLICY, make_policy(model.vocabulary), model.vocabulary, asdict(VIEW))
+        save_policy(out / "policy.ckpt", make_policy(model.vocabulary), model.vocabulary, asdict(VIEW))
         (out / "metrics.csv").write_text(
             "agent_steps,kl,entropy,reward_goal,collision_rate\n100,2.5,3,0,0.5\n200,1.5,2,0.5,0.25\n300,1,2,1,0.125\n"
         )
     store = folder / "tokenize" / "validation"
-    checkpoints = {"reference": folder / "finetune" / REFERENCE, "policy": folder / "selfplay" / POLICY}
+    checkpoints = {"reference": folder / REFERENCE, "policy": folder / POLICY}
     with _stage(folder, "sample", validation_policy_scenarios_per_second=2.0) as out:
         for agent in AGENTS:
             config = SampleConfig(agent=agent, rollouts=ROLLOUTS, shard_scenarios=2, workers=1)

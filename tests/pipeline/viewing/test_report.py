@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.run.names import STAGES
-from pipeline.run.stage_table import stages_of
 from pipeline.stages.report import ReportConfig, run_report
 from pipeline.viewing.report.page import json_for_page
 from pipeline.viewing.report.scenes import choose_scenes
@@ -53,10 +51,6 @@ def page(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     assert figures["scenes"] == 2
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     return out.read_text()
-
-
-def test_names_of_stages_are_those_of_the_graph() -> None:
-    assert tuple(stage.name for stage in stages_of(None)) == STAGES
 
 
 def test_one_file_with_the_figures_of_the_run(page: str, made_run: Path) -> None:

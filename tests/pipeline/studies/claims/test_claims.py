@@ -10,7 +10,7 @@ import pytest
 
 from data.errors import UserError
 from pipeline.command import cli
-from pipeline.command.options import PRESETS, load_preset
+from pipeline.run.presets import PRESETS, load_preset
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.claims import arms as arms_module
 from pipeline.studies.claims.arms import Arm

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from pipeline.run.names import POLICY, REFERENCE
+from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.planners import command as stage
 from pipeline.studies.planners import rewards
@@ -33,7 +33,7 @@ EXAMPLE = "pipeline.studies.planners.example:make"
 @pytest.fixture(scope="module")
 def done(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("planners")
-    plain = made_run / "selfplay" / POLICY
+    plain = made_run / POLICY
     figures = run_planners(CONFIG, run=made_run, plain=plain, planner=[EXAMPLE, str(plain)], out=out)
     assert (figures["scenes"], figures["planners"]) == (SCENES, len(BUILTIN) + 2)
     return out
@@ -64,7 +64,7 @@ def test_outputs(done: Path) -> None:
 
 
 def test_nothing_is_driven_twice(made_run: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = made_run / "selfplay" / POLICY
+    plain = made_run / POLICY
     before = (done / "planners.json").read_bytes()
     monkeypatch.setattr(stage, "drive_task", None)
     run_planners(CONFIG, run=made_run, plain=plain, planner=[EXAMPLE, str(plain)], out=done)
@@ -130,7 +130,7 @@ def test_policies_of_other_rewards_are_trained_once(
     names = [one.name for one in characters(2)]
     assert {path.name for path in (tmp_path / "trained").iterdir()} == {"plain", *names}
     # The first character has plain self-play's reward, and is another policy all the same.
-    policies = [(tmp_path / "trained" / name / POLICY).read_bytes() for name in ("plain", names[0])]
+    policies = [(tmp_path / "trained" / name / "policy.ckpt").read_bytes() for name in ("plain", names[0])]
     assert policies[0] != policies[1]
 
 
@@ -170,6 +170,6 @@ def test_what_is_missing_is_named(made_run: Path, tmp_path: Path) -> None:
         run_planners(PlannersConfig(trained=1, simulators=["log"]), scenarios=store, out=out)
     with pytest.raises(UserError, match="no such planner"):
         run_planners(PlannersConfig(trained=0, simulators=["log"]), scenarios=store, planner=["nobody"], out=out)
-    reference = made_run / "finetune" / REFERENCE
+    reference = made_run / REFERENCE
     with pytest.raises(UserError, match="takes part twice"):
         run_planners(CONFIG, run=made_run, plain=reference, planner=[EXAMPLE, EXAMPLE], out=out)

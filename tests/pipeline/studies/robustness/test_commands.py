@@ -21,9 +21,10 @@ from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.command.cli import whole_run
-from pipeline.command.options import PRESETS, command_parser, load_preset
-from pipeline.run.names import POLICY, REFERENCE
+from pipeline.command.options import command_parser
+from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.run_config import RunConfig
+from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.studies.robustness import trials
 from pipeline.studies.robustness.command import RobustnessConfig, run_robustness
 from pipeline.studies.robustness.kinds import KINDS, Levels
@@ -151,8 +152,8 @@ def test_scenes_are_drawn_and_those_of_fewer_are_among_those_of_more(made_run: P
 def test_transfer(made_run: Path, tmp_path: Path) -> None:
     """The second run has the same scenes and reference, and another policy."""
     other = Path(shutil.copytree(made_run, tmp_path / "other"))
-    vocabulary = ReferenceAgent.from_checkpoint(made_run / "finetune" / REFERENCE).vocabulary
-    save_policy(other / "selfplay" / POLICY, make_policy(vocabulary, gain=20.0), vocabulary, asdict(VIEW))
+    vocabulary = ReferenceAgent.from_checkpoint(made_run / REFERENCE).vocabulary
+    save_policy(other / POLICY, make_policy(vocabulary, gain=20.0), vocabulary, asdict(VIEW))
     figures = run_transfer(
         TransferConfig(rollouts=ROLLOUTS, workers=1), runs=[made_run, other], out=tmp_path / "out"
     )
@@ -164,7 +165,7 @@ def test_transfer(made_run: Path, tmp_path: Path) -> None:
     expected |= {(a, agent, b) for a in names for b in names for agent in AGENTS[1:]}
     assert set(cells) == expected
     # The other policy's figures, without any of the code under test.
-    agent, config = PolicyAgent.from_checkpoint(other / "selfplay" / POLICY), load_config("2025")
+    agent, config = PolicyAgent.from_checkpoint(other / POLICY), load_config("2025")
     truth = {}
     for scene in open_scenes(made_run / "tokenize" / "validation"):
         states = agent.rollouts(scene, ROLLOUTS, 0)
@@ -200,7 +201,7 @@ def test_bad_options_are_one_line(made_run: Path, tmp_path: Path) -> None:
     store = str(made_run / "tokenize" / "validation")
     with pytest.raises(UserError, match="reference needs a checkpoint and give --reference FILE"):
         run_robustness(CONFIG, scenarios=store, out=out)
-    missing, there = tmp_path / POLICY, made_run / "finetune" / REFERENCE
+    missing, there = tmp_path / "policy.ckpt", made_run / REFERENCE
     with pytest.raises(UserError, match=r"--policy .*no such file; expected policy.ckpt"):
         run_robustness(CONFIG, scenarios=store, reference=there, policy=missing, out=out)
     with pytest.raises(UserError, match="metric configuration 2031"):
