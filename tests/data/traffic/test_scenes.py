@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waymo_open_dataset.protos import scenario_pb2
 
 from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, LightState, LinkKind, MapKind, Scene
+from data.tfrecord import read_records
 from data.traffic.demand import BICYCLE, BUS, CAR, MOTORCYCLE, PEDESTRIAN, TRUCK
 from submission.realism import prepare_scene
 from tests.data.traffic import rules
@@ -187,6 +190,23 @@ def test_av_and_tracks_to_predict(scenes: list[Scene]) -> None:
     assert any((scene.agents.valid.any(1) & ~scene.agents.valid.all(1)).any() for scene in scenes)
     assert any((~scene.agents.valid[:, 0] & scene.agents.valid[:, -1]).any() for scene in scenes), "some appear"
     assert any((scene.agents.valid[:, 0] & ~scene.agents.valid[:, -1]).any() for scene in scenes), "some disappear"
+
+
+def test_tracks_that_turn_are_the_difficult_ones(generated: Path) -> None:
+    found: Counter[bool] = Counter()
+    for path in sorted(generated.glob("training/*")):
+        for record in read_records(path):
+            assert isinstance(record, bytes)
+            scenario = scenario_pb2.Scenario.FromString(record)
+            for prediction in scenario.tracks_to_predict:
+                states = scenario.tracks[prediction.track_index].states
+                heading = np.unwrap([state.heading for state in states if state.valid])
+                turning = bool(heading.max() - heading.min() > 0.5)
+                level = "LEVEL_2" if turning else "LEVEL_1"
+                assert prediction.difficulty == scenario_pb2.RequiredPrediction.DifficultyLevel.Value(level)
+                found[turning] += 1
+    assert found[True]
+    assert found[False]
 
 
 def test_boxes_are_of_the_sizes_of_people_and_vehicles() -> None:
