@@ -143,6 +143,21 @@ def test_files_of_other_kinds_are_named_with_the_mend(name: str, tmp_path: Path)
     assert "not rollouts" in str(caught.value)
 
 
+def test_kinds_are_named_in_whole_sentences() -> None:
+    """A bare name, an article and a name, or what was done to the file: nothing before it."""
+    for name, (make, what, _) in FILES.items():
+        said = other_kind(make(b"content")[:HEAD], "a TFRecord")
+        assert said is not None
+        begins = {"lfs": "a Git LFS pointer", "sidecar": "a sidecar that macOS writes"}.get(name, what)
+        assert said.startswith(f"{begins}, not a TFRecord: "), name
+
+
+def test_a_text_is_known_by_sixteen_characters() -> None:
+    assert other_kind(b"No such object.\n", "a TFRecord") is not None
+    assert other_kind(b"No such object.", "a TFRecord") is None
+    assert other_kind(b"No such object.\x00", "a TFRecord") is None
+
+
 def test_a_tar_of_records_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.tfrecord"
     path.write_bytes(tarred(tfrecord(tmp_path)))

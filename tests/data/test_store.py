@@ -210,6 +210,17 @@ def test_collate_pads_and_uncollate_crops() -> None:
         collate([make_scene(1), make_scene(2, steps=11)])
 
 
+def test_padding_points_at_nothing() -> None:
+    """What names something else is -1 in padding, everything else 0."""
+    rng = np.random.default_rng(1)
+    batch = collate([random_scene(rng, [5, 6, 7, 8, 9], 11), random_scene(rng, [1, 2, 3, 4, 5], 11)])
+    names = {"id", "point_feature", "feature_id", "link_source", "link_target", "lane_id"}
+    for part in (batch.agents, batch.map, batch.lights):
+        for field in dataclasses.fields(part):
+            padding = getattr(part, field.name)[1, -4:]
+            assert (padding == (-1 if field.name in names else 0)).all(), field.name
+
+
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5))
 def test_sampler_covers_each_epoch_and_resumes(sizes: list[int], batch_size: int, seed: int) -> None:
     epoch = -(-len(sizes) // batch_size)

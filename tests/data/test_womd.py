@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waymo_open_dataset.protos import map_pb2, scenario_pb2
 
-from data.scene import LinkKind, MapKind, Scene
+from data.remarks import Remarks
+from data.scene import CURRENT_INDEX, LinkKind, MapKind, Scene
 from data.tfrecord import read_records
 from data.wire import STATE_FIELDS, decode_points, decode_states
 from data.womd import RecordError, parse_scenario
@@ -218,6 +220,42 @@ def test_refusals(break_it: Callable[[scenario_pb2.Scenario], object], code: str
     with pytest.raises(RecordError, match=text) as caught:
         parse_scenario(proto.SerializeToString())
     assert caught.value.code == code
+
+
+def test_velocities_and_sizes_that_are_not_finite_are_put_right() -> None:
+    """The first track drives along x at 5 m/s and is always seen; velocities are set to others to tell them apart."""
+    proto = scenario_proto(agents=1)
+    states = proto.tracks[0].states
+    for state in states:
+        state.velocity_x, state.velocity_y = 1.0, 2.0
+    states[CURRENT_INDEX].length = 7.0
+    clean = parse_scenario(proto.SerializeToString())
+    # In the middle, at both ends, alone among steps that are not seen, and where the difference is beyond float32.
+    states[20].velocity_x = states[0].velocity_x = states[-1].velocity_y = math.nan
+    states[30].ClearField("valid")
+    states[32].ClearField("valid")
+    states[31].velocity_x = math.inf
+    states[49].center_x, states[50].velocity_x, states[51].center_x = 3e38, -math.inf, -3e38
+    states[60].width = math.nan
+    remarks = Remarks()
+    agents = parse_scenario(proto.SerializeToString(), remarks=remarks).agents
+    expected = clean.agents.velocity[0].clone()
+    expected[[0, 20, -1]] = torch.tensor([5.0, 0.0])
+    expected[[31, 50]] = 0.0
+    torch.testing.assert_close(agents.velocity[0], expected, atol=0.01, rtol=0)
+    assert agents.size[0, 60].tolist() == agents.size[0, CURRENT_INDEX].tolist()
+    assert agents.size[0, 59].tolist() == clean.agents.size[0, 59].tolist()
+    counts = {kind: row["count"] for kind, row in remarks.found.items()}
+    assert counts == {"size": 1, "velocity": 1, "rounding": 1}
+
+
+def test_nothing_is_said_of_what_is_finite() -> None:
+    proto, remarks = scenario_proto(agents=2), Remarks()
+    proto.tracks[1].states[20].width = math.nan
+    parse_scenario(proto.SerializeToString(), remarks=remarks)
+    assert list(remarks.found) == ["size"]
+    parse_scenario(scenario_proto().SerializeToString(), remarks=(nothing := Remarks()))
+    assert not nothing.found
 
 
 def test_future_is_demanded_only_where_needed() -> None:
