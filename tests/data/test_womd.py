@@ -223,7 +223,7 @@ def test_refusals(break_it: Callable[[scenario_pb2.Scenario], object], code: str
 
 
 def test_velocities_and_sizes_that_are_not_finite_are_put_right() -> None:
-    """The first track drives along x at 5 m/s and is always seen; velocities are set to others to tell them apart."""
+    """The first track drives along x at 5 m/s and is always seen; its velocities say otherwise."""
     proto = scenario_proto(agents=1)
     states = proto.tracks[0].states
     for state in states:

@@ -241,6 +241,24 @@ def test_found_and_expected_are_those_of_the_scene() -> None:
     assert (found.count, found.of) == (COUNT * 13, COUNT * 13)
 
 
+def test_the_step_of_an_example_is_one_of_every_half_second() -> None:
+    """The first object goes along 0.5 rad less 0.03 rad/s of bend, and heads a right angle to port of it."""
+    (found,) = suspected(later_headings(rollouts(), math.pi / 2))
+    assert found.kind == "objects move sideways"
+    assert found.examples[0] == (
+        "joint scene 0: object 1: heading 2.05 at step 5, expected 0.48, the direction of motion"
+    )
+    assert (found.count, found.of) == (COUNT * 6, COUNT * 6), "of vehicles and cyclists that move"
+
+
+def test_a_turned_motion_is_no_other_time_step() -> None:
+    """At 45 degrees objects come 0.7 of the way that is due, but not to where 0.07 s would lead them."""
+    for angle in (math.pi / 4, -math.pi / 4):
+        turned = place(lambda p, angle=angle: HERE + rotated(p - HERE, angle))(rollouts())
+        assert kinds(turned)
+        assert RATE not in kinds(turned)
+
+
 def single(row: int, change: Callable[[States], States]) -> States:
     states = rollouts()
     states[:, row] = change(states)[:, row]

@@ -22,6 +22,7 @@ from data.tfrecord import write_records
 from pipeline.stages.package import PackageConfig, run_package
 from pipeline.stages.sample import SampleConfig, run_sample
 from submission import validate
+from submission.checks import examine
 from submission.protos import encode_field
 from submission.validate import Verdict, validate_archive
 from tests.builders import scenario_proto
@@ -280,6 +281,25 @@ def test_scenarios_that_come_twice_are_accepted_once(made: Made, tmp_path: Path)
     verdict = verdict_of(made, tmp_path / "x.tar.gz", packed(files))
     assert (verdict.scenarios, verdict.accepted) == (3, 2)
     assert any("occurs more than once" in defect for defect in verdict.defects)
+
+
+def test_defects_come_in_the_order_of_names(made: Made, tmp_path: Path) -> None:
+    """Whatever the order in the archive, and whatever that of sets: 8 comes before 1 in a set of both."""
+    names = [NAME.format(1, 2), NAME.format(0, 2)]
+    files = shards(made, names)
+    verdict = verdict_of(made, tmp_path / "x.tar.gz", packed(files * 2))
+    repeated = [defect for defect in verdict.defects if "is there 2 times" in defect]
+    assert repeated == [f"{name} is there 2 times" for name in sorted(names)]
+    rollouts = made.halves[0].scenario_rollouts[0]
+    scene = made.source.get(rollouts.scenario_id)
+    message = pb.ScenarioRollouts.FromString(rollouts.SerializeToString())
+    for joint in message.joint_scenes[:1]:
+        for name, trajectory in zip((8, 1), joint.simulated_trajectories, strict=True):
+            trajectory.object_id = name
+    assert examine(message, scene).defects == [
+        *(f"joint scene 0: object {name} is missing" for name in (100, 107)),
+        *(f"joint scene 0: object {name} is not to be simulated" for name in (1, 8)),
+    ]
 
 
 def test_a_field_that_may_be_there_once_is_there_twice(made: Made, tmp_path: Path) -> None:

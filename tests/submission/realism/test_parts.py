@@ -251,6 +251,15 @@ def test_bad_configurations(text: str, message: str) -> None:
         load_config("2031")
 
 
+def test_the_objects_that_are_wrong_are_named() -> None:
+    """Those of one list alone, not those of both."""
+    scene = parse_scenario(scenario_proto(agents=3).SerializeToString())
+    context = prepare_scene(scene)
+    states = torch.zeros(2, 3, 80, 4)
+    with pytest.raises(ValueError, match=r"wrong set of objects, first \[99, 114\]$"):
+        score(context, torch.tensor([107, 100, 99]), states, load_config("2025"))
+
+
 def test_buckets_are_weighted_means_of_their_likelihoods() -> None:
     config = load_config("2025")
     metrics = {f"{name}_likelihood": 0.1 + 0.05 * number for number, name in enumerate(COMPONENTS)}
