@@ -254,7 +254,11 @@ def test_the_step_of_an_example_is_one_of_every_half_second() -> None:
 def test_a_turned_motion_is_no_other_time_step() -> None:
     """At 45 degrees objects come 0.7 of the way that is due, but not to where 0.07 s would lead them."""
     for angle in (math.pi / 4, -math.pi / 4):
-        turned = place(lambda p, angle=angle: HERE + rotated(p - HERE, angle))(rollouts())
+
+        def turn(p: torch.Tensor, angle: float = angle) -> torch.Tensor:
+            return HERE + rotated(p - HERE, angle)
+
+        turned = place(turn)(rollouts())
         assert kinds(turned)
         assert RATE not in kinds(turned)
 
