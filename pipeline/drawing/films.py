@@ -1,20 +1,22 @@
-"""A scene as pictures one after the other, as an endless GIF, and as a contact sheet."""
+"""A scene as pictures one after the other, as a video, an endless GIF, or a contact sheet."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.files import atomic_write
+from data.files import atomic_path, atomic_write
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Scene
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 
-__all__ = ["gif_bytes", "scene_frames", "write_contact_sheet", "write_sheet"]
+__all__ = ["gif_bytes", "scene_frames", "write_contact_sheet", "write_sheet", "write_video"]
 
+_RATE = round(1 / STEP_SECONDS)
 # Seconds behind the current step that a contact sheet shows.
 _SHEET_SECONDS = (0, 2, 4, 6, 8)
 
@@ -65,3 +67,26 @@ def write_sheet(
         rows.append(np.concatenate(cells, axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
     atomic_write(path, lambda file: sheet.save(file, "PNG", optimize=True))
+
+
+def write_video(path: Path, frames: Iterable[Image.Image], rate: int = _RATE) -> int:
+    """Write H.264 in MP4, which every player and slide program reads; returns the number of frames."""
+    # Not needed by trainers, which import this module for TensorBoard's pictures.
+    import av
+
+    count = 0
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = None
+        for frame in frames:
+            # Sides must be even.
+            width, height = frame.width // 2 * 2, frame.height // 2 * 2
+            if stream is None:
+                stream = container.add_stream("libx264", rate=Fraction(rate))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.options = {"crf": "20", "preset": "medium"}
+            picture = av.VideoFrame.from_image(frame.crop((0, 0, width, height)))
+            container.mux(stream.encode(picture))
+            count += 1
+        if stream is not None:
+            container.mux(stream.encode())
+    return count

@@ -15,26 +15,14 @@ from torch import Tensor
 from data.geometry import box_corners
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, LightState, Scene
 from pipeline.drawing.drawn_map import DrawnMap, Line, drawn_map
+from pipeline.drawing.palette import COLOURS, LINES, TYPES
 
 __all__ = ["Panel", "SceneRaster", "panel_frame"]
 
 # Drawn larger and made smaller again: Pillow's lines have no soft edges.
 _FINER = 2
-_PAPER, _INK, _GHOST = "#f4f5f7", "#1b1f24", "#8a8f98"
-_LINES: dict[Line, tuple[str, int]] = {
-    Line.LANE: ("#cfd5dc", 1),
-    Line.DRIVEWAY: ("#c4ccd4", 1),
-    Line.CROSSWALK: ("#8b97a5", 1),
-    Line.SPEED_BUMP: ("#b08d57", 1),
-    Line.WHITE: ("#aab3be", 1),
-    Line.WHITE_BROKEN: ("#c3cad2", 1),
-    Line.YELLOW: ("#c79a1b", 1),
-    Line.YELLOW_BROKEN: ("#dcbd63", 1),
-    Line.STOP_SIGN: ("#c1121f", 3),
-    Line.EDGE: ("#4f5964", 2),
-}
-_TYPES = {AgentType.VEHICLE: "#0072b2", AgentType.PEDESTRIAN: "#d55e00", AgentType.CYCLIST: "#007f5f"}
-_SDC, _OTHER = "#a0337a", "#6b7280"
+# Widths in pixels of what is no hairline.
+_WIDTHS = {Line.STOP_SIGN: 3, Line.EDGE: 2}
 _RED = frozenset({LightState.ARROW_STOP, LightState.STOP, LightState.FLASHING_STOP})
 _GREEN = frozenset({LightState.ARROW_GO, LightState.GO})
 _TITLE = 26
@@ -89,12 +77,12 @@ class SceneRaster:
     @cached_property
     def _ground(self) -> Image.Image:
         """The map, which does not change."""
-        image = Image.new("RGB", (self.size * _FINER,) * 2, _PAPER)
+        image = Image.new("RGB", (self.size * _FINER,) * 2, COLOURS["canvas"])
         draw = ImageDraw.Draw(image)
-        for kind, (colour, width) in _LINES.items():
+        for kind, colour in LINES.items():
             for line in self._map.lines(kind):
                 if len(line) > 1:
-                    draw.line(self._pixels(line), fill=colour, width=width * _FINER, joint="curve")
+                    draw.line(self._pixels(line), fill=colour, width=_WIDTHS.get(kind, 1) * _FINER, joint="curve")
                 else:
                     self._dot(draw, line[0], 4, colour)
         return image
@@ -111,7 +99,7 @@ class SceneRaster:
             if not bool(lights.observed[lane, at]):
                 continue
             state = LightState(int(lights.state[lane, at]))
-            colour = "#c1121f" if state in _RED else "#1a7f37" if state in _GREEN else "#b37400"
+            colour = COLOURS["stop" if state in _RED else "go" if state in _GREEN else "caution"]
             self._dot(draw, lights.stop_point[lane, at, :2].double().numpy(), 3.5, colour)
 
     def _boxes(self, rows: Tensor, position: Tensor, heading: Tensor) -> list[list[tuple[float, float]]]:
@@ -147,7 +135,7 @@ class SceneRaster:
         simulated = states is not None and step > CURRENT_INDEX
         if simulated and log_behind:
             for box in self._boxes(*self._logged(step)):
-                draw.polygon(box, outline=_GHOST, width=_FINER)
+                draw.polygon(box, outline=COLOURS["ghost"], width=_FINER)
         if states is not None and simulated:
             rows = self.scene.simulated.nonzero().flatten()
             at = states[:, step - CURRENT_INDEX - 1]
@@ -157,10 +145,10 @@ class SceneRaster:
             boxes = self._boxes(rows, position, heading)
         agents = self.scene.agents
         for row, box in zip(rows.tolist(), boxes, strict=True):
-            kind = _TYPES.get(AgentType(int(agents.type[row])), _OTHER)
-            draw.polygon(box, fill=_SDC if bool(agents.is_sdc[row]) else kind)
+            kind = TYPES.get(AgentType(int(agents.type[row])), COLOURS["other"])
+            draw.polygon(box, fill=COLOURS["sdc"] if bool(agents.is_sdc[row]) else kind)
             front = [tuple(0.8 * a + 0.2 * b for a, b in zip(box[i], box[j], strict=True)) for i, j in self._front]
-            draw.line(front, fill=_PAPER, width=_FINER)
+            draw.line(front, fill=COLOURS["canvas"], width=_FINER)
         return image.resize((self.size, self.size), Image.Resampling.LANCZOS)
 
     # Corners of the front and of the back, in the order of ``box_corners``; see the test.
@@ -170,11 +158,11 @@ class SceneRaster:
 def panel_frame(rasters: Sequence[SceneRaster], panels: Sequence[Panel], step: int) -> Image.Image:
     """Pictures side by side with titles and the time."""
     size = rasters[0].size
-    image = Image.new("RGB", (size * len(panels), size + _TITLE), "#ffffff")
+    image = Image.new("RGB", (size * len(panels), size + _TITLE), COLOURS["paper"])
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=14)
     seconds = (step - CURRENT_INDEX) * STEP_SECONDS
     for number, (raster, panel) in enumerate(zip(rasters, panels, strict=True)):
         image.paste(raster.frame(step, panel.states), (number * size, _TITLE))
-        draw.text((number * size + 8, 5), f"{panel.title}  {seconds:+.1f} s", fill=_INK, font=font)
+        draw.text((number * size + 8, 5), f"{panel.title}  {seconds:+.1f} s", fill=COLOURS["ink"], font=font)
     return image

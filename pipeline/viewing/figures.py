@@ -17,6 +17,7 @@ from data.files import atomic_path
 from data.geometry import box_corners
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from pipeline.drawing.drawn_map import Line, drawn_map
+from pipeline.drawing.palette import COLOURS, LINES, MARKS, TYPES, agent_colour
 from pipeline.viewing.report.facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
 
@@ -49,17 +50,15 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
-_AGENTS = {"log": "#8a8f98", "constant_velocity": "#b37400", "reference": "#00798c", "policy": "#7b3fb5"}
-_MARKS = {"log": "s", "constant_velocity": "D", "reference": "^", "policy": "o"}
-_TYPES = {AgentType.VEHICLE: "#0072b2", AgentType.PEDESTRIAN: "#d55e00", AgentType.CYCLIST: "#007f5f"}
-_LINES: dict[Line, tuple[str, float]] = {
-    Line.LANE: ("#d5dbe1", 0.4),
-    Line.WHITE: ("#aab3be", 0.3),
-    Line.WHITE_BROKEN: ("#c3cad2", 0.3),
-    Line.YELLOW: ("#c79a1b", 0.3),
-    Line.YELLOW_BROKEN: ("#dcbd63", 0.3),
-    Line.CROSSWALK: ("#9aa7b5", 0.4),
-    Line.EDGE: ("#56616d", 0.6),
+# Widths in points of what is drawn of a map.
+_WIDTHS = {
+    Line.LANE: 0.4,
+    Line.WHITE: 0.3,
+    Line.WHITE_BROKEN: 0.3,
+    Line.YELLOW: 0.3,
+    Line.YELLOW_BROKEN: 0.3,
+    Line.CROSSWALK: 0.4,
+    Line.EDGE: 0.6,
 }
 _SHOWN = 8
 
@@ -101,8 +100,8 @@ def likelihood_figure(results: Sequence[AgentResult]) -> Any:
                 values,
                 np.arange(len(names)) + offset,
                 xerr=(np.maximum(0, values - low), np.maximum(0, high - values)),
-                fmt=_MARKS.get(result.agent, "x"),
-                color=_AGENTS.get(result.agent, "#0b63a5"),
+                fmt=MARKS.get(result.agent, "x"),
+                color=agent_colour(result.agent),
                 markersize=2.6,
                 elinewidth=0.6,
                 label=result.agent.replace("_", " "),
@@ -157,9 +156,9 @@ def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int 
             axes.set_axis_off()
         for axes, (title, bands) in zip(grid.flat, panels.items(), strict=False):
             for band in bands:
-                colour = _AGENTS.get(band.agent, "#0b63a5")
+                colour = agent_colour(band.agent)
                 axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
-                mark, name = _MARKS.get(band.agent, "x"), band.agent.replace("_", " ")
+                mark, name = MARKS.get(band.agent, "x"), band.agent.replace("_", " ")
                 axes.plot(band.x, band.y, mark + "-", color=colour, markersize=2.4, label=name)
             axes.set_xlabel(title)
         for row in grid:
@@ -195,9 +194,9 @@ def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60
 
 def _draw_map(axes: Any, scene: Scene) -> None:
     road = drawn_map(scene)
-    for kind, (colour, width) in _LINES.items():
+    for kind, width in _WIDTHS.items():
         lines = [line for line in road.lines(kind) if len(line) > 1]
-        axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, zorder=1))
+        axes.add_collection(LineCollection(lines, colors=LINES[kind], linewidths=width, zorder=1))
 
 
 def _draw_agents(axes: Any, scene: Scene, futures: Tensor, valid: Tensor) -> None:
@@ -206,7 +205,7 @@ def _draw_agents(axes: Any, scene: Scene, futures: Tensor, valid: Tensor) -> Non
     rows = scene.simulated.nonzero().flatten()
     now, size = agents.position[rows, CURRENT_INDEX, :2], agents.size[rows, CURRENT_INDEX]
     corners = box_corners(now, agents.heading[rows, CURRENT_INDEX], size[:, 0], size[:, 1]).numpy()
-    colours = [_TYPES.get(AgentType(int(kind)), "#6b7280") for kind in agents.type[rows]]
+    colours = [TYPES.get(AgentType(int(kind)), COLOURS["other"]) for kind in agents.type[rows]]
     alpha = max(0.3, 1.0 / len(futures) ** 0.5)
     for future in futures:
         lines = [

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
+from pipeline.drawing.palette import COLOURS, SERIES
 from pipeline.evaluation.statistics import Array, Interval
 from pipeline.studies.claims.report import Row
 from pipeline.viewing.figures import COLUMN_INCHES, STYLE
 
 __all__ = ["forest_figure", "pairs_figure", "scatter_figure", "sweep_figure", "training_figure"]
 
-_COLOURS = ("#7b3fb5", "#00798c", "#b37400", "#8a8f98", "#0b63a5", "#a33b2e", "#007f5f", "#c4527c")
 _MARKS = ("o", "^", "D", "s", "v", "P", "X", "<")
 _LABELS = {
     "realism": "realism",
@@ -49,7 +49,7 @@ def forest_figure(rows: Sequence[Row], field: str) -> Any:
                 at,
                 xerr=_errors(values),
                 fmt=_MARKS[number % len(_MARKS)],
-                color=_COLOURS[number % len(_COLOURS)],
+                color=SERIES[number % len(SERIES)],
                 markersize=2.8,
                 elinewidth=0.6,
                 label=way,
@@ -93,7 +93,7 @@ def training_figure(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]
     with plt.rc_context(STYLE):
         figure, all_axes = plt.subplots(2, 2, figsize=(2 * COLUMN_INCHES / 1.3, 3.4))
         for axes, column in zip(all_axes.flat, columns, strict=True):
-            for (name, trainings), colour in zip(curves.items(), cycle(_COLOURS)):
+            for (name, trainings), colour in zip(curves.items(), cycle(SERIES)):
                 for rows in trainings:
                     points = [(row["agent_steps"], row[column]) for row in rows if column in row]
                     if points:
@@ -115,11 +115,11 @@ def pairs_figure(rows: Sequence[Row], name: str) -> Any:
     """Students over their references, with the line on which both are equal."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.6))
-        for row, colour, mark in zip(rows, cycle(_COLOURS), cycle(_MARKS)):
+        for row, colour, mark in zip(rows, cycle(SERIES), cycle(_MARKS)):
             _cross(axes, row, "reference", fmt=mark, color=colour, markersize=3)
         _hollow(axes, [(row.published["reference"], row.published["realism"]) for row in rows if row.published])
         low, high = axes.get_xlim()
-        axes.plot((low, high), (low, high), ":", color="#8a8f98", linewidth=0.6)
+        axes.plot((low, high), (low, high), ":", color=COLOURS["ghost"], linewidth=0.6)
         axes.set_xlabel("realism of the reference")
         axes.set_ylabel("realism of the student")
         _legend(axes)
@@ -144,7 +144,7 @@ def sweep_figure(rows: Sequence[Row], way: str) -> Any:
                     [value.value for value in values],
                     yerr=_errors(values),
                     fmt="o-",
-                    color=_COLOURS[0],
+                    color=SERIES[0],
                     markersize=2.8,
                     elinewidth=0.6,
                 )
@@ -163,7 +163,7 @@ def scatter_figure(rows: Sequence[Row], points: Mapping[str, tuple[Array, Array]
     """Realism over log-likelihood: a mark with intervals for each kind of future, a dot for each scene."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.8))
-        for row, colour, mark in zip(rows, cycle(_COLOURS), cycle(_MARKS)):
+        for row, colour, mark in zip(rows, cycle(SERIES), cycle(_MARKS)):
             axes.plot(*points[row.name], ".", color=colour, markersize=1.2, alpha=0.35)
             _cross(axes, row, "likelihood", fmt=mark, color=colour, markersize=3.4)
         axes.set_xlabel("mean log-likelihood of a decision under the reference, nats")

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, Lights, Scene
-from pipeline.drawing.films import write_sheet
+from pipeline.drawing.films import write_sheet, write_video
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
-from pipeline.drawing.video import write_video
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drive import Drive
 from pipeline.studies.cosimulation.summary import LABELS

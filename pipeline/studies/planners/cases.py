@@ -17,9 +17,8 @@ from data.ground import joint_states
 from data.scene import NUM_STEPS, STEP_SECONDS
 from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
-from pipeline.drawing.films import write_sheet
+from pipeline.drawing.films import write_sheet, write_video
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
-from pipeline.drawing.video import write_video
 from pipeline.studies.planners.tasks import Entrant, driven
 
 __all__ = ["Case", "choose_cases", "write_cases"]

@@ -14,6 +14,7 @@ import pandas as pd
 
 from data.store import SceneInfo
 from data.vocabulary import TYPE_NAMES, Vocabulary
+from pipeline.drawing.palette import AGENTS, MARKS
 from pipeline.execution.manifest import Manifest
 from pipeline.viewing.report.facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
@@ -33,8 +34,8 @@ __all__ = [
 Chart = dict[str, Any]
 
 _WIDTH = 560
-_COLOURS = {"log": "ghost", "constant_velocity": "caution", "reference": "reference", "policy": "policy"}
-_SHAPES = {"log": "square", "constant_velocity": "diamond", "reference": "triangle-up", "policy": "circle"}
+# Vega's names of matplotlib's marks.
+_SHAPES = {"s": "square", "D": "diamond", "^": "triangle-up", "o": "circle"}
 _TYPE_COLOURS = ("vehicle", "pedestrian", "cyclist")
 _MAX_POINTS = 400
 # What is drawn of each training, and its title; rows beyond these stay in metrics.csv and TensorBoard.
@@ -64,8 +65,8 @@ def _colour(name: str) -> str:
 
 
 def _agent_scales(agents: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
-    colours = [_colour(_COLOURS.get(agent, "accent")) for agent in agents]
-    shapes = [_SHAPES.get(agent, "cross") for agent in agents]
+    colours = [_colour(AGENTS.get(agent, "accent")) for agent in agents]
+    shapes = [_SHAPES.get(MARKS.get(agent, ""), "cross") for agent in agents]
     names = [agent.replace("_", " ") for agent in agents]
     legend = alt.Legend(title=None, orient="top")
     return (

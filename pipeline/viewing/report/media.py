@@ -10,9 +10,8 @@ from torch import Tensor
 from data.errors import UserError
 from data.scene import Scene
 from data.store import SceneStore
-from pipeline.drawing.films import scene_frames, write_contact_sheet
+from pipeline.drawing.films import scene_frames, write_contact_sheet, write_video
 from pipeline.drawing.raster import Panel
-from pipeline.drawing.video import write_video
 from pipeline.execution.progress import track
 from pipeline.viewing.figures import curve_figure, likelihood_figure, save_figure, scene_figure
 from pipeline.viewing.report.facts import RunFacts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import av
@@ -16,10 +17,10 @@ from tensorboardX import SummaryWriter
 from data.scene import AgentType, MapKind
 from models.reference.agent import ReferenceAgent
 from pipeline.drawing.board import add_rollout
-from pipeline.drawing.films import gif_bytes, scene_frames, write_contact_sheet
+from pipeline.drawing.films import gif_bytes, scene_frames, write_contact_sheet, write_video
+from pipeline.drawing.palette import COLOURS
 from pipeline.drawing.raster import Panel, SceneRaster
-from pipeline.drawing.video import write_video
-from pipeline.stages.report import ReportConfig, run_report
+from pipeline.viewing.page_files import PAGE
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
 
@@ -103,22 +104,6 @@ def test_tensorboard_shows_a_film(tmp_path: Path, reference: ReferenceAgent) -> 
         assert getattr(gif, "n_frames", 0) == 23
 
 
-def test_report_writes_pictures_on_request(made_run: Path, tmp_path: Path) -> None:
-    config, out, figures = ReportConfig(scenes=0), tmp_path / "report.html", tmp_path / "figures"
-    video, sheet = tmp_path / "a.mp4", tmp_path / "a.png"
-    written = run_report(config, run=made_run, out=out, video=video, sheet=sheet, figures=figures)
-    assert (tmp_path / "a.mp4").stat().st_size > 1000
-    with Image.open(sheet) as image:
-        # The log, the policy and the reference, every two seconds.
-        assert image.size == (5 * 320, 3 * 346)
-    kinds = sorted(Path(path).name for path in written["figures"])
-    assert [name for name in kinds if name.startswith("likelihoods")] == ["likelihoods.pdf", "likelihoods.png"]
-    assert any(name.startswith("scene_") for name in kinds)
-    first = [Path(path).read_bytes() for path in written["figures"]]
-    again = run_report(config, run=made_run, out=out, figures=figures)
-    assert [Path(path).read_bytes() for path in again["figures"]] == first
-
-
 def test_a_full_disk_leaves_no_half_video(tmp_path: Path) -> None:
     scene = hand_made([Mover()], [EDGE])
 
@@ -129,3 +114,10 @@ def test_a_full_disk_leaves_no_half_video(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         write_video(tmp_path / "film.mp4", frames())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_palette_is_the_pages() -> None:
+    """Films and figures have the colours of the browser in daylight."""
+    daylight = (PAGE / "page.css").read_text().split("}")[0]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6});", daylight))
+    assert {name: colours[name] for name in COLOURS} == COLOURS

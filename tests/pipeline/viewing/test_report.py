@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.errors import UserError
 from pipeline.stages.report import ReportConfig, run_report
@@ -159,3 +160,19 @@ def test_wrong_options_are_one_line(made_run: Path, tmp_path: Path) -> None:
     assert not out.exists()
     with pytest.raises(UserError, match="--scenario: names the scene of --video"):
         run_report(ReportConfig(scenes=0), run=made_run, out=out, scenario=f"{0:016x}")
+
+
+def test_report_writes_pictures_on_request(made_run: Path, tmp_path: Path) -> None:
+    config, out, figures = ReportConfig(scenes=0), tmp_path / "report.html", tmp_path / "figures"
+    video, sheet = tmp_path / "a.mp4", tmp_path / "a.png"
+    written = run_report(config, run=made_run, out=out, video=video, sheet=sheet, figures=figures)
+    assert (tmp_path / "a.mp4").stat().st_size > 1000
+    with Image.open(sheet) as image:
+        # The log, the policy and the reference, every two seconds.
+        assert image.size == (5 * 320, 3 * 346)
+    kinds = sorted(Path(path).name for path in written["figures"])
+    assert [name for name in kinds if name.startswith("likelihoods")] == ["likelihoods.pdf", "likelihoods.png"]
+    assert any(name.startswith("scene_") for name in kinds)
+    first = [Path(path).read_bytes() for path in written["figures"]]
+    again = run_report(config, run=made_run, out=out, figures=figures)
+    assert [Path(path).read_bytes() for path in again["figures"]] == first
