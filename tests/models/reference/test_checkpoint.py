@@ -92,17 +92,19 @@ def test_sizes_have_the_parameters_they_are_named_for(fast_model, size, millions
 
 def test_larger_sizes_have_more_heads_and_see_more():
     """What the number of parameters does not tell."""
-    seen = {
-        name: (c.heads, c.piece_neighbours, c.map_neighbours, c.agent_neighbours)
-        for name, c in SIZES.items()
-        if name != "large"
-    }
+    seen = {name: (c.heads, c.piece_neighbours, c.map_neighbours, c.agent_neighbours) for name, c in SIZES.items()}
     assert seen == {
         "micro": (4, 8, 32, 12),
         "nano": (4, 12, 40, 16),
         "mini": (8, 16, 48, 24),
         "tiny": (8, 16, 64, 32),
+        "large": (12, 24, 96, 48),
     }
+    # Layers, width and layers of the map, as docs/reference.md has them; the smallest is too small to overfit.
+    assert [(c.hidden, c.layers, c.map_layers) for c in SIZES.values()] == [
+        (64, 2, 1), (128, 2, 1), (160, 4, 2), (208, 6, 2), (384, 8, 3),
+    ]  # fmt: skip
+    assert [c.dropout for c in SIZES.values()] == [0.0, 0.1, 0.1, 0.1, 0.1]
     assert all(16 <= config.hidden // config.heads <= 32 for config in SIZES.values())
 
 

@@ -52,6 +52,17 @@ def test_only_simulated_agents_have_tokens(fast_model):
     assert not bool(inputs.tokens.pose_valid[0, 4].any())
 
 
+def test_without_an_av_the_first_agents_are_kept():
+    """None is nearer to an AV that is not there than another, wherever the scene lies."""
+    scene = random_scene(0)
+    nobody = torch.zeros_like(scene.agents.is_sdc)
+    agents = dataclasses.replace(scene.agents, is_sdc=nobody, to_predict=nobody)
+    scene = dataclasses.replace(scene, agents=agents)
+    order = scene.agents.position[:, 10, :2].norm(dim=-1).argsort()
+    assert order[:2].tolist() != [0, 1], "the first are not those nearest to the origin"
+    assert keep_agents(scene, 2).agents.id.tolist() == scene.agents.id[:2].tolist()
+
+
 def test_keep_agents_prefers_evaluated_then_near():
     scene = random_scene(0)
     scene.agents.valid[3, 10] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import time
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.clock import Clock
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
 from pipeline.selfplay.judges import score_all
@@ -259,3 +261,36 @@ def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocab
     assert paid.sums["log_likelihood"].tolist() == pytest.approx([float(likelihood.sum()), 120], abs=1e-3)
     assert paid.sums["reference_coverage"].tolist() == [120, 240]
     assert paid.sums["reward_likelihood"].tolist() == pytest.approx([0.1 * float(likelihood.sum()), 6], abs=1e-3)
+
+
+def test_laps_of_a_phase_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter((10.0, 11.0, 13.0, 17.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
+    clock = Clock(torch.device("cpu"))
+    for phase in ("simulation", "learning", "simulation"):
+        clock.lap(phase)
+    assert clock.seconds() == {"simulation": 5.0, "learning": 2.0}
+
+
+def test_a_gpu_is_waited_for_only_when_seconds_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events hold milliseconds, and none before the device is done."""
+    moments, waited = iter((10.0, 510.0, 1010.0, 4010.0)), []
+
+    class Event:
+        def __init__(self, enable_timing: bool = False) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            assert not waited
+            self.moment = next(moments)
+
+        def elapsed_time(self, end: Event) -> float:
+            assert waited
+            return end.moment - self.moment
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    clock = Clock(torch.device("cuda"))
+    for phase in ("simulation", "learning", "simulation"):
+        clock.lap(phase)
+    assert clock.seconds() == {"simulation": 3.5, "learning": 0.5}

@@ -233,6 +233,26 @@ def test_who_runs_a_red_light(mover: Mover, to: tuple[float, float, float], ran:
     assert not crossing(mover, [None] * 91, to)
 
 
+@pytest.mark.parametrize(("aside", "ran"), [(-1.99, True), (1.99, True), (2.0, False), (-2.0, False)])
+def test_a_stop_point_reaches_less_than_two_metres_to_the_sides(aside: float, ran: bool) -> None:
+    assert crossing(Mover(x=-1.0, y=aside), [RED] * 91, (1.0, aside, 0.0)) == ran
+
+
+def test_lights_that_cannot_be_placed_hide_no_others() -> None:
+    """Of no lane, never observed, on a lane of one point; between and before them one that is."""
+    short = (MapKind.LANE, [(5.0, 5.0)])
+    signals = [
+        Signal(9, (0.0, 0.0), [RED] * 91),
+        Signal(0, (0.0, 0.0), [None] * 91),
+        Signal(0, (3.0, 0.0), [RED] * 91),
+        Signal(1, (5.0, 5.0), [RED] * 91),
+        Signal(0, (6.0, 0.0), [RED] * 91),
+    ]
+    world = world_of(hand_made([Mover(x=-1.0)], [LANE, short], signals))
+    assert world.light_valid[0, :5].tolist() == [False, False, True, False, True]
+    assert (world.stop_line[0, [2, 4], :2] + world.origin[0]).tolist() == [[3.0, 0.0], [6.0, 0.0]]
+
+
 def test_the_light_counts_at_the_moment_of_crossing() -> None:
     changing = [GREEN] * 30 + [LightState.ARROW_STOP] * 61
     mover, to = Mover(x=-1.0), (1.0, 0.0, 0.0)

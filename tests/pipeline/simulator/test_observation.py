@@ -238,6 +238,17 @@ def test_own_motion_and_collision_are_felt() -> None:
     torch.testing.assert_close(ego[9:12], torch.tensor([0.5, 0.3, 0.4]))
 
 
+@pytest.mark.parametrize(("beyond", "seen"), [(0.0, True), (0.01, False)])
+def test_agents_and_road_are_seen_up_to_the_radius(beyond: float, seen: bool) -> None:
+    """Agents by their centres, road by the middle of its segments; 50 m and half of them are exact in float32."""
+    away = 50.0 + beyond
+    wall = (MapKind.ROAD_EDGE, [(-4.0, -away), (4.0, -away)])
+    world = build_world(hand_made([Mover(), Mover(x=away)], [wall]), arcs(), 4)
+    found = look(world, reset(world, shown(world)))
+    assert bool(found.neighbour_seen[0].any()) == seen
+    assert bool(found.road_seen[0].any()) == seen
+
+
 def test_the_nearest_light_ahead_in_the_own_lane_is_seen() -> None:
     """Of two ahead the nearer one, not one behind, beside, or of crossing traffic."""
     lanes = [(MapKind.LANE, [(float(x), y) for x in range(-30, 91, 3)]) for y in (0.0, 4.0)]

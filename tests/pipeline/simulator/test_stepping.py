@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from data.vocabulary import Vocabulary
 from pipeline.simulator.step import State, places, reset
@@ -37,18 +38,27 @@ def who_and_drivers(world: World) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, 
     return places(world.exists), places(world.exists & (world.types == 0))
 
 
+def graphs() -> int:
+    """How many were compiled up to now."""
+    return int(counters["stats"]["unique_graphs"])
+
+
 def test_compiled_observation_equals_plain(vocabulary: Vocabulary) -> None:
     plain, fused = (Stepper(vocabulary, VIEW, compiled=compiled) for compiled in (False, True))
+    made = []
     for world, state, _ in driven(vocabulary):
         one, two = (stepper.observe(world, state, places(world.exists)) for stepper in (plain, fused))
         for name in ("ego", "neighbour", "neighbour_seen", "type", "motion"):
             torch.testing.assert_close(getattr(one, name), getattr(two, name), atol=1e-4, rtol=1e-4)
         # The order of the road is nobody's business.
         torch.testing.assert_close(one.road.sum(1), two.road.sum(1), atol=1e-3, rtol=1e-3)
+        made.append(graphs())
+    assert 0 < made[5] == made[-1], "nothing is compiled anew for worlds of another size"
 
 
 def test_compiled_step_equals_plain(vocabulary: Vocabulary) -> None:
     plain, fused = (Stepper(vocabulary, VIEW, compiled=compiled) for compiled in (False, True))
+    made = []
     for world, before, tokens in driven(vocabulary):
         state, motion, events = plain.step(world, before, tokens, world.exists, *who_and_drivers(world))
         other, moved, happened = fused.step(world, before, tokens, world.exists, *who_and_drivers(world))
@@ -57,3 +67,5 @@ def test_compiled_step_equals_plain(vocabulary: Vocabulary) -> None:
         for name, flag in vars(events).items():
             # Nobody here is within rounding of another's box, of an edge, a line or a goal.
             assert torch.equal(flag, getattr(happened, name)), name
+        made.append(graphs())
+    assert 0 < made[5] == made[-1], "nothing is compiled anew for worlds of another size"
