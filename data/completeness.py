@@ -1,6 +1,7 @@
 """What the names of shards say: which split they are of, which of them are missing, and what a whole split holds.
 
-Waymo names a shard ``validation.tfrecord-00003-of-00150``; other programs write ``val-00003-of-00150.tfrecord``.
+Waymo names a shard ``validation.tfrecord-00003-of-00150``; other programs write ``val-00003-of-00150.tfrecord`` or
+``val_00003_of_00150.tfrecord``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ _LABEL = re.compile(
     rf"(?:(?<![a-z])(training|validation|testing)|^(train|valid|val|test))(?![a-z])({_VARIANTS})", re.IGNORECASE
 )
 _LONG = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
-_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<mark>[-_.])(?P<index>\d{1,6})-of-(?P<total>\d{1,6})(?P<rest>(?!\d).*)")
+_NUMBERED = re.compile(
+    r"(?P<stem>.*?)(?P<mark>[-_.])(?P<index>\d{1,6})(?P<of>[-_]of[-_])(?P<total>\d{1,6})(?P<rest>(?!\d).*)",
+    re.IGNORECASE,
+)
 # What may follow the numbers. Programs that copy files append to a name while they do, or to make it a new one.
 _REST = re.compile(r"(.*\.tfrecords?)?(\.gz)?", re.IGNORECASE)
 _UNFINISHED = re.compile(
@@ -115,7 +119,7 @@ class Series:
         assert match is not None
         stem, rest, width = (
             match["stem"] + match["mark"],
-            f"-of-{match['total']}{match['rest']}",
+            f"{match['of']}{match['total']}{match['rest']}",
             len(match["index"]),
         )
         names = (f"{stem}{index:0{width}d}{rest}" for index in range(self.total) if index not in self.there)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -61,6 +62,31 @@ def _opened(data: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
+def _check_reachable(data: str, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    """fsspec says of storage that cannot be reached, or not be read, that nothing is there.
+
+    Raises:
+        UserError: why it cannot be looked at.
+    """
+    if isinstance(filesystem, LocalFileSystem):
+        return
+    silent = logging.root.manager.disable
+    # The clients of some stores log a traceback of what the error says in a line.
+    logging.disable(logging.CRITICAL)
+    try:
+        filesystem.info(path)
+    except (FileNotFoundError, NotADirectoryError, NotImplementedError):
+        # A glob, or nothing, as is said later.
+        return
+    except Exception as error:
+        # Every store has errors of its own, of no common kind.
+        raise UserError(
+            f"{data}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+    finally:
+        logging.disable(silent)
+
+
 def _leads_nowhere(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     """Whether a path is a link to something that is not there, or to itself."""
     return isinstance(filesystem, LocalFileSystem) and os.path.islink(path) and not os.path.exists(path)
@@ -85,8 +111,10 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[st
         # A link is neither file nor folder by its own type.
         if info["type"] == "file" or filesystem.isfile(path):
             found.append(path)
-        elif not filesystem.isdir(path):
+        elif _leads_nowhere(filesystem, path):
             raise _broken_link(filesystem, path)
+        elif not filesystem.isdir(path):
+            raise UserError(f"{path}: neither a file nor a folder; move or remove it")
     return found
 
 
@@ -177,6 +205,7 @@ def find_shards(data: str, split: str | None = None) -> list[Shard]:
     """
     try:
         filesystem, path = _opened(data)
+        _check_reachable(data, filesystem, path)
         looked = data
         wanted: Callable[[str], object] = bool
         if filesystem.isfile(path):

@@ -61,10 +61,11 @@ def test_a_part_may_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_series_of_other_names_are_counted_apart() -> None:
-    names = ["a.tfrecord-0-of-2", "b-00001-of-00002.tfrecord", "c.tfrecord"]
+    names = ["a.tfrecord-0-of-2", "b-00001-of-00002.tfrecord", "c.tfrecord", "d_00000_of_00002.tfrecord"]
     assert [(series.label, series.missing()) for series in series_of(names)] == [
         ("a.tfrecord", ["a.tfrecord-1-of-2"]),
         ("b", ["b-00000-of-00002.tfrecord"]),
+        ("d", ["d_00001_of_00002.tfrecord"]),
     ]
 
 

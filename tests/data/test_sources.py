@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,27 @@ def test_fingerprint_of_a_url_holds_the_version(memory_bucket: str) -> None:
 def test_nothing_there(data: str, text: str) -> None:
     with pytest.raises(UserError, match=text):
         find_shards(data, "training")
+
+
+@pytest.mark.parametrize("tail", ["", "/validation.tfrecord-00000-of-00001", "/*"])
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("no route\nto host")])
+def test_storage_that_cannot_be_reached_is_not_empty(
+    tail: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        logging.getLogger("store").error("a traceback")
+        raise error
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "info", fails)
+    with pytest.raises(UserError, match=r"^memory://womd.*: cannot be read: no route to host$"):
+        find_shards(f"memory://womd{tail}", "validation")
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAMES[0])
+    with pytest.raises(UserError, match=rf"{NAMES[0]}: neither a file nor a folder"):
+        find_shards(str(tmp_path), "training")
 
 
 def test_empty_split_names_where_it_looked(tmp_path: Path) -> None:
