@@ -50,6 +50,12 @@ class Lane:
     def length(self) -> float:
         return float(self.travelled[-1])
 
+    def piece(self, first: float, last: float) -> Floats:
+        """The points from one length to another, both included."""
+        inside = (self.travelled > first) & (self.travelled < last)
+        s = np.concatenate(([first], self.travelled[inside], [last]))
+        return np.stack([np.interp(s, self.travelled, self.point[:, axis]) for axis in (0, 1)], axis=-1)
+
 
 @dataclass(frozen=True)
 class Taken:

@@ -5,7 +5,7 @@ Shape legend: N route points, M points asked about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from data.scene import CURRENT_INDEX, Scene
 from pipeline.studies.planners.lanes import Lane, Taken, along, match_lanes, read_lanes, straightest, wrapped
 
-__all__ = ["Route", "find_route", "make_route", "path_onto"]
+__all__ = ["Route", "find_route", "joining_offset", "make_route", "path_onto"]
 
 Floats = NDArray[np.float64]
 
@@ -168,22 +168,44 @@ def make_route(point: Floats, speed_limit: Floats | float = 0.0, smoothing: floa
     return Route(even, heading, distance, np.asarray(limits[index], dtype=np.float64))
 
 
-def path_onto(route: Route, pose: Floats, length: float, near: float | None = None) -> Route:
-    """A path that starts at a pose [3] beside the route, along its heading, and joins the route smoothly.
+def _quintic(u: Floats) -> Floats:
+    """From 0 at 0 to 1 at 1, first and second derivative 0 at both."""
+    u = np.clip(u, 0.0, 1.0)
+    return np.asarray(u**3 * (10 + u * (-15 + 6 * u)))
+
+
+def joining_offset(
+    route: Route, pose: Floats, length: float, near: float | None = None, change: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, Callable[[Floats], Floats]]:
+    """How a path that starts at a pose [3] beside the route, along its heading, joins the route smoothly.
 
     Args:
         route: to join. pose: x, y, heading; turned by less than a right angle from the route.
         length: in which to join it, metres. near: of ``Route.project``.
+        change: go over to so many metres to port of the route, as smoothly, beginning so many metres from here.
+
+    Returns:
+        The length along the route at which the pose is, and offsets (left positive) by lengths.
     """
     s0, d0 = (float(value) for value in route.project(pose[:2], near))
     _, _, heading, bend = route.at(s0)
     turn = float(np.clip(wrapped(pose[2] - heading), -1.2, 1.2))
     slope = (1 - float(bend) * d0) * np.tan(turn)
+
+    def offset(s: Floats) -> Floats:
+        u = np.clip((s - s0) / length, 0.0, 1.0)
+        # The quintic with offset, slope and no bend at the start, and nothing of them at the end.
+        d = d0 * (1 - _quintic(u)) + slope * length * u * (1 + u**2 * (-6 + u * (8 - 3 * u)))
+        return np.asarray(d + change[0] * _quintic((s - s0 - change[1]) / length))
+
+    return s0, offset
+
+
+def path_onto(route: Route, pose: Floats, length: float, near: float | None = None) -> Route:
+    """A path that starts at a pose and joins the route, see ``joining_offset``."""
+    s0, offset = joining_offset(route, pose, length, near)
     s = np.arange(s0, max(route.length, s0 + 2 * length) + _SPACING, _SPACING / 2)
-    u = np.clip((s - s0) / length, 0.0, 1.0)
-    # The quintic with offset, slope and no bend at the start, and nothing of them at the end.
-    d = d0 * (1 + u**3 * (-10 + u * (15 - 6 * u))) + slope * length * u * (1 + u**2 * (-6 + u * (8 - 3 * u)))
-    return make_route(route.offset(s, d), route.limit_at(s), smoothing=0.0)
+    return make_route(route.offset(s, offset(s)), route.limit_at(s), smoothing=0.0)
 
 
 def find_route(scene: Scene, origin: Floats, recorded: Floats | None) -> Route:
@@ -251,13 +273,6 @@ def _drive(scene: Scene, origin: Floats, recorded: Floats | None) -> tuple[Float
     return now, np.array(kept)
 
 
-def _piece(lane: Lane, first: float, last: float) -> Floats:
-    """The points of a lane from one length to another, both included."""
-    inside = (lane.travelled > first) & (lane.travelled < last)
-    s = np.concatenate(([first], lane.travelled[inside], [last]))
-    return np.stack([np.interp(s, lane.travelled, lane.point[:, axis]) for axis in (0, 1)], axis=-1)
-
-
 def _along_lanes(lanes: Sequence[Lane], taken: Sequence[Taken], now: Floats) -> Route:
     """Lanes joined, from a little behind the AV on, and their continuation."""
     after = [Taken(lane, 0.0, lanes[lane].length, False) for lane in straightest(lanes, taken[-1].lane, _LENGTH)]
@@ -272,7 +287,7 @@ def _along_lanes(lanes: Sequence[Lane], taken: Sequence[Taken], now: Floats) -> 
             first = min(first + _CHANGE_LENGTH / 2, (first + last) / 2)
         if index + 1 < len(every) and every[index + 1].changed:
             last = max(last - _CHANGE_LENGTH / 2, (part.enters + last) / 2)
-        line = _piece(lane, first, max(last, first + 1e-3))
+        line = lane.piece(first, max(last, first + 1e-3))
         if part.changed and points:
             points.append(_blend(points[-1], line))
             limits.append(np.full(len(points[-1]), lane.speed_limit))
@@ -324,7 +339,7 @@ def _along_drive(lanes: Sequence[Lane], taken: Sequence[Taken], now: Floats, dri
         while len(numbers) > 1 and enters > lanes[numbers[0]].length - _SPACING:
             enters -= lanes[numbers.pop(0)].length
         if distance[0] < _MISFIT and np.cos(heading[0] - last[2]) > 0.5 and enters < lanes[numbers[0]].length:
-            parts = [_piece(lanes[numbers[0]], max(enters, 0.0), lanes[numbers[0]].length)]
+            parts = [lanes[numbers[0]].piece(max(enters, 0.0), lanes[numbers[0]].length)]
             parts += [lanes[number].point for number in numbers[1:]]
             limit = [np.full(len(part), lanes[number].speed_limit) for part, number in zip(parts, numbers)]
             blend = _blend(points, parts[0])

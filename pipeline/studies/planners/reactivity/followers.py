@@ -1,8 +1,7 @@
 """Who drives behind the AV, and in which scenes a braking or cutting-in AV would concern somebody.
 
 Lanes are followed backwards, through all that lead to the AV's lane, so that followers are found around bends and
-before merges. One leads to another if it ends where that begins: some recordings lack the map's links. All is of
-the current step; nothing of the future is looked at.
+before merges. All is of the current step; nothing of the future is looked at.
 
 Shape legend: A agents (``scene.simulated``, in order), n points of a line.
 """
@@ -10,16 +9,18 @@ Shape legend: A agents (``scene.simulated``, in order), n points of a line.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data.geometry import project_on_polyline, wrap_angle
-from data.scene import CURRENT_INDEX, MapKind, Scene
+from data.scene import CURRENT_INDEX, Scene
 from data.vocabulary import type_index
+from pipeline.studies.planners.interface import Floats
+from pipeline.studies.planners.lanes import Lane, read_lanes
 from pipeline.studies.planners.route import Route
 from pipeline.studies.planners.scores.lanes import LANE_HALF_WIDTH
 
@@ -37,8 +38,6 @@ _PARALLEL, _SAME_WAY = math.radians(15.0), math.radians(45.0)
 # How long the lane beside must go on: the second before, the change, and one after it.
 _CUT_IN_SECONDS = 4.5
 _MOST_CORRIDORS = 16
-# How far the end of a lane is from the beginning of the next, metres.
-_JOINT = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,80 +77,54 @@ def _now(scene: Scene, origin: Tensor) -> _Now | None:
     )
 
 
-def _lanes(scene: Scene, origin: Tensor) -> dict[int, Tensor]:
-    """Points [n, 2] of each lane, by the number of its feature."""
-    road = scene.map
-    counts = torch.bincount(road.point_feature, minlength=len(road.kind))
-    lines = torch.split(road.point[:, :2] - origin, counts.tolist())
-    return {
-        index: line for index, line in enumerate(lines) if int(road.kind[index]) == MapKind.LANE and len(line) > 1
-    }
-
-
-def _entries(lanes: dict[int, Tensor]) -> dict[int, list[int]]:
-    """Numbers of the lanes that lead to each lane: they end where it begins, in its direction."""
-    numbers, lines = list(lanes), list(lanes.values())
-    first, last = torch.stack([line[:2] for line in lines]), torch.stack([line[-2:] for line in lines])
-    begins, ends = (part[:, 1] - part[:, 0] for part in (first, last))
-    turned = wrap_angle(_heading(begins)[:, None] - _heading(ends)).abs()
-    leads = ((first[:, None, 0] - last[:, 1]).norm(dim=-1) < _JOINT) & (turned < _SAME_WAY)
-    leads.fill_diagonal_(False)
-    return {
-        numbers[row]: [numbers[other] for other in leads[row].nonzero().flatten().tolist()]
-        for row in range(len(lines))
-    }
-
-
-def _heading(vector: Tensor) -> Tensor:
-    return torch.atan2(vector[..., 1], vector[..., 0])
+def _line(points: Floats) -> Tensor:
+    return torch.from_numpy(points).float()
 
 
 def _direction(line: Tensor, segment: Tensor) -> Tensor:
     """Heading [...] of numbered segments of a line [n, 2]."""
-    return _heading(line[segment + 1] - line[segment])
+    vector = line[segment + 1] - line[segment]
+    return torch.atan2(vector[..., 1], vector[..., 0])
 
 
 def _length(line: Tensor) -> float:
     return float((line[1:] - line[:-1]).norm(dim=-1).sum())
 
 
-def corridors_behind(scene: Scene, origin: Tensor, pose: Tensor) -> list[Tensor]:
+def corridors_behind(lanes: Sequence[Lane], pose: Tensor) -> list[Tensor]:
     """Lines [n, 2] along lanes that end at a pose [3], the longest ones that its lane and those before it make.
 
     At least as long as a follower may be away, if lanes go back so far; none where the pose is in no lane.
     """
-    lanes = _lanes(scene, origin)
-    if not lanes:
-        return []
-    entries = _entries(lanes)
+    before: list[list[int]] = [[] for _ in lanes]
+    for index, lane in enumerate(lanes):
+        for after in lane.successors:
+            before[after].append(index)
     # A bumper's distance is between centres half of two lengths more.
     enough = _REACH + 15.0
     open_lines: list[tuple[int, Tensor]] = []
-    for index, line in lanes.items():
+    for index, lane in enumerate(lanes):
+        line = _line(lane.point)
         along, aside, segment = project_on_polyline(pose[:2], line)
         turned = wrap_angle(_direction(line, segment) - pose[2]).abs()
-        if float(aside.abs()) > LANE_HALF_WIDTH or float(turned) > _SAME_WAY or not 0 <= along <= _length(line):
+        if float(aside.abs()) > LANE_HALF_WIDTH or float(turned) > _SAME_WAY or not 0 <= along <= lane.length:
             continue
-        number = int(segment)
-        step = line[number + 1] - line[number]
-        share = ((pose[:2] - line[number]) @ step / (step @ step)).clamp(0.0, 1.0)
-        open_lines.append((index, torch.cat((line[: number + 1], (line[number] + share * step)[None]))))
+        open_lines.append((index, _line(lane.piece(0.0, float(along)))))
     done: list[Tensor] = []
     while open_lines and len(done) < _MOST_CORRIDORS:
         index, line = open_lines.pop()
-        before = entries[index]
-        if _length(line) >= enough or not before:
+        if _length(line) >= enough or not before[index]:
             done.append(line)
         else:
-            open_lines.extend((lane, torch.cat((lanes[lane], line))) for lane in before)
+            open_lines.extend((lane, torch.cat((_line(lanes[lane].point), line))) for lane in before[index])
     return done
 
 
-def _nearest_behind(scene: Scene, origin: Tensor, now: _Now, pose: Tensor) -> tuple[int, float] | None:
+def _nearest_behind(lanes: Sequence[Lane], now: _Now, pose: Tensor) -> tuple[int, float] | None:
     """Row of the vehicle behind a pose [3] of the AV, in its corridors and heading its way, and metres between
     bumpers."""
     found: dict[int, float] = {}
-    for line in corridors_behind(scene, origin, pose):
+    for line in corridors_behind(lanes, pose):
         along, aside, segment = project_on_polyline(now.pose[:, :2], line)
         same_way = wrap_angle(_direction(line, segment) - now.pose[:, 2]).abs() < _SAME_WAY
         gap = _length(line) - along - (now.length + now.length[now.ego]) / 2
@@ -177,7 +150,7 @@ def find_follower(scene: Scene, origin: Tensor) -> int | None:
     now = _now(scene, origin)
     if now is None or float(now.speed[now.ego]) <= _EGO_SPEED:
         return None
-    nearest = _nearest_behind(scene, origin, now, now.pose[now.ego])
+    nearest = _nearest_behind(read_lanes(scene, origin.numpy()), now, now.pose[now.ego])
     if nearest is None or nearest[1] > _REACH or float(now.speed[nearest[0]]) <= _MOVING:
         return None
     return nearest[0]
@@ -199,11 +172,12 @@ def find_cut_in(scene: Scene, origin: Tensor, route: Route) -> CutIn | None:
     ego = now.pose[now.ego]
     line = torch.from_numpy(route.point).to(ego.dtype)
     start, _, _ = project_on_polyline(ego[:2], line)
-    ways = float(start) + np.linspace(0.0, _CUT_IN_SECONDS * float(now.speed[now.ego]), 6)
+    distances = float(start) + np.linspace(0.0, _CUT_IN_SECONDS * float(now.speed[now.ego]), 6)
+    lanes = read_lanes(scene, origin.numpy())
     best: tuple[float, CutIn] | None = None
-    for offset in _lanes_beside(scene, origin, route, ways):
-        place = _beside_route(route, ways[:1], offset)[0]
-        nearest = _nearest_behind(scene, origin, now, place)
+    for offset in _lanes_beside(lanes, route, distances):
+        place = _beside_route(route, distances[:1], offset)[0]
+        nearest = _nearest_behind(lanes, now, place)
         if nearest is None or nearest[1] > _CUT_IN_REACH:
             continue
         if float(now.speed[nearest[0]]) <= _MOVING or _blocked(now, line, float(start), offset):
@@ -213,26 +187,23 @@ def find_cut_in(scene: Scene, origin: Tensor, route: Route) -> CutIn | None:
     return None if best is None else best[1]
 
 
-def _beside_route(route: Route, ways: NDArray[np.float64], offset: float) -> Tensor:
+def _beside_route(route: Route, distance: Floats, offset: float) -> Tensor:
     """Poses [n, 3] beside a route, so many metres along it and to port."""
-    x, y, heading = (
-        np.interp(ways, route.distance, values) for values in (route.point[:, 0], route.point[:, 1], route.heading)
-    )
-    pose = np.stack((x - offset * np.sin(heading), y + offset * np.cos(heading), heading), axis=-1)
-    return torch.from_numpy(pose).float()
+    return _line(np.column_stack((route.offset(distance, np.full_like(distance, offset)), route.at(distance)[2])))
 
 
-def _lanes_beside(scene: Scene, origin: Tensor, route: Route, ways: NDArray[np.float64]) -> list[float]:
-    """Offsets in metres, to port, of lanes parallel to the route at all of some places along it.
+def _lanes_beside(lanes: Sequence[Lane], route: Route, distances: Floats) -> list[float]:
+    """Offsets in metres, to port, of lanes parallel to the route at all of some distances along it.
 
     A lane may consist of several features, which follow each other at about the same offset.
     """
-    own = _beside_route(route, ways, 0.0)
+    own = _beside_route(route, distances, 0.0)
     seen: list[tuple[Tensor, Tensor]] = []
-    for line in _lanes(scene, origin).values():
+    for lane in lanes:
+        line = _line(lane.point)
         along, aside, segment = project_on_polyline(own[:, :2], line)
         turned = wrap_angle(_direction(line, segment) - own[:, 2]).abs()
-        there = (along >= -1.0) & (along <= _length(line) + 1.0) & (turned < _PARALLEL)
+        there = (along >= -1.0) & (along <= lane.length + 1.0) & (turned < _PARALLEL)
         seen.append((-aside, there))
     if not seen:
         return []

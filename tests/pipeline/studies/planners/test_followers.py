@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.scene import AgentType, MapKind, Scene, until_now
+from pipeline.studies.planners.lanes import read_lanes
 from pipeline.studies.planners.reactivity import CutIn, find_cut_in, find_follower
 from pipeline.studies.planners.reactivity.followers import corridors_behind
 from tests.pipeline.studies.planners.drives import ORIGIN, route_of
@@ -69,7 +70,7 @@ def test_followers_are_found_around_bends_and_before_merges() -> None:
     assert find_follower(lanes(AV, around, lines=(own, merge)), ORIGIN) is None
     scene = lanes(AV, around, lines=(own, bend, crossing, merge))
     assert find_follower(scene, ORIGIN) == 1
-    lines = corridors_behind(scene, ORIGIN, torch.tensor([0.0, 0.5, 0.0]))
+    lines = corridors_behind(read_lanes(scene, ORIGIN.numpy()), torch.tensor([0.0, 0.5, 0.0]))
     assert sorted(line[0].tolist() for line in lines) == [[-70.0, 0.0], [-20.0, -60.0]]
     assert all(line[-1].tolist() == [0.0, 0.0] for line in lines)
     nearer = lanes(AV, around, Mover(x=-12.0, speed=8.0), lines=(own, bend, crossing, merge))
@@ -79,7 +80,9 @@ def test_followers_are_found_around_bends_and_before_merges() -> None:
 def test_lanes_in_a_ring_end() -> None:
     angle = torch.linspace(0, 2 * math.pi, 33).tolist()
     ring = [(5 * math.sin(a), 5 - 5 * math.cos(a)) for a in angle]
-    lines = corridors_behind(lanes(AV, lines=(ring[:17], ring[16:])), ORIGIN, torch.tensor([0.5, 0.1, 0.1]))
+    lines = corridors_behind(
+        read_lanes(lanes(AV, lines=(ring[:17], ring[16:])), ORIGIN.numpy()), torch.tensor([0.5, 0.1, 0.1])
+    )
     assert len(lines) == 1
     assert 50 < float((lines[0][1:] - lines[0][:-1]).norm(dim=-1).sum()) < 100
 
