@@ -1,19 +1,19 @@
 """Configurations of the metric, read from the textprotos in the Waymo wheel (or a file in that format).
 
-Waymo ships its configurations as textprotos beside the metric's code. They are read here by a parser of the small
-part of the format that they use, so that neither protobuf nor TensorFlow is needed.
+The schema is declared here, so that a machine with the textprotos alone can read them (``gpu_check``). Kernel
+densities are left out of it: no challenge uses them.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from data.errors import UserError
 
@@ -24,7 +24,6 @@ __all__ = [
     "Bernoulli",
     "Component",
     "Histogram",
-    "KernelDensity",
     "MetricConfig",
     "config_path",
     "load_config",
@@ -48,7 +47,24 @@ CONFIG_FILES: dict[str, str] = {
 _CONFIG_FOLDER = "wdl_limited/sim_agents_metrics"
 _DEFAULT_PSEUDOCOUNT = float(np.float32(0.001))
 _INDICATORS = frozenset({"collision_indication", "offroad_indication", "traffic_light_violation"})
-_DIFFERENCES = frozenset(BUCKETS["kinematic_metrics"])
+_Field = descriptor_pb2.FieldDescriptorProto
+_MESSAGES: dict[str, dict[str, Any]] = {
+    "Config": dict.fromkeys(COMPONENTS, "FeatureConfig"),
+    "FeatureConfig": {
+        "histogram": "HistogramEstimate",
+        "bernoulli": "BernoulliEstimate",
+        "independent_timesteps": _Field.TYPE_BOOL,
+        "metametric_weight": _Field.TYPE_FLOAT,
+        "aggregate_objects": _Field.TYPE_BOOL,
+    },
+    "HistogramEstimate": {
+        "min_val": _Field.TYPE_FLOAT,
+        "max_val": _Field.TYPE_FLOAT,
+        "num_bins": _Field.TYPE_INT32,
+        "additive_smoothing_pseudocount": _Field.TYPE_FLOAT,
+    },
+    "BernoulliEstimate": {"additive_smoothing_pseudocount": _Field.TYPE_FLOAT},
+}
 
 
 @dataclass(frozen=True)
@@ -69,13 +85,6 @@ class Bernoulli:
 
 
 @dataclass(frozen=True)
-class KernelDensity:
-    """Gaussian kernels of standard deviation ``bandwidth``, relative to a kernel's own peak."""
-
-    bandwidth: float
-
-
-@dataclass(frozen=True)
 class Component:
     """``FeatureConfig``: how one feature becomes a likelihood.
 
@@ -86,7 +95,7 @@ class Component:
         aggregate_objects: one distribution for all objects instead of one per object.
     """
 
-    estimator: Histogram | Bernoulli | KernelDensity
+    estimator: Histogram | Bernoulli
     weight: float
     independent_timesteps: bool = False
     aggregate_objects: bool = False
@@ -163,130 +172,52 @@ def parse_config(text: str, where: str) -> MetricConfig:
     Raises:
         UserError: wrong syntax, an unknown or missing field, or an estimator that does not suit its feature.
     """
-    fields = _parse_message(_tokens(text, where), where, top=True)
-    unknown = set(fields) - set(COMPONENTS)
-    if unknown:
-        raise UserError(f"{where}: unknown field {min(unknown)}, expected some of {', '.join(COMPONENTS)}")
-    missing = [name for name in COMPONENTS if name not in fields]
+    message = _config_class()()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise UserError(f"{where}: {error}") from error
+    missing = [name for name in COMPONENTS if not message.HasField(name)]
     if missing:
         raise UserError(f"{where}: field {missing[0]} is missing; give it an estimator, with weight 0 if need be")
-    return MetricConfig(**{name: _component(name, fields[name], f"{where}: {name}") for name in COMPONENTS})
-
-
-_TOKEN = re.compile(r"\s+|#[^\n]*|(?P<token>[A-Za-z_]\w*|[-+]?[\d.][\w.+-]*|[:{}])|(?P<bad>.)", re.DOTALL)
-
-
-def _tokens(text: str, where: str) -> Iterator[tuple[str, int]]:
-    """(token, line number), comments and blanks left out; ends with an empty token."""
-    line = 1
-    for match in _TOKEN.finditer(text):
-        if match["bad"]:
-            raise UserError(f"{where}: line {line}: unexpected {match['bad']!r}")
-        if match["token"]:
-            yield match["token"], line
-        line += match[0].count("\n")
-    yield "", line
-
-
-def _parse_message(tokens: Iterator[tuple[str, int]], where: str, top: bool = False) -> dict[str, Any]:
-    """Fields up to the closing brace: nested messages as dicts, scalars as text."""
-    fields: dict[str, Any] = {}
-    for name, line in tokens:
-        if name == ("" if top else "}"):
-            return fields
-        if not name or not (name[0].isalpha() or name[0] == "_"):
-            raise UserError(f"{where}: line {line}: expected a field name, found {name or 'the end of the file'!r}")
-        if name in fields:
-            raise UserError(f"{where}: line {line}: {name} is given twice")
-        value, _ = next(tokens)
-        if value == ":":
-            value, _ = next(tokens)
-            if value not in ("{", "}", ":", ""):
-                fields[name] = value
-                continue
-        if value != "{":
-            raise UserError(f"{where}: line {line}: {name}: expected a value or {{")
-        fields[name] = _parse_message(tokens, where)
-    raise AssertionError("the last token is empty")
-
-
-def _number(value: object, where: str) -> float:
-    """A proto float: rounded to float32, as Waymo's code sees it."""
-    try:
-        return float(np.float32(str(value)))
-    except ValueError:
-        raise UserError(f"{where}: expected a number, found {value!r}") from None
-
-
-def _flag(value: object, where: str) -> bool:
-    if value not in ("true", "false"):
-        raise UserError(f"{where}: expected true or false, found {value!r}")
-    return value == "true"
-
-
-def _check_names(fields: Mapping[str, Any], known: set[str], where: str) -> None:
-    for name in fields:
-        if name not in known:
-            raise UserError(f"{where}: unknown field {name}, expected some of {', '.join(sorted(known))}")
-
-
-def _component(name: str, fields: Any, where: str) -> Component:
-    if not isinstance(fields, dict):
-        raise UserError(f"{where}: expected a message in braces")
-    estimators: dict[str, Callable[[Mapping[str, Any], str], Histogram | Bernoulli | KernelDensity]] = {
-        "histogram": _histogram,
-        "bernoulli": _bernoulli,
-        "kernel_density": _kernel_density,
-    }
-    flags = {"independent_timesteps", "aggregate_objects"}
-    _check_names(fields, {*estimators, *flags, "metametric_weight"}, where)
-    chosen = [key for key in estimators if key in fields]
-    if len(chosen) != 1 or not isinstance(fields[chosen[0]], dict):
-        raise UserError(f"{where}: expected exactly one estimator of {', '.join(estimators)}")
-    estimator = estimators[chosen[0]](fields[chosen[0]], f"{where}.{chosen[0]}")
-    if isinstance(estimator, Bernoulli) != (name in _INDICATORS):
-        raise UserError(f"{where}: {chosen[0]} does not suit this feature")
-    if isinstance(estimator, KernelDensity) and name in _DIFFERENCES:
-        raise UserError(f"{where}: kernel_density cannot take the undefined values at the ends of differences")
-    return Component(
-        estimator=estimator,
-        weight=_number(fields.get("metametric_weight", "0"), f"{where}.metametric_weight"),
-        **{flag: _flag(fields.get(flag, "false"), f"{where}.{flag}") for flag in sorted(flags)},
+    return MetricConfig(
+        **{name: _component(name, getattr(message, name), f"{where}: {name}") for name in COMPONENTS}
     )
 
 
-def _histogram(fields: Mapping[str, Any], where: str) -> Histogram:
-    names = {"min_val": "low", "max_val": "high", "additive_smoothing_pseudocount": "pseudocount"}
-    _check_names(fields, {*names, "num_bins"}, where)
-    values = {names[key]: _number(fields[key], f"{where}.{key}") for key in names if key in fields}
-    bins = str(fields.get("num_bins", "0"))
-    if not bins.isdigit() or int(bins) < 1:
-        raise UserError(f"{where}.num_bins: expected a positive whole number, found {bins!r}")
-    result = Histogram(
-        low=values.get("low", 0.0),
-        high=values.get("high", 0.0),
-        bins=int(bins),
-        pseudocount=values.get("pseudocount", _DEFAULT_PSEUDOCOUNT),
-    )
-    if not result.low < result.high:
-        raise UserError(f"{where}: expected min_val < max_val, found {result.low:g} and {result.high:g}")
-    if not result.pseudocount > 0:
+@cache
+def _config_class() -> Any:
+    """The class of ``SimAgentMetricsConfig`` messages, declared here: text has no field numbers, so any will do."""
+    file = descriptor_pb2.FileDescriptorProto(name="metric_config.proto", package="spacer", syntax="proto2")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for number, (field, kind) in enumerate(fields.items(), 1):
+            added = message.field.add(name=field, number=number, label=_Field.LABEL_OPTIONAL)
+            if isinstance(kind, str):
+                added.type, added.type_name = _Field.TYPE_MESSAGE, f".spacer.{kind}"
+            else:
+                added.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("spacer.Config"))
+
+
+def _component(name: str, message: Any, where: str) -> Component:
+    given = [estimator for estimator in ("histogram", "bernoulli") if message.HasField(estimator)]
+    expected = "bernoulli" if name in _INDICATORS else "histogram"
+    if given != [expected]:
+        raise UserError(f"{where}: expected the estimator {expected}, found {' and '.join(given) or 'none'}")
+    parts = getattr(message, expected)
+    pseudocount = _DEFAULT_PSEUDOCOUNT
+    if parts.HasField("additive_smoothing_pseudocount"):
+        pseudocount = parts.additive_smoothing_pseudocount
+    if not pseudocount > 0:
         raise UserError(f"{where}.additive_smoothing_pseudocount: expected a positive number")
-    return result
-
-
-def _bernoulli(fields: Mapping[str, Any], where: str) -> Bernoulli:
-    key = "additive_smoothing_pseudocount"
-    _check_names(fields, {key}, where)
-    result = Bernoulli(_number(fields[key], f"{where}.{key}")) if key in fields else Bernoulli()
-    if not result.pseudocount > 0:
-        raise UserError(f"{where}.{key}: expected a positive number")
-    return result
-
-
-def _kernel_density(fields: Mapping[str, Any], where: str) -> KernelDensity:
-    _check_names(fields, {"bandwidth"}, where)
-    result = KernelDensity(_number(fields.get("bandwidth", "0"), f"{where}.bandwidth"))
-    if not result.bandwidth > 0:
-        raise UserError(f"{where}.bandwidth: expected a positive number")
-    return result
+    estimator: Histogram | Bernoulli = Bernoulli(pseudocount)
+    if expected == "histogram":
+        if not parts.min_val < parts.max_val:
+            raise UserError(f"{where}: expected min_val < max_val, found {parts.min_val:g} and {parts.max_val:g}")
+        if parts.num_bins < 1:
+            raise UserError(f"{where}.num_bins: expected a positive whole number, found {parts.num_bins}")
+        estimator = Histogram(parts.min_val, parts.max_val, parts.num_bins, pseudocount)
+    return Component(estimator, message.metametric_weight, message.independent_timesteps, message.aggregate_objects)

@@ -16,13 +16,15 @@ from data.scene import LightState, MapKind, RoadMap
 from data.womd import parse_scenario
 from submission.realism import COMPONENTS, load_config, prepare_scene, score
 from submission.realism.aggregate import buckets
-from submission.realism.config import BUCKETS, Component, Histogram, parse_config
+from submission.realism.config import BUCKETS, Component, Histogram, config_path, parse_config
 from submission.realism.estimators import timeseries_log_likelihood
 from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
 from submission.realism.red_light import prepare_signals, violations
 from submission.realism.road_edge import prepare_edges, signed_distance
 from tests.builders import scenario_proto
 from tests.scenes import Mover, Signal, hand_made
+
+SHIPPED = config_path("2025").read_text()
 
 
 def edge_map(polylines: list[np.ndarray]) -> RoadMap:
@@ -239,9 +241,13 @@ def test_weights_sum_to_one() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("linear_speed { histogram { min_val: 0 ", "linear_speed|end"),
-        ("speed { }", "unknown field speed"),
+        ("linear_speed {\n histogram { min_val: 0 ", "^file: 2:"),
+        ("speed { }", 'no field named "speed"'),
+        ("linear_speed { kernel_density { } }", 'no field named "kernel_density"'),
         ("", "field linear_speed is missing"),
+        (SHIPPED.replace("min_val: 0.0", "min_val: 90.0", 1), "linear_speed: expected min_val < max_val"),
+        (SHIPPED.replace("num_bins: 10", "num_bins: -10", 1), "num_bins: expected a positive whole number"),
+        (SHIPPED.replace("bernoulli", "histogram", 1), "expected the estimator bernoulli, found histogram"),
     ],
 )
 def test_bad_configurations(text: str, message: str) -> None:
