@@ -82,8 +82,17 @@ gpu-check: $(RUNTIME) ## what this machine's GPU computes, how fast, where it wa
 claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
 	$(PY) -m pipeline claims --preset=$(call quoted,$(PRESET)) --run=$(call quoted,runs/$(RUN)) --out=$(call quoted,runs/$(RUN)/claims) $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
 
-lock: $(VENV)/bin/python ## resolve requirements*.in into the pinned requirements*.txt
-	$(PY) scripts/lock_requirements.py
+COMPILE = $(PY) -m uv pip compile -q --python-version 3.11 --no-annotate --custom-compile-command "make lock"
+
+lock: $(DEV) ## requirements*.in to the pinned requirements*.txt; ARGS=--upgrade for newer versions
+	$(COMPILE) $(ARGS) requirements.in -o requirements.txt
+	@# CUDA libraries belong to a build of torch: pip takes them with it.
+	sed -i -E '/^(nvidia|cuda|triton)/d' requirements.txt
+	for part in ray dev; do \
+	  $(COMPILE) $(ARGS) -c requirements.txt requirements-$$part.in -o requirements-$$part.txt && \
+	  grep -v '^#' requirements.txt | grep -vxFf - requirements-$$part.txt > requirements-$$part.new && \
+	  mv requirements-$$part.new requirements-$$part.txt || exit 1; \
+	done
 
 clean: ## remove the virtual environment and caches; runs/ is kept
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
