@@ -44,6 +44,18 @@ class RunFolder:
 
     folder: Path
 
+    @staticmethod
+    def opened(folder: Path) -> RunFolder:
+        """The folder of a run.
+
+        Raises:
+            UserError: there is none, or no stage of a run is finished there.
+        """
+        if not any(folder.glob("*/manifest.json")):
+            what = "no finished stage of a run here" if folder.is_dir() else "no such folder"
+            raise UserError(f"{folder}: {what}; expected the folder of a run, such as runs/demo")
+        return RunFolder(folder)
+
     def path(self, name: str) -> Path:
         """Where a stage's folder or file is, whether or not it is there."""
         return self.folder / name
@@ -73,26 +85,30 @@ class RunFolder:
         """The path.
 
         Raises:
-            UserError: there is no such run, or the stage is not finished; names the command that finishes it.
+            UserError: the stage is not finished, or its output is gone; names the command that makes it.
         """
         if (path := self.finished(name)) is not None:
             return path
-        if not self.folder.is_dir():
-            raise UserError(f"--run {self.folder}: no such folder; expected that of a run, such as runs/demo")
         stage = name.partition("/")[0]
-        raise UserError(f"{self.path(name)}: stage {stage} of this run is not finished; run `make {stage}` first")
+        raise UserError(f"{self.path(name)}: no output of a finished stage; run `make {stage}` for this run first")
 
-    @property
-    def reference(self) -> Path | None:
-        """Checkpoint of the reference, fine-tuned if possible."""
+    def checkpoint(self, agent: str) -> Path | None:
+        """Of ``reference``, fine-tuned if possible, or ``policy``; None for others, and where none is finished."""
+        if agent != "reference":
+            return self.finished(POLICY) if agent == "policy" else None
         if (path := self.finished(REFERENCE)) is None and (path := self.finished(PRETRAINED)) is not None:
             warn_once(f"{self.folder}: finetune is not finished; the reference of pretrain is used")
         return path
 
     @property
-    def policy(self) -> Path | None:
-        """Checkpoint of the policy."""
-        return self.finished(POLICY)
+    def reference(self) -> Path:
+        """Checkpoint of the reference, or a ``UserError``."""
+        return self.checkpoint("reference") or self.needed(REFERENCE)
+
+    @property
+    def policy(self) -> Path:
+        """Checkpoint of the policy, or a ``UserError``."""
+        return self.needed(POLICY)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def _tasks(config: ReportConfig, facts: RunFacts, folder: Path) -> tuple[str, li
     chosen = choose_scenes(values, config.scenes)
     names = [name for name, _ in chosen]
     found = {agent: find_rollouts(facts.rollouts(agent), names) for agent in agents}
+    policy, reference = facts.checkpoint("policy"), facts.checkpoint("reference")
     tasks = [
         SceneTask(
             scenarios=str(facts.store("validation").absolute()),
@@ -71,8 +72,8 @@ def _tasks(config: ReportConfig, facts: RunFacts, folder: Path) -> tuple[str, li
             title=title,
             rollouts={agent: entries[name] for agent, entries in found.items() if name in entries},
             metric=str(scored[chooser].report["metric"]),
-            policy=None if facts.policy is None else facts.policy.absolute(),
-            reference=None if facts.reference is None else facts.reference.absolute(),
+            policy=policy and policy.absolute(),
+            reference=reference and reference.absolute(),
             explained=config.explained,
             target=(folder / f"{number:03d}.spk").absolute(),
         )

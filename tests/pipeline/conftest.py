@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from data.vocabulary import Vocabulary
 from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
+from pipeline.execution.manifest import Recipe, State, Work, begin, finish
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from tests.models.reference.conftest import make_model
 
@@ -36,6 +39,15 @@ def make_policy(vocabulary: Vocabulary, view: ObservationConfig = VIEW, gain: fl
 @pytest.fixture(scope="session")
 def policy(vocabulary) -> Policy:
     return make_policy(vocabulary)
+
+
+def finish_stages(run: Path, *stages: str) -> None:
+    """Have stages of a made-up run count as done, as the runner does."""
+    for stage in stages:
+        recipe = Recipe(config={"stage": stage}, seed=0, code="0" * 16, inputs={})
+        work = Work(run / stage, stage, run / "replaced" / stage)
+        begin(work, recipe, State("interrupted, going on"))
+        finish(work, recipe, {}, seconds=1.5, peak_memory_mb=200.0)
 
 
 @pytest.fixture

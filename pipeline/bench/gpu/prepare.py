@@ -14,6 +14,7 @@ from data.files import atomic_write, write_json
 from pipeline.bench.gpu.inputs import FULL, Inputs
 from pipeline.bench.gpu.travelling import fetch_wheels
 from pipeline.bench.metric import noisy_rollouts
+from pipeline.run.run_folder import VOCABULARY, RunFolder
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from submission.realism.config import CONFIG_FILES, config_path
 
@@ -46,14 +47,13 @@ def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool =
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _generated(folder) if run is None else run
+    found = RunFolder.opened(run)
     for source, target in (
-        (run / "tokenize" / "training", folder / "store"),
-        (run / "tokenize" / "vocabulary.pt", folder / "vocabulary.pt"),
-        (_reference(run), folder / "reference.ckpt"),
-        (run / "selfplay" / "policy.ckpt", folder / "policy.ckpt"),
+        (found.needed("tokenize/training"), folder / "store"),
+        (found.needed(VOCABULARY), folder / "vocabulary.pt"),
+        (found.reference, folder / "reference.ckpt"),
+        (found.policy, folder / "policy.ckpt"),
     ):
-        if not source.exists():
-            raise UserError(f"{source}: not there; run make stages up to selfplay first, or leave --run out")
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", "*.json"))
@@ -80,11 +80,6 @@ def _generated(folder: Path) -> Path:
     if status:
         raise UserError(f"{runs / name}: the stages ended with status {status}; see above, or give --run")
     return runs / name
-
-
-def _reference(run: Path) -> Path:
-    tuned = run / "finetune" / "reference.ckpt"
-    return tuned if tuned.exists() else run / "pretrain" / "reference.ckpt"
 
 
 def _score(folder: Path) -> None:

@@ -13,7 +13,7 @@ from data.errors import UserError
 from pipeline.execution.console import say
 from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.config import ClaimsConfig
-from pipeline.studies.claims.inputs import RunInputs
+from pipeline.studies.claims.inputs import claim_inputs
 from pipeline.studies.claims.likelihood_claim import LIKELIHOOD, is_measured, likelihood_report
 from pipeline.studies.claims.page import write_reports
 from pipeline.studies.claims.report import Report
@@ -45,7 +45,7 @@ def run_claims(
         UserError: the run lacks something, no such claim, or results of other settings in ``out``.
     """
     names = _chosen(only)
-    inputs = RunInputs.of(run, policy=LIKELIHOOD in names)
+    inputs = claim_inputs(run, policy=LIKELIHOOD in names)
     folder = out or run / "claims"
     study = Study(config, inputs, folder, seed)
     started, reports, ran = time.perf_counter(), dict[str, Report](), 0

@@ -1,62 +1,31 @@
-"""What claims read: the folders of a finished run, and the scenes that all is judged on."""
+"""What claims read: the folder of a finished run, and the scenes that all is judged on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
 from data.store import SceneStore, is_store, shard_name, write_shard
-from data.vocabulary import Vocabulary
-from pipeline.run.run_folder import POLICY, REFERENCE, VOCABULARY
+from pipeline.run.run_folder import VOCABULARY, RunFolder
 
-__all__ = ["RunInputs", "judged_scenes"]
+__all__ = ["claim_inputs", "judged_scenes"]
 
 _SPLIT = "validation"
 
 
-@dataclass(frozen=True)
-class RunInputs:
-    """Paths in a run, each of which is there, the policy perhaps excepted."""
+def claim_inputs(run: Path, policy: bool) -> RunFolder:
+    """The folder of a run in which all is finished that claims read.
 
-    training: Path
-    validation: Path
-    vocabulary: Path
-    reference: Path
-    policy: Path  # checked only where it is needed
+    Args:
+        run: the folder. policy: whether the policy is read.
 
-    @classmethod
-    def of(cls, run: Path, policy: bool) -> RunInputs:
-        """Find them.
-
-        Args:
-            run: folder of the run. policy: whether its policy is needed.
-
-        Raises:
-            UserError: one of them is missing; names the stage that makes it.
-        """
-        if not run.is_dir():
-            raise UserError(f"--run {run}: no such folder; expected that of a run, such as runs/demo")
-        found = cls(
-            training=run / "tokenize" / "training",
-            validation=run / "tokenize" / _SPLIT,
-            vocabulary=run / VOCABULARY,
-            reference=run / REFERENCE,
-            policy=run / POLICY,
-        )
-        for store in (found.training, found.validation):
-            if not is_store(store):
-                raise UserError(f"{store}: no store of scenes; run `make tokenize` for this run first")
-        needed = [(found.vocabulary, "tokenize"), (found.reference, "finetune"), (found.policy, "selfplay")]
-        for path, stage in needed if policy else needed[:2]:
-            if not path.is_file():
-                raise UserError(f"{path}: not there; run `make {stage}` for this run first")
-        return found
-
-    @property
-    def tokens(self) -> int:
-        """K of the run's vocabulary."""
-        return Vocabulary.load(self.vocabulary).size
+    Raises:
+        UserError: something is missing; names the stage that makes it.
+    """
+    inputs = RunFolder.opened(run)
+    for name in ("tokenize/training", "tokenize/validation", VOCABULARY):
+        inputs.needed(name)
+    _ = inputs.reference, policy and inputs.policy
+    return inputs
 
 
 def judged_scenes(store: Path, count: int, folder: Path) -> Path:

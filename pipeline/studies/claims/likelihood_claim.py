@@ -64,7 +64,7 @@ def is_measured(study: Study) -> bool:
     """Whether nothing is left to do."""
     recipe = study.out / LIKELIHOOD / _RECIPE_FILE
     return (
-        study.inputs.policy.is_file()
+        study.inputs.checkpoint("policy") is not None
         and recipe.exists()
         and read_json(recipe) == _recipe(study)
         and all(_target(study, index).exists() for index in range(len(study.scenes)))

@@ -8,10 +8,10 @@ from pathlib import Path
 from data.store import SceneStore
 from data.vocabulary import Vocabulary, build_vocabulary
 from pipeline.fitting import CHECKPOINT_FILE
+from pipeline.run.run_folder import VOCABULARY, RunFolder
 from pipeline.stages.finetune import run_finetune
 from pipeline.stages.pretrain import run_pretrain
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
-from pipeline.studies.claims.inputs import RunInputs
 
 __all__ = ["reference_checkpoint", "train_reference"]
 
@@ -22,7 +22,7 @@ def reference_checkpoint(spec: ReferenceSpec, root: Path) -> Path:
     return root / spec.name.replace(" ", "_") / stage / CHECKPOINT_FILE
 
 
-def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs, root: Path) -> Path:
+def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunFolder, root: Path) -> Path:
     """Train a reference, or find it trained; an interrupted training goes on.
 
     Args:
@@ -32,14 +32,14 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
         Its checkpoint.
     """
     folder = root / spec.name.replace(" ", "_")
-    vocabulary = inputs.vocabulary
+    vocabulary = inputs.needed(VOCABULARY)
     if spec.vocabulary:
         vocabulary = folder / "vocabulary.pt"
         if not vocabulary.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            steps = Vocabulary.load(inputs.vocabulary).token_steps
+            steps = Vocabulary.load(inputs.needed(VOCABULARY)).token_steps
             options = dataclasses.replace(config.tokenize.vocabulary, size=spec.vocabulary, token_steps=steps)
-            build_vocabulary(SceneStore(inputs.training), options, 0).save(vocabulary)
+            build_vocabulary(SceneStore(inputs.store("training")), options, 0).save(vocabulary)
     fit = config.pretrain.fit
     run_pretrain(
         dataclasses.replace(
@@ -47,7 +47,7 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
             size=spec.size,
             fit=dataclasses.replace(fit, steps=spec.steps, warmup_steps=min(fit.warmup_steps, spec.steps // 4)),
         ),
-        scenes=inputs.training,
+        scenes=inputs.store("training"),
         vocabulary=vocabulary,
         out=folder / "pretrain",
     )
@@ -61,7 +61,7 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunInputs
                 fit, steps=spec.finetune, warmup_steps=min(fit.warmup_steps, spec.finetune // 4)
             ),
         ),
-        scenes=inputs.training,
+        scenes=inputs.store("training"),
         checkpoint=folder / "pretrain" / CHECKPOINT_FILE,
         out=folder / "finetune",
     )

@@ -15,6 +15,7 @@ from data.store import SceneStore
 from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Array
 from pipeline.execution.console import hushed, say
+from pipeline.run.run_folder import RunFolder
 from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.studies.claims.arms import (
     RESULT_FILE,
@@ -30,7 +31,7 @@ from pipeline.studies.claims.arms import (
     way_name,
 )
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
-from pipeline.studies.claims.inputs import RunInputs, judged_scenes
+from pipeline.studies.claims.inputs import judged_scenes
 from pipeline.studies.claims.overrides import override
 from pipeline.studies.claims.references import reference_checkpoint, train_reference
 from submission.realism import buckets, load_config
@@ -64,7 +65,7 @@ class Study:
     """
 
     config: ClaimsConfig
-    inputs: RunInputs
+    inputs: RunFolder
     out: Path
     seed: int = 0
     _known: dict[str, ArmResult] = field(default_factory=dict, repr=False)
@@ -72,7 +73,7 @@ class Study:
     @cached_property
     def scenarios(self) -> Path:
         """Store of the scenes that all is judged on."""
-        return judged_scenes(self.inputs.validation, self.config.scenes, self.out / "scenes")
+        return judged_scenes(self.inputs.store("validation"), self.config.scenes, self.out / "scenes")
 
     @cached_property
     def scenes(self) -> list[str]:
@@ -151,7 +152,7 @@ class Study:
         """An arm's training with a seed, and how it is judged; its reference is trained if it is not there."""
         config = arm.config(override(self.config.selfplay, {"agent_steps": self.config.agent_steps}))
         if arm.watched:
-            infos = SceneStore(self.inputs.training).infos
+            infos = SceneStore(self.inputs.store("training")).infos
             agents = sum(info.simulated for info in infos) / len(infos)
             updates = config.agent_steps / (config.worlds * agents * _DECISIONS)
             every = max(1, int(updates / max(1, self.config.evaluations)))
@@ -160,7 +161,7 @@ class Study:
         return Trial(
             config=config,
             seed=self.seed + seed,
-            training=self.inputs.training,
+            training=self.inputs.store("training"),
             anchor=anchor,
             reference=anchor,
             judged=self.judged(arm.targets),

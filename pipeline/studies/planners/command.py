@@ -14,7 +14,7 @@ from data.scenes_source import content_digest, open_scenes
 from pipeline.execution.console import say
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import run_kept
-from pipeline.run.run_folder import POLICY, REFERENCE
+from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.planners.cases import choose_cases, write_cases
 from pipeline.studies.planners.catalogue import builtin_planners, load_planner, own_digest
@@ -93,17 +93,12 @@ def _inputs(run: Path | None, scenarios: str | None, out: Path | None, given: di
         if scenarios is None or out is None:
             raise UserError("give --run FOLDER, or --scenarios and --out")
         return _Inputs(scenarios, out, None, given)
-    if not run.is_dir():
-        raise UserError(f"--run {run}: no such folder; run `make stages` first, or mend the path")
-    found = {"reference": run / REFERENCE, "policy": run / POLICY}
+    folder = RunFolder.opened(run)
     return _Inputs(
-        scenarios=scenarios or str(run / "tokenize" / "validation"),
+        scenarios=scenarios or str(folder.needed("tokenize/validation")),
         out=out or run / "planners",
-        store=run / "tokenize" / "training",
-        files={
-            name: path or (found[name] if name in found and found[name].is_file() else None)
-            for name, path in given.items()
-        },
+        store=folder.finished("tokenize/training"),
+        files={name: path or folder.checkpoint(name) for name, path in given.items()},
     )
 
 

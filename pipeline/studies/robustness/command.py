@@ -17,6 +17,7 @@ from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
+from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
 from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
 from pipeline.studies.robustness.trials import (
@@ -29,7 +30,6 @@ from pipeline.studies.robustness.trials import (
     split,
 )
 from pipeline.viewing.figures import Band, bands_figure, save_figure
-from pipeline.viewing.report.facts import gather
 from submission.realism import MetricConfig, load_config
 
 __all__ = ["RobustnessConfig", "run_robustness"]
@@ -93,11 +93,10 @@ def check_agents(agents: list[str]) -> None:
 def _contestants(
     config: RobustnessConfig, run: Path | None, reference: Path | None, policy: Path | None
 ) -> list[Contestant]:
-    facts = gather(run) if run is not None and not (reference and policy) else None
-    found = {
-        "reference": reference or (facts.reference if facts else None),
-        "policy": policy or (facts.policy if facts else None),
-    }
+    found = {"reference": reference, "policy": policy}
+    if run is not None and not (reference and policy):
+        folder = RunFolder.opened(run)
+        found = {agent: path or folder.checkpoint(agent) for agent, path in found.items()}
     for agent in config.agents:
         if agent in found and found[agent] is None:
             where = f"{run} has none that is finished" if run else f"give --{agent} FILE"
@@ -141,7 +140,7 @@ def run_robustness(
     metric = load_config(config.metric)
     contestants = _contestants(config, run, reference, policy)
     if run is not None:
-        scenarios = scenarios or str(run / "tokenize" / "validation")
+        scenarios = scenarios or str(RunFolder(run).store("validation"))
         out = out or run / "robustness"
     assert scenarios is not None
     assert out is not None

@@ -19,6 +19,7 @@ from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
+from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.command import check_agents, check_scale
 from pipeline.studies.robustness.kinds import CLEAN, Condition
 from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
@@ -31,7 +32,6 @@ from pipeline.studies.robustness.trials import (
     run_trials,
     split,
 )
-from pipeline.viewing.report.facts import gather
 from submission.realism import load_config
 
 __all__ = ["TransferConfig", "run_transfer"]
@@ -82,12 +82,12 @@ def _opened(config: TransferConfig, folder: Path, seed: int) -> tuple[Scenes, di
     Raises:
         UserError: no run there, or one that has not trained an agent that is wanted.
     """
-    facts = gather(folder)
-    found = {"reference": facts.reference, "policy": facts.policy}
+    run = RunFolder.opened(folder)
+    found = {agent: run.checkpoint(agent) for agent in config.agents}
     for agent in config.agents:
         if agent in LEARNT and found[agent] is None:
             raise UserError(f"{folder}: no finished {agent}; run its stages, or leave {agent} out of --agents")
-    scenes = choose_scenes(str(facts.store("validation")), config.scenes, seed)
+    scenes = choose_scenes(str(run.store("validation")), config.scenes, seed)
     return scenes, {agent: contestant(agent, found.get(agent)) for agent in config.agents}
 
 
@@ -168,7 +168,7 @@ def _check_unseen(runs: Mapping[str, Path], opened: Mapping[str, tuple[Scenes, d
         UserError: an agent would be tested on scenes that it was trained on.
     """
     for trained, (_, agents) in opened.items():
-        store = gather(runs[trained]).store("training")
+        store = RunFolder(runs[trained]).store("training")
         # Checkpoints of earlier versions do not say what they were trained on; the store of their run does.
         known = set(SceneStore(store).ids) if is_store(store) else set[str]()
         for tested, (scenes, _) in opened.items():

@@ -10,15 +10,15 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import read_json
-from data.store import SceneInfo, SceneStore, is_store
+from data.sources import SPLITS
+from data.store import SceneInfo, SceneStore
 from data.vocabulary import Vocabulary
-from pipeline.execution.manifest import Manifest, read_manifest
-from pipeline.run.run_folder import ARCHIVE, POLICY, PRETRAINED, REFERENCE, VERDICT, VOCABULARY
+from pipeline.execution.manifest import Manifest
+from pipeline.run.run_folder import ARCHIVE, VERDICT, VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
 
 __all__ = ["AgentResult", "Curve", "RunFacts", "gather"]
 
-_SPLITS = ("training", "validation", "testing")
 # In this order agents are compared; others follow.
 _AGENTS = ("log", "constant_velocity", "reference", "policy")
 
@@ -42,19 +42,18 @@ class AgentResult:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunFacts(RunFolder):
     """Of one run.
 
     Attributes:
-        name: of the run. folder: where it is.
+        name: of the run.
         manifests: of finished stages, in order. unfinished: names of the other stages.
         infos: of every scene, by split. vocabulary: of motion.
-        curves: of trainings. results: of agents on the validation split.
+        curves: of trainings, also of unfinished ones. results: of agents on the validation split.
         validation: what ``validate`` wrote, and archive: what it was about.
     """
 
     name: str
-    folder: Path
     manifests: Mapping[str, Manifest]
     unfinished: Sequence[str]
     infos: Mapping[str, Sequence[SceneInfo]]
@@ -63,25 +62,6 @@ class RunFacts:
     results: Sequence[AgentResult]
     validation: Mapping[str, Any] | None
     archive: Path | None
-
-    def store(self, split: str) -> Path:
-        return self.folder / "tokenize" / split
-
-    def rollouts(self, agent: str) -> Path:
-        return self.folder / "sample" / "validation" / agent
-
-    @property
-    def reference(self) -> Path | None:
-        return self._checkpoint(REFERENCE, PRETRAINED)
-
-    @property
-    def policy(self) -> Path | None:
-        return self._checkpoint(POLICY)
-
-    def _checkpoint(self, *names: str) -> Path | None:
-        """Of the first stage that is done; another one's may be changing."""
-        found = (self.folder / name for name in names if name.partition("/")[0] in self.manifests)
-        return next((path for path in found if path.is_file()), None)
 
 
 def _number(text: str) -> float | None:
@@ -139,8 +119,6 @@ def _result(folder: Path) -> AgentResult:
 
 
 def _results(folder: Path) -> list[AgentResult]:
-    if not folder.is_dir():
-        return []
     names = [path.name for path in folder.iterdir() if (path / "metrics.json").is_file()]
     known = [name for name in _AGENTS if name in names]
     return [_result(folder / name) for name in known + sorted(set(names) - set(known))]
@@ -152,32 +130,23 @@ def gather(folder: Path) -> RunFacts:
     Raises:
         UserError: no run there, or files that its stages did not write.
     """
-    manifests = {}
+    run = RunFolder.opened(folder)
     # Whether traffic was generated shows in the folder itself.
-    generated = (folder / "traffic").is_dir()
-    others = {"report"} if generated else {"report", "traffic"}
+    others = {"report"} if run.path("traffic").is_dir() else {"report", "traffic"}
     stages = [stage.name for stage in STAGES if stage.name not in others]
-    for stage in stages:
-        if (manifest := read_manifest(folder / stage)) is not None:
-            manifests[stage] = manifest
-    if not manifests:
-        raise UserError(
-            f"{folder}: no finished stage of a run here; expected the folder of a run, such as runs/demo"
-        )
-    stores = {split: folder / "tokenize" / split for split in _SPLITS}
-    vocabulary = folder / VOCABULARY
-    report = folder / VERDICT
-    archive = folder / ARCHIVE
+    found = {stage: run.manifest(stage) for stage in stages}
+    manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+    vocabulary, verdict = run.finished(VOCABULARY), run.finished(VERDICT)
     curves = [_curve(folder, stage) for stage in ("pretrain", "finetune", "selfplay")]
     return RunFacts(
-        name=folder.resolve().name,
         folder=folder,
+        name=folder.resolve().name,
         manifests=manifests,
         unfinished=[stage for stage in stages if stage not in manifests],
-        infos={split: SceneStore(path).infos for split, path in stores.items() if is_store(path)},
-        vocabulary=Vocabulary.load(vocabulary) if vocabulary.is_file() else None,
+        infos={split: SceneStore(run.store(split)).infos for split in SPLITS if run.finished(f"tokenize/{split}")},
+        vocabulary=Vocabulary.load(vocabulary) if vocabulary else None,
         curves=[curve for curve in curves if curve is not None],
-        results=_results(folder / "evaluate"),
-        validation=read_json(report) if report.is_file() else None,
-        archive=archive if archive.is_file() else None,
+        results=_results(run.path("evaluate")) if "evaluate" in manifests else [],
+        validation=read_json(verdict) if verdict else None,
+        archive=run.finished(ARCHIVE),
     )

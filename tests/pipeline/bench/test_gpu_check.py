@@ -18,7 +18,7 @@ from scripts import gpu_check
 from submission.realism.config import CONFIG_FILES
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.conftest import VIEW, make_policy
+from tests.pipeline.conftest import VIEW, finish_stages, make_policy
 
 # These compile for minutes on a CPU.
 COMPILED = {"self-play, compiled", "futures, compiled"}
@@ -35,6 +35,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words.save(run / "tokenize" / "vocabulary.pt")
     save_reference(run / "pretrain" / "reference.ckpt", model)
     save_policy(run / "selfplay" / "policy.ckpt", make_policy(words), words, view)
+    finish_stages(run, "tokenize", "pretrain", "selfplay")
     assert gpu_check.main(["--prepare", str(folder), "--run", str(run), "--no-wheels"]) == 0
     return folder
 
@@ -51,7 +52,7 @@ def test_what_travels_is_small_and_complete(prepared: Path) -> None:
 
 def test_a_run_that_lacks_something_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_check.main(["--prepare", str(tmp_path / "out"), "--run", str(tmp_path), "--no-wheels"]) == 1
-    assert f"{tmp_path}/tokenize/training: not there" in capsys.readouterr().err
+    assert f"{tmp_path}: no finished stage of a run here" in capsys.readouterr().err
 
 
 def test_every_step_runs_without_a_card(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

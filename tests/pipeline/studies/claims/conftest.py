@@ -17,7 +17,7 @@ from pipeline.stages.pretrain import PretrainConfig
 from pipeline.studies.claims.config import ClaimsConfig
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.conftest import VIEW, make_policy
+from tests.pipeline.conftest import VIEW, finish_stages, make_policy
 
 TINY = ClaimsConfig(
     agent_steps=300,
@@ -60,4 +60,5 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / stage).mkdir()
     save_reference(folder / "finetune" / "reference.ckpt", model)
     save_policy(folder / "selfplay" / "policy.ckpt", make_policy(model.vocabulary), model.vocabulary, asdict(VIEW))
+    finish_stages(folder, "tokenize", "finetune", "selfplay")
     return folder

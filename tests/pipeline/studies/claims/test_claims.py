@@ -17,7 +17,7 @@ from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.catalogue import CLAIMS, SPACER
 from pipeline.studies.claims.command import CLAIM_NAMES, run_claims
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
-from pipeline.studies.claims.inputs import RunInputs, judged_scenes
+from pipeline.studies.claims.inputs import claim_inputs, judged_scenes
 from pipeline.studies.claims.overrides import override, read_settings
 from pipeline.studies.claims.report import Row, published, render_rows
 from pipeline.studies.claims.study import Study
@@ -105,7 +105,7 @@ def test_references_and_vocabularies_are_trained_and_compared(tiny_run: Path, tm
 
 def test_overrides_reach_the_configuration(tiny_run: Path, tmp_path: Path) -> None:
     """Of every arm of every claim: exactly the options it names are other than the base's."""
-    study = Study(TINY, RunInputs.of(tiny_run, policy=False), tmp_path)
+    study = Study(TINY, claim_inputs(tiny_run, policy=False), tmp_path)
     base = dataclasses.asdict(override(TINY.selfplay, {"agent_steps": TINY.agent_steps}))
     names = set()
     for claim in CLAIMS.values():
@@ -176,18 +176,18 @@ def test_texts_are_read_as_the_options_type() -> None:
 
 def test_what_is_missing_names_its_stage(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        RunInputs.of(tmp_path / "none", policy=True)
+        claim_inputs(tmp_path / "none", policy=True)
     copy = tmp_path / "run"
     copy.mkdir()
-    with pytest.raises(UserError, match="no store of scenes; run `make tokenize`"):
-        RunInputs.of(copy, policy=True)
+    with pytest.raises(UserError, match="no finished stage of a run here"):
+        claim_inputs(copy, policy=True)
     (copy / "tokenize").symlink_to(tiny_run / "tokenize")
-    with pytest.raises(UserError, match=r"reference.ckpt: not there; run `make finetune`"):
-        RunInputs.of(copy, policy=True)
+    with pytest.raises(UserError, match=r"reference.ckpt: no output of a finished stage; run `make finetune`"):
+        claim_inputs(copy, policy=True)
     (copy / "finetune").symlink_to(tiny_run / "finetune")
-    with pytest.raises(UserError, match=r"policy.ckpt: not there; run `make selfplay`"):
-        RunInputs.of(copy, policy=True)
-    assert RunInputs.of(copy, policy=False).reference.exists()
+    with pytest.raises(UserError, match=r"policy.ckpt: no output of a finished stage; run `make selfplay`"):
+        claim_inputs(copy, policy=True)
+    assert claim_inputs(copy, policy=False).reference.exists()
     with pytest.raises(UserError, match=r"no such claim, expected some of likelihood.*did you mean heads"):
         run_claims(TINY, run=tiny_run, out=tmp_path, only="head")
 
