@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import yaml
 from torch import Tensor
 
 from data.errors import is_out_of_memory
@@ -23,6 +22,7 @@ from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.agents.policy_agent import open_policy
 from pipeline.bench.rows import Row
+from pipeline.run.presets import load_preset
 from pipeline.selfplay.config import PPOConfig
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.world import World, build_world, stack_worlds
@@ -30,7 +30,6 @@ from pipeline.simulator.world import World, build_world, stack_worlds
 __all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest", "or_too_large"]
 
 MovedT = TypeVar("MovedT")
-_PAPER = Path(__file__).resolve().parents[2] / "command" / "configs" / "paper.yaml"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Size:
 
 
 def _paper() -> Size:
-    asked = yaml.safe_load(_PAPER.read_text())["selfplay"]
+    asked = load_preset("paper")["selfplay"]
     return Size(
         ObservationConfig(**asked["view"]),
         PolicyConfig(**asked["policy"]),
