@@ -179,8 +179,9 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
     function, config_class = command.load()
-    # Imported late: it takes as long as the commands themselves.
+    # Imported late: they take as long as the commands themselves.
     from pipeline.command.standalone import CHOICES, run_command
+    from pipeline.execution.devices import is_first_process
 
     section = preset_section(command, preset, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
@@ -198,9 +199,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
         asked = {choice: bool(own.get(choice)) for choice in CHOICES}
         own = {option: value for option, value in own.items() if option in parameters}
         figures = run_command(command, function, config, own, **asked)
-    # Of processes that torchrun or Slurm started together, the first one speaks.
-    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    if command is not _WHOLE and first:
+    if command is not _WHOLE and is_first_process():
         print(json.dumps(figures, indent=2, default=str))
 
 

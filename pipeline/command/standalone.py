@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from data.places import is_remote, place
 from data.sources import find_shards
 from pipeline.execution.code_version import code_version
 from pipeline.execution.console import say
-from pipeline.execution.devices import check_devices
+from pipeline.execution.devices import check_devices, is_first_process
 from pipeline.execution.locking import locked
 from pipeline.execution.manifest import Recipe, Work, look, set_aside
 from pipeline.execution.works import identity, measured, perform, refuse_own_inputs, wait_for_first
@@ -65,11 +64,6 @@ def _identity(option: str, value: Any, own: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _first() -> bool:
-    """Whether this is the first of the processes that torchrun or Slurm started together."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-
-
 def run_command(
     command: Command,
     function: Callable[..., dict[str, Any]],
@@ -112,7 +106,7 @@ def run_command(
     recipe = _recipe(
         command.module, config, {**own, "keep": None}, {option: str(value) for option, value in inputs.items()}
     )
-    if not _first():
+    if not is_first_process():
         state = wait_for_first(work, recipe)
         return {} if state.reason is None else function(config, **own)
     with locked(work.folder, name, ".lock" if work.folder == out else f".{out.name}.lock"):

@@ -1,4 +1,4 @@
-"""The devices that a user asks for by name, and whether they are there."""
+"""The devices that a user asks for by name, whether they are there, and how work is launched on several of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from data.errors import UserError
 
-__all__ = ["Devices", "check_devices", "find_devices"]
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Devices", "check_devices", "find_devices", "is_first_process", "is_launched", "summed"]
 
 _KNOWN = re.compile(r"auto|cpu|gpu|cuda(:\d+)?|mps")
 _EXPECTED = "cpu, cuda, cuda:N, gpu, mps or auto"
@@ -36,16 +40,42 @@ class Devices:
         """As torch takes it."""
         return self.kind if self.index is None else f"{self.kind}:{self.index}"
 
-    @property
-    def launched(self) -> list[int] | int:
-        """As Lightning takes it: a list of numbers, or how many."""
-        return self.count if self.index is None else [self.index]
+    def launch(self, nodes: int, precision: str) -> dict[str, Any]:
+        """Options of Lightning's Trainer and Fabric.
 
-    def precision(self, asked: str) -> str:
-        """As Lightning takes it; auto is bf16-mixed on a GPU and 32-true elsewhere."""
-        if asked != "auto":
-            return asked
-        return "bf16-mixed" if self.kind == "cuda" else "32-true"
+        Args:
+            nodes: machines, each with these devices.
+            precision: as Lightning takes it; auto is bf16-mixed on a GPU and 32-true elsewhere.
+        """
+        if precision == "auto":
+            precision = "bf16-mixed" if self.kind == "cuda" else "32-true"
+        strategy = "auto"
+        if self.count * nodes > 1:
+            strategy = "ddp" if is_launched() else "ddp_spawn"
+        return {
+            "accelerator": self.kind,
+            "devices": self.count if self.index is None else [self.index],
+            "num_nodes": nodes,
+            "strategy": strategy,
+            "precision": precision,
+        }
+
+
+def is_launched() -> bool:
+    """Whether torchrun or Slurm started this process, and the other ones with it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun or Slurm started together, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+def summed(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The sum over the processes of all devices."""
+    total = fabric.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
 
 
 def _gpus() -> int:

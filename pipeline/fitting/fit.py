@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,17 +190,8 @@ def _adopt(path: Path, module: FitModule, config: FitConfig) -> None:
 
 def _trainer(config: FitConfig, found: Devices, recorder: Recorder) -> lightning.Trainer:
     silence_lightning()
-    strategy = "auto"
-    if config.devices * config.nodes > 1:
-        # Started by torchrun or Slurm, the other processes exist already.
-        launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
-        strategy = "ddp" if launched else "ddp_spawn"
     return lightning.Trainer(
-        accelerator=found.kind,
-        devices=found.launched,
-        num_nodes=config.nodes,
-        strategy=strategy,
-        precision=found.precision(config.precision),  # type: ignore[arg-type]
+        **found.launch(config.nodes, config.precision),
         max_steps=config.steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from lightning.fabric import Fabric
 
-from pipeline.execution.devices import find_devices
+from pipeline.execution.devices import find_devices, is_launched
 from pipeline.fitting.recorder import silence_lightning
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE, Training
@@ -44,20 +43,11 @@ def run_selfplay(
     silence_lightning()
     found = find_devices(config.device, count=config.devices)
     out.mkdir(parents=True, exist_ok=True)
-    several = config.devices * config.nodes > 1
-    # Started by torchrun or Slurm, the other processes exist already.
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
-    fabric = Fabric(
-        accelerator=found.kind,
-        devices=found.launched,
-        num_nodes=config.nodes,
-        strategy="auto" if not several else "ddp" if launched else "ddp_spawn",
-        precision=found.precision(config.precision),  # type: ignore[arg-type]
-    )
+    fabric = Fabric(**found.launch(config.nodes, config.precision))
     training = Training(config, scenes, reference, out, seed, validation, keep)
-    if several and not launched:
+    if is_launched():
+        fabric.launch()
+    elif config.devices * config.nodes > 1:
         figures: dict[str, float] = fabric.launch(training)
         return figures
-    if launched:
-        fabric.launch()
     return training(fabric)

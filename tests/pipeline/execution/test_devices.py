@@ -58,12 +58,21 @@ def test_what_is_there_is_found(
     assert find_devices(asked, count=count) == found
 
 
-def test_how_others_take_them() -> None:
-    assert (Devices("cuda", 3).name, Devices("cuda", 3).launched) == ("cuda:3", [3])
-    assert (Devices("cuda", count=2).name, Devices("cuda", count=2).launched) == ("cuda", 2)
-    assert Devices("cuda").precision("auto") == "bf16-mixed"
-    assert Devices("cpu").precision("auto") == "32-true"
-    assert Devices("cuda").precision("32-true") == "32-true"
+def test_how_lightning_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Devices("cuda", 3).name == "cuda:3"
+    one = {"accelerator": "cuda", "devices": [3], "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
+    assert Devices("cuda", 3).launch(1, "auto") == one
+    two = Devices("cpu", count=2).launch(1, "auto")
+    assert (two["devices"], two["strategy"], two["precision"]) == (2, "ddp_spawn", "32-true")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert Devices("cuda").launch(2, "32-true") == {
+        "accelerator": "cuda",
+        "devices": 1,
+        "num_nodes": 2,
+        "strategy": "ddp",
+        "precision": "32-true",
+    }
+    assert Devices("cuda").launch(1, "auto")["strategy"] == "auto"
 
 
 @pytest.mark.parametrize(
