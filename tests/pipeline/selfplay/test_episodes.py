@@ -11,12 +11,12 @@ from functools import partial
 import pytest
 import torch
 from lightning.fabric import Fabric
+from pipeline.selfplay.clock import Clock
 from torch import Tensor, nn
 
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.clock import Clock
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
 from pipeline.selfplay.judges import score_all

@@ -16,7 +16,7 @@ from data.scene import LightState, MapKind, Scene
 from pipeline.studies.planners.corridor import road_corridor
 from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.studies.planners.interface import MakePlanner, Situation
-from pipeline.studies.planners.lattice import Start, candidates, quartic, quintic
+from pipeline.studies.planners.lattice import Candidates, Start, candidates, quartic, quintic
 from pipeline.studies.planners.prediction import predict
 from tests.pipeline.studies.planners.driving import Drive, drive, mission_of, straight_road
 from tests.pipeline.studies.planners.test_route import winding
@@ -283,3 +283,59 @@ def test_room_is_left_behind_who_stands() -> None:
     assert found.tolist() == pytest.approx([0.1 * (6.0 - 3.0) * planner.settings.penalty], abs=1e-6)
     beside = dataclasses.replace(stop, d=np.full_like(stop.d, 3.0))
     assert planner._behind_others(beside, seen, np.ones(1, dtype=bool), now).tolist() == [0.0]
+
+
+def test_costs_are_those_of_a_slow_loop() -> None:
+    """Weights times means over the steps: offsets, speeds missing and beyond the limit, accelerations, jerks."""
+    scene = bend_of(20.0)
+    planner = FrenetPlanner(mission_of(scene), FRENET_SETTINGS["smooth"])
+    settings, route = planner.settings, planner.mission.route
+    tried, wanted = planner._lattice(Start(s=12.0, rate=7.0, acceleration=0.5, d=0.4, slope=0.05, bend=0.0))
+    found = planner._costs(tried, wanted)
+    assert planner._allowed is not None
+    assert (tried.speed > np.interp(tried.s, route.distance, planner._allowed)).any()
+    steps = tried.s.shape[1]
+    for row in range(0, len(found), 7):
+        expected, before = 0.0, None
+        for step in range(steps):
+            speed, lateral = float(tried.speed[row, step]), float(tried.lateral[row, step])
+            over = max(0.0, speed - float(np.interp(tried.s[row, step], route.distance, planner._allowed)))
+            expected += settings.lateral * tried.d[row, step] ** 2 / steps
+            expected += settings.velocity * ((wanted - speed) ** 2 + 10.0 * over**2) / steps
+            expected += settings.acceleration * (tried.acceleration[row, step] ** 2 + lateral**2) / steps
+            expected += settings.progress * (wanted - speed) / steps
+            expected += settings.jerk * tried.jerk[row, step] ** 2 / steps
+            if before is not None:
+                expected += settings.jerk * ((lateral - before) / 0.1) ** 2 / (steps - 1)
+            before = lateral
+        assert found[row] == pytest.approx(expected, rel=1e-9)
+
+
+def test_nearness_costs_a_share_of_the_penalty_below_half_a_metre() -> None:
+    """Gaps of 0.1 and 0.4 m to a car beside cost 0.8 and 0.2 of it: the difference is 600 of 1000."""
+    mission = mission_of(hand_made([Mover(speed=7.0)], [straight_road()]))
+    planner = FrenetPlanner(mission)
+    s = float(mission.route.project(np.zeros(2))[0])
+    near, far = (planner._braking(Start(s, 7.0, 0.0, d, 0.0, 0.0)) for d in (0.0, -0.3))
+    tried = Candidates(**{name: np.concatenate((value, vars(far)[name])) for name, value in vars(near).items()})
+    alone = situation_of(hand_made([Mover(speed=7.0)], [straight_road()]), (0.0, 0.0, 0.0), 7.0)
+
+    def chosen(gap: float, cost: float, x: float = 2.0) -> int | None:
+        """Of near and far, the latter at so much more, beside a car with such a gap to the nearer."""
+        now = dataclasses.replace(
+            alone,
+            pose=np.array([[0.0, 0.0, 0.0], [x, 2.0 + gap, 0.0]]),
+            velocity=np.array([[7.0, 0.0], [0.0, 0.0]]),
+            size=np.array([[4.0, 2.0], [4.0, 2.0]]),
+            present=np.ones(2, dtype=bool),
+        )
+        start = Start(s, 7.0, 0.0, 0.0, 0.0, 0.0)
+        return planner._cheapest_free(tried, np.array([0.0, cost]), np.ones(2, dtype=bool), now, start)
+
+    assert (chosen(0.1, 590.0), chosen(0.1, 610.0)) == (1, 0)
+    # Beyond half a metre nearness costs nothing: 0.4 m cost 0.2 of the penalty, 0.7 m none.
+    assert (chosen(0.4, 190.0), chosen(0.4, 210.0)) == (1, 0)
+    assert chosen(0.6, 1.0) == 0
+    # A way into somebody ahead is no choice, whatever others cost; who is touched already tells nothing.
+    assert chosen(-0.1, 1e6, x=5.0) == 1
+    assert chosen(-0.1, 1.0) == 0

@@ -76,6 +76,9 @@ def test_the_terms_are_those_of_the_paper() -> None:
     assert free == pytest.approx(2.0 * (1 - 0.5**4))
     wanted = np.array([2 + 15 * 1.5 + 15 * 5 / (2 * np.sqrt(6)), 2 + 15 * 1.5])
     np.testing.assert_allclose(taken, 2.0 * (wanted / [20.0, 40.0]) ** 2)
+    # Bumper to bumper, and overlapping, as at a gap of 0.1 m: not without bound.
+    _, taken = free_and_interaction(settings, 15.0, 30.0, np.array([0.5, 0.1, 0.01, -3.0]), np.full(4, 15.0))
+    np.testing.assert_allclose(taken, 2.0 * ((2 + 15 * 1.5) / np.array([0.5, 0.1, 0.1, 0.1])) ** 2)
 
 
 def test_specials_do_something() -> None:

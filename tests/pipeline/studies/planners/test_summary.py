@@ -11,7 +11,7 @@ from data.errors import UserError
 from pipeline.studies.planners.cases import choose_cases
 from pipeline.studies.planners.scores import SCORE_NAMES
 from pipeline.studies.planners.summary import rows_by_simulator, summarise
-from pipeline.studies.planners.tables import csv_tables, markdown_report, text_report
+from pipeline.studies.planners.tables import csv_tables, markdown_report, reaction_table, text_report
 
 HIT_FROM_BEHIND = {"agent": 1, "seconds": 2.5, "at_fault": False, "rear_hit": True}
 AT_FAULT = {"agent": 1, "seconds": 2.5, "at_fault": True, "rear_hit": False}
@@ -72,6 +72,8 @@ def test_tables_hold_what_was_found() -> None:
         assert "hard brake" in text
         assert "case_1.mp4" in text
         assert "no AV" in text
+    assert reaction_table(summary)[0][:4] == ["AV", "simulator", "scenes", "struck from behind"]
+    assert reaction_table(summary)[1][:3] == ["hard brake", "log replay", "1"]
     drives = csv_tables(summary)["drives"].splitlines()
     assert len(drives) == 1 + 2 * 2 * 2
     assert drives[1].startswith("log,x,a,0.2,")
