@@ -21,6 +21,7 @@ from submission.protos import Rollouts, file_messages, from_proto
 from submission.realism import (
     MetricConfig,
     SceneContext,
+    SceneScore,
     diagnose,
     load_config,
     load_context,
@@ -97,6 +98,23 @@ def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None, targets: s
     return context
 
 
+def _events_by_kind(scene: Scene, context: SceneContext, result: SceneScore) -> dict[str, dict[str, float]]:
+    """Of every kind of evaluated agent how many there are, and the sums of their rates."""
+    kind_of = dict(zip(scene.agents.id.tolist(), scene.agents.type.tolist(), strict=True))
+    kinds = [AgentType(kind_of[agent]).name.lower() for agent in context.agent_id[: context.evaluated].tolist()]
+    rates = {name: happened.float().mean(0).tolist() for name, happened in result.agent_events.items()}
+    return {
+        kind: {
+            "agents": kinds.count(kind),
+            **{
+                name: sum(rate for rate, other in zip(row, kinds, strict=True) if other == kind)
+                for name, row in rates.items()
+            },
+        }
+        for kind in sorted(set(kinds))
+    }
+
+
 def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTask) -> dict[str, Any]:
     """Scores of a scenario."""
     row: dict[str, Any] = {
@@ -122,6 +140,8 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
             # Of coordinates whose squares are beyond float32, for one.
             reason = f"{'' if bug_compatible else 'mended '}{odd[0]} is {row[name][odd[0]]}"
             return {key: row[key] for key in ("scenario_id", "joint_scenes")} | {"reason": reason}
+        if bug_compatible:
+            row["kinds"] = _events_by_kind(scene, context, result)
         if bug_compatible and task.losses:
             row["losses"] = [asdict(loss) for loss in diagnose(context, result, metric)]
     return row
@@ -146,12 +166,12 @@ def score_file(task: ScoringTask) -> int:
             break
         try:
             if message.scenario_id not in known:
-                raise UserError(f"{where}: scenario {message.scenario_id} is not in {task.scenarios}")
+                raise UserError(f"{where}: scenario {message.scenario_id or '(no id)'} is not in {task.scenarios}")
             rollouts = from_proto(message, where)
             rows.append(_row(rollouts, source.get(rollouts.scenario_id), metric, task))
         except UserError as error:
-            rows.append({"broken": str(error)})
+            rows.append({"broken": str(error), "of": message.scenario_id})
         except ValueError as error:
-            rows.append({"broken": f"{where}: {error}"})
+            rows.append({"broken": f"{where}: {error}", "of": message.scenario_id})
     write_json(task.target, rows)
     return len(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.completeness import some
 from data.errors import IncompleteError, UserError
 from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, place
@@ -34,6 +35,8 @@ __all__ = ["EvaluateConfig", "evaluate_run", "run_evaluate"]
 _PARTS = "parts"
 _RECIPE = "recipe.json"
 _METRICS, _TABLE = "metrics.json", "per_scenario.csv"
+# Of each kind of agent.
+_RATES = {"collision": "collision", "off-road": "offroad", "red light": "traffic_light_violation"}
 # So many scenarios without a score are listed for people; metrics.json has all.
 _LISTED = 20
 
@@ -167,8 +170,10 @@ def run_evaluate(
     out.mkdir(parents=True, exist_ok=True)
     found = list(_collect(config, scenarios, str(rollouts), out, engine))
     broken = [row["broken"] for row in found if "broken" in row]
-    for message in broken:
-        print(f"warning: {message}", file=sys.stderr)
+    # Scenarios whose rollouts are there and are no good.
+    spoilt = [row["of"] for row in found if row.get("of")]
+    for line in _shortened(broken):
+        print(f"warning: {line}", file=sys.stderr)
     rows = sorted((row for row in found if "broken" not in row), key=lambda row: row["scenario_id"])
     ids = [row["scenario_id"] for row in rows]
     if len(set(ids)) != len(ids):
@@ -181,15 +186,17 @@ def run_evaluate(
     scored = [row for row in rows if "values" in row]
     reasons = {row["scenario_id"]: row["reason"] for row in rows if "reason" in row}
     left_out = [row["scenario_id"] for row in rows if row.get("expected")]
-    missing = sorted(set(open_scenes(scenarios).ids) - set(ids))
-    _warn(rows, missing)
+    known = open_scenes(scenarios).ids
+    missing = sorted({*known} - {*ids, *spoilt})
+    _warn(rows, missing, len(known))
     if not scored:
         print("\n".join(_listed(reasons)), file=sys.stderr)
         # Results of an earlier run in this folder are not those of this one.
         for name in (_METRICS, _TABLE):
             (out / name).unlink(missing_ok=True)
-        why = [*(f"{name}: {reason}" for name, reason in reasons.items()), *broken, "no rollouts"][0]
-        raise UserError(f"{rollouts}: no scenario can be scored ({why})")
+        why = [*(f"{name}: {reason}" for name, reason in reasons.items()), *broken] or ["no rollouts"]
+        more = f"; and {len(why) - 1} more" if len(why) > 1 else ""
+        raise UserError(f"{rollouts}: no scenario can be scored ({why[0]}{more})")
     values = [row["values"] for row in scored]
     metrics = mean_metrics(values)
     report: dict[str, Any] = {
@@ -198,10 +205,12 @@ def run_evaluate(
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
         "intervals": mean_intervals(values, seed),
+        "rates_by_kind": _rates_by_kind(scored),
         "unscorable": {name: reason for name, reason in reasons.items() if name not in left_out},
         "without_targets": left_out,
         "without_rollouts": len(missing),
         "broken": broken,
+        "broken_scenarios": spoilt,
         "suspicions": suspicions.lines(),
     }
     if config.mended:
@@ -253,7 +262,8 @@ def _complain(config: EvaluateConfig, report: Mapping[str, Any], written: Path) 
     """Raises IncompleteError where something has no score that should have one."""
     faults, options = [], []
     if report["broken"] and not config.allow_broken:
-        faults.append(f"{len(report['broken'])} rollouts cannot be scored ({report['broken'][0]})")
+        whose = f"scenarios {some(report['broken_scenarios'])}; " if len(report["broken_scenarios"]) > 1 else ""
+        faults.append(f"{len(report['broken'])} rollouts cannot be scored ({whose}{report['broken'][0]})")
         options.append("--allow-broken")
     if report["unscorable"] and not config.allow_unscorable:
         name, reason = next(iter(report["unscorable"].items()))
@@ -266,12 +276,29 @@ def _complain(config: EvaluateConfig, report: Mapping[str, Any], written: Path) 
         raise IncompleteError(f"{'; '.join(faults)}; {written} holds the rest; {advice}")
 
 
+def _rates_by_kind(scored: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Rates of all evaluated agents of a kind together, and how many there are, by kind."""
+    kinds: dict[str, dict[str, float]] = {}
+    for row in scored:
+        for kind, sums in row["kinds"].items():
+            total = kinds.setdefault(kind, dict.fromkeys(sums, 0))
+            for name, value in sums.items():
+                total[name] += value
+    return {
+        kind: {name: value if name == "agents" else value / total["agents"] for name, value in total.items()}
+        for kind, total in sorted(kinds.items())
+    }
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:_LISTED] + ([f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])
+
+
 def _listed(reasons: Mapping[str, str]) -> list[str]:
-    lines = [f"    {name}  {reason}" for name, reason in reasons.items()]
-    return lines[:_LISTED] + ([f"    and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])
+    return [f"    {line}" for line in _shortened([f"{name}  {reason}" for name, reason in reasons.items()])]
 
 
-def _warn(rows: list[dict[str, Any]], missing: list[str]) -> None:
+def _warn(rows: list[dict[str, Any]], missing: list[str], known: int) -> None:
     odd = [row for row in rows if row["joint_scenes"] != ROLLOUTS]
     if odd:
         first = odd[0]
@@ -282,7 +309,7 @@ def _warn(rows: list[dict[str, Any]], missing: list[str]) -> None:
         )
     if missing:
         print(
-            f"warning: {len(missing)} of {len(missing) + len(rows)} scenarios have no rollouts and do not count "
+            f"warning: {len(missing)} of {known} scenarios have no rollouts and do not count "
             f"({missing[0]} for one)",
             file=sys.stderr,
         )
@@ -314,6 +341,9 @@ def _print_report(report: Mapping[str, Any]) -> None:
         low, high = intervals[name]
         mended = f"   mended {report['mended'][name]:.4f}" if "mended" in report else ""
         print(f"  {name:42} {report['metrics'][name]:.4f}   95% interval {low:.4f} .. {high:.4f}{mended}")
+    for kind, rates in report["rates_by_kind"].items():
+        line = ", ".join(f"{name} {rates[f'simulated_{field}_rate']:.4f}" for name, field in _RATES.items())
+        print(f"  {rates['agents']:>7} evaluated: {kind:11} {line}")
     if "official" in report:
         print(f"  largest differences to Waymo's code on {', '.join(report['official']['scenarios'])}:")
         for name, value in report["official"]["differences"].items():

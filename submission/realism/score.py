@@ -52,6 +52,7 @@ class SceneScore:
         features: of the simulation.
         agent_log_likelihood: for each feature the summed log-likelihood of every evaluated agent [E].
         agent_samples: for each feature how many log-likelihoods that sum has [E].
+        agent_events: by the fields of the rates, whether it happened to an evaluated agent [R, E].
     """
 
     scenario_id: str
@@ -59,6 +60,7 @@ class SceneScore:
     features: Features
     agent_log_likelihood: dict[str, Tensor]
     agent_samples: dict[str, Tensor]
+    agent_events: dict[str, Tensor]
 
 
 def align(context: SceneContext, agent_id: Tensor, states: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ def score_features(
             mask = valid & vehicle if name == "traffic_light_violation" else valid
             logged = (getattr(log, field) & mask).any(-1)[0]
             simulated = (getattr(sim, field) & mask).any(-1)
-            events[name] = (getattr(sim, field) & valid).any(-1)
+            events[f"simulated_{field}_rate"] = (getattr(sim, field) & valid).any(-1)
             likelihood = indicator_log_likelihood(logged, simulated, config.component(name))
             values[f"{name}_likelihood"] = likelihood.mean().exp()
             per_agent[name], samples[name] = likelihood, torch.ones_like(likelihood)
@@ -194,8 +196,6 @@ def score_features(
         "average_displacement_error": displacement(sim.displacement),
         "min_average_displacement_error": displacement(sim.displacement, dim=-1).min(),
         **values,
-        "simulated_collision_rate": events["collision_indication"].float().mean(),
-        "simulated_offroad_rate": events["offroad_indication"].float().mean(),
-        "simulated_traffic_light_violation_rate": events["traffic_light_violation"].float().mean(),
+        **{name: happened.float().mean() for name, happened in events.items()},
     }
-    return SceneScore(context.scenario_id, values, sim, per_agent, samples)
+    return SceneScore(context.scenario_id, values, sim, per_agent, samples, events)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -337,6 +338,65 @@ def test_rollouts_that_are_not_finite_are_named(made: Path, tmp_path: Path) -> N
         run_evaluate(
             EvaluateConfig(workers=1, allow_unscorable=True), scenarios=made, rollouts=tmp_path, out=tmp_path / "o"
         )
+
+
+def test_what_is_no_good_is_counted_by_scenario(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission = pb.SimAgentsChallengeSubmission()
+    for read in read_rollouts(made / "rollouts"):
+        submission.scenario_rollouts.add().CopyFrom(to_proto(read))
+    del submission.scenario_rollouts[3]
+    for message in submission.scenario_rollouts[:2]:
+        message.joint_scenes[2].simulated_trajectories[0].center_x[40] = math.nan
+    rollouts = tmp_path / "x.binproto"
+    rollouts.write_bytes(submission.SerializeToString())
+    names = [message.scenario_id for message in submission.scenario_rollouts]
+
+    def run() -> None:
+        run_evaluate(CONFIG, scenarios=made, rollouts=rollouts, out=tmp_path / "o")
+
+    with pytest.raises(IncompleteError, match=rf"2 rollouts cannot be scored \(scenarios {names[0]}, {names[1]}; "):
+        run()
+    report = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert (report["scenarios"], report["broken_scenarios"], report["without_rollouts"]) == (1, names[:2], 1)
+    # Rollouts that are no good are there all the same.
+    assert "warning: 1 of 4 scenarios have no rollouts" in capsys.readouterr().err
+    submission.scenario_rollouts[2].joint_scenes[0].simulated_trajectories[0].heading[0] = math.inf
+    rollouts.write_bytes(submission.SerializeToString())
+    with pytest.raises(UserError, match=r"no scenario can be scored \(.*center_x is NaN .*; and 2 more\)"):
+        run()
+
+
+def test_rates_are_told_by_kind_of_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As if each kind alone had been the targets, over all scenarios; who is not a target does not count."""
+    protos = [scenario_proto(f"{index}", agents=3 + index) for index in range(3)]
+    for proto in protos:
+        proto.tracks_to_predict.add(track_index=2)
+        # Who walks along the lane runs its light.
+        for state in proto.tracks[2].states:
+            state.velocity_x = 12.0
+    write_records(tmp_path / "validation.tfrecord-00000-of-00001", [proto.SerializeToString() for proto in protos])
+    sampled = SampleConfig(agent="constant_velocity", rollouts=2, workers=1)
+    run_sample(sampled, scenarios=str(tmp_path), out=tmp_path / "rollouts")
+
+    def report(targets: str) -> dict[str, Any]:
+        config = EvaluateConfig(workers=1, targets=targets)
+        run_evaluate(config, scenarios=tmp_path, rollouts=tmp_path / "rollouts", out=tmp_path / targets)
+        return dict(json.loads((tmp_path / targets / "metrics.json").read_text()))
+
+    found = report("all")["rates_by_kind"]
+    said = capsys.readouterr().out
+    assert {kind: rates["agents"] for kind, rates in found.items()} == {"pedestrian": 3, "vehicle": 6}
+    for kind, targets in (("vehicle", "vehicle"), ("pedestrian", "vru")):
+        alone = report(targets)
+        assert alone["rates_by_kind"] == {kind: found[kind]}
+        # Every scenario has as many targets of the kind, so that the means of means are those of all.
+        for name in set(found[kind]) - {"agents"}:
+            assert alone["metrics"][name] == pytest.approx(found[kind][name])
+        assert f"evaluated: {kind:11} collision {found[kind]['simulated_collision_rate']:.4f}" in said
+    red = "simulated_traffic_light_violation_rate"
+    assert found["pedestrian"][red] != found["vehicle"][red]
 
 
 def test_a_mean_of_something_that_is_not_finite_is_refused() -> None:
