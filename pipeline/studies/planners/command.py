@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.completeness import some
 from data.errors import UserError
 from data.files import sha256_of, write_json, write_text
 from data.places import place
 from data.scenes_source import content_digest, open_scenes
+from data.store import is_store
+from pipeline.agents.leaks import check_unseen
 from pipeline.execution.console import say
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import run_kept
@@ -100,6 +103,27 @@ def _inputs(run: Path | None, scenarios: str | None, out: Path | None, given: di
         store=folder.finished("tokenize/training"),
         files={name: path or folder.checkpoint(name) for name, path in given.items()},
     )
+
+
+def _check_unseen(config: PlannersConfig, inputs: _Inputs, own: Sequence[str], path: str, ids: list[str]) -> None:
+    """Refuse models and planners that were trained on the scenes in which they are tested, or will be.
+
+    Raises:
+        UserError: some were, or the store of the run has some of the scenes.
+    """
+    files = [inputs.files.get(name) for name in config.simulators]
+    files += [Path(source) for source in own if source.endswith(".ckpt")]
+    for file in files:
+        if file is not None and file.is_file():
+            check_unseen(file, path, ids)
+    trains = config.trained or ("plain" in config.simulators and inputs.files["plain"] is None)
+    if trains and inputs.store is not None and is_store(inputs.store):
+        shared = sorted(set(open_scenes(str(inputs.store)).ids).intersection(ids))
+        if shared:
+            raise UserError(
+                f"{inputs.store}: {len(shared)} of its scenarios, on which planners are trained, are among those "
+                f"of {path} ({some(shared)}); drive in others"
+            )
 
 
 def _trained(config: PlannersConfig, inputs: _Inputs, seed: int) -> tuple[dict[str, Path], Path | None]:
@@ -202,16 +226,18 @@ def run_planners(
         engine: who drives.
 
     Raises:
-        UserError: something is missing, or no scene can be driven.
+        UserError: something is missing, was trained on the scenes, or no scene can be driven.
     """
     given = {"reference": reference, "policy": policy, "plain": plain}
     inputs = _inputs(run, scenarios, out, given)
     folder = inputs.out
+    path = str(place(inputs.scenarios))
+    chosen_ids = _chosen(path, config.scenes)
+    _check_unseen(config, inputs, planner or [], path, chosen_ids)
     trained, plain = _trained(config, inputs, seed)
     simulators = _simulators(config, {**inputs.files, "plain": plain})
     planners = _planners(config, planner or [], trained)
-    path = str(place(inputs.scenarios))
-    tasks = _tasks(config, path, simulators, planners, seed)
+    tasks = _tasks(config, path, chosen_ids, simulators, planners, seed)
     rows = run_kept(drive_task, tasks, folder / "parts", "planners", config.workers, engine)
     found, left_out = rows_by_simulator(
         [(task.simulator.name, row) for task, part in zip(tasks, rows, strict=True) for row in part]
@@ -232,14 +258,24 @@ def run_planners(
     }
 
 
+def _chosen(path: str, scenes: int) -> list[str]:
+    """Ids of so many scenarios, spread evenly; 0 for all."""
+    ids = open_scenes(path).ids
+    count = min(scenes or len(ids), len(ids))
+    return [ids[index * len(ids) // count] for index in range(count)]
+
+
 def _tasks(
-    config: PlannersConfig, path: str, simulators: Sequence[Entrant], planners: tuple[Entrant, ...], seed: int
+    config: PlannersConfig,
+    path: str,
+    ids: list[str],
+    simulators: Sequence[Entrant],
+    planners: tuple[Entrant, ...],
+    seed: int,
 ) -> list[DriveTask]:
-    ids, content = open_scenes(path).ids, content_digest(path)
-    count = min(config.scenes or len(ids), len(ids))
-    chosen = [ids[index * len(ids) // count] for index in range(count)]
+    content = content_digest(path)
     return [
-        DriveTask(path, content, tuple(chosen[first : first + config.chunk]), simulator, planners, seed)
+        DriveTask(path, content, tuple(ids[first : first + config.chunk]), simulator, planners, seed)
         for simulator in simulators
-        for first in range(0, count, config.chunk)
+        for first in range(0, len(ids), config.chunk)
     ]

@@ -13,6 +13,7 @@ from data.files import write_json, write_text
 from data.places import place
 from models.sampling import SamplingConfig
 from pipeline.agents.catalogue import AGENT_NAMES
+from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
@@ -131,7 +132,7 @@ def run_robustness(
         engine: who does the work.
 
     Raises:
-        UserError: no scenes, no checkpoint, or options that make no sense.
+        UserError: no scenes, no checkpoint, one that was trained on the scenes, or options that make no sense.
     """
     if run is None and (scenarios is None or out is None):
         raise UserError("give --run FOLDER, or --scenarios and --out")
@@ -145,6 +146,8 @@ def run_robustness(
     assert scenarios is not None
     assert out is not None
     scenes = choose_scenes(str(place(scenarios)), config.scenes, seed)
+    for who in contestants:
+        check_unseen(who.checkpoint, scenarios, scenes.ids)
     outcomes = _outcomes(config, scenes, contestants, tried, out, seed, engine)
     summaries = _summaries(outcomes, metric, seed)
     changed = {key: changed for key, (_, changed) in outcomes.items()}

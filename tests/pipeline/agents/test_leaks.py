@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.selfplay import SelfPlayConfig, run_selfplay
+from pipeline.studies.planners.command import PlannersConfig, run_planners
+from pipeline.studies.robustness.command import RobustnessConfig, run_robustness
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 
@@ -76,6 +79,23 @@ def test_what_was_trained_on_is_not_scored(
     check_unseen(None, scenes, [FIRST])
     with pytest.raises(UserError, match="was trained on 1 of the 1 scenarios of validation"):
         check_unseen(checkpoint, "validation", [FIRST])
+
+
+def test_no_experiment_judges_on_what_was_trained_on(checkpoint: Path, tmp_path: Path) -> None:
+    scenes, out = str(store(tmp_path / "validation", 0, 1)), tmp_path / "out"
+    config = PlannersConfig(simulators=["log", "reference"], planners=["log"], trained=0, workers=1)
+    text = rf"reference\.ckpt: was trained on 1 of the 2 scenarios of {scenes} \({FIRST}\)"
+    with pytest.raises(UserError, match=text):
+        run_robustness(
+            RobustnessConfig(agents=["reference"], workers=1), scenarios=scenes, reference=checkpoint, out=out
+        )
+    with pytest.raises(UserError, match=text):
+        run_planners(config, scenarios=scenes, reference=checkpoint, out=out)
+    # A planner may be a checkpoint too.
+    alone = dataclasses.replace(config, simulators=["log"])
+    with pytest.raises(UserError, match=text):
+        run_planners(alone, scenarios=scenes, planner=[str(checkpoint)], out=out)
+    assert not list(out.rglob("*.json"))
 
 
 def test_trainings_refuse_shared_scenarios(checkpoint: Path, tmp_path: Path) -> None:

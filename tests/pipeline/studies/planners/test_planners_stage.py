@@ -139,6 +139,14 @@ def test_policies_of_other_rewards_are_trained_once(
     assert policies[0] != policies[1]
 
 
+def test_planners_are_not_trained_where_they_drive(made_run: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, simulators=["log"], trained=1)
+    scenes = str(made_run / "tokenize" / "training")
+    with pytest.raises(UserError, match=rf"{SCENES} of its scenarios, on which planners are trained, are among"):
+        run_planners(config, run=made_run, scenarios=scenes, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_grid_has_the_papers_number_of_characters() -> None:
     grid = characters(22)
     assert len(set(grid)) == len({one.name for one in grid}) == 22
