@@ -124,6 +124,17 @@ class RoadMap:
     link_kind: Tensor  # [L] int64, LinkKind
     link_target: Tensor  # [L] int64, a feature id
 
+    @property
+    def usable(self) -> Tensor:
+        """[F] bool, features of two points or more (single maps only)."""
+        return torch.bincount(self.point_feature, minlength=len(self.kind)) >= 2
+
+    @property
+    def lanes_are_points(self) -> bool:
+        """Whether there are surface-street lanes and none has two points (single maps only)."""
+        surface = (self.kind == MapKind.LANE) & (self.subtype == SURFACE_STREET)
+        return bool(surface.any()) and not bool((surface & self.usable).any())
+
 
 @dataclass(frozen=True)
 class Lights:
@@ -173,12 +184,10 @@ class Scene:
         if not self.has_future:
             return f"only {self.num_steps} of {NUM_STEPS} steps"
         road = self.map
-        usable = torch.bincount(road.point_feature, minlength=len(road.kind)) >= 2
-        if not bool(((road.kind == MapKind.ROAD_EDGE) & usable).any()):
+        if not bool(((road.kind == MapKind.ROAD_EDGE) & road.usable).any()):
             return "no road edge"
         # Without surface-street lanes no red light is run; of lanes that are no lines its code makes an empty list.
-        surface = (road.kind == MapKind.LANE) & (road.subtype == SURFACE_STREET)
-        if len(self.lights.lane_id) and bool(surface.any()) and not bool((surface & usable).any()):
+        if len(self.lights.lane_id) and road.lanes_are_points:
             return "lights, but no surface-street lane of two points"
         absent = self.evaluated & ~self.simulated
         if bool(absent.any()):

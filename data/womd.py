@@ -89,6 +89,8 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
         agents = _parse_agents(proto, say)
         lights = _parse_lights(proto, say)
         road = _parse_map(proto.map_features, say)
+        if road.lanes_are_points and proto.dynamic_map_states and not len(lights.lane_id):
+            lights = _no_light(len(proto.timestamps_seconds))
     except (DecodeError, RecordError) as error:
         if (kind := other_kind(record[:HEAD], "a Scenario proto")) is not None:
             raise RecordError("kind", kind) from error
@@ -286,6 +288,16 @@ def _parse_map(features: Any, say: Say) -> RoadMap:
         link_source=torch.tensor(columns[0], dtype=torch.int64),
         link_kind=torch.tensor(columns[1], dtype=torch.int64),
         link_target=torch.tensor(columns[2], dtype=torch.int64),
+    )
+
+
+def _no_light(steps: int) -> Lights:
+    """One light of no lane, as Waymo's metric makes of empty lists of states: it refuses some maps for it."""
+    return Lights(
+        lane_id=torch.tensor([-1]),
+        state=torch.zeros(1, steps, dtype=torch.int64),
+        stop_point=torch.zeros(1, steps, 3),
+        observed=torch.zeros(1, steps, dtype=torch.bool),
     )
 
 

@@ -255,7 +255,7 @@ def test_a_turned_motion_is_no_other_time_step() -> None:
     """At 45 degrees objects come 0.7 of the way that is due, but not to where 0.07 s would lead them."""
     for angle in (math.pi / 4, -math.pi / 4):
 
-        def turn(p: torch.Tensor, angle: float = angle) -> torch.Tensor:
+        def turn(p: States, angle: float = angle) -> States:
             return HERE + rotated(p - HERE, angle)
 
         turned = place(turn)(rollouts())

@@ -274,7 +274,8 @@ def test_laps_of_a_phase_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_is_waited_for_only_when_seconds_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events hold milliseconds, and none before the device is done."""
-    moments, waited = iter((10.0, 510.0, 1010.0, 4010.0)), []
+    moments = iter((10.0, 510.0, 1010.0, 4010.0))
+    waited: list[object] = []
 
     class Event:
         def __init__(self, enable_timing: bool = False) -> None:

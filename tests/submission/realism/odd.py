@@ -77,6 +77,12 @@ def _lanes_of_a_point_without_lights(proto: Proto) -> None:
     del proto.dynamic_map_states[:]
 
 
+def _lanes_of_a_point_with_empty_lights(proto: Proto) -> None:
+    _lanes_of_a_point(proto)
+    for dynamic in proto.dynamic_map_states:
+        dynamic.ClearField("lane_states")
+
+
 def _edges_of_a_point(proto: Proto) -> None:
     for feature in proto.map_features[1:3]:
         del feature.road_edge.polyline[1:]
@@ -164,6 +170,10 @@ UNSCORABLE: dict[str, tuple[Change, str]] = {
     "target absent": (_absent_now(1), "an agent to predict (track 107) is not valid at the current step"),
     "no vehicle": (_pedestrian_av, "no evaluated vehicle is recorded after the current step: time_to_collision"),
     "lanes of a point": (_lanes_of_a_point, "lights, but no surface-street lane of two points"),
+    "empty lights": (
+        _lanes_of_a_point_with_empty_lights,
+        "lights, but no surface-street lane of two points",
+    ),
     "edges of a point": (_edges_of_a_point, "no road edge"),
     "no map": (lambda proto: proto.ClearField("map_features"), "no road edge"),
 }
