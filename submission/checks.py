@@ -101,7 +101,9 @@ def _suspicions(ids: list[int], states: Array, scene: Scene) -> list[Suspicion]:
     if not states.size:
         return []
     recorded = _recorded(scene)
-    return suspicions(ids, states, recorded) + convention_suspicions(ids, states, recorded)
+    # Squares of coordinates that no road has may be beyond float32; infinity is as far off as they are.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return suspicions(ids, states, recorded) + convention_suspicions(ids, states, recorded)
 
 
 def suspicions_of(agent_id: Tensor, states: Tensor, scene: Scene) -> list[Suspicion]:

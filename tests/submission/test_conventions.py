@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,6 +284,16 @@ def single(row: int, change: Callable[[States], States]) -> States:
 )
 def test_a_single_odd_object_is_no_convention(states: States) -> None:
     assert kinds(states) == set()
+
+
+@pytest.mark.parametrize("size", [1e30, 1e38])
+def test_coordinates_beyond_any_road_are_said_without_warnings_of_arithmetic(size: float) -> None:
+    states = rollouts()
+    states[1, 2, 10:, :2] = size
+    states[:, :, :, 1] += size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "objects jump" in kinds(states)
 
 
 def test_what_agents_may_do() -> None:
