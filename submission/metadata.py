@@ -77,6 +77,16 @@ class Metadata:
     public_model_names: list[str] = dataclasses.field(default_factory=list)
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two values for one key YAML takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_metadata(path: Path) -> Metadata:
     """Read a YAML (or JSON) file.
 
@@ -85,8 +95,8 @@ def load_metadata(path: Path) -> Metadata:
             the server refuses.
     """
     try:
-        # safe_load builds plain values only: tags that would construct objects are errors.
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Plain values only: tags that would construct objects are errors.
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; copy submission/metadata.example.yaml and fill it in"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data.errors import UserError
 from submission.metadata import (
     EXAMPLE_METADATA,
     Metadata,
@@ -45,6 +47,13 @@ def test_a_single_text_of_the_example_is_noticed(name: str) -> None:
     # Copied by hand, or one of several.
     shouted = [v.upper() for v in value] if isinstance(value, list) else f" {value.upper()}."
     assert left(**{name: shouted}) == [name]
+
+
+def test_a_field_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.yaml"
+    path.write_text(f"{EXAMPLE_METADATA.read_text()}\naccount_name: other@lab.org\n")
+    with pytest.raises(UserError, match=r"metadata\.yaml: not valid YAML: account_name is there twice"):
+        load_metadata(path)
 
 
 def test_an_entry_that_is_filled_in_is_not_suspicious() -> None:
