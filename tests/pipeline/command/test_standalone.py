@@ -308,6 +308,23 @@ def test_a_second_archive_of_the_same_name_is_refused_and_another_is_not(
         assert main([*given, "--out", str(tmp_path / "y.tar.gz")]) == 0
 
 
+@pytest.mark.parametrize("name", ["package", "report"])
+def test_a_folder_in_the_place_of_a_file_is_left_alone(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine.tar.gz"
+    folder.mkdir()
+    (folder / "mine").touch()
+    inputs = {
+        "package": ["--rollouts", str(folder), "--scenarios", str(folder), "--metadata", str(EXAMPLE)],
+        "report": ["--run", str(tmp_path)],
+    }
+    assert main([name, *inputs[name], "--out", str(folder)]) == 1
+    assert f"--out {folder}: a folder; give the name of the file" in capsys.readouterr().err
+    assert (folder / "mine").exists()
+    assert not (tmp_path / "replaced").exists()
+
+
 def test_two_at_the_same_moment(scenarios: Path, tmp_path: Path) -> None:
     """One is refused in a line, or finds the other's result; nothing is broken."""
     command = [sys.executable, "-m", "pipeline", "sample", "--agent", "constant_velocity", "--workers", "1"]
