@@ -85,14 +85,22 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     """``--allow-rejected`` to ``--allow_rejected``: options may be written either way.
 
     A value that begins with one dash is joined to its option, which the parser would take for another option.
+
+    Raises:
+        UserError: a value of nothing, which as a path would be the current folder.
     """
     result: list[str] = []
     bare = False
     for argument in arguments:
         option = argument.startswith("--") and len(argument) > 2
+        empty = bare and not argument
         if option:
             name, separator, value = argument.partition("=")
             argument = "--" + name[2:].replace("-", "_") + separator + value
+            empty = bool(separator) and not value
+        if empty:
+            shown = argument[:-1] if option else result[-1]
+            raise UserError(f"{shown}: its value is empty; a variable that is not set?")
         if bare and argument.startswith("-") and not option and argument not in ("-", "--", "-h"):
             result[-1] += f"={argument}"
         else:

@@ -43,7 +43,13 @@ class EngineConfig:
 
 
 def worker_count(wanted: int) -> int:
-    """``wanted`` processes, or one for each core this process may use where it is 0."""
+    """``wanted`` processes, or one for each core this process may use where it is 0.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if wanted < 0:
+        raise UserError(f"--workers {wanted}: expected 0 or more")
     return wanted or len(os.sched_getaffinity(0))
 
 

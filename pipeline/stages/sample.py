@@ -182,7 +182,8 @@ def run_sample(
     weights = None if checkpoint is None else place(checkpoint)
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint}: no such file")
-    if config.agent not in LEARNT:
+    if config.agent not in LEARNT and weights is not None:
+        print(f"warning: --checkpoint {checkpoint}: not used by --agent {config.agent}", file=sys.stderr)
         weights = None
     source_name, folder = str(place(scenarios)), place(out)
     inputs = _Inputs(

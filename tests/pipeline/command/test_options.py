@@ -162,6 +162,13 @@ def test_home_folders_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made.parse_args(normalise(["--out", "-x[1]", "--data", "~no-such-user/x"])).data == "~no-such-user/x"
 
 
+@pytest.mark.parametrize("arguments", [["--out", ""], ["--out="], ["--steps", "3", "--out", "", "--steps=2"]])
+def test_an_empty_value_is_not_the_current_folder(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^--out: its value is empty"):
+        normalise(arguments)
+    assert normalise(["--data=x=", "--out", "y="]) == ["--data=x=", "--out", "y="]
+
+
 def test_values_with_a_dash() -> None:
     assert normalise(["--out", "-x y", "--allow-rejected", "--steps", "-1", "-"]) == [
         "--out=-x y",

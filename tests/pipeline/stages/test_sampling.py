@@ -149,11 +149,22 @@ def test_files_from_elsewhere_are_not_touched(scenarios: str, tmp_path: Path) ->
         run_sample(CONFIG, scenarios=scenarios, out=out)
 
 
+def test_a_checkpoint_that_is_not_used_is_said(
+    scenarios: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.ckpt").touch()
+    run_sample(CONFIG, scenarios=scenarios, checkpoint=tmp_path / "x.ckpt", out=tmp_path / "o")
+    said = f"warning: --checkpoint {tmp_path / 'x.ckpt'}: not used by --agent {CONFIG.agent}"
+    assert said in capsys.readouterr().err
+
+
 def test_clear_errors(scenarios: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean policy"):
         run_sample(dataclasses.replace(CONFIG, agent="polcy"), scenarios=scenarios, out=tmp_path / "o")
     with pytest.raises(UserError, match="--agent policy needs --checkpoint FILE"):
         run_sample(dataclasses.replace(CONFIG, agent="policy"), scenarios=scenarios, out=tmp_path / "o")
+    with pytest.raises(UserError, match="--workers -1: expected 0 or more"):
+        run_sample(dataclasses.replace(CONFIG, workers=-1), scenarios=scenarios, out=tmp_path / "o")
     with pytest.raises(UserError, match="no such file"):
         run_sample(CONFIG, scenarios=scenarios, checkpoint=tmp_path / "x.ckpt", out=tmp_path / "o")
     short = tmp_path / "testing.tfrecord-00000-of-00001"
