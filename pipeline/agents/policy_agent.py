@@ -19,7 +19,7 @@ from models.policy import Policy, load_policy
 from models.sampling import SamplingConfig, draw
 from pipeline.simulator.events import collisions
 from pipeline.simulator.observation import ObservationConfig, observe_ego, observe_neighbours, observe_road
-from pipeline.simulator.step import State, controlled_agents, decisions, places, reset, step
+from pipeline.simulator.step import State, agent_indices, controlled_agents, decisions, reset, step
 from pipeline.simulator.world import World, build_world, repeat_world
 
 __all__ = ["PolicyAgent", "open_policy"]
@@ -189,7 +189,7 @@ class Driving:
         # Rows of the road are looked up in one table of all worlds, which takes a copy: once, not at each decision.
         road = map_tensors(worlds.road, Tensor.contiguous)
         self._agent, self._worlds, self._controlled = agent, dataclasses.replace(worlds, road=road), controlled
-        self._who = places(controlled)
+        self._who = agent_indices(controlled)
         self.state = reset(worlds, torch.ones_like(controlled), agent.view.history)
         self._roads = _Roads(agent._see_road)
 

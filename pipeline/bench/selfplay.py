@@ -25,10 +25,9 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Scorer, collect
 from pipeline.selfplay.ppo import update
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
-from pipeline.simulator.reward import RewardConfig
-from pipeline.simulator.step import decisions, places, reset
-from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World, build_world, stack_worlds
 
 __all__ = ["Track", "bench"]
@@ -59,17 +58,17 @@ class Track:
     def __post_init__(self) -> None:
         self.device = self.world.pose.device
         self.phases: dict[str, float] = {}
-        self.stepper = Stepper(self.vocabulary, self.view, self.compiled)
+        self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled)
 
     def simulate(self) -> None:
-        """An episode of random tokens with everything but the network: observations, motion, events."""
-        world, generator = self.world, torch.Generator(self.device).manual_seed(0)
-        who, drivers = places(world.exists), places(world.exists & (world.types == 0))
-        state = reset(world, torch.zeros_like(world.exists))
-        for _ in range(decisions(self.vocabulary)):
-            self.stepper.observe(world, state, who)
+        """An episode of random tokens with everything but the network: observations, motion, events, rewards."""
+        world, simulator = self.world, self.simulator
+        generator = torch.Generator(self.device).manual_seed(0)
+        simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+        while not simulator.over:
+            simulator.observe()
             tokens = torch.randint(self.vocabulary.size, world.types.shape, generator=generator, device=self.device)
-            state, _, _ = self.stepper.step(world, state, tokens, world.exists, who, drivers)
+            simulator.step(tokens)
 
     def learn(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
         """Updates from beginning to end; ``epochs`` 0 leaves it at driving."""
@@ -86,17 +85,7 @@ class Track:
 
         def work() -> None:
             policy.eval()
-            episode = collect(
-                driver,
-                self.world,
-                self.vocabulary,
-                score,
-                config,
-                RewardConfig(),
-                self.view,
-                uniform,
-                self.stepper,
-            )
+            episode = collect(driver, self.simulator, self.world, score, config, uniform)
             self.phases = dict(episode.seconds)
             if epochs:
                 policy.train()
@@ -167,7 +156,7 @@ def _of_device(
 
     def score(driven: Driven) -> Tensor:
         scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
-        return scored[driven.who].transpose(0, 1)
+        return scored[driven.agent_index].transpose(0, 1)
 
     epochs, steps = PPOConfig().epochs, int(world.exists.sum()) * decisions(vocabulary)
     on_cpu = device.type == "cpu"

@@ -15,9 +15,9 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import act, collect
 from pipeline.selfplay.judges import score_all
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
-from pipeline.simulator.reward import RewardConfig
-from pipeline.simulator.step import controlled_agents, decisions, places
+from pipeline.simulator.step import agent_indices, controlled_agents, decisions
 from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["SceneDivergence", "divergence", "mean_divergence", "scene_divergences"]
@@ -54,7 +54,7 @@ def scene_divergences(
     """
     vocabulary, words = reference.vocabulary, reference.vocabulary.to("cpu")
     anchor = Anchor(reference, scenes.__getitem__)
-    config, reward = PPOConfig(goal_dropout=0.0), RewardConfig()
+    config, simulator = PPOConfig(goal_dropout=0.0), Simulator(vocabulary, view)
     found: list[SceneDivergence] = []
     for first in range(0, len(scenes), _TOGETHER):
         names = range(first, min(first + _TOGETHER, len(scenes)))
@@ -63,7 +63,7 @@ def scene_divergences(
         generator = torch.Generator().manual_seed(seed * len(scenes) + first)
         uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
         score = partial(score_all, anchor, names, world)
-        episode = collect(policy, world, vocabulary, score, config, reward, view, uniform.to(reference.device))
+        episode = collect(policy, simulator, world, score, config, uniform.to(reference.device))
         assert episode.reference is not None
         log_policy = act(policy, episode.observation)[0].log_softmax(-1).unflatten(0, episode.action.shape)
         share = log_policy.exp()
@@ -76,7 +76,7 @@ def scene_divergences(
             dim=-1,
         )  # [D, N, 3]
         parts = torch.where(episode.covered.unsqueeze(-1), parts, 0.0).double().sum(0)
-        owner = places(controlled_agents(world))[0]
+        owner = agent_indices(controlled_agents(world))[0]
         for number in range(len(names)):
             mine = owner == number
             kl, entropy, likelihood = parts[mine].sum(0).tolist()

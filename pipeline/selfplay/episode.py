@@ -15,14 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data.vocabulary import Vocabulary
 from pipeline.execution.clock import Clock
 from pipeline.selfplay.config import PPOConfig
-from pipeline.simulator.events import events_at_start
-from pipeline.simulator.observation import Observation, ObservationConfig
-from pipeline.simulator.reward import RewardConfig, still, task_rewards, without
-from pipeline.simulator.step import controlled_agents, decisions, places, reset
-from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.episode import Simulator
+from pipeline.simulator.observation import Observation
+from pipeline.simulator.step import AgentIndex, controlled_agents
 from pipeline.simulator.world import World
 
 __all__ = ["Driven", "Episode", "Scorer", "act", "collect", "join"]
@@ -38,7 +35,7 @@ class Driven:
     poses: Tensor  # [W, A, D + 1, 3] at the decisions and at the end
     present: Tensor  # [W, A, D + 1] bool
     controlled: Tensor  # [W, A] bool
-    who: tuple[Tensor, Tensor]  # [N] world and [N] agent of those controlled
+    agent_index: AgentIndex  # of the N controlled agents
     observation: Observation  # of D * N, flattened
 
 
@@ -110,67 +107,56 @@ def _choose(log_policy: Tensor, uniform: Tensor) -> Tensor:
 @torch.no_grad()
 def collect(
     policy: nn.Module,
+    simulator: Simulator,
     world: World,
-    vocabulary: Vocabulary,
     score: Scorer | None,
     config: PPOConfig,
-    reward: RewardConfig,
-    view: ObservationConfig,
     uniform: Tensor,
-    stepper: Stepper | None = None,
     logged: Tensor | None = None,
 ) -> Episode:
     """Let the policy, or the log, drive a batch of worlds for one episode.
 
     Args:
-        policy: in evaluation mode. world: batched. vocabulary: of the tokens.
+        policy: in evaluation mode. simulator: of the worlds. world: batched.
         score: reference log-probabilities of what was executed; None without an anchor.
-        config, reward, view: settings.
-        uniform: [D + 2, W, A] in [0, 1), all that is random: actions, and last whose goal is hidden, and which of
-            the parked are learnt from or which one is controlled.
-        stepper: how observations and steps are computed; plainly by default.
-        logged: [W, A, D] tokens of the log, for an episode in which all replay it instead of driving.
+        config: whom to control, and what the reference's log-likelihood is worth.
+        uniform: [D + 2, W, A] in [0, 1), all that is random: actions, then whose goal is hidden, then which parked
+            agents are learnt from or which agent is controlled.
+        logged: [W, A, D] tokens of the log, for an episode in which all agents replay it instead of driving.
     """
-    stepper = stepper or Stepper(vocabulary, view)
     clock = Clock(world.pose.device)
     controlled = controlled_agents(world, config.driven, uniform[-1])
-    driving = controlled if logged is None else torch.zeros_like(controlled)
-    who = places(controlled)
-    vehicle = controlled & (world.types == 0)
-    drivers = places(vehicle)
-    state = reset(world, uniform[-2] < config.goal_dropout, view.history)
+    simulator.reset(world, controlled, uniform[-2] < config.goal_dropout, replay=logged is not None)
+    agent_index = simulator.agent_index
     tokens = torch.zeros_like(world.types)
-    nobody = torch.zeros_like(controlled)
-    before = events_at_start(world, state, view.box_scale, who, drivers)
-    # What lasts from the start on is the record's doing: paying for it would teach parked cars to flee.
-    excused = before if reward.forgive_start else dataclasses.replace(before, collision=nobody, off_road=nobody)
-    happened = dict.fromkeys(("collision", "off_road", "red_light", "goal"), nobody)
+    happened: dict[str, Tensor] = {}
     seen: list[Observation] = []
     actions, log_probs, values, taken = [], [], [], []
     terms: list[dict[str, Tensor]] = []
-    poses, present = [state.pose], [state.present]
-    for index in range(decisions(vocabulary)):
-        seen.append(stepper.observe(world, state, who))
+    poses, present = [simulator.state.pose], [simulator.state.present]
+    while not simulator.over:
+        uniform_now = uniform[len(actions)]
+        seen.append(simulator.observe())
         clock.lap("observe")
         logits, value = act(policy, seen[-1])
         log_policy = logits.log_softmax(-1)
-        action = _choose(log_policy, uniform[index][who]) if logged is None else logged[..., index][who]
+        if logged is None:
+            action = _choose(log_policy, uniform_now[agent_index])
+        else:
+            action = logged[..., len(actions)][agent_index]
         clock.lap("policy")
-        tokens = tokens.index_put(who, action)
-        state, _, events = stepper.step(world, state, tokens, driving, who, drivers)
-        excused = still(excused, events)
-        blamed = without(events, excused)
-        terms.append({name: term[who] for name, term in task_rewards(blamed, before, reward).items()})
-        before = blamed
-        happened = {name: flag | getattr(blamed, name) for name, flag in happened.items()}
+        tokens = tokens.index_put(agent_index, action)
+        rewards, events = simulator.step(tokens)
+        terms.append({name: term[agent_index] for name, term in rewards.items()})
+        happened = {name: flag | happened.get(name, flag) for name, flag in vars(events).items()}
         actions.append(action)
         log_probs.append(log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1))
         values.append(value)
         taken.append(tokens)
-        poses.append(state.pose)
-        present.append(state.present)
+        poses.append(simulator.state.pose)
+        present.append(simulator.state.present)
         clock.lap("simulate")
-    values.append(act(policy, stepper.observe(world, state, who))[1])
+    values.append(act(policy, simulator.observe())[1])
     action, observation = torch.stack(actions), join(seen)
     earned = {name: torch.stack([term[name] for term in terms]) for name in terms[0]}  # [D, N] each
     task = torch.stack(list(earned.values())).sum(0)
@@ -178,7 +164,12 @@ def collect(
     reference, covered, likelihood = None, torch.zeros_like(action, dtype=torch.bool), torch.zeros_like(task)
     if score is not None:
         driven = Driven(
-            torch.stack(taken, -1), torch.stack(poses, 2), torch.stack(present, -1), controlled, who, observation
+            torch.stack(taken, -1),
+            torch.stack(poses, 2),
+            torch.stack(present, -1),
+            controlled,
+            agent_index,
+            observation,
         )
         reference = score(driven)
         covered = torch.isfinite(reference).all(-1)
@@ -186,8 +177,9 @@ def collect(
         likelihood = torch.where(covered, likelihood, 0.0)
         clock.lap("reference")
     # Only vehicles are paid for the road and its lights, so the rates of both are theirs.
+    vehicle = controlled & (world.types == 0)
     counted = {"collision": controlled, "off_road": vehicle, "red_light": vehicle, "goal": controlled & world.moves}
-    agents = len(who[0])
+    agents = len(agent_index[0])
     sums = {
         f"{name}_rate": _sum((flag & counted[name]).sum(), counted[name].sum()) for name, flag in happened.items()
     }
@@ -209,7 +201,7 @@ def collect(
     )
     if config.parked_share == 1:
         return episode
-    return episode.of_agents((world.moves | (uniform[-1] < config.parked_share))[who].nonzero().flatten())
+    return episode.of_agents((world.moves | (uniform[-1] < config.parked_share))[agent_index].nonzero().flatten())
 
 
 def _sum(total: Tensor, count: Tensor | int) -> Tensor:

@@ -60,7 +60,7 @@ class ReferenceJudge:
 def score_all(anchor: Anchor, names: Sequence[int], world: World, driven: Driven) -> Tensor:
     """[D, N, K] log-probabilities of an anchor for who drove, with an anchor and worlds a ``Scorer``."""
     scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
-    return scored[driven.who].transpose(0, 1)  # [D, N, K]
+    return scored[driven.agent_index].transpose(0, 1)  # [D, N, K]
 
 
 class LocalJudge:
@@ -106,7 +106,7 @@ def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
 def label_scores(size: int, driven: Driven) -> Tensor:
     """[D, N, K] log-probabilities of an expert who does what was executed; not a number where it was not there."""
     there = driven.present[..., :-1] & driven.present[..., 1:]  # [W, A, D]
-    tokens, there = driven.tokens[driven.who].T, there[driven.who].T  # [D, N]
+    tokens, there = driven.tokens[driven.agent_index].T, there[driven.agent_index].T  # [D, N]
     scores = torch.full((*tokens.shape, size), _NEVER, device=tokens.device)
     scores = scores.scatter(-1, tokens.unsqueeze(-1), 0.0)
     return torch.where(there.unsqueeze(-1), scores, torch.nan)

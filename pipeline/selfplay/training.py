@@ -32,9 +32,9 @@ from pipeline.selfplay.journal import Journal, Row
 from pipeline.selfplay.judges import Judge, label_scores, load_judge, logged_tokens
 from pipeline.selfplay.pool import Schedule, WorldPool
 from pipeline.selfplay.ppo import update
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
-from pipeline.simulator.stepping import Stepper
 from pipeline.simulator.world import World, stack_worlds
 
 __all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "Training"]
@@ -186,7 +186,7 @@ class _Loop:
         self._schedule = Schedule(
             len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds")
         )
-        self._stepper = Stepper(vocabulary, config.view, config.compile)
+        self._simulator = Simulator(vocabulary, config.view, config.reward, config.compile)
         self._policy, self._optimizer = fabric.setup(training.policy, training.optimizer)
         self._driver: nn.Module = self._policy
         if config.compile:
@@ -249,16 +249,7 @@ class _Loop:
             logged = logged_tokens(world, vocabulary)
             score = partial(label_scores, vocabulary.size)
         return collect(
-            self._driver,
-            world,
-            vocabulary,
-            score,
-            config.ppo,
-            config.reward,
-            config.view,
-            uniform.to(self._fabric.device),
-            self._stepper,
-            logged,
+            self._driver, self._simulator, world, score, config.ppo, uniform.to(self._fabric.device), logged
         )
 
     def _scorer(self, names: list[int], world: World) -> Scorer | None:

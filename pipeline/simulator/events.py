@@ -13,7 +13,7 @@ from torch import Tensor
 from data.geometry import box_corners, box_separation
 from data.road import Segments
 from data.road_grid import Z_STRETCH, RoadGrid, cell_of
-from pipeline.simulator.step import Motion, State
+from pipeline.simulator.step import AgentIndex, Motion, State
 from pipeline.simulator.world import EDGE_CELL, World, table_rows
 
 __all__ = [
@@ -47,17 +47,17 @@ class Events:
     goal: Tensor  # reached for the first time
 
 
-def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, Tensor]) -> Tensor:
-    """Whose box overlapped another's at some step. Boxes at different levels do not collide.
+def collisions(world: World, motion: Motion, box_scale: float, agent_index: AgentIndex) -> Tensor:
+    """Agents whose box overlapped another's at some step. Boxes at different levels do not collide.
 
     Args:
         world: batched. motion: of all agents. box_scale: of the boxes.
-        who: ([N] world, [N] agent) of those that are asked about; the others' boxes count, too.
+        agent_index: of the N agents to check; they may collide with any agent.
 
     Returns:
-        [W, A] bool, False for those not asked about.
+        [W, A] bool, False for agents that are not checked.
     """
-    w, a = who
+    w, a = agent_index
     length, width, height = world.size.unbind(-1)
     bottom = world.height - height / 2
     itself = torch.arange(world.types.shape[1], device=a.device) == a[:, None]  # [N, A]
@@ -65,27 +65,28 @@ def collisions(world: World, motion: Motion, box_scale: float, who: tuple[Tensor
     for index in range(motion.pose.shape[2]):
         x, y, heading = motion.pose[:, :, index].unbind(-1)
         present = motion.present[:, :, index]
-        # A plane for each number: pairs are made of rows that lie in one piece, and no angle is computed twice.
+        # One plane per number: pairs are made of contiguous rows, and no angle is computed twice.
         numbers = (x, y, torch.cos(heading), torch.sin(heading), length * (box_scale / 2), width * (box_scale / 2))
         boxes = torch.stack((*numbers, bottom))  # [7, W, A]
-        # Those absent are points far away, whatever their slots hold.
+        # Absent agents become points far away, whatever their slots hold.
         away = boxes.new_tensor([_FAR, 0, 0, 0, 0, 0, 0]).view(-1, 1, 1)
         boxes = torch.where(present, boxes, away)
         hit = hit | (_touched(boxes, w, a, itself) & present[w, a])
-    return torch.zeros_like(world.exists).index_put(who, hit)
+    return torch.zeros_like(world.exists).index_put(agent_index, hit)
 
 
 def _touched(boxes: Tensor, w: Tensor, a: Tensor, itself: Tensor) -> Tensor:
-    """[N] bool whose boxes overlap others of their world: x, y, cosine, sine, halves of length and width, bottom.
+    """[N] bool, whether the boxes of some agents overlap others of their world.
 
     Args:
-        boxes: [7, W, A]. w, a: [N] place of those asked about. itself: [N, A] their own places.
+        boxes: [7, W, A] x, y, cosine, sine, half the length, half the width, bottom. w, a: [N] agents to check.
+        itself: [N, A] true at the agent's own place.
     """
     if torch.compiler.is_compiling() or boxes.is_cuda:
-        # All pairs at once, in one loop over what lies in registers.
+        # All pairs at once: compiled code and GPUs do it in one pass over registers.
         gap = _gap(boxes[:, w, a].unsqueeze(-1), boxes[:, w])
         return torch.where(itself, torch.inf, gap).amin(-1) < 0
-    # Otherwise each operation passes through the memory once more: for the few pairs that are near enough alone.
+    # Otherwise each operation is a pass through memory: only the few pairs that are near enough are compared.
     (x, y), reach = boxes[:2], (boxes[4] + boxes[5])
     squared = (table_rows(x, w) - x[w, a].unsqueeze(-1)).square_()
     squared += (table_rows(y, w) - y[w, a].unsqueeze(-1)).square_()
@@ -102,13 +103,13 @@ def _gap(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _nearness(segment: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of points [..., 2] to segments [..., 6]: the share of a segment at which its line is nearest, the planar
-    distance squared, and the height there; [...] each."""
+    """Of points [..., 2] to segments [..., 6]: the fraction of the segment at which its line is nearest, the
+    squared planar distance, and the height there; [...] each."""
     start_x, start_y, along_x, along_y, low, high = segment.unbind(-1)
     x, y = point[..., 0] - start_x, point[..., 1] - start_y
     along = (x * along_x + y * along_y) / (along_x * along_x + along_y * along_y).clamp(min=1e-9)
     clipped = along.clamp(0.0, 1.0)
-    # Squares: compiled code does eight of them at once, but hypot one by one.
+    # Squares, since compiled code vectorises them, but not hypot.
     planar = (x - clipped * along_x).square() + (y - clipped * along_y).square()
     return along, planar, torch.lerp(low, high, clipped)
 
@@ -139,7 +140,7 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     segment = near.gather(-1, rank.argmin(-1, keepdim=True)).squeeze(-1)  # [N, P]
     first = first.squeeze(-1)
     own = table_rows(table, segment + first)
-    # Once more for the nearest alone, which is cheaper than keeping it for all.
+    # Computed again for the nearest alone, which is cheaper than keeping it for all.
     t, planar, _ = _nearness(own, point)
     distance = planar.sqrt()
     turn = table_rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
@@ -153,14 +154,17 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     return torch.sign(torch.where(neighbour >= 0, both, own_side)) * distance
 
 
-def off_road(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, Tensor]) -> Tensor:
-    """Whose box had a corner off the road at some step; nobody where there is no road edge.
+def off_road(world: World, motion: Motion, box_scale: float, agent_index: AgentIndex) -> Tensor:
+    """Agents whose box had a corner off the road at some step; none where there is no road edge.
 
     Args:
         world: batched. motion: of all agents. box_scale: of the boxes.
-        who: ([N] world, [N] agent) of those that are asked about; all others are not off the road.
+        agent_index: of the N agents to check.
+
+    Returns:
+        [W, A] bool, False for agents that are not checked.
     """
-    w, a = who
+    w, a = agent_index
     size = world.size[w, a] * box_scale
     bottom = world.height[w, a] - world.size[w, a, 2] / 2
     steps = motion.pose.shape[2]
@@ -171,11 +175,11 @@ def off_road(world: World, motion: Motion, box_scale: float, who: tuple[Tensor, 
     distance = signed_edge_distance(world.edges, w, corners, bottom, near).unflatten(1, (steps, 4))
     bounded = (world.edges.kind > 0).any(1)[w]
     outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & bounded
-    return torch.zeros_like(world.exists).index_put(who, outside)
+    return torch.zeros_like(world.exists).index_put(agent_index, outside)
 
 
 def red_lights(world: World, motion: Motion) -> Tensor:
-    """Which vehicles passed a stop point, in the direction of its lane, while its light was red."""
+    """[W, A] vehicles that passed a stop point, in the direction of its lane, while its light was red."""
     ran = torch.zeros_like(world.exists)
     line, heading = world.stop_line[:, None, :, :2], world.stop_line[:, None, :, 2]
     cos, sin = torch.cos(heading), torch.sin(heading)
@@ -186,7 +190,7 @@ def red_lights(world: World, motion: Motion) -> Tensor:
 
     before, _ = local(motion.start)
     steps = motion.pose.shape[2]
-    # One slice, since compiled code takes a slice from anywhere, but each single index for a case of its own.
+    # One slice: compiled code takes a slice from anywhere, but would be compiled anew for each single index.
     red_now = world.red[:, :, motion.first_step : motion.first_step + steps]
     for index in range(steps):
         pose = motion.pose[:, :, index]
@@ -200,7 +204,7 @@ def red_lights(world: World, motion: Motion) -> Tensor:
 
 
 def goals(world: World, state: State) -> Tensor:
-    """Who came within 2 m of its goal for the first time. Agents whose log stands still have none."""
+    """[W, A] agents that came within 2 m of their goal for the first time. Who stands still in the log has none."""
     near = (state.pose[..., :2] - world.goal).norm(dim=-1) < _GOAL_RADIUS
     return near & world.moves & ~state.goal_reached
 
@@ -210,40 +214,39 @@ def find_events(
     state: State,
     motion: Motion,
     box_scale: float,
-    who: tuple[Tensor, Tensor],
-    drivers: tuple[Tensor, Tensor],
+    agent_index: AgentIndex,
+    vehicle_index: AgentIndex,
 ) -> Events:
     """All events of a decision.
 
     Args:
-        world: batched. state: the one behind the decision. motion: of the decision. box_scale: of the boxes.
-        who: ([N] world, [N] agent) of those whose collisions matter.
-        drivers: ([N] world, [N] agent) of the vehicles, to which alone the road's edge matters: pedestrians and
-            cyclists may use its side.
+        world: batched. state: after the decision. motion: of the decision. box_scale: of the boxes.
+        agent_index: of the agents whose collisions count.
+        vehicle_index: of the vehicles whose road edges count; pedestrians and cyclists may use the roadside.
     """
     return Events(
-        collision=collisions(world, motion, box_scale, who),
-        off_road=off_road(world, motion, box_scale, drivers),
+        collision=collisions(world, motion, box_scale, agent_index),
+        off_road=off_road(world, motion, box_scale, vehicle_index),
         red_light=red_lights(world, motion),
         goal=goals(world, state),
     )
 
 
 def events_at_start(
-    world: World, state: State, box_scale: float, who: tuple[Tensor, Tensor], drivers: tuple[Tensor, Tensor]
+    world: World, state: State, box_scale: float, agent_index: AgentIndex, vehicle_index: AgentIndex
 ) -> Events:
-    """Who overlaps another or is off the road before anybody decides; nobody has passed a light or met a goal.
+    """Collisions and places off the road before the first decision; no light was passed and no goal reached yet.
 
     Args:
-        world: batched. state: of ``reset``. box_scale, who, drivers: as for ``find_events``.
+        world: batched. state: of ``reset``. box_scale, agent_index, vehicle_index: as for ``find_events``.
     """
-    still = Motion(
+    standing = Motion(
         start=state.pose, pose=state.pose.unsqueeze(2), present=state.present.unsqueeze(-1), first_step=0
     )
     nobody = torch.zeros_like(world.exists)
     return Events(
-        collision=collisions(world, still, box_scale, who),
-        off_road=off_road(world, still, box_scale, drivers),
+        collision=collisions(world, standing, box_scale, agent_index),
+        off_road=off_road(world, standing, box_scale, vehicle_index),
         red_light=nobody,
         goal=nobody,
     )

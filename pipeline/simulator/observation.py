@@ -1,4 +1,4 @@
-"""What an agent sees: itself, its neighbours and the road around it, in its own frame. No model is known here.
+"""What an agent sees: itself, its neighbours and the road around it, in its own frame.
 
 Shape legend: W worlds, A agents, N observing agents, P neighbours, R road segments.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from data.road_grid import cell_of
 from data.scene import MapKind
 from data.vocabulary import TYPE_NAMES
-from pipeline.simulator.step import State
+from pipeline.simulator.step import AgentIndex, State
 from pipeline.simulator.world import VIEW_CELL, World, table_rows
 
 __all__ = [
@@ -101,18 +101,17 @@ def _one_hot(index: Tensor, count: int) -> Tensor:
     return torch.nn.functional.one_hot(index, count).to(torch.float32)
 
 
-def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Observation:
+def observe(world: World, state: State, agent_index: AgentIndex, config: ObservationConfig) -> Observation:
     """Observations of some agents.
 
     Args:
-        world: batched. state: of all agents. who: ([N] world, [N] agent) of those that observe.
-        config: what they see.
+        world: batched. state: of all agents. agent_index: of the N agents that observe. config: what they see.
     """
-    road, road_seen = observe_road(world, state, who, config)
-    w, a = who
+    road, road_seen = observe_road(world, state, agent_index, config)
+    w, a = agent_index
     return Observation(
-        ego=observe_ego(world, state, who, config),
-        **observe_neighbours(world, state, who, config),
+        ego=observe_ego(world, state, agent_index, config),
+        **observe_neighbours(world, state, agent_index, config),
         road=road,
         road_seen=road_seen,
         type=world.types[w, a],
@@ -120,9 +119,9 @@ def observe(world: World, state: State, who: tuple[Tensor, Tensor], config: Obse
     )
 
 
-def observe_ego(world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig) -> Tensor:
+def observe_ego(world: World, state: State, agent_index: AgentIndex, config: ObservationConfig) -> Tensor:
     """``Observation.ego`` of some agents; see ``observe``."""
-    w, a = who
+    w, a = agent_index
     pose, size, velocity = state.pose[w, a], world.size[w, a], state.velocity[w, a]
     goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
     goal = torch.where(state.goal_hidden[w, a].unsqueeze(-1), torch.zeros_like(goal), goal.clamp(-1.0, 1.0))
@@ -153,7 +152,7 @@ def observe_ego(world: World, state: State, who: tuple[Tensor, Tensor], config: 
 def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
     """[N, 3]: whether a stop line of the agent's lane lies ahead, how near it is, and whether its light was red.
 
-    Lights first observed after the current step are unknown, as they are to an entry.
+    Lights first observed after the current step are unknown, as they are to a submission.
     """
     line = world.stop_line[w]  # [N, S, 3]
     ahead = _into_frame(line[..., :2] - pose[:, None, :2], line[..., 2])
@@ -169,30 +168,30 @@ def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
 
 
 def observe_neighbours(
-    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+    world: World, state: State, agent_index: AgentIndex, config: ObservationConfig
 ) -> dict[str, Tensor]:
     """``neighbour`` and ``neighbour_seen`` of some agents; see ``observe``."""
-    w, a = who
+    w, a = agent_index
     agents = state.pose.shape[1]
     own = state.pose[w, a]
-    # Those absent are nowhere, whatever their slots hold.
+    # Absent agents are infinitely far away, whatever their slots hold.
     x, y = (torch.where(state.present, plane, torch.inf) for plane in state.pose[..., :2].unbind(-1))
-    # Squares and roots: compiled code does eight of them at once, but hypot one by one.
+    # Squares, since compiled code vectorises them, but not hypot.
     distance = (table_rows(x, w) - own[:, :1]).square() + (table_rows(y, w) - own[:, 1:2]).square()
     distance = distance.scatter(1, a.unsqueeze(-1), torch.inf)  # [N, A], squared
     count = min(config.neighbours, agents)
     nearest = distance.topk(count, dim=-1, largest=False)
     seen = nearest.values <= config.radius**2  # [N, P]
-    # Where there is nobody, the agent itself stands in, so that no garbage is multiplied by zero.
+    # The agent itself fills empty slots, so that no garbage is multiplied by zero.
     index = torch.where(seen, nearest.indices, a.unsqueeze(-1))
     flat = w.unsqueeze(-1) * agents + index
     other = table_rows(state.pose.flatten(0, 1), flat)
     place = _into_frame(other[..., :2] - own[:, None, :2], own[:, None, 2]) / config.distance_scale
     turn = other[..., 2] - own[:, None, 2]
-    # As atan2 has it, pi for who comes the other way, where ``wrap_angle`` has -pi.
+    # As atan2 has it: pi for an agent that comes the other way, where ``wrap_angle`` has -pi.
     turn = (turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))) / torch.pi
     velocity = state.velocity.flatten(0, 1)
-    # What is the same from everywhere is worked out for each agent, not for each who sees it.
+    # Features that do not depend on the observer are computed once per agent, not once per pair.
     scaled = [velocity.norm(dim=-1, keepdim=True) / config.speed_scale]
     scaled.append(world.size.flatten(0, 1)[:, :2] / world.size.new_tensor([30.0, 15.0]))
     if config.show_type:
@@ -211,13 +210,13 @@ def observe_neighbours(
 
 
 def observe_road(
-    world: World, state: State, who: tuple[Tensor, Tensor], config: ObservationConfig
+    world: World, state: State, agent_index: AgentIndex, config: ObservationConfig
 ) -> tuple[Tensor, Tensor]:
     """``road`` and ``road_seen`` of some agents, which depend on nothing that moves but their poses."""
-    w, a = who
+    w, a = agent_index
     pose = state.pose[w, a]  # [N, 3]
     cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
-    # Rows of flat tables, and a plane for each number: compiled or not, twice as fast as places and vectors.
+    # Rows of flat tables and one plane per number: compiled or not, twice as fast as pairs of indices and vectors.
     candidates = world.road_grid.table[w, cell].long() + w.unsqueeze(-1) * world.road.kind.shape[1]  # [N, J]
     middle = world.road.middle.flatten(0, 1)
     middle_x, middle_y = table_rows(middle, candidates).unbind(-1)
@@ -232,7 +231,7 @@ def observe_road(
     along_x, along_y = _turned(along_x, along_y, heading)
     length = (along_x.square() + along_y.square()).sqrt()
     seen = (kind > 0) & (middle_x.square() + middle_y.square() <= config.radius**2)
-    # A point has no direction; dividing by zero must not make one.
+    # A point has no direction: the division must not give one.
     whole = length.clamp(min=1e-3)
     rise = (low + high) / 2 - world.height[w, a].unsqueeze(-1)
     scale = config.distance_scale
@@ -245,9 +244,9 @@ def observe_road(
 
 
 def _filled_up(feature: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Features [N, M, F] and what is seen [N, M] with as many slots as ``count``, where there are fewer."""
+    """Features [N, M, F] and masks [N, M], padded to ``count`` slots."""
     short = count - seen.shape[1]
-    # Padding by nothing is a copy. Compiled code does not make it, and would be compiled once more if asked.
+    # Padding by nothing is a copy. Compiled code does not make it, and the branch would compile it once more.
     if not torch.compiler.is_compiling() and not short:
         return feature, seen
     pad = torch.nn.functional.pad

@@ -1,4 +1,4 @@
-"""What events are worth (SPACeR, section 4.1), and what they leave in the state."""
+"""Rewards of events (SPACeR, section 4.1), and what events leave in the state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.simulator.events import Events
 from pipeline.simulator.step import State
 
-__all__ = ["RewardConfig", "note_events", "still", "task_rewards", "without"]
+__all__ = ["RewardConfig", "blameable", "note_events", "ongoing_excused", "task_rewards"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class RewardConfig:
         collision: for a decision in which the agent's box overlaps another.
         off_road: for a decision in which a corner of a vehicle's box is off the road.
         red_light: for passing a red light; 0 in the paper.
-        per_event: pay for a collision or leaving the road when it begins, not for every decision it lasts.
-        forgive_start: a collision or a place off the road in which an agent is from the start counts only once it
-            has ended; of recorded vehicles that stand still, many are parked beside the road.
+        per_event: pay for a collision or leaving the road when it begins, not at every decision while it lasts.
+        forgive_start: a collision or a place off the road that an agent starts in does not count until it has ended
+            once; many recorded vehicles are parked beside the road.
     """
 
     goal: float = 1.0
@@ -36,15 +36,15 @@ class RewardConfig:
     forgive_start: bool = True
 
 
-def still(excused: Events, events: Events) -> Events:
-    """Which excused collisions and places off the road go on."""
+def ongoing_excused(excused: Events, events: Events) -> Events:
+    """The excused collisions and places off the road that go on."""
     return dataclasses.replace(
         excused, collision=excused.collision & events.collision, off_road=excused.off_road & events.off_road
     )
 
 
-def without(events: Events, excused: Events) -> Events:
-    """The events that somebody is to blame for."""
+def blameable(events: Events, excused: Events) -> Events:
+    """The events that an agent is to blame for: all but the excused ones."""
     return dataclasses.replace(
         events, collision=events.collision & ~excused.collision, off_road=events.off_road & ~excused.off_road
     )
@@ -54,7 +54,7 @@ def task_rewards(events: Events, before: Events, config: RewardConfig) -> dict[s
     """Rewards of a decision by what they are for, [W, A] each; the task reward is their sum.
 
     Args:
-        events: of the decision. before: of the decision before. config: weights.
+        events: of the decision. before: of the previous decision. config: weights.
     """
     collision = events.collision & ~before.collision if config.per_event else events.collision
     leaving = events.off_road & ~before.off_road if config.per_event else events.off_road
@@ -67,7 +67,7 @@ def task_rewards(events: Events, before: Events, config: RewardConfig) -> dict[s
 
 
 def note_events(state: State, events: Events) -> State:
-    """The state with what agents remember of a decision."""
+    """The state with what agents remember of the events of a decision."""
     return dataclasses.replace(
         state, collided=events.collision, goal_reached=torch.logical_or(state.goal_reached, events.goal)
     )

@@ -1,4 +1,4 @@
-"""The simulator: tokens move agents exactly, ten steps a second, in all worlds at once. It knows no model.
+"""One step of the simulator: tokens move agents exactly, ten steps a second, in all worlds at once.
 
 Shape legend: W worlds, A agents, s simulator steps in a token.
 """
@@ -15,15 +15,29 @@ from data.tokenizer import apply_token
 from data.vocabulary import Vocabulary
 from pipeline.simulator.world import World
 
-__all__ = ["CONTROLLED", "Motion", "State", "controlled_agents", "decisions", "places", "reset", "step"]
+__all__ = [
+    "CONTROLLED",
+    "AgentIndex",
+    "Motion",
+    "State",
+    "agent_indices",
+    "controlled_agents",
+    "decisions",
+    "follow",
+    "reset",
+    "step",
+]
 
-# Who may be controlled, see ``controlled_agents``.
+# Of N agents in a batch of worlds: their worlds [N] and their places there [N].
+AgentIndex = tuple[Tensor, Tensor]
+
+# Kinds of ``controlled_agents``.
 CONTROLLED = ("all", "moving", "vehicles", "one")
 
 
 @dataclass(frozen=True)
 class State:
-    """Where everybody is between two decisions."""
+    """All agents between two decisions."""
 
     pose: Tensor  # [W, A, 3] x, y, heading
     velocity: Tensor  # [W, A, 2] m/s
@@ -57,9 +71,9 @@ def controlled_agents(world: World, kind: str = "all", draw: Tensor | None = Non
 
     Args:
         world: batched.
-        kind: all that exist; those ``moving``, whose log ends elsewhere; moving ``vehicles``; or ``one`` of the
-            moving in each world where there are any, which leaves nobody who could react to it.
-        draw: [W, A] in [0, 1), which one: the moving agent with the largest number; needed for ``one`` alone.
+        kind: ``all`` that exist; those ``moving``, whose log ends elsewhere; moving ``vehicles``; or ``one`` moving
+            agent in each world that has any, to which no other agent reacts.
+        draw: [W, A] in [0, 1); the moving agent with the largest number is the ``one``.
 
     Raises:
         ValueError: another kind, or no numbers to draw one with.
@@ -74,23 +88,23 @@ def controlled_agents(world: World, kind: str = "all", draw: Tensor | None = Non
     if kind == "moving":
         return moving
     if draw is None:
-        raise ValueError("one agent of each world is to be controlled: give numbers to draw it with")
+        raise ValueError("controlled is 'one': expected numbers to draw the agent with")
     first = torch.where(moving, draw, -1.0).argmax(-1, keepdim=True)
     return torch.zeros_like(moving).scatter(-1, first, True) & moving
 
 
-def places(controlled: Tensor) -> tuple[Tensor, Tensor]:
-    """World and agent number, [N] each, of what is true in [W, A]."""
-    world, agent = controlled.nonzero(as_tuple=True)
+def agent_indices(chosen: Tensor) -> AgentIndex:
+    """Where [W, A] is true."""
+    world, agent = chosen.nonzero(as_tuple=True)
     return world, agent
 
 
 def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
-    """All worlds at the current step, behind the logged first second.
+    """The state of all worlds at the current step, after the logged first second.
 
     Args:
-        world: batched. goal_hidden: [W, A] bool. history: earlier decisions that agents remember; of those before
-            the logged first second nothing is known.
+        world: batched. goal_hidden: [W, A] bool.
+        history: earlier decisions that agents remember; those before the logged first second are unknown.
     """
     logged = min(history, world.history_valid.shape[-1])
     unknown = history - logged
@@ -100,7 +114,7 @@ def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
     moved = world.history_valid[:, :, -1]
     last = torch.where(moved.unsqueeze(-1), _local(world.pose, before), torch.zeros_like(world.pose))
     nobody = torch.zeros(world.exists.shape, dtype=torch.bool, device=world.exists.device)
-    # Copies: what a decision leaves behind lies in one piece, and compiled code is compiled for how data lie.
+    # Contiguous copies, as decisions leave them: compiled code is compiled anew for another memory layout.
     return State(
         pose=world.pose.contiguous(),
         velocity=world.velocity.contiguous(),
@@ -116,6 +130,11 @@ def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
 
 
 def _local(pose: Tensor, frame: Tensor) -> Tensor:
+    """Pose [..., 3] seen from ``frame`` [..., 3].
+
+    ``tokenizer.local_pose`` gives the heading in [-pi, pi), this one in (-pi, pi], and the two differ in the last
+    bit: policies are trained on this one.
+    """
     delta = pose[..., :2] - frame[..., :2]
     cos, sin = torch.cos(frame[..., 2]), torch.sin(frame[..., 2])
     turn = pose[..., 2] - frame[..., 2]
@@ -138,19 +157,24 @@ def step(
         world: batched. state: before. tokens: [W, A] int64. controlled: [W, A] bool. vocabulary: of the tokens.
 
     Returns:
-        The state behind the token, its events not yet noted, and the motion.
+        The state after the token, without its events, and the motion.
     """
     steps = vocabulary.token_steps
     first = state.decision * steps
     moved = apply_token(vocabulary, state.pose, tokens, world.types)  # [W, A, s, 3]
     logged = world.log[:, :, first : first + steps]
-    replayed = controlled[..., None]
-    pose = torch.where(replayed[..., None], moved, logged)
-    present = torch.where(replayed, state.present[..., None], world.log_valid[:, :, first : first + steps])
-    end = pose[:, :, -1].contiguous()
-    before = pose[:, :, -2] if steps > 1 else state.pose
+    is_controlled = controlled[..., None]
+    pose = torch.where(is_controlled[..., None], moved, logged)
+    present = torch.where(is_controlled, state.present[..., None], world.log_valid[:, :, first : first + steps])
     motion = Motion(start=state.pose, pose=pose, present=present & world.exists[..., None], first_step=first + 1)
-    after = State(
+    return follow(state, motion), motion
+
+
+def follow(state: State, motion: Motion) -> State:
+    """The state after a motion, whoever moved the agents; its events are not in it."""
+    end = motion.pose[:, :, -1].contiguous()
+    before = motion.pose[:, :, -2] if motion.pose.shape[2] > 1 else state.pose
+    return State(
         pose=end,
         velocity=(end[..., :2] - before[..., :2]) / STEP_SECONDS,
         present=motion.present[..., -1].contiguous(),
@@ -162,4 +186,3 @@ def step(
         goal_hidden=state.goal_hidden,
         decision=state.decision + 1,
     )
-    return after, motion

@@ -1,4 +1,4 @@
-"""A world: everything of a scene that self-play needs and that does not change while it is simulated.
+"""A world: everything of a scene that the simulator needs and that does not change while it is simulated.
 
 Shape legend: W worlds, A agents, S signals, H history tokens, T simulated 0.1 s steps (80). Positions are metres
 minus the scene's origin (``data.tokenizer.scene_origin``).
@@ -34,11 +34,11 @@ __all__ = [
 # Sides of the grid cells for road edges and for what agents see, metres.
 EDGE_CELL = 2.5
 VIEW_CELL = 6.0
-# The grids hold where agents are, where their velocity leads in this time (seconds), and so many metres around.
+# The grids reach where agents are, and where their velocity leads in this time (seconds), plus a margin (metres).
 _HORIZON = 8.0
 _MARGIN = 40.0
 _STILL = 0.2
-# Signals are padded to so many: compiled code would be compiled once more for none, and once more for one.
+# Signals are padded to this number: code would be compiled once more for zero, and once more for one.
 _LEAST_SIGNALS = 2
 
 
@@ -112,7 +112,7 @@ def _is_red(state: Tensor) -> Tensor:
 
 
 def _extent(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-    """Corners [2] of where agents may get to, from the present alone: grids must not know the future either."""
+    """Corners [2] of where agents may get to, from the present alone: grids must not know the future."""
     reached = torch.cat((position, position + _HORIZON * velocity))
     return reached.amin(0) - _MARGIN, reached.amax(0) + _MARGIN
 
@@ -121,10 +121,10 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     """A single scene as a batch of one world.
 
     Args:
-        scene: single; with 11 steps only, goals are where agents are and the log is empty.
+        scene: single; with 11 steps only, goals are the current positions and the log is empty.
         vocabulary: for the tokens of the logged first second.
         view_size: road segments that agents see.
-        with_edges: keep the road's edges, which tell who is off the road; nobody sees or feels that.
+        with_edges: keep the road's edges, by which agents are off the road; observations do not need them.
     """
     origin = scene_origin(scene)
     agents = scene.agents
@@ -248,5 +248,5 @@ def repeat_world(world: World, count: int) -> World:
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows of a table [M, C] named by [...]: [..., C]."""
-    # What index_select does; but compiled code need not find out of which place of [...] a row is.
+    # As index_select, but compiled code need not work out the place in [...] that a row belongs to.
     return torch.nn.functional.embedding(index, table)

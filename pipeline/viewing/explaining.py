@@ -16,8 +16,8 @@ from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import act, collect
 from pipeline.selfplay.judges import logged_tokens
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
-from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World, build_world
 
@@ -82,8 +82,8 @@ class Explainer:
     def _policy_scores(self, net: Policy, view: ObservationConfig, world: World, tokens: Tensor) -> Tensor:
         """[A, D, K]. Goals are hidden, as in ``sample``."""
         uniform = torch.zeros(decisions(self.vocabulary) + 2, *world.types.shape)
-        config = PPOConfig(goal_dropout=1.0)
-        episode = collect(net, world, self.vocabulary, None, config, RewardConfig(), view, uniform, logged=tokens)
+        config, simulator = PPOConfig(goal_dropout=1.0), Simulator(self.vocabulary, view)
+        episode = collect(net, simulator, world, None, config, uniform, logged=tokens)
         logits = act(net, episode.observation)[0].log_softmax(-1)
         return logits.unflatten(0, (-1, tokens.shape[1])).transpose(0, 1)
 

@@ -23,13 +23,13 @@ from pipeline.bench.rows import Row
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.divergence import divergence
-from pipeline.selfplay.episode import Driven, Episode, act, collect
+from pipeline.selfplay.episode import Driven, Episode, act, collect, join
 from pipeline.selfplay.judges import logged_tokens
 from pipeline.selfplay.ppo import update
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation
 from pipeline.simulator.reward import RewardConfig
-from pipeline.simulator.step import decisions, places, reset
-from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.step import decisions
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score, score_states
 from submission.realism.score import align
 
@@ -55,17 +55,17 @@ def _driven(inputs: Inputs, device: torch.device) -> tuple[Driven, Tensor]:
     """An episode of fixed tokens on a device, and its events [4, W, A, D]."""
     words, view = inputs.vocabulary.to(device), inputs.paper.view
     world, tokens = inputs.world(inputs.scale.together, device), _executed(inputs).to(device)
-    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
-    stepper, state = Stepper(words, view), reset(world, torch.zeros_like(world.exists), view.history)
-    poses, present, seen, events = [state.pose], [state.present], [], []
+    simulator = Simulator(words, view, RewardConfig(forgive_start=False))
+    simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+    poses, present, seen, events = [simulator.state.pose], [simulator.state.present], [], []
     for index in range(decisions(words)):
-        seen.append(stepper.observe(world, state, who))
-        state, _, happened = stepper.step(world, state, tokens[..., index], world.exists, who, drivers)
-        poses.append(state.pose)
-        present.append(state.present)
+        seen.append(simulator.observe())
+        _, happened = simulator.step(tokens[..., index])
+        poses.append(simulator.state.pose)
+        present.append(simulator.state.present)
         events.append(torch.stack([getattr(happened, name) for name in _EVENTS]))
-    joined = Observation(**{name: torch.cat([getattr(o, name) for o in seen]) for name in vars(seen[0])})
-    driven = Driven(tokens, torch.stack(poses, 2), torch.stack(present, -1), world.exists, who, joined)
+    executed = tokens, torch.stack(poses, 2), torch.stack(present, -1)
+    driven = Driven(*executed, world.exists, simulator.agent_index, join(seen))
     return driven, torch.stack(events, -1)
 
 
@@ -108,10 +108,9 @@ def policy(inputs: Inputs) -> Iterator[Row]:
     """Log-probabilities of the trained policy: devices, and bfloat16 against float32."""
     world = inputs.world(inputs.scale.together, _CPU)
     net, view = inputs.policy(_CPU)
-    who = places(world.exists)
-    seen = Stepper(inputs.vocabulary, view).observe(
-        world, reset(world, torch.zeros_like(world.exists), view.history), who
-    )
+    simulator = Simulator(inputs.vocabulary, view)
+    simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+    seen = simulator.observe()
     logits, value = act(net, seen)
     there = inputs.moved(seen)
     net = net.to(inputs.device)
@@ -141,7 +140,7 @@ def teacher_forcing(inputs: Inputs) -> Iterator[Row]:
     def scored(agent: ReferenceAgent, device: torch.device) -> Tensor:
         anchor = Anchor(agent, inputs.scenes.__getitem__)
         there = (tensor.to(device) for tensor in executed)
-        return anchor.log_probs(names, inputs.moved(world, device), *there)[driven.who].cpu()
+        return anchor.log_probs(names, inputs.moved(world, device), *there)[driven.agent_index].cpu()
 
     for title, ours, theirs in (
         (
@@ -259,7 +258,7 @@ def learning(inputs: Inputs) -> Iterator[Row]:
         decisions(inputs.vocabulary) + 2, *world.types.shape, generator=torch.Generator().manual_seed(0)
     )
     config = dataclasses.replace(PPOConfig(beta=0.0), minibatch=inputs.scale.minibatch, epochs=1)
-    episode = collect(net, world, inputs.vocabulary, None, config, RewardConfig(), view, uniform)
+    episode = collect(net, Simulator(inputs.vocabulary, view), world, None, config, uniform)
     figures, weights = [], []
     for device in (_CPU, inputs.device):
         fabric = Fabric(accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision="32-true")

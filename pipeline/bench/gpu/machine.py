@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.rows import Row, seconds_on
-from pipeline.simulator.step import State, places, reset
-from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.episode import advance
+from pipeline.simulator.observation import observe
+from pipeline.simulator.step import State, agent_indices, reset
 from pipeline.simulator.world import World
 
 __all__ = ["ceilings", "fake", "graph", "versions"]
@@ -89,17 +90,16 @@ def graph(inputs: Inputs) -> Iterator[Row | str]:
         return
     words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
     world = inputs.world(inputs.paper.worlds)
-    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
-    stepper, state = Stepper(words, view), reset(world, torch.zeros_like(world.exists), view.history)
-    tokens = torch.zeros_like(world.types)
+    index = agent_indices(world.exists), agent_indices(world.exists & (world.types == 0))
+    state, tokens = reset(world, torch.zeros_like(world.exists), view.history), torch.zeros_like(world.types)
 
-    def observe() -> Tensor:
-        return stepper.observe(world, state, who).ego
+    def look() -> Tensor:
+        return observe(world, state, index[0], view).ego
 
     def step() -> Tensor:
-        return stepper.step(world, state, tokens, world.exists, who, drivers)[0].pose
+        return advance(world, state, tokens, world.exists, *index, words, view.box_scale)[0].pose
 
-    for name, work in (("observe", observe), ("step and events", step)):
+    for name, work in (("observe", look), ("step and events", step)):
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -132,8 +132,8 @@ def fake(inputs: Inputs) -> Iterator[Row | str]:
     from data.vocabulary import Vocabulary
 
     real, view = inputs.world(inputs.scale.together, torch.device("cpu")), inputs.paper.view
-    who, drivers = places(real.exists), places(real.exists & (real.types == 0))
-    count, steps = len(who[0]), inputs.vocabulary.token_steps
+    agents, vehicles = agent_indices(real.exists), agent_indices(real.exists & (real.types == 0))
+    count, steps = len(agents[0]), inputs.vocabulary.token_steps
     with FakeTensorMode(allow_non_fake_inputs=False):
 
         def made(tensor: Tensor) -> Tensor:
@@ -141,13 +141,11 @@ def fake(inputs: Inputs) -> Iterator[Row | str]:
 
         world: World = map_tensors(real, made)
         words = Vocabulary(*(made(getattr(inputs.vocabulary, name)) for name in ("poses", "box", "tolerance")))
-        rows, others = tuple(made(t) for t in who), tuple(made(t) for t in drivers)
-        stepper = Stepper(words, view)
+        agents, vehicles = ((made(worlds), made(rows)) for worlds, rows in (agents, vehicles))
         state: State = reset(world, made(real.exists), view.history)
         for _ in range(2):
-            seen = stepper.observe(world, state, (rows[0], rows[1]))
-            state, motion, _ = stepper.step(
-                world, state, made(real.types), made(real.exists), (rows[0], rows[1]), (others[0], others[1])
-            )
+            seen = observe(world, state, agents, view)
+            tokens, driven = made(real.types), made(real.exists)
+            state, motion, _ = advance(world, state, tokens, driven, agents, vehicles, words, view.box_scale)
     alike = seen.ego.shape[0] == count and motion.pose.shape[2] == steps and state.pose.device.type == "cuda"
     yield Row("decisions on made-up CUDA tensors pass (1)", float(alike), "", 1)

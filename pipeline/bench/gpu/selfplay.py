@@ -33,7 +33,7 @@ def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Tr
 
     def score(driven: Driven) -> Tensor:
         scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
-        return scored[driven.who].transpose(0, 1)
+        return scored[driven.agent_index].transpose(0, 1)
 
     return track, score, anchor
 

@@ -19,8 +19,7 @@ from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
 from pipeline.selfplay.anchor import Anchor
 from pipeline.selfplay.episode import act
-from pipeline.simulator.step import places, reset
-from pipeline.simulator.stepping import Stepper
+from pipeline.simulator.episode import Simulator
 from submission.realism import load_config, prepare_scene, score_states
 
 __all__ = ["decision", "decoding", "metric", "preparing", "training", "update"]
@@ -63,15 +62,13 @@ def decision(inputs: Inputs) -> Iterator[Row | str]:
     """Observe, decide, step: once in the worlds of an update."""
     words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
     world = inputs.world(inputs.scale.worlds[0])
-    who, drivers = places(world.exists), places(world.exists & (world.types == 0))
-    stepper, state = Stepper(words, view), reset(world, torch.zeros_like(world.exists), view.history)
     net, seen_by_net = inputs.policy()
-    seen = Stepper(words, seen_by_net).observe(world, state, who)
-    tokens = torch.zeros_like(world.types)
-    observe = partial(stepper.observe, world, state, who)
-    step = partial(stepper.step, world, state, tokens, world.exists, who, drivers)
-    yield from _counted(inputs, _Path("observe", observe, 161, 1, True))
-    yield from _counted(inputs, _Path("policy", partial(act, net, seen), 41, 1, True))
+    simulator, other = Simulator(words, view), Simulator(words, seen_by_net)
+    for one in (simulator, other):
+        one.reset(world, world.exists, torch.zeros_like(world.exists))
+    step = partial(simulator.step, torch.zeros_like(world.types))
+    yield from _counted(inputs, _Path("observe", simulator.observe, 161, 1, True))
+    yield from _counted(inputs, _Path("policy", partial(act, net, other.observe()), 41, 1, True))
     yield from _counted(inputs, _Path("step and events", step, 383, 2, True))
 
 

@@ -14,7 +14,7 @@ from models.sampling import SamplingConfig
 from pipeline.agents import policy_agent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.observation import observe_road
-from pipeline.simulator.step import places, reset, step
+from pipeline.simulator.step import agent_indices, reset, step
 from pipeline.simulator.world import build_world, repeat_world
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW
@@ -109,7 +109,7 @@ def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary)
     """Whatever moves and stands, the codes are those of everybody's road encoded anew."""
     world = repeat_world(build_world(random_scene(3), vocabulary, VIEW.road_segments), 3)
     controlled = world.exists
-    who = places(controlled)
+    who = agent_indices(controlled)
     state = reset(world, torch.ones_like(controlled))
     roads = policy_agent._Roads(PolicyAgent(policy, vocabulary, VIEW)._see_road)
     generator = torch.Generator().manual_seed(0)
@@ -127,7 +127,7 @@ def test_roads_seen_by_those_that_stand_are_reused_and_right(policy, vocabulary)
 
 @pytest.mark.usefixtures("forget_compilations")
 def test_new_scenes_need_no_new_graphs(policy, vocabulary, monkeypatch) -> None:
-    """What compiling rests on; that compiled code computes the same is tested in test_stepping."""
+    """What compiling rests on; that compiled code computes the same is tested in test_episode."""
     graphs = []
 
     def count(graph, inputs):

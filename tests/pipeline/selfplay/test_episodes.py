@@ -21,6 +21,7 @@ from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
 from pipeline.selfplay.judges import score_all
 from pipeline.selfplay.ppo import update
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.world import World, build_world, stack_worlds
@@ -35,7 +36,7 @@ PLAIN = PPOConfig(minibatch=256, beta=0.0)
 
 def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score: Scorer | None = None) -> Episode:
     uniform = torch.rand(42, *world.types.shape, generator=torch.Generator().manual_seed(9))
-    return collect(policy, world, vocabulary, score, config, RewardConfig(), VIEW, uniform)
+    return collect(policy, Simulator(vocabulary, VIEW), world, score, config, uniform)
 
 
 @pytest.mark.parametrize("value", [5.0, math.nan])
@@ -108,7 +109,7 @@ def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:
 
     def score(driven: Driven) -> Tensor:
         calls.append((driven.tokens.shape, driven.poses.shape, driven.present.shape))
-        return fixed.expand(driven.tokens.shape[-1], len(driven.who[0]), -1)
+        return fixed.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1)
 
     plain = collected(policy, vocabulary, batch, PLAIN, score)
     paid = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, alpha=0.1), score)
@@ -185,7 +186,7 @@ def straight_on(
     """What happens in an episode of ``Drivers``."""
     if uniform is None:
         uniform = torch.full((42, *world.types.shape), 0.5)
-    return collect(Drivers(), world, arcs(), None, config, reward or RewardConfig(), VIEW, uniform)
+    return collect(Drivers(), Simulator(arcs(), VIEW, reward), world, None, config, uniform)
 
 
 def test_rates_are_of_those_whom_they_concern() -> None:
@@ -246,7 +247,7 @@ def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocab
     fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
 
     def score(driven: Driven) -> Tensor:
-        scores = fixed.expand(driven.tokens.shape[-1], len(driven.who[0]), -1).clone()
+        scores = fixed.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1).clone()
         scores[:10, :, 3] = -math.inf
         scores[10:20] = math.nan
         return scores

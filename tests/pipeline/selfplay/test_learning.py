@@ -14,6 +14,7 @@ from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, Episode, act, collect
 from pipeline.selfplay.ppo import update
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation, feature_sizes
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.world import build_world, stack_worlds
@@ -158,12 +159,12 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
     optimizer, fabric = torch.optim.Adam(policy.parameters()), Fabric(accelerator="cpu", devices=1)
 
     def score(driven: Driven) -> Tensor:
-        return log_q.expand(driven.tokens.shape[-1], len(driven.who[0]), -1)
+        return log_q.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1)
 
     rounds = 80
     for number in range(rounds):
         uniform = torch.rand(42, *world.types.shape, generator=generator)
-        episode = collect(policy.eval(), world, vocabulary, score, config, reward, VIEW, uniform)
+        episode = collect(policy.eval(), Simulator(vocabulary, VIEW, reward), world, score, config, uniform)
         update(fabric, policy.train(), optimizer, episode, config, generator, number / rounds)
     with torch.no_grad():
         logits, _ = act(policy, episode.observation)

@@ -215,7 +215,7 @@ def test_bf16_changes_the_network_and_little_else(data, undisturbed, tmp_path) -
 
 
 def test_a_compiled_training_is_a_training(data, undisturbed, tmp_path, monkeypatch) -> None:
-    """--compile reaches simulator, observation and policy; that compiled code computes the same: test_stepping."""
+    """--compile reaches simulator, observation and policy; that compiled code computes the same: test_episode."""
     seen: list[str] = []
 
     def compiled(function, **options):
@@ -224,7 +224,7 @@ def test_a_compiled_training_is_a_training(data, undisturbed, tmp_path, monkeypa
 
     monkeypatch.setattr(torch, "compile", compiled)
     run_selfplay(dataclasses.replace(CONFIG, compile=True), **data, out=tmp_path, seed=1)
-    assert seen[:2] == ["observe", "_advance"]
+    assert seen[:2] == ["observe", "advance"]
     assert len(seen) == 3
     assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.episode import Driven, collect
-from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
 from tests.models.scenes import random_scene
@@ -24,10 +24,10 @@ def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(polic
 
     def watch(driven: Driven) -> torch.Tensor:
         seen.append(driven)
-        return torch.zeros(driven.tokens.shape[-1], len(driven.who[0]), vocabulary.size)
+        return torch.zeros(driven.tokens.shape[-1], len(driven.agent_index[0]), vocabulary.size)
 
-    config = PPOConfig(controlled="one")
-    episode = collect(policy, world, vocabulary, watch, config, RewardConfig(), VIEW, uniform)
+    config, simulator = PPOConfig(controlled="one"), Simulator(vocabulary, VIEW)
+    episode = collect(policy, simulator, world, watch, config, uniform)
     (driven,) = seen
     assert driven.controlled.sum(-1).tolist() == [1, 1, 1]
     assert (world.moves & world.exists)[driven.controlled].all()
@@ -39,8 +39,8 @@ def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(polic
     assert not torch.allclose(driven.poses[:, :, 1:][driven.controlled], logged[driven.controlled], atol=0.5)
     again = uniform.clone()
     again[-1] = 1 - again[-1]
-    collect(policy, world, vocabulary, watch, config, RewardConfig(), VIEW, again)
+    collect(policy, simulator, world, watch, config, again)
     assert not torch.equal(seen[1].controlled, driven.controlled), "another draw, another agent"
     everybody = dataclasses.replace(config, controlled="all")
-    collect(policy, world, vocabulary, watch, everybody, RewardConfig(), VIEW, uniform)
+    collect(policy, simulator, world, watch, everybody, uniform)
     assert torch.equal(seen[2].controlled, world.exists)

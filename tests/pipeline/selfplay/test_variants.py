@@ -18,7 +18,7 @@ from pipeline.run.presets import CONFIGS
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.episode import Driven, collect
 from pipeline.selfplay.judges import label_scores, logged_tokens
-from pipeline.simulator.reward import RewardConfig
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.world import build_world
 from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
@@ -94,15 +94,15 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
         kept.append(driven)
         return label_scores(vocabulary.size, driven)
 
-    episode = collect(policy, world, vocabulary, score, PPOConfig(), RewardConfig(), VIEW, uniform, logged=tokens)
-    assert torch.equal(episode.action, tokens[kept[0].who].T)
+    episode = collect(policy, Simulator(vocabulary, VIEW), world, score, PPOConfig(), uniform, logged=tokens)
+    assert torch.equal(episode.action, tokens[kept[0].agent_index].T)
     # The log was replayed, not the tokens.
     torch.testing.assert_close(kept[0].poses[0, :, 1:], world.log[0, :, 1::2])
     assert episode.reference is not None
     label = episode.reference.gather(-1, episode.action.unsqueeze(-1)).squeeze(-1)
     assert (label[episode.covered] == 0).all()
     there = torch.cat((world.exists[..., None], world.log_valid[:, :, 1::2]), -1)
-    both = (there[..., 1:] & there[..., :-1])[kept[0].who].T
+    both = (there[..., 1:] & there[..., :-1])[kept[0].agent_index].T
     assert torch.equal(episode.covered, both)
     assert both.any()
 

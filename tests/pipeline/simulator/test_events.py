@@ -18,7 +18,7 @@ from data.road_grid import cell_of
 from data.scene import AgentType, LightState, MapKind, Scene
 from data.scenes_source import open_scenes
 from pipeline.simulator.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
-from pipeline.simulator.step import Motion, places, reset
+from pipeline.simulator.step import Motion, agent_indices, reset
 from pipeline.simulator.world import EDGE_CELL, World, build_world, stack_worlds
 from submission.realism.road_edge import prepare_edges, signed_distance
 from tests.data.test_road import random_lines
@@ -52,7 +52,7 @@ def test_collisions_are_overlaps_of_shapely(fused: bool, monkeypatch: pytest.Mon
             areas = shapely.area(shapely.intersection(boxes[:, None], boxes[None]))
             hit = (areas > 0) & ~np.eye(12, dtype=bool)[..., None]
             assert (
-                collisions(world, motion_of(world, pose), scale, places(world.exists))[0].tolist()
+                collisions(world, motion_of(world, pose), scale, agent_indices(world.exists))[0].tolist()
                 == hit.any((1, 2)).tolist()
             )
 
@@ -69,11 +69,11 @@ def test_levels_absence_and_padding_prevent_collisions() -> None:
     world = world_of(hand_made([Mover(), Mover(z=6.0), Mover(x=1.0), Mover(x=1.5, z=1.0)]))
     pose = world.pose[:, :, None].expand(-1, -1, 2, -1)
     motion = motion_of(world, pose)
-    assert collisions(world, motion, 1.0, places(world.exists)).tolist() == [[True, False, True, True]]
+    assert collisions(world, motion, 1.0, agent_indices(world.exists)).tolist() == [[True, False, True, True]]
     gone = dataclasses.replace(motion, present=motion.present & torch.tensor([True, True, True, False])[:, None])
-    assert collisions(world, gone, 1.0, places(world.exists)).tolist() == [[True, False, True, False]]
+    assert collisions(world, gone, 1.0, agent_indices(world.exists)).tolist() == [[True, False, True, False]]
     late = dataclasses.replace(motion, present=torch.tensor([[[1, 0], [1, 1], [0, 1], [0, 0]]]).bool())
-    assert not collisions(world, late, 1.0, places(world.exists)).any()
+    assert not collisions(world, late, 1.0, agent_indices(world.exists)).any()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -149,7 +149,7 @@ def test_edge_distance_on_real_scenes(womd) -> None:
 def drive(world: World, pose: Tensor) -> Tensor:
     """[A] whether agents standing at poses [A, 3] are off the road."""
     motion = motion_of(world, pose[None, :, None].expand(-1, -1, 2, -1))
-    return off_road(world, motion, 1.0, places(world.exists & (world.types == 0)))[0]
+    return off_road(world, motion, 1.0, agent_indices(world.exists & (world.types == 0)))[0]
 
 
 def test_corners_decide_who_is_off_a_straight_road() -> None:
@@ -292,7 +292,7 @@ def test_padded_agents_have_no_events(vocabulary) -> None:
     world = dataclasses.replace(world, exists=torch.zeros_like(world.exists), moves=torch.zeros_like(world.moves))
     state = reset(world, world.exists)
     motion = motion_of(world, world.pose[:, :, None].expand(-1, -1, 2, -1))
-    events = find_events(world, state, motion, 1.0, places(world.exists), places(world.exists))
+    events = find_events(world, state, motion, 1.0, agent_indices(world.exists), agent_indices(world.exists))
     assert not any(flag.any() for flag in vars(events).values())
 
 
@@ -334,7 +334,7 @@ def test_who_is_off_the_road_by_shapely() -> None:
     )
     worlds = stack_worlds([world] * count)
     local = pose - torch.cat((world.origin[0], torch.zeros(1)))
-    found = off_road(worlds, motion_of(worlds, local[:, :, None], local), 1.0, places(worlds.exists))
+    found = off_road(worlds, motion_of(worlds, local[:, :, None], local), 1.0, agent_indices(worlds.exists))
     corners = np.array(
         [
             shapely.get_coordinates(_box(place, size).exterior)[:4]
@@ -362,21 +362,21 @@ def test_boxes_are_shrunk_for_the_road_too_and_the_absent_are_not_off_it() -> No
     world = world_of(hand_made([Mover(), Mover(x=20.0)], STRAIGHT))
     pose = world.pose[:, :, None].repeat(1, 1, 2, 1)
     pose[0, 0, :, 1] = 3.1 - world.origin[0, 1]
-    motion, who = motion_of(world, pose), places(world.exists)
-    assert off_road(world, motion, 1.0, who).tolist() == [[True, False]]
-    assert off_road(world, motion, 0.7, who).tolist() == [[False, False]]
+    motion, agent_index = motion_of(world, pose), agent_indices(world.exists)
+    assert off_road(world, motion, 1.0, agent_index).tolist() == [[True, False]]
+    assert off_road(world, motion, 0.7, agent_index).tolist() == [[False, False]]
     gone = dataclasses.replace(motion, present=motion.present & torch.tensor([[[False], [True]]]))
-    assert not off_road(world, gone, 1.0, who).any()
+    assert not off_road(world, gone, 1.0, agent_index).any()
 
 
 def test_levels_are_told_by_what_boxes_stand_on() -> None:
     """A crane of 10 m beside a car, on one ground; a low box on a deck 4.5 m above the ground of a lorry of 8 m."""
     world = world_of(hand_made([Mover(z=5.0, size=(4.0, 2.0, 10.0)), Mover(x=1.0, z=0.75)]))
     still = motion_of(world, world.pose[:, :, None])
-    assert collisions(world, still, 1.0, places(world.exists)).all()
+    assert collisions(world, still, 1.0, agent_indices(world.exists)).all()
     world = world_of(hand_made([Mover(z=4.0, size=(4.0, 2.0, 8.0)), Mover(x=1.0, z=5.0, size=(4.0, 2.0, 1.0))]))
     still = motion_of(world, world.pose[:, :, None])
-    assert not collisions(world, still, 1.0, places(world.exists)).any()
+    assert not collisions(world, still, 1.0, agent_indices(world.exists)).any()
     # The crane is on the road under the bridge, though its middle is as high as that.
     ground = [[(-60.0, -4.0, 0.0), (60.0, -4.0, 0.0)], [(60.0, 4.0, 0.0), (-60.0, 4.0, 0.0)]]
     bridge = [[(4.0, -60.0, 6.0), (4.0, 60.0, 6.0)], [(-4.0, 60.0, 6.0), (-4.0, -60.0, 6.0)]]

@@ -14,7 +14,7 @@ from data.scene import AgentType, LightState, MapKind, Scene
 from models.reference.inputs import select_agents
 from pipeline.selfplay.episode import act
 from pipeline.simulator.observation import Observation, ObservationConfig, feature_sizes, observe
-from pipeline.simulator.step import State, places, reset, step
+from pipeline.simulator.step import State, agent_indices, reset, step
 from pipeline.simulator.world import World, build_world, stack_worlds
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW
@@ -39,7 +39,7 @@ def shown(world: World) -> Tensor:
 
 
 def look(world: World, state: State, config: ObservationConfig = VIEW) -> Observation:
-    return observe(world, state, places(world.exists), config)
+    return observe(world, state, agent_indices(world.exists), config)
 
 
 def after(world: World, vocabulary, count: int, tokens: Tensor) -> State:
@@ -289,9 +289,9 @@ def test_history_is_seen_from_the_present_pose() -> None:
         turned = math.e ** complex(0, -float(poses[2][agent, 2]))
         own, other = seen.ego[agent, -8:].view(2, 4), seen.neighbour[agent, 0, -6:].view(2, 3)
         for back in range(2):
-            for who, found in ((agent, own), (1 - agent, other)):
-                was = complex(float(poses[back][who, 0]), float(poses[back][who, 1]))
-                place = (was - here[who]) * turned / 50
+            for agent_index, found in ((agent, own), (1 - agent, other)):
+                was = complex(float(poses[back][agent_index, 0]), float(poses[back][agent_index, 1]))
+                place = (was - here[agent_index]) * turned / 50
                 assert found[back, :2].tolist() == pytest.approx([place.real, place.imag], abs=1e-4)
             assert float(own[back, 2]) == pytest.approx(-0.2 * (2 - back), abs=1e-4)
             assert (own[back, 3], other[back, 2]) == (1, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.simulator.events import Events
-from pipeline.simulator.reward import RewardConfig, note_events, still, task_rewards, without
+from pipeline.simulator.reward import RewardConfig, blameable, note_events, ongoing_excused, task_rewards
 from pipeline.simulator.step import reset
 from pipeline.simulator.world import build_world
 from tests.models.scenes import random_scene
@@ -57,11 +57,11 @@ def test_what_lasts_is_paid_per_decision_or_per_event() -> None:
 def test_what_an_agent_starts_in_is_excused_until_it_ends() -> None:
     excused, blamed = events("collision", "off_road"), []
     for now in (events("collision", "off_road"), events("off_road"), events("collision", "off_road"), events()):
-        excused = still(excused, now)
-        blame = without(now, excused)
+        excused = ongoing_excused(excused, now)
+        blame = blameable(now, excused)
         blamed.append([name for name in NAMES if bool(getattr(blame, name))])
     assert blamed == [[], [], ["collision"], []]
-    blame = without(events("off_road", "red_light", "goal"), still(excused, events("off_road")))
+    blame = blameable(events("off_road", "red_light", "goal"), ongoing_excused(excused, events("off_road")))
     assert [bool(getattr(blame, name)) for name in NAMES] == [False, True, True, True]
 
 

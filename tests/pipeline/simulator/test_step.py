@@ -11,7 +11,7 @@ import torch
 from data.scene import AgentType
 from data.tokenizer import tokenize_motion
 from data.vocabulary import Vocabulary
-from pipeline.simulator.step import controlled_agents, decisions, places, reset, step
+from pipeline.simulator.step import agent_indices, controlled_agents, decisions, reset, step
 from pipeline.simulator.world import build_world, repeat_world, stack_worlds
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
@@ -87,7 +87,7 @@ def test_who_is_controlled() -> None:
     assert controlled_agents(world).tolist() == [[True, True, True]]
     assert controlled_agents(world, "vehicles").tolist() == [[False, True, False]]
     assert controlled_agents(world, "moving").tolist() == [[False, True, True]]
-    assert [t.tolist() for t in places(controlled_agents(world, "vehicles"))] == [[0], [1]]
+    assert [t.tolist() for t in agent_indices(controlled_agents(world, "vehicles"))] == [[0], [1]]
     with pytest.raises(ValueError, match="expected one of"):
         controlled_agents(world, "nobody")
 

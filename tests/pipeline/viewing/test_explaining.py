@@ -9,7 +9,7 @@ from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.selfplay.episode import act
 from pipeline.simulator.observation import observe
-from pipeline.simulator.step import places, reset
+from pipeline.simulator.step import agent_indices, reset
 from pipeline.simulator.world import build_world
 from pipeline.viewing.explaining import Explainer
 from tests.models.scenes import random_scene
@@ -45,7 +45,7 @@ def test_the_policy_is_asked_as_it_was_when_it_drove(explainer: Explainer, refer
     opinion = explainer.explain(scene, states[0]).opinions["policy"]
     world = build_world(scene, reference.vocabulary, VIEW.road_segments)
     state = reset(world, torch.ones_like(world.exists), VIEW.history)
-    logits, _ = act(policy, observe(world, state, places(world.exists), VIEW))
+    logits, _ = act(policy, observe(world, state, agent_indices(world.exists), VIEW))
     expected = logits.softmax(-1).topk(3, dim=-1)
     torch.testing.assert_close(opinion.share[:, 0], expected.values, atol=1e-5, rtol=0)
 

@@ -15,7 +15,7 @@ from data.vocabulary import Vocabulary
 from models.policy import save_policy
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.observation import ObservationConfig
-from pipeline.simulator.step import State, controlled_agents, decisions, places, reset
+from pipeline.simulator.step import State, agent_indices, controlled_agents, decisions, reset
 from pipeline.simulator.world import build_world
 from pipeline.studies.planners.catalogue import load_planner
 from pipeline.studies.planners.interface import Mission, Situation
@@ -60,7 +60,7 @@ def test_the_same_tokens_as_a_simulated_agent(vocabulary: Vocabulary, view: Obse
     agent = PolicyAgent(policy, vocabulary, view)
     world = build_world(until_now(scene), vocabulary, view.road_segments, with_edges=False)
     controlled = controlled_agents(world)
-    who = places(controlled)
+    who = agent_indices(controlled)
     mission = mission_for(scene)
     uniform = torch.rand(decisions(vocabulary), world.types.shape[1], generator=torch.Generator().manual_seed(7))
     planner = PolicyPlanner(mission, policy, vocabulary, view, uniform=uniform[:, mission.ego])
