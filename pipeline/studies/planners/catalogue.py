@@ -1,4 +1,4 @@
-"""Planners by name: the built-in ones, policies by path, and your own as ``package.module:factory``."""
+"""Planners by name: built-in ones, policies by path, your own as ``package.module:factory``; and two yardsticks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from data.errors import UserError
 from data.files import sha256_of
+from data.scene import STEP_SECONDS
 from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.studies.planners.idm import IDM_SETTINGS, IDMPlanner
-from pipeline.studies.planners.interface import MakePlanner
-from pipeline.studies.planners.simple import ConstantVelocityPlanner, LogPlanner
+from pipeline.studies.planners.interface import MakePlanner, Mission, Situation, Trajectory
 
-__all__ = ["builtin_planners", "load_planner", "own_digest"]
+__all__ = ["ConstantVelocityPlanner", "LogPlanner", "builtin_planners", "load_planner", "own_digest"]
 
 _CHECKPOINT = ".ckpt"
 
@@ -86,3 +88,41 @@ def _own(name: str) -> MakePlanner:
     if not callable(make):
         raise UserError(f"planner {name}: {factory} is a {type(make).__name__}, expected a function of a Mission")
     return make
+
+
+class ConstantVelocityPlanner:
+    """Keeps velocity and heading, whatever comes.
+
+    Args:
+        mission: what to drive.
+    """
+
+    period = 10
+
+    def __init__(self, mission: Mission) -> None:
+        self._ego = mission.ego
+
+    def plan(self, situation: Situation) -> Trajectory:
+        """Straight on."""
+        pose, velocity = situation.pose[self._ego], situation.velocity[self._ego]
+        seconds = STEP_SECONDS * np.arange(1, self.period + 1)[:, None]
+        move = np.concatenate((velocity * seconds, np.zeros_like(seconds)), axis=1)
+        return Trajectory(pose + move)
+
+
+class LogPlanner:
+    """Drives as recorded: no planner, since it knows what happened.
+
+    Args:
+        mission: with the recording.
+    """
+
+    period = 10
+
+    def __init__(self, mission: Mission) -> None:
+        self._recorded = mission.recorded
+
+    def plan(self, situation: Situation) -> Trajectory:
+        """The next second of the recording; behind its end the AV stands."""
+        step = np.minimum(np.arange(situation.step, situation.step + self.period), len(self._recorded) - 1)
+        return Trajectory(self._recorded[step])

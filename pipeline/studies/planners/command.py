@@ -19,9 +19,8 @@ from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import run_kept
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.studies.planners.cases import choose_cases, write_cases
 from pipeline.studies.planners.catalogue import builtin_planners, load_planner, own_digest
-from pipeline.studies.planners.figures import write_planner_figures
+from pipeline.studies.planners.pictures import choose_cases, write_cases, write_planner_figures
 from pipeline.studies.planners.rewards import PLAIN, Character, characters, train_character
 from pipeline.studies.planners.summary import rows_by_simulator, summarise
 from pipeline.studies.planners.tables import csv_tables, markdown_report, text_report

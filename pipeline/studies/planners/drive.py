@@ -21,7 +21,6 @@ from data.tokenizer import scene_origin
 from data.vocabulary import type_index
 from pipeline.simulator.world import signals_of
 from pipeline.studies.planners.drive_record import Drive
-from pipeline.studies.planners.execution import execute
 from pipeline.studies.planners.interface import (
     Control,
     Floats,
@@ -30,6 +29,7 @@ from pipeline.studies.planners.interface import (
     Planner,
     Situation,
     Trajectory,
+    execute,
 )
 from pipeline.studies.planners.route import find_route
 from pipeline.studies.planners.traffic import Traffic

@@ -17,13 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from data.geometry import box_separation
-from pipeline.studies.planners.ahead import red_lines_ahead
-from pipeline.studies.planners.corridor import road_corridor
 from pipeline.studies.planners.interface import Floats, Mission, Situation, Trajectory
 from pipeline.studies.planners.lanes import wrapped
-from pipeline.studies.planners.lattice import Candidates, Start, along_route, candidates
-from pipeline.studies.planners.prediction import Prediction, others_near, predict
-from pipeline.studies.planners.speeds import allowed_speeds
+from pipeline.studies.planners.lattice import Candidates, Start, along_route, candidates, road_corridor
+from pipeline.studies.planners.prediction import Prediction, others_near, predict, red_lines_ahead
+from pipeline.studies.planners.route import allowed_speeds
 
 __all__ = ["FRENET_SETTINGS", "FrenetPlanner", "FrenetSettings"]
 

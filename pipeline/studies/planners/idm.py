@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.studies.planners.ahead import obstacles_ahead, red_lines_ahead
 from pipeline.studies.planners.interface import Floats, Mission, Situation, Trajectory
 from pipeline.studies.planners.lanes import wrapped
-from pipeline.studies.planners.route import Route, path_onto
-from pipeline.studies.planners.speeds import allowed_speeds
+from pipeline.studies.planners.prediction import obstacles_ahead, red_lines_ahead
+from pipeline.studies.planners.route import Route, allowed_speeds, path_onto
 
 __all__ = ["IDM_SETTINGS", "IDMPlanner", "IDMSettings", "free_and_interaction"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.scene import LinkKind, MapKind, Scene
 
-__all__ = ["Lane", "Taken", "along", "match_lanes", "read_lanes", "straightest", "wrapped"]
+__all__ = ["Floats", "Lane", "Taken", "along", "match_lanes", "read_lanes", "straightest", "wrapped"]
 
 Floats = NDArray[np.float64]
 

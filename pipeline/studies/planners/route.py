@@ -1,4 +1,4 @@
-"""The route: lane centrelines that the AV is to follow, as one polyline, and coordinates along it.
+"""The route: lane centrelines that the AV is to follow, as one polyline; coordinates and allowed speeds along it.
 
 Shape legend: N route points, M points asked about.
 """
@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 
 from data.scene import CURRENT_INDEX, Scene
-from pipeline.studies.planners.lanes import Lane, Taken, along, match_lanes, read_lanes, straightest, wrapped
+from pipeline.studies.planners.lanes import (
+    Floats,
+    Lane,
+    Taken,
+    along,
+    match_lanes,
+    read_lanes,
+    straightest,
+    wrapped,
+)
 
-__all__ = ["Route", "find_route", "joining_offset", "make_route", "path_onto"]
-
-Floats = NDArray[np.float64]
+__all__ = ["ASSUMED_LIMIT", "Route", "allowed_speeds", "find_route", "joining_offset", "make_route", "path_onto"]
 
 _SPACING = 1.0
 _LENGTH = 300.0
@@ -346,3 +352,33 @@ def _along_drive(lanes: Sequence[Lane], taken: Sequence[Taken], now: Floats, dri
             every = np.concatenate((points, blend, *parts))
             return _cut(every, np.concatenate((limits, np.zeros(len(blend)), *limit)), now)
     return _cut(points, limits, now)
+
+
+# Of roads whose limit the map does not tell, m/s: 35 mph, a common one of surface streets. If the AV is faster to
+# begin with, it may stay as fast: it will be a faster road.
+ASSUMED_LIMIT = 15.65
+# Curvature is averaged over so many metres, so that a kink of the map is no hairpin.
+_AVERAGED = 5
+
+
+def allowed_speeds(
+    path: Route, desired: float, speed: float, lateral: float, braking: float, keep_limit: bool = True
+) -> Floats:
+    """[N] m/s at the points of a path, low enough before curves and lower limits that braking for them is gentle.
+
+    Args:
+        path: to drive. desired: what the driver wants, m/s. speed: now, m/s.
+        lateral: acceleration that is comfortable in curves, m/s^2. braking: deceleration before them, m/s^2.
+        keep_limit: never faster than the limit of the road, or the assumed one.
+    """
+    allowed = np.full(len(path.distance), desired)
+    if keep_limit:
+        assumed = max(ASSUMED_LIMIT, speed)
+        allowed = np.minimum(allowed, np.where(path.speed_limit > 0, path.speed_limit, assumed))
+    window = np.ones(_AVERAGED) / _AVERAGED
+    padded = np.pad(np.abs(path.curvature), _AVERAGED // 2, mode="edge")
+    bend = np.convolve(padded, window, mode="valid")
+    allowed = np.minimum(allowed, np.sqrt(lateral / np.maximum(bend, 1e-6)))
+    # Along the path v^2 falls by 2 b for every metre at most: a running minimum from the end.
+    energy = allowed**2 + 2 * braking * path.distance
+    return np.asarray(np.sqrt(np.minimum.accumulate(energy[::-1])[::-1] - 2 * braking * path.distance))

@@ -8,9 +8,8 @@ from typing import Any
 
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import csv_table, interval_cell, markdown_table, render_table
-from pipeline.studies.planners.agreement import Agreement
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
-from pipeline.studies.planners.summary import Summary
+from pipeline.studies.planners.summary import Agreement, Summary
 
 __all__ = ["csv_tables", "markdown_report", "text_report", "title_of"]
 

@@ -19,7 +19,8 @@ from pipeline.studies.planners.catalogue import load_planner
 from pipeline.studies.planners.drive import drive_scene, mission_of
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.interface import MakePlanner, Mission
-from pipeline.studies.planners.reactivity import MANOEUVRES, Reaction, find_cut_in, find_follower, measure
+from pipeline.studies.planners.manoeuvres import MANOEUVRES, find_cut_in, find_follower
+from pipeline.studies.planners.reactivity import Reaction, measure
 from pipeline.studies.planners.scores import SCORE_NAMES, DriveScores, score_drives
 from pipeline.studies.planners.traffic import Traffic, load_traffic
 

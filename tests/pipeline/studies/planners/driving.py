@@ -12,8 +12,15 @@ from data.tokenizer import scene_origin
 from data.vocabulary import type_index
 from pipeline.simulator.world import signals_of
 from pipeline.studies.planners.drive import mission_of
-from pipeline.studies.planners.execution import execute
-from pipeline.studies.planners.interface import Control, Floats, MakePlanner, Mission, Situation, Trajectory
+from pipeline.studies.planners.interface import (
+    Control,
+    Floats,
+    MakePlanner,
+    Mission,
+    Situation,
+    Trajectory,
+    execute,
+)
 from pipeline.studies.planners.lanes import wrapped
 
 __all__ = ["Drive", "drive", "mission_of", "straight_road"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.evaluation import statistics
-from pipeline.studies.planners.agreement import METHODS, OVER, Agreement, agreement, agreements
+from pipeline.studies.planners.summary import METHODS, OVER, Agreement, agreement, agreements
 
 Floats = NDArray[np.float64]
 DIRECT = {"pearson": pearsonr, "spearman": spearmanr}

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from data.scene import MapKind
-from pipeline.studies.planners.ahead import Obstacles, obstacles_ahead, red_lines_ahead
-from pipeline.studies.planners.corridor import road_corridor
 from pipeline.studies.planners.interface import Situation
-from pipeline.studies.planners.prediction import predict
+from pipeline.studies.planners.lattice import road_corridor
+from pipeline.studies.planners.prediction import Obstacles, obstacles_ahead, predict, red_lines_ahead
 from pipeline.studies.planners.route import Route, make_route
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, hand_made

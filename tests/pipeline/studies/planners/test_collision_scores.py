@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.studies.planners.collision_scores import Collision
 from pipeline.studies.planners.drive_record import Drive
-from pipeline.studies.planners.scores import Collision, score_drives
+from pipeline.studies.planners.scores import score_drives
 from tests.pipeline.studies.planners.drives import ORIGIN, TIME, Floats, drive_of, road, route_of, straight
 
 ROAD = road((0.0, 1), (3.7, 1))

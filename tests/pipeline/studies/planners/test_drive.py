@@ -12,10 +12,10 @@ from data.errors import UserError
 from data.scene import CURRENT_INDEX
 from data.tokenizer import scene_origin
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.studies.planners.catalogue import ConstantVelocityPlanner, LogPlanner
 from pipeline.studies.planners.drive import drive_scene, mission_of
 from pipeline.studies.planners.drive_record import logged_drive
 from pipeline.studies.planners.interface import Control, MakePlanner, Mission, Situation, Trajectory
-from pipeline.studies.planners.simple import ConstantVelocityPlanner, LogPlanner
 from pipeline.studies.planners.traffic import LogTraffic, ModelTraffic
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene

@@ -12,10 +12,9 @@ import torch
 
 from data.scene import MapKind, until_now
 from pipeline.studies.planners.drive_record import Drive, logged_drive
-from pipeline.studies.planners.scores import SCORE_NAMES, score_drives
-from pipeline.studies.planners.scores.comfort import COMFORT_BOUNDS, comfort, ego_motion, within_bounds
-from pipeline.studies.planners.scores.surroundings import surroundings
-from pipeline.studies.planners.scores.totals import totals
+from pipeline.studies.planners.motion_scores import COMFORT_BOUNDS, comfort, ego_motion, within_bounds
+from pipeline.studies.planners.road_scores import surroundings
+from pipeline.studies.planners.scores import SCORE_NAMES, score_drives, totals
 from tests.pipeline.studies.planners.drives import ORIGIN, SIZE, TIME, Floats, drive_of, road, route_of, straight
 from tests.scenes import Mover, hand_made
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.studies.planners.execution import LARGEST_STEERING, WHEELBASE, execute
-from pipeline.studies.planners.interface import Control
+from pipeline.studies.planners.interface import LARGEST_STEERING, WHEELBASE, Control, execute
 
 
 def test_a_straight_line_is_the_closed_form() -> None:

@@ -11,8 +11,7 @@ import torch
 
 from data.scene import AgentType, MapKind, Scene, until_now
 from pipeline.studies.planners.lanes import read_lanes
-from pipeline.studies.planners.reactivity import CutIn, find_cut_in, find_follower
-from pipeline.studies.planners.reactivity.followers import corridors_behind
+from pipeline.studies.planners.manoeuvres import CutIn, corridors_behind, find_cut_in, find_follower
 from tests.pipeline.studies.planners.drives import ORIGIN, route_of
 from tests.scenes import Mover, Point, hand_made
 

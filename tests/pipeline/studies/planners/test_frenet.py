@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.scene import LightState, MapKind, Scene
-from pipeline.studies.planners.corridor import road_corridor
 from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.studies.planners.interface import MakePlanner, Situation
-from pipeline.studies.planners.lattice import Candidates, Start, candidates, quartic, quintic
+from pipeline.studies.planners.lattice import Candidates, Start, candidates, quartic, quintic, road_corridor
 from pipeline.studies.planners.prediction import predict
 from tests.pipeline.studies.planners.driving import Drive, drive, mission_of, straight_road
 from tests.pipeline.studies.planners.test_route import winding

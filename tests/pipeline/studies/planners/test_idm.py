@@ -11,8 +11,8 @@ import torch
 from data.scene import AgentType, LightState, Scene
 from pipeline.studies.planners.idm import IDM_SETTINGS, IDMPlanner, IDMSettings, free_and_interaction
 from pipeline.studies.planners.interface import MakePlanner
-from pipeline.studies.planners.scores.progress import progress
-from pipeline.studies.planners.speeds import ASSUMED_LIMIT, allowed_speeds
+from pipeline.studies.planners.motion_scores import progress
+from pipeline.studies.planners.route import ASSUMED_LIMIT, allowed_speeds
 from tests.pipeline.studies.planners.driving import drive, mission_of, straight_road
 from tests.pipeline.studies.planners.test_route import winding
 from tests.scenes import Mover, Signal, hand_made

@@ -81,7 +81,7 @@ def test_an_own_planner_is_driven_anew_when_its_file_changes(
     driven = []
     for text in ("ConstantVelocityPlanner", "LogPlanner", "LogPlanner"):
         (tmp_path / "planner_of_somebody.py").write_text(
-            f"from pipeline.studies.planners.simple import {text} as make\n"
+            f"from pipeline.studies.planners.catalogue import {text} as make\n"
         )
         sys.modules.pop("planner_of_somebody", None)
         importlib.invalidate_caches()

@@ -13,8 +13,8 @@ from data.scene import MapKind
 from pipeline.evaluation.statistics import mean
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.interface import Mission, Situation
-from pipeline.studies.planners.reactivity import MANOEUVRES, Reaction, measure, summarise
-from pipeline.studies.planners.reactivity.manoeuvres import Manoeuvre
+from pipeline.studies.planners.manoeuvres import MANOEUVRES, Manoeuvre
+from pipeline.studies.planners.reactivity import Reaction, measure, summarise
 from pipeline.studies.planners.route import Route
 from pipeline.studies.planners.scores import score_drives
 from tests.pipeline.studies.planners.drives import ORIGIN, TIME, Floats, drive_of, road, route_of, straight

@@ -13,7 +13,8 @@ from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
 from pipeline.studies.planners.drive_record import Drive, logged_drive
 from pipeline.studies.planners.interface import Mission, Situation
-from pipeline.studies.planners.reactivity import MANOEUVRES, find_follower, measure
+from pipeline.studies.planners.manoeuvres import MANOEUVRES, find_follower
+from pipeline.studies.planners.reactivity import measure
 from pipeline.studies.planners.route import Route
 from pipeline.studies.planners.scores import SCORE_NAMES, score_drives
 

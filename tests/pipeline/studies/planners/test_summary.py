@@ -8,7 +8,7 @@ import math
 import pytest
 
 from data.errors import UserError
-from pipeline.studies.planners.cases import choose_cases
+from pipeline.studies.planners.pictures import choose_cases
 from pipeline.studies.planners.scores import SCORE_NAMES
 from pipeline.studies.planners.summary import rows_by_simulator, summarise
 from pipeline.studies.planners.tables import csv_tables, markdown_report, reaction_table, text_report

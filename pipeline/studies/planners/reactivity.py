@@ -15,10 +15,9 @@ from torch import Tensor
 from data.geometry import box_separation
 from data.scene import STEP_SECONDS
 from pipeline.evaluation.statistics import Interval, mean
+from pipeline.studies.planners.collision_scores import Collisions, ego_boxes, ego_time_to_contact
 from pipeline.studies.planners.drive_record import Drive
-from pipeline.studies.planners.reactivity.manoeuvres import MANOEUVRE_STEP
-from pipeline.studies.planners.scores.collision import Collisions, ego_boxes
-from pipeline.studies.planners.scores.time_to_collision import ego_time_to_contact
+from pipeline.studies.planners.manoeuvres import MANOEUVRE_STEP
 
 __all__ = ["Reaction", "measure", "summarise"]
 

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from data.scene import Scene
+from pipeline.studies.planners.collision_scores import Collisions, find_collisions, least_ttc, ttc_within_bound
 from pipeline.studies.planners.drive_record import Drive, logged_drive
+from pipeline.studies.planners.motion_scores import comfort, progress, speed_limit_compliance
+from pipeline.studies.planners.road_scores import (
+    between_lanes,
+    corners_off_road,
+    direction_compliance,
+    drivable_area_compliance,
+    metres_against,
+    surroundings,
+)
 from pipeline.studies.planners.route import Route
-from pipeline.studies.planners.scores.collision import Collisions, find_collisions
-from pipeline.studies.planners.scores.comfort import comfort
-from pipeline.studies.planners.scores.direction import direction_compliance
-from pipeline.studies.planners.scores.drivable_area import corners_off_road, drivable_area_compliance
-from pipeline.studies.planners.scores.lanes import between_lanes, metres_against
-from pipeline.studies.planners.scores.progress import progress
-from pipeline.studies.planners.scores.speed_limit import speed_limit_compliance
-from pipeline.studies.planners.scores.surroundings import surroundings
-from pipeline.studies.planners.scores.time_to_collision import least_ttc, ttc_within_bound
 
 __all__ = ["MULTIPLIERS", "SCORE_NAMES", "TOTALS", "WEIGHTS", "DriveScores", "score_drives", "totals"]
 

@@ -1,8 +1,15 @@
-"""Comfort: 1 if accelerations, jerks and yaw stay within nuPlan's bounds at every step, else 0.
+"""Scores of the AV's motion: comfort, progress along the route, speed limit.
 
-Accelerations are second derivatives of positions along and across the heading, yaw rates first derivatives of the
-heading, by a Savitzky-Golay filter over 1.5 s; jerks are derivatives of the accelerations by another one. As in
-nuPlan the jerk is the change of the acceleration's magnitude, the longitudinal jerk that of its component.
+Comfort: 1 if accelerations, jerks and yaw stay within nuPlan's bounds at every step, else 0. Accelerations are
+second derivatives of positions along and across the heading, yaw rates first derivatives of the heading, by a
+Savitzky-Golay filter over 1.5 s; jerks are derivatives of the accelerations by another one. As in nuPlan the jerk
+is the change of the acceleration's magnitude, the longitudinal jerk that of its component.
+
+Progress: min(1, max(0, s) / s_log), where s is the distance along the route between the first and last step; 1 if
+the log made less than 2 m of progress.
+
+Speed limit compliance: 1 - (mean overspeed) / (2.23 m/s), at least 0. Overspeed is what the AV drives above the
+limit of the nearest piece of the route, over all steps; 0 where no limit is known.
 
 Shape legend: P drives, T steps.
 """
@@ -17,9 +24,19 @@ from numpy.typing import NDArray
 from scipy.signal import savgol_filter
 from torch import Tensor
 
+from data.geometry import project_on_polyline
 from data.scene import STEP_SECONDS
 
-__all__ = ["COMFORT_BOUNDS", "EgoMotion", "comfort", "ego_motion", "within_bounds"]
+__all__ = [
+    "COMFORT_BOUNDS",
+    "EgoMotion",
+    "comfort",
+    "ego_motion",
+    "progress",
+    "progress_along",
+    "speed_limit_compliance",
+    "within_bounds",
+]
 
 # Least and greatest, m/s^2, m/s^3, rad/s, rad/s^2.
 COMFORT_BOUNDS = {
@@ -80,3 +97,38 @@ def within_bounds(motion: EgoMotion) -> dict[str, Tensor]:
 def comfort(pose: Tensor) -> Tensor:
     """[P] score, from the AV's poses [P, T, 3]."""
     return torch.stack(list(within_bounds(ego_motion(pose)).values())).all(0).float()
+
+
+_LEAST = 2.0
+
+
+def progress_along(pose: Tensor, route: Tensor) -> Tensor:
+    """Metres [P] along a route [N, 2] between the first and the last of poses [P, T, 3]."""
+    along, _, _ = project_on_polyline(pose[:, (0, -1), :2], route)
+    return along[:, 1] - along[:, 0]
+
+
+def progress(pose: Tensor, logged: Tensor, route: Tensor) -> Tensor:
+    """[P] score.
+
+    Args:
+        pose: [P, T, 3] of the AV. logged: [1, T, 3] of the AV in the log. route: [N, 2] points.
+    """
+    made, expected = progress_along(pose, route), progress_along(logged, route)
+    share = (made / expected.clamp(min=_LEAST)).clamp(0.0, 1.0)
+    return torch.where(expected < _LEAST, 1.0, share)
+
+
+_WORST = 2.23  # m/s, 5 mph
+
+
+def speed_limit_compliance(pose: Tensor, velocity: Tensor, route: Tensor, limit: Tensor) -> Tensor:
+    """[P] score.
+
+    Args:
+        pose: [P, T, 3] of the AV. velocity: [P, T, 2]. route: [N, 2] points. limit: [N] m/s there, 0 if unknown.
+    """
+    _, _, segment = project_on_polyline(pose[..., :2], route)
+    allowed = limit[segment]
+    over = (velocity.norm(dim=-1) - allowed).clamp(min=0.0)
+    return (1.0 - torch.where(allowed > 0, over, 0.0).mean(-1) / _WORST).clamp(min=0.0)
