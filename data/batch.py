@@ -1,4 +1,4 @@
-"""Padding single scenes to a batch with a leading dimension, and cropping a batch back to single scenes."""
+"""Padding single scenes to a batch with a leading dimension."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.scene import Agents, Lights, RoadMap, Scene
 
-__all__ = ["collate", "uncollate"]
+__all__ = ["collate"]
 
 PartT = TypeVar("PartT", Agents, RoadMap, Lights)
 
@@ -51,8 +51,8 @@ def collate(scenes: Sequence[Scene], multiple: int = 1) -> Scene:
     """Pad scenes of equal step count to one batched scene.
 
     Args:
-        scenes: single scenes. multiple: every padded dimension is rounded up to a multiple of this, so that
-            compiled code meets few shapes.
+        scenes: single scenes. multiple: padded dimensions are rounded up to a multiple of this, so that compiled
+            code sees few shapes.
 
     Returns:
         A ``Scene`` whose tensors have a leading B. Padded agents have id -1 and are never valid; padded points
@@ -71,43 +71,3 @@ def collate(scenes: Sequence[Scene], multiple: int = 1) -> Scene:
         map=RoadMap(**_collate_part([scene.map for scene in scenes], multiple)),
         lights=Lights(**_collate_part([scene.lights for scene in scenes], multiple)),
     )
-
-
-def uncollate(batch: Scene) -> list[Scene]:
-    """Inverse of ``collate``: the single scenes without padding."""
-
-    def crop(part: PartT, index: int, counts: dict[str, int]) -> PartT:
-        names = [field.name for field in dataclasses.fields(part)]
-        return type(part)(**{n: getattr(part, n)[index, : counts[_axis(part, n)]] for n in names})
-
-    scenes = []
-    for index, scenario_id in enumerate(batch.scenario_id):
-        agents, road, lights = batch.agents, batch.map, batch.lights
-        counts = {
-            "agents": int((agents.id[index] >= 0).sum()),
-            "points": int((road.point_feature[index] >= 0).sum()),
-            "features": int((road.kind[index] > 0).sum()),
-            "links": int((road.link_source[index] >= 0).sum()),
-            "lights": int((lights.lane_id[index] >= 0).sum()),
-        }
-        scenes.append(
-            Scene(
-                scenario_id=scenario_id,
-                timestamp=batch.timestamp[index],
-                agents=crop(agents, index, counts),
-                map=crop(road, index, counts),
-                lights=crop(lights, index, counts),
-            )
-        )
-    return scenes
-
-
-def _axis(part: Agents | RoadMap | Lights, name: str) -> str:
-    """What the first dimension of a field counts."""
-    if isinstance(part, Agents):
-        return "agents"
-    if isinstance(part, Lights):
-        return "lights"
-    if name.startswith("link"):
-        return "links"
-    return "points" if name.startswith("point") else "features"

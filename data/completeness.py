@@ -1,4 +1,4 @@
-"""What the names of shards say: which split they are of, which of them are missing, and what a whole split holds.
+"""Completeness of data: split and number in the names of shards, missing shards, rejected and repaired records.
 
 Waymo names a shard ``validation.tfrecord-00003-of-00150``; other programs write ``val-00003-of-00150.tfrecord`` or
 ``val_00003_of_00150.tfrecord``.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from data.errors import UserError
-from data.remarks import Remarks
 
 __all__ = [
     "DUPLICATE",
     "SPLITS",
     "Origin",
     "Rejected",
+    "Remarks",
     "Series",
     "allow_partial",
     "check_whole",
     "folder_split",
     "inherited",
     "partial_allowed",
+    "rounding_error",
     "series_of",
     "shard_split",
     "some",
@@ -34,11 +37,11 @@ __all__ = [
 
 SPLITS = ("training", "validation", "testing")
 # Scenarios of WOMD by split and number of shards. Sources differ by a few (also 44,102 of validation and 44,926 of
-# testing): these are the smaller numbers, so that no complete copy is called incomplete.
+# testing). These are the smaller numbers, so that every complete copy counts as complete.
 _OFFICIAL = {("training", 1000): 486_995, ("validation", 150): 44_097, ("testing", 150): 44_920}
-# Code of a rejected record whose scenario occurs before.
+# Code of a rejected record whose scenario occurred earlier.
 DUPLICATE = "duplicate"
-# Inherited by the processes that do the work.
+# An environment variable, so that worker processes inherit it.
 _PARTIAL = "SPACER_PARTIAL"
 
 _VARIANTS = r"(?:_interactive|_20s)?"
@@ -51,15 +54,29 @@ _NUMBERED = re.compile(
     r"(?P<stem>.*?)(?P<mark>[-_.])(?P<index>\d{1,6})(?P<of>[-_]of[-_])(?P<total>\d{1,6})(?P<rest>(?!\d).*)",
     re.IGNORECASE,
 )
-# What may follow the numbers. Programs that copy files append to a name while they do, or to make it a new one.
+# What may follow the numbers. Programs that copy files append to a name meanwhile, or to avoid an existing name.
 _REST = re.compile(r"(.*\.tfrecords?)?(\.gz)?", re.IGNORECASE)
 _UNFINISHED = re.compile(
     r".*\.(gstmp|part|partial|crdownload|download|opdownload|filepart|incomplete|te?mp|aria2)", re.IGNORECASE
 )
 
+# Number of scenarios that are named.
+_EXAMPLES = 3
+_TEXTS = {
+    "rounding": "coordinates of up to {most:,.0f} m, which float32 rounds by up to {error:.2g} m, here as in "
+    "Waymo's metric: likelihoods of speeds and accelerations fall; move the scenes nearer to the origin",
+    "velocity": "velocities that are NaN or infinite in valid states; differences of positions are taken instead",
+    "size": "sizes that are NaN or infinite in valid states; those at the current step are taken instead",
+    "state": "positions that are NaN or infinite of agents that are not simulated; such states count as not valid",
+    "speed_limit": "speed limits that are NaN, infinite or negative; they count as none",
+    "timestamp": "timestamps that are NaN or infinite; steps of 0.1 s are taken instead",
+    "stop_point": "stop points of lights that are NaN or infinite; the lights count as not observed there",
+    "map_point": "map points that are NaN or infinite in features other than road edges; the points are left out",
+}
+
 
 def allow_partial() -> None:
-    """From now on, in this process and those that it starts, a split may lack shards."""
+    """Accept splits with missing shards, in this process and in those that it starts."""
     os.environ[_PARTIAL] = "1"
 
 
@@ -68,7 +85,7 @@ def partial_allowed() -> bool:
 
 
 def inherited() -> dict[str, str]:
-    """What processes of other machines must find in their environment to allow what this one allows."""
+    """Environment variables that processes on other machines need to accept the same."""
     return {_PARTIAL: os.environ[_PARTIAL]} if _PARTIAL in os.environ else {}
 
 
@@ -77,7 +94,7 @@ def _all(name: str) -> bool:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
+    """The first three names and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -87,7 +104,7 @@ def folder_split(name: str) -> str | None:
 
 
 def shard_split(name: str) -> str | None:
-    """The split that a file's name tells, such as ``validation_interactive``; None where it tells none, or two."""
+    """The split in a file name, such as ``validation_interactive``; None if there is none, or more than one."""
     found = set()
     for full, short, variant in _LABEL.findall(name):
         word = (full or short).lower()
@@ -105,8 +122,8 @@ class Series:
     """Numbered shards that belong together.
 
     Attributes:
-        label: the split, or what names begin with where they tell none. total: of how many shards.
-        there: names of those that are there, by index.
+        label: the split, or the beginning of the names if they contain none. total: number of shards in the set.
+        there: names of the existing shards by index.
     """
 
     label: str
@@ -114,7 +131,7 @@ class Series:
     there: dict[int, str]
 
     def missing(self, wanted: Callable[[str], bool] = _all) -> list[str]:
-        """Names of the missing shards, as far as they are wanted."""
+        """Names of the missing shards for which ``wanted`` is true."""
         match = _NUMBERED.fullmatch(next(iter(self.there.values())))
         assert match is not None
         stem, rest, width = (
@@ -127,21 +144,21 @@ class Series:
 
     @property
     def official(self) -> int | None:
-        """How many scenarios all of its shards hold, if they are those of WOMD."""
+        """Number of scenarios of the whole set if it is one of WOMD, else None."""
         return _OFFICIAL.get((self.label, self.total))
 
 
 def series_of(names: Iterable[str]) -> list[Series]:
-    """The series among the names of shards of one split; names without numbers belong to none.
+    """Group the names of shards of one split into series; names without numbers are skipped.
 
     Raises:
-        UserError: an unfinished download, a shard that is there twice or beyond the count, or two counts.
+        UserError: an unfinished download, a shard that occurs twice or is beyond the total, or two totals.
     """
     found: dict[str, Series] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)
         if _UNFINISHED.fullmatch(name) or (match is not None and not _REST.fullmatch(match["rest"])):
-            raise UserError(f"{name}: not the name of a finished shard; finish its download, rename or remove it")
+            raise UserError(f"{name}: not the name of a complete shard; finish its download, rename or remove it")
         if match is None:
             continue
         label, index, total = shard_split(name) or match["stem"], int(match["index"]), int(match["total"])
@@ -158,7 +175,7 @@ def series_of(names: Iterable[str]) -> list[Series]:
 
 
 class Rejected(NamedTuple):
-    """A record that was seen and could not be used: its file and number there, a short code, and why."""
+    """A record that could not be used: its file, its number in the file, a short code, and the reason."""
 
     file: str
     record: str
@@ -166,13 +183,50 @@ class Rejected(NamedTuple):
     reason: str
 
 
+@dataclass
+class Remarks:
+    """What readers repaired or found to be of low precision, counted over a shard or a dataset.
+
+    Attributes:
+        found: by kind: number of scenarios, the first ids, and the largest coordinate in metres.
+    """
+
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, kind: str, scenario_id: str, most: float = 0.0) -> None:
+        """Count a scenario once under a kind."""
+        self.merge({kind: {"count": 1, "ids": [scenario_id], "most": most}})
+
+    def merge(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add the counts of other shards."""
+        for kind, row in found.items():
+            own = self.found.setdefault(kind, {"count": 0, "ids": [], "most": 0.0})
+            own["count"] += row["count"]
+            own["ids"] = [*own["ids"], *row["ids"]][:_EXAMPLES]
+            own["most"] = max(own["most"], row["most"])
+
+    def lines(self, where: str) -> list[str]:
+        """One line per kind."""
+        texts = []
+        for kind, row in self.found.items():
+            most = row["most"]
+            text = _TEXTS[kind].format(most=most, error=rounding_error(most))
+            texts.append(f"{where}: {row['count']} scenarios have {text} ({', '.join(row['ids'])})")
+        return texts
+
+
+def rounding_error(coordinate: float) -> float:
+    """Largest rounding error of float32 at a coordinate, metres."""
+    return float(np.spacing(np.float32(coordinate))) / 2
+
+
 @dataclass(frozen=True)
 class Origin:
-    """Where the scenarios of a source come from, and what did not come along.
+    """The files that the scenarios of a source come from, and what is missing from them.
 
     Attributes:
         files: names of the shards that were read. rejected: records of these that are not in the source.
-        remarks: what was put right or is coarse in those that are.
+        remarks: what was repaired, or is of low precision, in those that are.
     """
 
     files: tuple[str, ...] = ()
@@ -187,12 +241,12 @@ class Origin:
 
     @property
     def lost(self) -> list[Rejected]:
-        """Rejected records whose scenario is lacking; that of a duplicate is there."""
+        """Rejected records whose scenario is missing; that of a duplicate is not."""
         return [row for row in self.rejected if row.code != DUPLICATE]
 
     @property
     def rejection(self) -> str:
-        """What was rejected in words, empty where nothing is lacking by it."""
+        """A sentence about the rejected records, empty if no scenario is missing because of them."""
         if not self.lost:
             return ""
         first, count = self.lost[0], len(self.lost)
@@ -206,21 +260,21 @@ class Origin:
 
     @property
     def absence(self) -> str:
-        """Which shards are missing in words, empty where all are there or names do not tell."""
+        """A sentence about the missing shards, empty if all exist or the names have no numbers."""
         return "; ".join(
             f"{len(missing)} of {series.total} shards of {series.label} are missing ({some(missing)})"
             for series, missing in self._incomplete
         )
 
     def shortage(self, count: int) -> str:
-        """In words, that ``count`` scenarios are fewer than the split of WOMD has, empty if they are not."""
+        """A phrase if ``count`` scenarios are fewer than the split of WOMD has, else empty."""
         whole = next((series.official for series in series_of(self.files) if series.official), None)
         if whole is None or count >= whole:
             return ""
         return f"{count} of the {whole} scenarios that this split of WOMD has"
 
     def figures(self) -> dict[str, int]:
-        """Numbers of what did not come along; empty if nothing is known to be lacking."""
+        """Numbers of missing shards and rejected records; empty if both are zero."""
         absent = sum(len(missing) for _, missing in self._incomplete)
         return {
             **({"missing_shards": absent} if absent else {}),
@@ -229,11 +283,11 @@ class Origin:
 
 
 def check_whole(where: str, names: Iterable[str], mend: str, wanted: Callable[[str], bool] = _all) -> None:
-    """Refuse a part of a split, unless it is allowed.
+    """Refuse a split with missing shards, unless ``allow_partial`` was called.
 
     Args:
-        where: the names are from. names: of shards. mend: what to do if some are missing.
-        wanted: whether a shard of some name has to be there.
+        where: path or URL of the shards. names: of shards. mend: what to do if some are missing.
+        wanted: whether the shard of a name is required.
 
     Raises:
         UserError: shards are missing, or as ``series_of``.
@@ -243,5 +297,5 @@ def check_whole(where: str, names: Iterable[str], mend: str, wanted: Callable[[s
         if missing and not partial_allowed():
             raise UserError(
                 f"{where}: {len(missing)} of {series.total} shards of {series.label} are missing: "
-                f"{some(missing)}; {mend}, or go on with the {len(series.there)} that are there with --partial"
+                f"{some(missing)}; {mend}, or use the {len(series.there)} existing ones with --partial"
             )

@@ -1,4 +1,9 @@
-"""Writing files so that a reader never sees half of one, and hashing them. Paths may be URLs (``data.places``)."""
+"""Atomic writing and checksums of files. Paths may be URLs (``data.places``).
+
+Hashing hundreds of gigabytes again takes hours. So checksums of big files are cached in the user's cache folder
+(``$XDG_CACHE_HOME/spacer/checksums``, by default under ``~/.cache``) by path, size, inode, mtime and ctime. The
+cache may be deleted at any time.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,38 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from data.places import is_remote, place, publish
 
-__all__ = ["atomic_path", "atomic_write", "read_json", "remove_leftovers", "sha256_of", "write_json", "write_text"]
+__all__ = [
+    "at_once",
+    "atomic_path",
+    "atomic_write",
+    "checksum",
+    "read_json",
+    "remove_leftovers",
+    "sha256_of",
+    "write_json",
+    "write_text",
+]
+
+ItemT = TypeVar("ItemT")
 
 _BLOCK = 1 << 20
+# Smaller files are read each time, which takes a few milliseconds.
+_BIG = 16_000_000
+_THREADS = 8
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary local path; on success it is fsynced and renamed to ``path``, or uploaded to it.
 
-    For writers that want a file name of their own. On any error, Ctrl-C included, the temporary file is
-    removed and ``path`` is left as it was.
+    On any error, Ctrl-C included, the temporary file is removed and ``path`` is left as it was.
     """
     path = place(path)
     remote = is_remote(path)
@@ -47,7 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         _sync_folder(path.parent)
-        # Network file systems have been seen to lose a rename. Better to know now than when the file is missed.
+        # Some network file systems lose a rename; an error now is better than a missing file later.
         if not path.exists():
             lost = "lost by its file system after it was written; run the same command again"
             raise FileNotFoundError(errno.ENOENT, lost, str(path))
@@ -57,10 +77,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Delete what killed processes had been writing in a folder, and of its receipts; nobody may be writing now.
+    """Delete temporary files that killed processes left in a folder and its receipts; no process may be writing.
 
     Args:
-        folder: where. name: with which the names of the files began; any by default.
+        folder: of the files. name: prefix of their names; any by default.
     """
     for pattern in (f".{name}*.part", f".receipts/.{name}*.part"):
         for leftover in folder.glob(pattern):
@@ -68,7 +88,7 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power cut."""
+    """fsync a folder, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,7 +113,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; errors of the file system and of the syntax are the caller's to name."""
+    """Read JSON. Callers handle OSError and ValueError, and name the file in their message."""
     return json.loads(place(path).read_text())
 
 
@@ -104,3 +124,39 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _cached_at(path: Path, status: os.stat_result) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n{status.st_ctime_ns}\n{status.st_ino}"
+    return root / "spacer" / "checksums" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits; that of a big local file comes from the cache where it is known.
+
+    A change of a big file that keeps its size, inode and both times is not noticed.
+    """
+    if is_remote(path):
+        return sha256_of(path)
+    path = path.resolve()
+    status = path.stat()
+    if status.st_size < _BIG:
+        return sha256_of(path)
+    cached = _cached_at(path, status)
+    with contextlib.suppress(OSError, ValueError):
+        known = cached.read_text()
+        if len(known) == 64 and int(known, 16) >= 0:
+            return known
+    digest = sha256_of(path)
+    if _cached_at(path, path.stat()) == cached:
+        # Without a writable home folder the file is hashed again next time.
+        with contextlib.suppress(OSError):
+            write_text(cached, digest)
+    return digest
+
+
+def at_once(function: Callable[[ItemT], str], items: Iterable[ItemT]) -> list[str]:
+    """Apply ``function`` to all items in threads: reading and hashing release the GIL."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(function, items))

@@ -14,7 +14,6 @@ from torch import Tensor
 __all__ = [
     "box_corners",
     "box_separation",
-    "boxes_overlap",
     "project_on_polyline",
     "rotate",
     "time_to_contact",
@@ -59,41 +58,13 @@ def box_corners(center: Tensor, heading: Tensor, length: Tensor, width: Tensor) 
     return to_global(torch.stack((x, y), dim=-1), center.unsqueeze(-2), heading.unsqueeze(-1))
 
 
-def boxes_overlap(
-    center_a: Tensor,
-    heading_a: Tensor,
-    half_a: Tensor,
-    center_b: Tensor,
-    heading_b: Tensor,
-    half_b: Tensor,
-) -> Tensor:
-    """Whether oriented boxes overlap (touching does not count), by separating axes; all arguments broadcast.
-
-    Args:
-        center_a, center_b: [..., 2] metres. heading_a, heading_b: [...] radians.
-        half_a, half_b: [..., 2] half length and half width, metres.
-
-    Returns:
-        [...] bool.
-    """
-    gap = box_separation(
-        center_a.unbind(-1),
-        (torch.cos(heading_a), torch.sin(heading_a)),
-        half_a.unbind(-1),
-        center_b.unbind(-1),
-        (torch.cos(heading_b), torch.sin(heading_b)),
-        half_b.unbind(-1),
-    )
-    return gap < 0
-
-
 Numbers = Sequence[Tensor] | Tensor
 
 
 def box_separation(
     center_a: Numbers, axis_a: Numbers, half_a: Numbers, center_b: Numbers, axis_b: Numbers, half_b: Numbers
 ) -> Tensor:
-    """Widest gap between oriented boxes along an axis of either, negative where they overlap; all broadcast.
+    """Widest gap between oriented boxes along the axes of both, negative where they overlap; all broadcast.
 
     Args:
         center_a, center_b: x and y, metres. axis_a, axis_b: cosine and sine of the heading.
@@ -108,7 +79,7 @@ def box_separation(
 
 
 def _reaches(axis_a: Numbers, half_a: Numbers, axis_b: Numbers, half_b: Numbers) -> tuple[Tensor, ...]:
-    """At which distance of their centres along a's length, a's width, b's length and b's width boxes touch."""
+    """Distance of the centres at which boxes touch, along a's length, a's width, b's length and b's width."""
     (cos_a, sin_a), (cos_b, sin_b) = axis_a, axis_b
     (la, wa), (lb, wb) = half_a, half_b
     # cos and sin of the heading difference give all projections of one box on the other's axes.
@@ -123,7 +94,7 @@ def _reaches(axis_a: Numbers, half_a: Numbers, axis_b: Numbers, half_b: Numbers)
 
 
 def _onto_axes(axis_a: Numbers, axis_b: Numbers, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """A vector along a's length, a's width, b's length and b's width."""
+    """Project a vector on a's length, a's width, b's length and b's width."""
     (cos_a, sin_a), (cos_b, sin_b) = axis_a, axis_b
     return x * cos_a + y * sin_a, y * cos_a - x * sin_a, x * cos_b + y * sin_b, y * cos_b - x * sin_b
 
@@ -137,16 +108,16 @@ def time_to_contact(
     half_b: Numbers,
     velocity: Numbers,
 ) -> Tensor:
-    """When oriented boxes touch if they go on as they do, without turning; all broadcast.
+    """Time until oriented boxes touch at constant velocity and heading, in closed form; all broadcast.
 
-    Convex boxes are apart exactly while they are apart along an axis of either, and along each axis they overlap
-    during one interval of time: in closed form, without steps.
+    Boxes overlap exactly while their projections on each of the four axes overlap, which is one interval of time
+    per axis.
 
     Args:
-        velocity: x and y of b's minus a's, in metres a unit of time. The others as for ``box_separation``.
+        velocity: x and y of b's minus a's, in metres per unit of time. The others as for ``box_separation``.
 
     Returns:
-        [...] time from now: 0 where they overlap, infinity where they never will.
+        [...] time from now: 0 where they overlap, infinity where they never do.
     """
     shift = _onto_axes(axis_a, axis_b, center_b[0] - center_a[0], center_b[1] - center_a[1])
     rate = _onto_axes(axis_a, axis_b, velocity[0], velocity[1])
@@ -155,7 +126,7 @@ def time_to_contact(
         moving = change != 0
         slope = torch.where(moving, change, 1.0)
         one, other = (-reach - x) / slope, (reach - x) / slope
-        # Without motion along an axis they overlap there always or never.
+        # Without motion along an axis the projections overlap always or never.
         always = torch.where(x.abs() < reach, -torch.inf, torch.inf)
         enter = torch.maximum(enter, torch.where(moving, torch.minimum(one, other), always))
         leave = torch.minimum(leave, torch.where(moving, torch.maximum(one, other), -always))
@@ -163,13 +134,13 @@ def time_to_contact(
 
 
 def project_on_polyline(point: Tensor, line: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The place of points along a polyline that goes straight on beyond its ends.
+    """Project points on a polyline, extended straight beyond its ends.
 
     Args:
         point: [..., 2]. line: [N, 2], at least two points.
 
     Returns:
-        [...] metres along the line from its first point, [...] metres to port of it, [...] number of the segment.
+        [...] metres along the line from its first point, [...] metres to the left of it, [...] segment index.
     """
     start, step = line[:-1], line[1:] - line[:-1]
     length = step.norm(dim=-1)
@@ -180,12 +151,12 @@ def project_on_polyline(point: Tensor, line: Tensor) -> tuple[Tensor, Tensor, Te
     along = x * direction[:, 0] + y * direction[:, 1]  # [..., N - 1]
     aside = y * direction[:, 0] - x * direction[:, 1]
     beyond = along - torch.minimum(along.clamp(min=0.0), length)
-    # A repeated point has no direction; its neighbours reach as far.
+    # A segment of length zero has no direction; its neighbours cover its point.
     distance = torch.where(length > 0, beyond.square() + aside.square(), torch.inf)
     nearest = distance.argmin(-1, keepdim=True)
     along, aside = (part.gather(-1, nearest).squeeze(-1) for part in (along, aside))
     nearest = nearest.squeeze(-1)
-    # Only beyond the ends does the line go on; at a bend it is the corner that is nearest.
+    # The line is extended at its ends only; at a bend the corner is nearest.
     low = torch.where(nearest == 0, -torch.inf, 0.0)
     high = torch.where(nearest == len(step) - 1, torch.inf, length[nearest])
     return travelled[nearest] + torch.minimum(torch.maximum(along, low), high), aside, nearest

@@ -1,7 +1,7 @@
-"""Road map to pieces: every polyline cut to at most 5 m, three points each, in scene-centred coordinates.
+"""Road map to pieces: polylines cut to at most 5 m with three points each, in scene-centred coordinates.
 
-Pieces are what models attend to (peers: SMART's map tokens, without its vocabulary of shapes). Outlines of
-crosswalks, speed bumps and driveways are closed and cut like polylines; a stop sign is one piece without length.
+Models attend to these pieces (they are SMART's map tokens without its vocabulary of shapes). Outlines of
+crosswalks, speed bumps and driveways are closed and cut like polylines; a stop sign is one piece of length zero.
 Shape legend: B scenes, M pieces, P points, F features, G segments between consecutive points, C chains of segments.
 """
 
@@ -19,9 +19,9 @@ from data.scene import MapKind, Scene
 __all__ = ["PIECE_LENGTH", "MapPieces", "cut_map"]
 
 PIECE_LENGTH = 5.0
-# Where a line turns by more than this between two segments, a new piece begins: corners stay corners.
+# A new piece begins where a line turns by more than this between two segments, which keeps corners.
 _CORNER = math.radians(45)
-# Chains shorter than this (metres) are duplicate points or dirt.
+# Chains shorter than this (metres) are duplicate points or noise.
 _MIN_LENGTH = 0.1
 _ROUNDING = 1e-3
 _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
@@ -63,7 +63,7 @@ def cut_map(scene: Scene, origin: Tensor, multiple: int = 1) -> MapPieces:
             tensor.unsqueeze(0) for tensor in (point, owner, kind, subtype, feature_id, lane_id, origin)
         )
     features = kind.shape[1]
-    # One flat list of points and features for all scenes; pieces remember their scene through the feature.
+    # One flat list of points and features for all scenes; the feature of a piece gives its scene.
     shift = torch.arange(len(kind), device=kind.device).unsqueeze(-1) * features
     flat_owner = torch.where(owner >= 0, owner + shift, -1).flatten()
     centred = point.double()
@@ -89,7 +89,7 @@ def cut_map(scene: Scene, origin: Tensor, multiple: int = 1) -> MapPieces:
 
 
 def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut all features that have length.
+    """Cut all features of at least two points.
 
     Args:
         point: [P, 3] double. owner: [P] feature of each point, nondecreasing. kind: [F].
@@ -115,10 +115,10 @@ def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tens
     chain_length = torch.zeros(int(chain[-1]) + 1, dtype=length.dtype, device=length.device)
     chain_length.index_add_(0, chain, length)
     chain_feature = feature[begins]
-    # Lengths that are a multiple of a piece but for rounding must not give one piece more.
+    # Rounding must not add a piece where the length is a multiple of the piece length.
     wanted = (chain_length / PIECE_LENGTH - _ROUNDING).ceil().long().clamp(min=1)
     count = torch.where(chain_length >= _MIN_LENGTH, wanted, 0)  # [C]
-    # Arc length along all chains laid end to end; each piece asks for its start, middle and end.
+    # Arc length along all chains laid end to end, at the start, middle and end of each piece.
     segment_end = length.cumsum(0)
     chain_start = chain_length.cumsum(0) - chain_length
     piece_chain = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
@@ -128,12 +128,12 @@ def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tens
     arc = chain_start[piece_chain].unsqueeze(-1) + part * size.unsqueeze(-1)  # [M, 3]
     first_segment = torch.searchsorted(chain, torch.arange(len(count), device=count.device))
     last_segment = torch.searchsorted(chain, torch.arange(len(count), device=count.device), right=True) - 1
-    # Clamped to the piece's own chain: where two chains meet, arc lengths are equal but places are not.
+    # Clamped to the piece's own chain: where two chains meet, arc lengths are equal but positions are not.
     segment = torch.searchsorted(segment_end, arc).clamp(
         first_segment[piece_chain].unsqueeze(-1), last_segment[piece_chain].unsqueeze(-1)
     )
-    share = 1 - ((segment_end[segment] - arc) / length[segment]).clamp(0, 1)
-    return torch.lerp(start[segment], end[segment], share.unsqueeze(-1)), chain_feature[piece_chain]
+    fraction = 1 - ((segment_end[segment] - arc) / length[segment]).clamp(0, 1)
+    return torch.lerp(start[segment], end[segment], fraction.unsqueeze(-1)), chain_feature[piece_chain]
 
 
 def _stop_signs(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,7 @@ def _nearest_lane_heading(
 ) -> Tensor:
     """Heading [Q] of the lane piece nearest to each sign, NaN where its scene has no lane.
 
-    A sign has no heading of its own, and lanes it controls are not always named.
+    A sign has no heading of its own, and its lanes are not always given.
     """
     lane = kind.flatten()[line_owner] == MapKind.LANE
     if not len(signs) or not bool(lane.any()):
@@ -181,16 +181,16 @@ def _pad(flat: MapPieces, scene: Tensor, scenes: int, multiple: int) -> MapPiece
     size = -(-max(1, int(count.max())) // multiple) * multiple
     column = torch.arange(len(scene), device=scene.device) - (count.cumsum(0) - count)[scene]
 
-    def place(tensor: Tensor, fill: int = 0) -> Tensor:
+    def scatter(tensor: Tensor, fill: int = 0) -> Tensor:
         padded = torch.full((scenes, size, *tensor.shape[1:]), fill, dtype=tensor.dtype, device=tensor.device)
         padded[scene, column] = tensor[order]
         return padded
 
     return MapPieces(
-        point=place(flat.point),
-        pose=place(flat.pose),
-        height=place(flat.height),
-        kind=place(flat.kind),
-        subtype=place(flat.subtype),
-        light=place(flat.light, -1),
+        point=scatter(flat.point),
+        pose=scatter(flat.pose),
+        height=scatter(flat.height),
+        kind=scatter(flat.kind),
+        subtype=scatter(flat.subtype),
+        light=scatter(flat.light, -1),
     )

@@ -1,7 +1,4 @@
-"""Where files are: a path of this machine, or a URL of any storage that fsspec opens, with the same methods.
-
-universal_pathlib gives a URL the interface of ``pathlib``; what it lacks for safe writing is here.
-"""
+"""Paths that may be URLs of any storage that fsspec opens, through universal_pathlib, and safe writing to URLs."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ __all__ = ["is_remote", "place", "publish"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _LOCAL = frozenset({"file", "local"})
-# On these an upload appears when it is complete, and a rename is a copy.
+# Here an upload becomes visible when it is complete, and a rename would be a copy.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "oss", "memory"})
 
 
@@ -27,9 +24,9 @@ def _protocols(path: Any) -> frozenset[str]:
 
 
 def place(name: str | Path) -> Path:
-    """An absolute path of this machine, or that of a URL. Both are called ``Path``, since both act like one.
+    """An absolute local path, or a ``UPath`` (typed as ``Path``, whose interface it has) for a URL.
 
-    ``~`` and ``~user`` at the beginning are home folders.
+    ``~`` and ``~user`` at the beginning are expanded.
 
     Raises:
         UserError: a kind of URL that cannot be opened.
@@ -39,27 +36,27 @@ def place(name: str | Path) -> Path:
     local = os.path.expanduser(name)
     if not _URL.match(local):
         return Path(local).absolute()
-    # Where there are no URLs, as for the metric alone, it need not be installed.
+    # Imported here, since it need not be installed where there are no URLs.
     from upath import UPath
 
     try:
         with warnings.catch_warnings():
-            # Of kinds that universal_pathlib does not know one by one, such as a user's own.
+            # universal_pathlib warns of protocols that it has no class for.
             warnings.simplefilter("ignore", UserWarning)
-            found = UPath(name)
-        on_disk = bool(_protocols(found) & _LOCAL)
+            path = UPath(name)
+        on_disk = bool(_protocols(path) & _LOCAL)
     except (ValueError, ImportError) as error:
         raise UserError(f"{name}: cannot open this kind of URL: {error}") from error
-    return Path(found.path) if on_disk else cast(Path, found)
+    return Path(path.path) if on_disk else cast(Path, path)
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a place is that of a URL."""
+    """Whether a path of ``place`` is a URL."""
     return not isinstance(path, Path)
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy a finished local file to a URL, where it appears when it is complete."""
+    """Copy a finished local file to a URL; it becomes visible there when it is complete."""
     remote: Any = target
     storage, name = remote.fs, remote.path
     folder, _, last = name.rpartition("/")

@@ -1,7 +1,7 @@
-"""Receipts: near a finished file, what it is and what it was made of, so that work is done exactly once.
+"""Receipts of finished files: their content and source, so that no file is made twice.
 
-A file with a receipt that fits is never made again; without one it counts as not there, whoever died when. The
-receipt is written after its file, and both appear at once or not at all (``data.files``).
+A file with a matching receipt is not made again; a file without one counts as missing. The receipt is written after
+its file, and both are written atomically (``data.files``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.checksums import checksum
-from data.files import read_json, write_json, write_text
+from data.files import checksum, read_json, write_json, write_text
 from data.places import is_remote
 
 __all__ = ["Receipt", "accepted", "read_receipt", "receipt_path", "write_receipt", "write_sums"]
@@ -21,11 +20,10 @@ _FOLDER = ".receipts"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished file is.
+    """Content and source of a finished file.
 
     Attributes:
-        bytes, sha256: of its content. source: of what it was made, in the words of whoever made it.
-        items: what it holds, in the maker's count.
+        bytes, sha256: of its content. source: text that identifies its inputs. items: number of items in it.
     """
 
     bytes: int
@@ -35,7 +33,7 @@ class Receipt:
 
 
 def receipt_path(path: Path) -> Path:
-    """Where the receipt of a file is. Not beside it, where a program that looks for files by name might find it."""
+    """Path of the receipt, in a hidden folder, so that programs that list files by name do not see it."""
     return path.parent / _FOLDER / f"{path.name}.json"
 
 
@@ -47,7 +45,7 @@ def write_receipt(path: Path, source: str, items: int) -> Receipt:
 
 
 def read_receipt(path: Path) -> Receipt | None:
-    """The receipt of a file that is there and as long as it was; None otherwise."""
+    """The receipt of an existing file of unchanged size; None otherwise."""
     try:
         receipt = Receipt(**read_json(receipt_path(path)))
         return receipt if path.stat().st_size == receipt.bytes else None
@@ -56,12 +54,12 @@ def read_receipt(path: Path) -> Receipt | None:
 
 
 def accepted(path: Path, source: str | Callable[[], str]) -> Receipt | None:
-    """The receipt of a file that is there, is what it was, and was made of ``source``; None otherwise.
+    """The receipt of an unchanged file that was made from ``source``; None otherwise.
 
-    The content of a local file is compared. That of a URL is not fetched: its size must do.
+    The checksum of a local file is compared, but only the size of a URL.
 
     Args:
-        path: the file. source: what it must have been made of, or what finds that out, at a cost.
+        path: the file. source: the expected source, or a function for it, called only where there is a receipt.
     """
     receipt = read_receipt(path)
     if receipt is None or receipt.source != (source if isinstance(source, str) else source()):
@@ -73,5 +71,5 @@ def accepted(path: Path, source: str | Callable[[], str]) -> Receipt | None:
 
 
 def write_sums(path: Path, receipts: Mapping[str, Receipt]) -> None:
-    """List finished files, by name in the list's folder, in the format of ``sha256sum --check``."""
+    """List finished files by name in the format of ``sha256sum --check``."""
     write_text(path, "".join(f"{receipt.sha256}  {name}\n" for name, receipt in sorted(receipts.items())))

@@ -1,4 +1,4 @@
-"""The road as moving agents need it: straight pieces of map features. Nearness: ``data.road_grid``.
+"""Straight segments of map features, simplified for the simulator. For lookup see ``data.road_grid``.
 
 Shape legend: N segments.
 """
@@ -22,23 +22,23 @@ __all__ = [
     "road_segments",
 ]
 
-# How far a simplified polyline may be from the recorded one, metres. WOMD has a point every half metre.
+# Largest distance of a simplified polyline from the recorded one, metres. WOMD has a point every half metre.
 _EDGE_TOLERANCE = 0.02
 _VIEW_TOLERANCE = 0.2
 _HEIGHT_TOLERANCE = 0.1
-# Longer segments are cut, so that nearness to a segment's middle says something.
+# Longer segments are cut, so that the distance to a segment's middle is meaningful.
 _VIEW_LENGTH = 10.0
 _POLYGONS = (MapKind.CROSSWALK, MapKind.SPEED_BUMP, MapKind.DRIVEWAY)
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Straight pieces of map features, centred on the scene. A stop sign is a piece of length zero."""
+    """Straight segments of map features, centred on the scene. A stop sign is a segment of length zero."""
 
     line: Tensor  # [N, 6] float32: x, y of the start, x, y from there to the end, z of start and end; metres
-    middle: Tensor  # [N, 2] float32, kept since it is what is looked for
+    middle: Tensor  # [N, 2] float32
     kind: Tensor  # [N] int64, MapKind
-    turn: Tensor  # [N, 2] int64: neighbours before and after along the same feature, -1 where there is none
+    neighbours: Tensor  # [N, 2] int64: segments before and after along the same feature, -1 where there is none
 
     @property
     def start(self) -> Tensor:
@@ -58,20 +58,20 @@ class Segments:
 
 @dataclass(frozen=True)
 class _Lines:
-    """All lines of a scene in one list of points, which takes a quarter of the time of one line after the other."""
+    """All lines of a scene in one array of points, which is four times faster than one line after the other."""
 
     point: np.ndarray  # [n, 3] float64, metres
-    owner: np.ndarray  # [n] int64, number of the line; ascends
+    owner: np.ndarray  # [n] int64, index of the line; ascending
     kind: np.ndarray  # [F] int64, MapKind; some may have no points
 
     @property
     def goes_on(self) -> np.ndarray:
-        """[n - 1] bool: a point and the one behind it are of the same line."""
+        """[n - 1] bool: a point and the next one are of the same line."""
         return self.owner[1:] == self.owner[:-1]
 
     @property
     def size(self) -> np.ndarray:
-        """[n] int64: how many points a point's line has."""
+        """[n] int64: number of points of a point's line."""
         return np.bincount(self.owner, minlength=len(self.kind))[self.owner]
 
     @property
@@ -82,7 +82,7 @@ class _Lines:
         return step
 
     def only(self, kept: np.ndarray) -> _Lines:
-        """Of some points [n] bool."""
+        """The lines with the points selected by ``kept`` [n] bool."""
         return _Lines(self.point[kept], self.owner[kept], self.kind)
 
 
@@ -92,21 +92,21 @@ def _lines(scene: Scene, kinds: Sequence[MapKind]) -> _Lines:
     kind = road.kind.numpy()
     count = np.bincount(road.point_feature.numpy(), minlength=len(kind))
     first = np.cumsum(count) - count
-    (chosen,) = (np.isin(kind, kinds) & (count > 0)).nonzero()
-    kind, count, first = kind[chosen], count[chosen], first[chosen]
+    (feature,) = (np.isin(kind, kinds) & (count > 0)).nonzero()
+    kind, count, first = kind[feature], count[feature], first[feature]
     longer = count + np.isin(kind, _POLYGONS)
-    owner = np.repeat(np.arange(len(chosen)), longer)
-    place = np.arange(len(owner)) - (np.cumsum(longer) - longer)[owner]
-    return _Lines(road.point.numpy()[first[owner] + place % count[owner]].astype(np.float64), owner, kind)
+    owner = np.repeat(np.arange(len(feature)), longer)
+    rank = np.arange(len(owner)) - (np.cumsum(longer) - longer)[owner]
+    return _Lines(road.point.numpy()[first[owner] + rank % count[owner]].astype(np.float64), owner, kind)
 
 
 def _simplified(lines: _Lines, tolerance: float) -> _Lines:
-    """Fewer points, none of the others farther than about ``tolerance`` from its line in the plane.
+    """Drop points that are within about ``tolerance`` of the simplified line in the plane.
 
-    The profile over the length travelled is kept too, since a straight bridge has a crest.
+    The height profile is simplified too, since a bridge that is straight in the plane has a crest.
     """
     point = lines.point
-    # What was travelled before a line begins makes no difference to its shape.
+    # The length of earlier lines is a constant offset, which does not change the shape.
     travelled = np.cumsum(np.linalg.norm(lines.step[:, :2], axis=1))
     kept = lines.size < 3
     (long,) = (~kept).nonzero()
@@ -116,7 +116,7 @@ def _simplified(lines: _Lines, tolerance: float) -> _Lines:
             (point[long, 0], point[long, 1], tolerance),
             (travelled[long], point[long, 2], max(tolerance, _HEIGHT_TOLERANCE)),
         ):
-            # The number of a point rides along as a third coordinate and tells which points were kept.
+            # The index of a point is its third coordinate, which tells the points that were kept.
             line = shapely.linestrings(np.stack((x, y, long), axis=1), indices=number)
             simple = shapely.simplify(line, allowed, preserve_topology=False)
             kept[shapely.get_coordinates(simple, include_z=True)[:, 2].astype(np.int64)] = True
@@ -124,20 +124,20 @@ def _simplified(lines: _Lines, tolerance: float) -> _Lines:
 
 
 def _cut(lines: _Lines, longest: float) -> _Lines:
-    """More points, so that no segment is longer than ``longest``.
+    """Add points, so that no segment is longer than ``longest`` by more than a thousandth.
 
-    By a thousandth it may be, so that rounding does not decide into how many parts a round length is cut.
+    The thousandth keeps rounding from deciding the number of parts of a round length.
     """
     step = lines.step
     parts = np.maximum(1, np.ceil(np.linalg.norm(step[:, :2], axis=1) / longest - 1e-3)).astype(np.int64)
     number = np.repeat(np.arange(len(parts)), parts)
-    share = np.arange(1, len(number) + 1) - (np.cumsum(parts) - parts)[number]
-    back = 1 - share / parts[number]
+    part = np.arange(1, len(number) + 1) - (np.cumsum(parts) - parts)[number]
+    back = 1 - part / parts[number]
     return _Lines(lines.point[number] - back[:, None] * step[number], lines.owner[number], lines.kind)
 
 
 def no_segments() -> Segments:
-    """Of a scene without any."""
+    """Segments of a scene without any."""
     nothing = torch.zeros(0, dtype=torch.int64)
     return Segments(torch.zeros(0, 6), torch.zeros(0, 2), nothing, nothing.new_zeros(0, 2))
 
@@ -146,7 +146,7 @@ def _segments(lines: _Lines, origin: Tensor) -> Segments:
     point = lines.point
     if not len(point):
         return no_segments()
-    # Every point but the last of a line begins a segment; a single one is a segment without length.
+    # Every point but the last of a line begins a segment; a line of one point is a segment of length zero.
     last = np.append(~lines.goes_on, True)
     (begin,) = (~last | (lines.size == 1)).nonzero()
     end = begin + ~last[begin]
@@ -166,7 +166,7 @@ def _segments(lines: _Lines, origin: Tensor) -> Segments:
         line=line,
         middle=line[:, :2] + line[:, 2:4] / 2,
         kind=torch.from_numpy(lines.kind[feature].astype(np.int64)),
-        turn=torch.from_numpy(np.stack((before, after), axis=1)),
+        neighbours=torch.from_numpy(np.stack((before, after), axis=1)),
     )
 
 
@@ -177,6 +177,6 @@ def edge_segments(scene: Scene, origin: Tensor) -> Segments:
 
 
 def road_segments(scene: Scene, origin: Tensor) -> Segments:
-    """All map features of a single scene in pieces of at most 10 m, simplified within 20 cm, minus ``origin``."""
+    """All map features of a single scene, simplified within 20 cm and cut to 10 m, minus ``origin`` [2]."""
     kinds = [kind for kind in MapKind if kind != MapKind.PADDING]
     return _segments(_cut(_simplified(_lines(scene, kinds), _VIEW_TOLERANCE), _VIEW_LENGTH), origin)

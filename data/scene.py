@@ -1,4 +1,4 @@
-"""``Scene``: one recorded traffic scene as tensors, the value that travels through every stage.
+"""``Scene``: one recorded traffic scene as tensors, the input of every stage.
 
 Shape legend: A agents, T steps (91, or 11 in the test split), P map points, F map features, L links between
 features, S signalled lanes. A batch of scenes is the same dataclass with a leading dimension B (see
@@ -10,6 +10,7 @@ counter-clockwise from +x. Steps are 0.1 s.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -32,6 +33,7 @@ __all__ = [
     "MapKind",
     "RoadMap",
     "Scene",
+    "generator_for",
     "map_tensors",
     "until_now",
 ]
@@ -70,7 +72,7 @@ class MapKind(IntEnum):
 
 
 class LinkKind(IntEnum):
-    """What a link says of its source feature; the target is named by feature id, which may be absent."""
+    """Relation of a link's target to its source feature. The target is a feature id that may not be in the map."""
 
     ENTRY = 1
     EXIT = 2
@@ -177,7 +179,7 @@ class Scene:
 
     @property
     def unscorable_reason(self) -> str | None:
-        """Why Waymo's metric refuses this scene, or None if it does not (single scenes only).
+        """Why Waymo's metric refuses this single scene, or None.
 
         A scene that is not refused may still have no score; see ``submission.realism.unscorable_reason``.
         """
@@ -186,7 +188,7 @@ class Scene:
         road = self.map
         if not bool(((road.kind == MapKind.ROAD_EDGE) & road.usable).any()):
             return "no road edge"
-        # Without surface-street lanes no red light is run; of lanes that are no lines its code makes an empty list.
+        # Waymo's code fails where there are lights and no surface-street lane is a line; none at all is no failure.
         if len(self.lights.lane_id) and road.lanes_are_points:
             return "lights, but no surface-street lane of two points"
         absent = self.evaluated & ~self.simulated
@@ -215,7 +217,7 @@ def map_tensors(value: DataclassT, function: Callable[[Tensor], Tensor]) -> Data
 
 
 def until_now(scene: Scene) -> Scene:
-    """A scene, or a batch, without its future, so that nothing of it can leak into a rollout."""
+    """A scene or batch without its future, so that the future cannot leak into a rollout."""
     agents, lights, steps = scene.agents, scene.lights, slice(0, CURRENT_INDEX + 1)
     timed = ("heading", "valid")
     vectors = ("position", "velocity", "size")
@@ -232,3 +234,12 @@ def until_now(scene: Scene) -> Scene:
             lights.lane_id, lights.state[..., steps], lights.stop_point[..., steps, :], lights.observed[..., steps]
         ),
     )
+
+
+def generator_for(seed: int, scenario_id: str) -> torch.Generator:
+    """A generator seeded by (seed, scenario id) alone, so that the worker, order and batch do not matter.
+
+    It is on the CPU, so that every device draws the same numbers.
+    """
+    digest = hashlib.sha256(f"{seed}/{scenario_id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

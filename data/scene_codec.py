@@ -21,7 +21,7 @@ from data.scene import Agents, Lights, RoadMap, Scene
 
 __all__ = ["COLUMN_ENCODING", "SCHEMA", "decode_row", "encode_row"]
 
-# Trailing shape of each tensor behind its counted dimensions; "T" is the number of steps.
+# Shape of each tensor; "T" is the number of steps.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "timestamp": ("T",),
     "agents.id": ("A",),
@@ -125,7 +125,7 @@ def decode_row(row: Mapping[str, pa.Array], index: int = 0) -> Scene:
     """Inverse of ``encode_row``.
 
     Args:
-        row: columns by name (a RecordBatch's or a one-chunk Table's). index: which row.
+        row: columns by name, of a RecordBatch or a Table of one chunk. index: of the row.
 
     Raises:
         KeyError, ValueError, pyarrow.ArrowInvalid: the columns are not those of a scene.

@@ -1,4 +1,4 @@
-"""Scenes from wherever a user points: an ingested store, or WOMD TFRecords read on the fly."""
+"""Scenes from a store, or directly from WOMD TFRecords."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from data.checksums import at_once, checksum, shard_content
-from data.completeness import Origin
-from data.errors import UserError
-from data.notices import warn_once
+from data.completeness import Origin, Remarks
+from data.errors import UserError, warn_once
+from data.files import at_once, checksum
 from data.places import place
-from data.remarks import Remarks
 from data.scene import Scene
-from data.sources import Shard, find_shards
+from data.sources import Shard, find_shards, shard_content
 from data.store import SceneStore, is_store
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
@@ -36,7 +34,7 @@ class SceneSource(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """The files they come from, and what of these is not among them."""
+        """The files they come from, and which of their records are missing."""
         ...
 
     def get(self, scenario_id: str) -> Scene:
@@ -45,10 +43,10 @@ class SceneSource(Protocol):
 
 
 class RecordFiles:
-    """TFRecord files as a ``SceneSource``. Opening reads every record once to learn the ids.
+    """TFRecord files as a ``SceneSource``. Opening reads every record once for the ids.
 
-    Keeps the records' bytes (some 0.7 MB each for WOMD): meant for up to a few thousand scenarios; ingest more
-    with ``tokenize`` and use the store.
+    The bytes of all records stay in memory (0.7 MB each for WOMD), so this is for up to a few thousand scenarios;
+    for more use the store that ``tokenize`` writes.
 
     Raises:
         UserError: a broken record, naming file and record, or a scenario id that occurs twice.
@@ -110,7 +108,7 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
 
 
 def content_digest(scenarios: str) -> str:
-    """Identifies the content of a store or of records, wherever they are and whenever they were written."""
+    """Digest of the content of a store or of records, independent of their path and times."""
     folder = place(scenarios)
     if is_store(folder):
         files = sorted(folder.glob("*.parquet"), key=str)

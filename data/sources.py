@@ -1,4 +1,4 @@
-"""Where records come from: a folder laid out as Waymo's bucket, a glob, a file or a URL, to a list of shards."""
+"""Listing the TFRecord shards of a folder laid out as Waymo's bucket, a glob, a file or a URL."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data.completeness import SPLITS, check_whole, folder_split, shard_split, split_base
 from data.errors import UserError
+from data.files import checksum
 from data.places import is_remote, place
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
-__all__ = ["SPLITS", "Shard", "check_apart", "find_shards"]
+__all__ = ["SPLITS", "Shard", "check_apart", "find_shards", "shard_content"]
 
-# Waymo's bucket keeps splits below this folder; a copy of part of it may start at any level.
+# Waymo's bucket has the splits in the last of these folders; a partial copy may start at any level.
 _PREFIXES = ("", "scenario/", "uncompressed/scenario/")
 _MAGIC = re.compile(r"[*?\[]")
 _RECORD_FILE = re.compile(r"[^.].*tfrecord.*|tfrecord.*")
@@ -30,21 +31,26 @@ _RECORD_FILE = re.compile(r"[^.].*tfrecord.*|tfrecord.*")
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file: its URL for fsspec, and what tells it apart without reading it (``data.checksums``)."""
+    """One TFRecord file: its URL for fsspec, and what identifies it without reading it (``_fingerprint``)."""
 
     url: str
     fingerprint: str
 
     @property
     def name(self) -> str:
-        """Name of the file."""
         return self.url.rsplit("/", 1)[-1]
 
 
-def _fingerprint(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """Name and size of a file, and of remote ones the version as their filesystem reports it, best by content.
+def shard_content(shard: Shard) -> str:
+    """Name, size and checksum of a TFRecord file; of a URL name, size, and the version that its storage reports."""
+    path = place(shard.url)
+    return shard.fingerprint if is_remote(path) else f"{shard.fingerprint}:{checksum(path)}"
 
-    Local files have no version here: their times change when they are touched or copied (``data.checksums``).
+
+def _fingerprint(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+    """Name and size of a file, and of a remote one the version that its file system reports, a checksum first.
+
+    Local files have no version here, because their times change when they are touched or copied.
     """
     info = filesystem.info(path)
     name = f"{path.rsplit('/', 1)[-1]}:{info.get('size')}"
@@ -63,7 +69,7 @@ def _opened(data: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _check_reachable(data: str, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    """fsspec says of storage that cannot be reached, or not be read, that nothing is there.
+    """Storage that cannot be reached or read looks empty to fsspec.
 
     Raises:
         UserError: why it cannot be looked at.
@@ -87,20 +93,20 @@ def _check_reachable(data: str, filesystem: fsspec.AbstractFileSystem, path: str
         logging.disable(silent)
 
 
-def _leads_nowhere(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Whether a path is a link to something that is not there, or to itself."""
+def _is_broken_link(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a path is a link to a missing file, or to itself."""
     return isinstance(filesystem, LocalFileSystem) and os.path.islink(path) and not os.path.exists(path)
 
 
 def _broken_link(filesystem: fsspec.AbstractFileSystem, path: str) -> UserError:
     target = f" to {os.readlink(path)}" if isinstance(filesystem, LocalFileSystem) else ""
-    return UserError(f"{path}: a link{target} that leads nowhere; mend or remove it")
+    return UserError(f"{path}: a broken link{target}; repair or remove it")
 
 
 def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
-    """TFRecord files of a folder, those behind links included; hidden files are none."""
+    """TFRecord files of a folder; links are followed, hidden files are skipped."""
     if not filesystem.isdir(folder):
-        if _leads_nowhere(filesystem, folder):
+        if _is_broken_link(filesystem, folder):
             raise _broken_link(filesystem, folder)
         return []
     found = []
@@ -108,10 +114,10 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[st
         path = info["name"]
         if not _RECORD_FILE.fullmatch(path.rsplit("/", 1)[-1]) or info["type"] == "directory":
             continue
-        # A link is neither file nor folder by its own type.
+        # The type of a link is neither file nor directory.
         if info["type"] == "file" or filesystem.isfile(path):
             found.append(path)
-        elif _leads_nowhere(filesystem, path):
+        elif _is_broken_link(filesystem, path):
             raise _broken_link(filesystem, path)
         elif not filesystem.isdir(path):
             raise UserError(f"{path}: neither a file nor a folder; move or remove it")
@@ -119,38 +125,38 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[st
 
 
 def _globbed(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    """Files that a glob matches; folders on the way that exist are taken by their names, brackets and all."""
+    """Files that a glob matches; existing parent folders are taken literally, with brackets in their names."""
     parts, known = path.split("/"), 0
     while known < len(parts) - 1 and filesystem.exists("/".join(parts[: known + 1]) or "/"):
         known += 1
     pattern = "/".join([*map(glob.escape, parts[:known]), *parts[known:]])
-    # fsspec does not follow links to folders of this machine.
+    # fsspec does not follow local links to folders.
     local = isinstance(filesystem, LocalFileSystem)
     names = glob.glob(pattern, recursive=True) if local else filesystem.glob(pattern)
     for name in names:
-        if _leads_nowhere(filesystem, name):
+        if _is_broken_link(filesystem, name):
             raise _broken_link(filesystem, name)
     return [name for name in names if filesystem.isfile(name)]
 
 
 def _label(path: str) -> str | None:
-    """The split that the names of a file and its folder tell.
+    """The split in the names of a file and its folder.
 
     Raises:
-        UserError: they tell different ones.
+        UserError: they name different ones.
     """
-    place = PurePosixPath(path)
-    own, home = shard_split(place.name), folder_split(place.parent.name)
+    file = PurePosixPath(path)
+    own, home = shard_split(file.name), folder_split(file.parent.name)
     if own and home and split_base(own) != split_base(home):
         raise UserError(f"{path}: named as a shard of {own}, in a folder named {home}; move or rename it")
     return own or home
 
 
 def _of_split(data: str, files: Sequence[str], split: str | None) -> list[str]:
-    """Those of ``files`` that belong to a split.
+    """The files that belong to a split.
 
     Raises:
-        UserError: none does, several splits where one is wanted, or a file of which it cannot be told.
+        UserError: there are none, there are several splits but one is needed, or the split of a file is unclear.
     """
     labels = {file: _label(file) for file in files}
     named = sorted({label for label in labels.values() if label})
@@ -171,10 +177,10 @@ def _of_split(data: str, files: Sequence[str], split: str | None) -> list[str]:
 
 
 def _check_kind(url: str) -> None:
-    """Of files that are of another kind, that is what a user must know first.
+    """Report a wrong kind of file before anything else.
 
     Raises:
-        UserError: the first record of a file is no scenario.
+        UserError: the first record of a file is not a scenario.
     """
     record = next(iter(read_records(url)), None)
     try:
@@ -187,41 +193,43 @@ def _check_kind(url: str) -> None:
 
 
 def find_shards(data: str, split: str | None = None) -> list[Shard]:
-    """List the TFRecord shards that ``data`` names, sorted by name. Links are followed.
+    """List the TFRecord shards of ``data``, sorted by name. Links are followed.
 
-    A path that exists is that path; anything else with ``*``, ``?`` or ``[`` is a glob. Names and folders tell
-    splits apart. Where names tell of how many a shard is one, all must be there that ``data`` asks for: of a folder
-    the whole, of a glob what it can match, or a single file. ``data.completeness.allow_partial`` allows less.
+    An existing path is taken literally; otherwise a path with ``*``, ``?`` or ``[`` is a glob. The split is read
+    from names and folders. If names contain a total, all shards that ``data`` covers must exist: the whole set for
+    a folder, what the pattern can match for a glob. ``data.completeness.allow_partial`` lifts this.
 
     Args:
         data: a TFRecord file, a glob of them, a folder of them, or a folder laid out as Waymo's bucket
             (``training/``, ``validation/``, ``testing/``, also under ``uncompressed/scenario/``); a local path or
             a URL that fsspec opens.
-        split: which split of such a folder. Without it, the folder itself must hold the files, of one split.
+        split: of such a folder. Without it, the files must be in the folder itself and of one split.
 
     Raises:
-        UserError: nothing there, an unknown protocol, no permission, a link that leads nowhere, another split,
-            shards that are missing or there twice.
+        UserError: no files, an unknown protocol, no permission, a broken link, another split, shards that are
+            missing or duplicate.
     """
     try:
         filesystem, path = _opened(data)
         _check_reachable(data, filesystem, path)
-        looked = data
+        searched = data
         wanted: Callable[[str], object] = bool
         if filesystem.isfile(path):
             files = [path]
             wanted = PurePosixPath(path).name.__eq__
-        elif _MAGIC.search(path) and not filesystem.isdir(path) and not _leads_nowhere(filesystem, path):
+        elif _MAGIC.search(path) and not filesystem.isdir(path) and not _is_broken_link(filesystem, path):
             files = _globbed(filesystem, path)
             wanted = re.compile(fnmatch.translate(PurePosixPath(path).name)).fullmatch
         else:
             root = path.rstrip("/")
             tails = [f"{prefix}{split}" for prefix in _PREFIXES] if split else []
             candidates = [f"{root}/{tail}" for tail in tails] + [root]
-            looked = f"{data} (looked in {', '.join([*(tail + '/' for tail in tails), './'])})"
+            searched = f"{data} (looked in {', '.join([*(tail + '/' for tail in tails), './'])})"
             files = next(filter(None, (_record_files(filesystem, folder) for folder in candidates)), [])
         if not files:
-            raise UserError(f"{looked}: no TFRecord files; expected names such as training.tfrecord-00000-of-01000")
+            raise UserError(
+                f"{searched}: no TFRecord files; expected names such as training.tfrecord-00000-of-01000"
+            )
         files = sorted(_of_split(data, files, split))
         names = [PurePosixPath(file).name for file in files]
         try:
@@ -237,7 +245,7 @@ def find_shards(data: str, split: str | None = None) -> list[Shard]:
 
 
 def check_apart(data: str) -> None:
-    """Refuse data of which a file would be in two splits; what files hold is compared once it is read.
+    """Refuse data with a file in two splits. The content of files is compared later, when they are read.
 
     Raises:
         UserError: a file in two splits, or as ``find_shards``.

@@ -1,7 +1,7 @@
-"""The scene store: Parquet shards with one row group per scene, and random access by number or scenario id.
+"""The scene store: Parquet shards with one row group per scene, and random access by index or scenario id.
 
-A shard's footer carries an index (ids, sizes, why a scene cannot be scored), so that opening a store reads no
-scene. Bytes depend on the scenes and the names of the files they came from: no times, no host names.
+The footer of a shard holds an index (ids, sizes, why a scene cannot be scored), so that opening a store reads no
+scene. The bytes depend on the scenes and the names of their source files only, not on times or host names.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.completeness import Origin, Rejected, check_whole, some
+from data.completeness import Origin, Rejected, Remarks, check_whole, some
 from data.errors import UserError
 from data.files import atomic_path
 from data.places import is_remote, place
-from data.remarks import Remarks
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
@@ -40,15 +39,15 @@ _FORMAT = b"1"
 _SUFFIX = ".scenes.parquet"
 _SHARD = re.compile(rf"(.+)-\d{{5}}-of-\d{{5}}{re.escape(_SUFFIX)}")
 _COMPRESSION_LEVEL = 9
-# What a reader knows of an open shard of 500 scenes takes 13 MB, and opening it again 15 ms.
+# The footer of an open shard of 500 scenes takes 13 MB; opening it again takes 15 ms.
 _OPEN_FILES = 8
-# What reading a row raises of a file that is Parquet, but whose columns are not those of a scene.
+# Errors of reading a row of a Parquet file whose columns are not those of a scene.
 _DAMAGED = (pa.ArrowException, OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """What the index knows of a scene without reading it."""
+    """Index entry of a scene."""
 
     scenario_id: str
     steps: int
@@ -74,12 +73,12 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder, or what a URL names, holds shards of a scene store."""
+    """Whether a folder or URL holds shards of a scene store."""
     return bool(store_kinds(path))
 
 
 def store_kinds(folder: Path) -> set[str]:
-    """What the names of a folder's shards begin with: the split, by the stage that writes them."""
+    """The prefixes of the names of a folder's shards, which are splits."""
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return {match[1] for name in names if (match := _SHARD.fullmatch(name))}
 
@@ -88,8 +87,7 @@ def write_shard(path: Path, scenes: Iterable[Scene], origin: Callable[[], Origin
     """Write one shard atomically, streaming.
 
     Args:
-        path: the shard. scenes: consumed once.
-        origin: called when all scenes are written; says where they come from.
+        path: of the shard. scenes: iterated once. origin: called after all scenes are written.
 
     Returns:
         The shard's index.
@@ -97,8 +95,8 @@ def write_shard(path: Path, scenes: Iterable[Scene], origin: Callable[[], Origin
     infos: list[SceneInfo] = []
     with (
         atomic_path(path) as temporary,
-        # Open files, here and below, instead of paths: Arrow's own file systems fail in a process that has loaded
-        # TensorFlow, which carries another Arrow.
+        # Open files instead of paths, here and below: Arrow's own file systems fail in a process that has loaded
+        # TensorFlow, which contains another Arrow.
         temporary.open("wb") as file,
         pq.ParquetWriter(
             file,
@@ -125,14 +123,13 @@ def write_shard(path: Path, scenes: Iterable[Scene], origin: Callable[[], Origin
 
 
 class SceneStore:
-    """Read access to a folder of shards, in the order of shard names; safe to send to worker processes.
+    """Read access to a folder of shards, in the order of shard names; can be pickled for worker processes.
 
     Attributes:
-        origin: the files that the store was made of, and what of them it does not hold, as far as it is known.
+        origin: the files that the store was made from, and which of their records are missing, as far as known.
 
     Raises:
-        UserError: no shards, some of them missing, those of several stores, or one that is damaged or of another
-            format.
+        UserError: no shards, missing shards, shards of several stores, or one that is damaged or of another format.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -144,7 +141,7 @@ class SceneStore:
         kinds = sorted(store_kinds(self.folder))
         if len(kinds) > 1:
             raise UserError(f"{folder}: shards of several stores ({', '.join(kinds)}); keep each in its own folder")
-        # Where a shard was deleted, or ``tokenize`` did not end.
+        # A shard was deleted, or ``tokenize`` did not finish.
         check_whole(str(folder), [shard.name.removesuffix(_SUFFIX) for shard in self._shards], "run tokenize again")
         self.infos: list[SceneInfo] = []
         self._places: list[tuple[int, int]] = []
@@ -171,7 +168,7 @@ class SceneStore:
             ) from error
 
     def _opened(self, shard: int) -> pq.ParquetFile:
-        """An open shard; those not used for longest are closed."""
+        """An open shard; the least recently used ones are closed."""
         if shard not in self._files:
             self._files[shard] = _opened(self._shards[shard])
             while len(self._files) > _OPEN_FILES:
@@ -183,7 +180,7 @@ class SceneStore:
         return (self[index] for index in range(len(self)))
 
     def __getstate__(self) -> dict[str, object]:
-        # Open files do not travel to another process; they are opened there again.
+        # Another process opens the files again.
         return {**self.__dict__, "_files": OrderedDict()}
 
     @property
@@ -195,11 +192,7 @@ class SceneStore:
         return {info.scenario_id: index for index, info in enumerate(self.infos)}
 
     def get(self, scenario_id: str) -> Scene:
-        """The scene with this id.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The scene with this id; KeyError if there is none."""
         return self[self._by_id[scenario_id]]
 
 
@@ -212,7 +205,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
-    """Index of a shard, and where its scenes come from."""
+    """Index and origin of a shard."""
     try:
         with shard.open("rb") as file:
             metadata = pq.read_metadata(file)
@@ -223,7 +216,7 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
         if len(infos) != metadata.num_row_groups:
             raise ValueError(f"{metadata.num_row_groups} row groups for {len(infos)} index entries")
         notes = json.loads(values[_NOTES_KEY])
-        # Shards of earlier versions do not say what they were made of.
+        # Shards of earlier versions have no origin.
         rejected = [Rejected(*map(str, row)) for row in notes.get("rejected", [])]
         remarks = Remarks()
         remarks.merge(notes.get("remarks", {}).get("found", {}))
@@ -235,14 +228,14 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
 
 
 def check_disjoint(one: SceneStore, other: SceneStore) -> None:
-    """Refuse two stores of different use, such as training and validation, that share scenarios.
+    """Refuse two stores, such as training and validation, that share scenarios.
 
     Raises:
-        UserError: names both, and how many they share.
+        UserError: with both folders and the number of shared scenarios.
     """
     shared = sorted(set(one.ids).intersection(other.ids))
     if shared:
         raise UserError(
             f"{one.folder}: {len(shared)} of its scenarios are in {other.folder} too ({some(shared)}); scores "
-            "on what was trained on say nothing: give data whose splits share no scenario"
+            "on training scenarios mean nothing: give data whose splits share no scenario"
         )

@@ -1,4 +1,4 @@
-"""TFRecord files without TensorFlow: framing and CRC32C checks, local or through fsspec.
+"""TFRecord files without TensorFlow: framing and CRC32C checks, local or through fsspec, and other kinds of files.
 
 Format (tensorflow/core/lib/io/record_writer.h): uint64 length, masked CRC32C of the length, data, masked
 CRC32C of the data, all little endian.
@@ -6,6 +6,7 @@ CRC32C of the data, all little endian.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,14 +17,63 @@ import fsspec
 import google_crc32c
 
 from data.files import atomic_write
-from data.kinds import HEAD, other_kind
 
-__all__ = ["BrokenRecord", "is_record_header", "locate_records", "read_record_at", "read_records", "write_records"]
+__all__ = [
+    "HEAD",
+    "BrokenRecord",
+    "is_record_header",
+    "locate_records",
+    "other_kind",
+    "read_record_at",
+    "read_records",
+    "write_records",
+]
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-# Longer than any scenario by a factor of a hundred; a broken length field must not make us allocate memory.
+# A hundred times the longest scenario, so that a damaged length field does not allocate memory.
 _MAX_RECORD_BYTES = 1 << 30
+
+# Number of bytes that are looked at; the magic of a tar is at 257.
+HEAD = 512
+
+_DOWNLOAD = "most likely the answer of a failed download; download the file again"
+# A varint length, and a field 1 of that length that holds a short text.
+_LENGTH = rb"[\x80-\xff]*[\x00-\x7f]"
+_NAME = rb"\x0a(?P<length>[\x01-\x7f])(?P<name>[\x20-\x7e]+?)\x12"
+# Most magic numbers are from the `file` program; the last ones are the beginnings of protobuf messages.
+_KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (rb"\x1f\x8b", "gzip-compressed", "gunzip it"),
+    (rb"\x28\xb5\x2f\xfd", "zstd-compressed", "unpack it with unzstd"),
+    (rb"BZh[1-9]", "bzip2-compressed", "unpack it with bunzip2"),
+    (rb"\xfd7zXZ\x00", "xz-compressed", "unpack it with unxz"),
+    (rb"\x04\x22\x4d\x18", "lz4-compressed", "unpack it with unlz4"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
+    (rb"PK\x03\x04.{26}[^\x00]*?/(?:data\.pkl|\.format_version|byteorder)", "a checkpoint", "give it as one"),
+    (rb"PK\x03\x04", "a zip archive", "unpack it"),
+    (rb".{257}ustar", "a tar archive", "unpack it"),
+    (rb"PAR1", "a shard of a scene store (Parquet)", "give the folder of the store as --scenarios"),
+    (rb"\x00\x05\x16\x07", "a sidecar that macOS writes", "delete the files whose names begin with ._"),
+    (rb"\x89HDF", "an HDF5 file", "give the files of the dataset itself"),
+    (rb"\x93NUMPY", "a NumPy array", "give the files of the dataset itself"),
+    (rb"\x80[\x02-\x05]", "a Python pickle", "give the files of the dataset itself"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
+    (rb"\s*<(?i:!doctype html|html|head|body)", "an HTML page", _DOWNLOAD),
+    (rb"\s*<\?xml|\s*<Error>", "an XML text", _DOWNLOAD),
+    (rb"\s*[{\[]\s*[\"{}\[\]]", "a JSON text", _DOWNLOAD),
+    (
+        rb"(?:\x0a" + _LENGTH + rb"){1,2}\x0a.\d+_\d+_\d+_\d+_\d+",
+        "a frame of another Waymo dataset (perception or end-to-end driving)",
+        "download the Motion Dataset, its folder scenario/",
+    ),
+    (
+        rb"\x0a" + _LENGTH + rb"\x0a" + _LENGTH + _NAME,
+        "a tf.Example",
+        "download the folder scenario/ of the dataset, not tf_example/",
+    ),
+    (rb"(?:\x0a" + _LENGTH + rb")?" + _NAME, "rollouts of a scenario", "give them as --rollouts"),
+)  # fmt: skip
+_PATTERNS = [(re.compile(pattern, re.DOTALL), what, mend) for pattern, what, mend in _KINDS]
 
 
 @dataclass(frozen=True)
@@ -40,17 +90,38 @@ def _masked_crc(data: bytes) -> int:
 
 
 def is_record_header(head: bytes) -> bool:
-    """Whether a file that begins so is a TFRecord: the checksum of the first length fits."""
+    """Whether the first bytes of a file are those of a TFRecord: the checksum of the first length matches."""
     return len(head) >= _HEADER.size and _masked_crc(head[:8]) == _HEADER.unpack_from(head)[1]
 
 
+def other_kind(head: bytes, expected: str) -> str | None:
+    """Recognise a file or record of another kind, as ``gzip-compressed, not a TFRecord: gunzip it``.
+
+    Args:
+        head: the first ``HEAD`` bytes, or all of a shorter file. expected: the right kind, with its article.
+
+    Returns:
+        One line, or None if the bytes are of no known kind.
+    """
+    if not head:
+        return f"empty (0 bytes), not {expected}: download it again, or remove it"
+    for pattern, what, mend in _PATTERNS:
+        match = pattern.match(head)
+        if match is None or ("name" in pattern.groupindex and match["length"][0] != len(match["name"])):
+            continue
+        return f"{what}, not {expected}: {mend}"
+    if len(head) >= 16 and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        return f"a text, not {expected}: {_DOWNLOAD}"
+    return None
+
+
 def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | None, bool]:
-    """Read one frame. Returns its data (None at the end) and whether reading can go on behind it."""
+    """Read one frame. Returns its data (None at the end) and whether the next frame can be read."""
     header = file.read(_HEADER.size)
     if not header and index:
         return None, False
     if not is_record_header(header):
-        # Of a file that never was a TFRecord, its kind says more than a checksum.
+        # For another kind of file its kind is more helpful than a checksum.
         kind = None if index else other_kind(header + file.read(HEAD - len(header)), "a TFRecord")
         if kind is None and len(header) < _HEADER.size:
             kind = f"truncated: {len(header)} of {_HEADER.size} header bytes"
@@ -71,16 +142,16 @@ def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | Non
 
 
 def read_records(path: str | Path) -> Iterator[bytes | BrokenRecord]:
-    """Yield the records of a file in order; broken ones come as ``BrokenRecord``.
+    """Yield the records of a file in order; damaged ones as ``BrokenRecord``.
 
-    After a data CRC error reading goes on with the next record; after a broken length or a truncated end the
-    rest cannot be found and the iteration stops. Raises OSError where the file cannot be opened.
+    Reading continues with the next record after a data CRC error, and stops after a damaged length or a truncated
+    end. Raises OSError if the file cannot be opened.
     """
     return (record for _, record in locate_records(path))
 
 
 def locate_records(path: str | Path) -> Iterator[tuple[int, bytes | BrokenRecord]]:
-    """The same, with the place of each record in the file, for ``read_record_at``."""
+    """The same, with the offset of each record for ``read_record_at``."""
     with fsspec.open(str(path), "rb") as file:
         index = 0
         while True:
@@ -95,7 +166,7 @@ def locate_records(path: str | Path) -> Iterator[tuple[int, bytes | BrokenRecord
 
 
 def read_record_at(path: str | Path, offset: int) -> bytes | BrokenRecord:
-    """The record at a place that ``locate_records`` told. Raises OSError where the file cannot be opened."""
+    """The record at an offset of ``locate_records``. Raises OSError if the file cannot be opened."""
     with fsspec.open(str(path), "rb") as file:
         file.seek(offset)
         item, _ = _read_frame(file, 0)

@@ -1,8 +1,8 @@
 """Motion to tokens and back: rolling matching against the vocabulary, and execution of tokens.
 
 Shape legend: ``...`` any leading dimensions ending with agents, T steps, N tokens, K vocabulary size. Poses are
-(x, y, heading). Work in scene-centred coordinates: float32 resolves a millimetre only within some kilometres of
-the origin, and token ends are a few centimetres apart.
+(x, y, heading) in scene-centred coordinates, since float32 resolves a millimetre only within some kilometres of the
+origin, and token ends are a few centimetres apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "tokenize_scene",
 ]
 
-# A pose that no token reaches within this mean corner distance (metres) is a jump of the recording (a flipped
+# A segment that no token matches within this mean corner distance (metres) is a jump of the recording (a flipped
 # heading, a swapped identity), not motion.
 MAX_JUMP = 1.0
 
@@ -42,12 +42,14 @@ class MotionTokens:
 
     ids: Tensor  # [..., N] int64, 0 where not valid
     valid: Tensor  # [..., N] bool: both boundaries recorded, and no jump between
-    poses: Tensor  # [..., N + 1, 3] float32 at the boundaries: tokenised, or recorded where matching (re)started
-    pose_valid: Tensor  # [..., N + 1] bool: recorded (or extrapolated back) at the boundary
+    poses: (
+        Tensor  # [..., N + 1, 3] float32 at the boundaries: of the tokens, or recorded where matching (re)started
+    )
+    pose_valid: Tensor  # [..., N + 1] bool: recorded, or extrapolated backwards
 
 
 def local_pose(pose: Tensor, frame: Tensor) -> Tensor:
-    """Pose [..., 3] seen from ``frame`` [..., 3]; the heading difference is wrapped."""
+    """Pose [..., 3] in the frame of ``frame`` [..., 3]; the heading difference is wrapped."""
     position = to_local(pose[..., :2], frame[..., :2], frame[..., 2])
     return torch.cat((position, wrap_angle(pose[..., 2:] - frame[..., 2:])), dim=-1)
 
@@ -68,17 +70,17 @@ def apply_token(vocabulary: Vocabulary, pose: Tensor, ids: Tensor, types: Tensor
 
 
 def match_token(vocabulary: Vocabulary, pose: Tensor, target: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
-    """The token that leads from ``pose`` [..., 3] nearest to ``target`` [..., 3].
+    """The token from ``pose`` [..., 3] that ends nearest to ``target`` [..., 3].
 
     Returns:
-        ids [...] int64 and the mean corner distance [...] in metres that remains.
+        ids [...] int64 and the remaining mean corner distance [...] in metres.
     """
     distance, ids = _distances(vocabulary.corners[types], vocabulary.box[types], pose, target).min(-1)
     return ids, distance
 
 
 def _distances(token_corners: Tensor, box: Tensor, pose: Tensor, target: Tensor) -> Tensor:
-    """[..., K] mean corner distance of ``target`` from where each token leads."""
+    """Mean corner distance [..., K] of ``target`` from the end of each token."""
     goal = pose_corners(local_pose(target, pose), box)  # [..., 4, 2]
     return corner_distance(token_corners, goal.unsqueeze(-3))
 
@@ -91,10 +93,10 @@ def tokenize_motion(
     anchor: int | None = CURRENT_INDEX,
     max_jump: float = MAX_JUMP,
 ) -> MotionTokens:
-    """Tokenise motion by rolling matching: each token is chosen from where the tokens before it led.
+    """Tokenise motion by rolling matching: each token starts at the end of the token before it.
 
-    At a gap or a jump matching starts again from the recorded pose. It also does so at ``anchor``, so that
-    what follows the current step starts exactly where a simulation does.
+    Matching restarts from the recorded pose after a gap or a jump. It also does so at ``anchor``, so that the
+    future starts exactly where a simulation does.
 
     Args:
         pose: [..., T, 3] recorded, T - 1 a multiple of token_steps (steps after the last boundary are not read).
@@ -116,16 +118,15 @@ def tokenize_noisy(
     anchor: int | None = CURRENT_INDEX,
     max_jump: float = MAX_JUMP,
 ) -> tuple[MotionTokens, Tensor]:
-    """``tokenize_motion`` that may stray from the recording a little and come back, for training.
+    """``tokenize_motion`` with noise for training: tokens may deviate from the recording and return to it.
 
     Args:
         pose, valid, types, anchor, max_jump: as for ``tokenize_motion``.
-        rank: [..., N] int64, which of the nearest tokens is executed instead of the nearest (0); None for the
-            nearest always.
+        rank: [..., N] int64, rank by distance of the token to execute, 0 for the nearest; None for always 0.
 
     Returns:
-        The tokens executed, and [..., N] int64 the one nearest to the recording from where they led, 0 where not
-        valid.
+        The executed tokens, and [..., N] int64 the tokens nearest to the recording from the same starts, 0 where
+        not valid.
 
     Raises:
         ValueError: the anchor is not on a boundary.
@@ -138,7 +139,7 @@ def tokenize_noisy(
     token_corners, box = vocabulary.corners[types], vocabulary.box[types]
     current = pose[..., 0, :]
     ids, nearest, matched, poses = [], [], [], [current]
-    # The number of ranks decides sizes: asked for once, since a device has to be waited for.
+    # Reading a number from a device waits for it, so this is done once.
     ranks = 1 if rank is None else min(int(rank.max()) + 1, vocabulary.size)
     for index in range(pose.shape[-2] - 1):
         target = pose[..., index + 1, :]
@@ -167,8 +168,9 @@ def tokenize_noisy(
 def extend_back(
     pose: Tensor, velocity: Tensor, valid: Tensor, token_steps: int, current: int = CURRENT_INDEX
 ) -> tuple[Tensor, Tensor]:
-    """Extend tracks that begin inside a token, or at the current step, back to the boundary before, at constant
-    velocity and heading; so every agent simulated has one token of history (CAT-K).
+    """Extend tracks that begin inside a token, or at the current step, back to the previous boundary.
+
+    Velocity and heading are constant there. So every simulated agent has one token of history (CAT-K).
 
     Args:
         pose: [..., T, 3]. velocity: [..., T, 2] m/s. valid: [..., T].
@@ -180,24 +182,24 @@ def extend_back(
     first = torch.where(valid, step, valid.shape[-1]).amin(-1)  # [...], T where never valid
     late = (first % token_steps != 0) | (first == current)
     start = torch.where(late, (first - 1).div(token_steps, rounding_mode="floor") * token_steps, first)
-    invented = (step >= start.unsqueeze(-1)) & (step < first.unsqueeze(-1)) & valid.any(-1, keepdim=True)
+    extended = (step >= start.unsqueeze(-1)) & (step < first.unsqueeze(-1)) & valid.any(-1, keepdim=True)
     at = first.clamp(max=valid.shape[-1] - 1)[..., None, None]
     pose0 = pose.gather(-2, at.expand(*at.shape[:-1], 3))  # [..., 1, 3]
     velocity0 = velocity.gather(-2, at.expand(*at.shape[:-1], 2))
     ago = (first.unsqueeze(-1) - step).unsqueeze(-1) * STEP_SECONDS  # [..., T, 1]
     back = torch.cat((pose0[..., :2] - velocity0 * ago, pose0[..., 2:].expand_as(ago)), dim=-1)
-    return torch.where(invented.unsqueeze(-1), back, pose), valid | invented
+    return torch.where(extended.unsqueeze(-1), back, pose), valid | extended
 
 
 def scene_origin(scene: Scene) -> Tensor:
-    """Where models centre a scene: mean position [2] or [B, 2] of the agents valid at the current step, metres."""
+    """Origin of model coordinates: mean position [2] or [B, 2] of the agents valid at the current step, metres."""
     weight = scene.simulated.unsqueeze(-1)
     position = scene.agents.position[..., CURRENT_INDEX, :2].double()
     return ((position * weight).sum(-2) / weight.sum(-2).clamp(min=1)).float()
 
 
 def tokenize_scene(vocabulary: Vocabulary, scene: Scene, origin: Tensor) -> MotionTokens:
-    """Tokenise all tracks of a scene or a batch of scenes, seen from ``origin``.
+    """Tokenise all tracks of a scene or a batch of scenes.
 
     Args:
         origin: [2] or [B, 2], subtracted from all positions.
@@ -215,12 +217,12 @@ def tokenize_scene(vocabulary: Vocabulary, scene: Scene, origin: Tensor) -> Moti
 def retokenisation_error(
     scenes: Iterable[Scene], vocabulary: Vocabulary, max_scenes: int = 1000
 ) -> dict[str, float]:
-    """How far executed tokens are from the recording, over all valid 0.1 s steps of valid tokens.
+    """Distance of executed tokens from the recording, over all valid 0.1 s steps of valid tokens.
 
     Returns:
         For each type that occurs: ``TYPE_position_mean_m``, ``TYPE_position_p99_m``, ``TYPE_heading_mean_deg``,
-        ``TYPE_heading_p99_deg``, ``TYPE_steps`` (how many were compared) and ``TYPE_jump_share`` (share of
-        segments recorded at both ends that are jumps, hence not tokens).
+        ``TYPE_heading_p99_deg``, ``TYPE_steps`` (number of compared steps) and ``TYPE_jump_share`` (fraction of
+        the segments recorded at both ends that are jumps).
     """
     errors: list[list[Tensor]] = [[] for _ in TYPE_NAMES]
     segments = torch.zeros(len(TYPE_NAMES))
@@ -253,7 +255,7 @@ def retokenisation_error(
 def _step_errors(
     vocabulary: Vocabulary, scene: Scene, origin: Tensor, tokens: MotionTokens
 ) -> tuple[Tensor, Tensor]:
-    """Errors [A, N * token_steps, 2] in metres and degrees at every step after the first, and which count."""
+    """Errors [A, N * token_steps, 2] in metres and degrees at every step after the first, and their mask."""
     count, steps = tokens.ids.shape[-1], vocabulary.token_steps
     types = type_index(scene.agents.type)[:, None].expand_as(tokens.ids)
     executed = apply_token(vocabulary, tokens.poses[:, :-1], tokens.ids, types).flatten(1, 2)

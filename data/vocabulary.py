@@ -1,10 +1,10 @@
-"""Motion vocabulary: K short motions per agent type, found by k-disks on recorded segments.
+"""Motion vocabulary: K short motions per agent type, found by k-disks clustering of recorded segments.
 
-A token is what an agent does in ``token_steps`` simulator steps, seen from its pose at the start. Two tokens are
-compared by the mean distance of the four corners of a canonical box at the token's end (SMART, CAT-K; SPACeR
-section 3). Building: the first centre is standing still, then a random remaining segment becomes a centre and
-removes all segments within a tolerance; a token is the mean of what its centre removed. The tolerance is searched
-per type: the smallest with which K centres cover the wanted share of the segments.
+A token is the motion of an agent in ``token_steps`` simulator steps, in the frame of its pose at the start. The
+distance of two tokens is the mean distance of the four corners of a canonical box at their ends (SMART, CAT-K;
+SPACeR section 3). The first centre stands still. Then a random remaining segment becomes a centre and removes all
+segments within a tolerance; a token is the mean of the segments that its centre removed. The tolerance is searched
+per type: the smallest with which K centres cover the required fraction of the segments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "type_index",
 ]
 
-# What torch.load raises for a file that torch.save did not write.
+# Errors of torch.load for a file that torch.save did not write.
 LOAD_ERRORS = (
     AssertionError,
     AttributeError,
@@ -52,16 +52,16 @@ LOAD_ERRORS = (
 )
 
 TYPE_NAMES = ("vehicle", "pedestrian", "cyclist")
-# Length and width in metres with which poses of a type are compared, whatever the agent's own size (CAT-K).
+# Length and width in metres of the canonical box of a type, used for all agents of the type (CAT-K).
 _BOXES = ((4.8, 2.0), (1.0, 1.0), (2.0, 1.0))
-# Faster or more sharply turning segments are errors of the recording, not motion: m/s and rad/s, per type.
+# Segments with a higher speed (m/s) or yaw rate (rad/s) are errors of the recording, per type.
 _MAX_SPEED = (45.0, 8.0, 25.0)
 _MAX_YAW_RATE = (4.0, 10.0, 6.0)
-# Motions offered where recorded ones are too few: speeds and yaw rates that are ordinary for the type.
+# Ordinary speeds and yaw rates per type, for tokens that fill up where recorded motions are too few.
 _GRID_SPEED = (30.0, 3.0, 12.0)
 _GRID_YAW_RATE = (0.8, 2.0, 1.2)
-# Segments that end closer than this to rest are one and the same motion and count once, or parked cars would be
-# most of the sample.
+# Segments that move less than this (metres) count once as standing still; otherwise parked cars would be most of
+# the sample.
 _STANDING = 0.01
 _FORMAT = 1
 
@@ -73,10 +73,10 @@ class VocabularyConfig:
     Attributes:
         size: tokens per agent type (K).
         token_steps: simulator steps of 0.1 s that a token lasts; 2 is 5 Hz, 5 is 2 Hz. Must divide 10 and 80.
-        coverage: share of the segments that must lie within the tolerance of a token.
+        coverage: fraction of the segments that must be within the tolerance of a token.
         mirror: also use every segment mirrored left to right.
         max_segments: segments kept per type (a uniform sample of all).
-        min_tolerance: smallest tolerance tried, metres; tokens closer than that are one token.
+        min_tolerance: smallest tolerance tried, metres.
 
     Raises:
         UserError: a value out of range.
@@ -115,9 +115,9 @@ class Vocabulary:
 
     Attributes:
         poses: [3, K, token_steps, 3] float32: x, y (metres) and heading (radians) after each 0.1 s in the frame of
-            the pose at the token's start; the last is the token's end. Token 0 is standing still, exactly.
+            the pose at the token's start; the last is the token's end. Token 0 stands exactly still.
         box: [3, 2] float32 canonical length and width, metres.
-        tolerance: [3] float32 metres, the tolerance that the search found.
+        tolerance: [3] float32 metres, result of the search.
     """
 
     poses: Tensor
@@ -195,7 +195,7 @@ def corner_distance(corners: Tensor, other: Tensor) -> Tensor:
 
 
 def mine_segments(scene: Scene, token_steps: int) -> tuple[Tensor, Tensor]:
-    """All recorded motions of ``token_steps`` steps, one after the other along each track.
+    """All recorded motions of ``token_steps`` steps, without overlap along each track.
 
     Returns:
         poses [M, token_steps, 3] float32 in the frame of the segment's start, and types [M] (0 to 2). Segments
@@ -249,12 +249,12 @@ class _Pool:
 def build_vocabulary(scenes: Iterable[Scene], config: VocabularyConfig, seed: int) -> Vocabulary:
     """Find K motions per type.
 
-    A type with fewer distinct recorded motions than tokens (no cyclist in a small set, say) gets the rest from a
-    grid of arcs of ordinary speed and yaw rate, always the one farthest from all tokens so far; so every
+    A type with fewer distinct recorded motions than tokens (such as cyclists in a small set) is filled up from a
+    grid of arcs of ordinary speed and yaw rate, each time with the arc farthest from all tokens. So every
     vocabulary has exactly K distinct tokens per type.
 
     Args:
-        scenes: read once. seed: of the samples and of the order of centres; the result depends on nothing else.
+        scenes: iterated once. seed: of the samples and the order of centres; the result is deterministic.
     """
     generator = torch.Generator().manual_seed(seed)
     pools = [_Pool(config.max_segments, generator) for _ in TYPE_NAMES]
@@ -279,10 +279,10 @@ def build_vocabulary(scenes: Iterable[Scene], config: VocabularyConfig, seed: in
 
 
 def _k_disks(segments: Tensor, box: Tensor, count: int, tolerance: float) -> tuple[Tensor, float]:
-    """Greedy disks over segments [M, token_steps, 3] in their order, the first being the first centre.
+    """Greedy disks over segments [M, token_steps, 3] in their order; the first segment is the first centre.
 
     Returns:
-        tokens [at most count, token_steps, 3], and the share of the segments that lie in a disk.
+        tokens [at most count, token_steps, 3], and the fraction of the segments that are in a disk.
     """
     corners = pose_corners(segments[:, -1], box)  # [M, 4, 2]
     left = torch.arange(len(segments))
@@ -295,18 +295,18 @@ def _k_disks(segments: Tensor, box: Tensor, count: int, tolerance: float) -> tup
         offset = members - segments[centre]
         offset[..., 2] = wrap_angle(offset[..., 2])
         mean = segments[centre] + offset.mean(0)
-        # Standing still stays exactly still, so that parked agents do not creep.
+        # The first token stays exactly still, so that parked agents do not move.
         means.append(segments[centre] if not centres else mean)
         centres.append(int(centre))
         left = left[~near]
-    share = 1 - len(left) / len(segments)
-    return _separate(torch.stack(means), segments[centres], box, tolerance), share
+    covered = 1 - len(left) / len(segments)
+    return _separate(torch.stack(means), segments[centres], box, tolerance), covered
 
 
 def _separate(means: Tensor, centres: Tensor, box: Tensor, tolerance: float) -> Tensor:
-    """Put back to its centre every mean that came closer than half the tolerance to another.
+    """Replace every mean that is closer than half the tolerance to another by its centre.
 
-    Centres are a tolerance apart by construction, so this ends.
+    Centres are a tolerance apart by construction, so this terminates.
     """
     tokens, moved = means, torch.ones(len(means), dtype=torch.bool)
     while True:
@@ -320,7 +320,7 @@ def _separate(means: Tensor, centres: Tensor, box: Tensor, tolerance: float) -> 
 
 
 def _search_tolerance(segments: Tensor, box: Tensor, config: VocabularyConfig) -> float:
-    """Smallest tolerance with which K disks cover enough, by bisection on its logarithm."""
+    """Smallest tolerance with which K disks reach the coverage, by bisection on its logarithm."""
 
     def enough(tolerance: float) -> bool:
         return _k_disks(segments[:20_000], box, config.size, tolerance)[1] >= config.coverage
@@ -338,7 +338,7 @@ def _search_tolerance(segments: Tensor, box: Tensor, config: VocabularyConfig) -
 
 
 def _motion_grid(index: int, config: VocabularyConfig) -> Tensor:
-    """[at least 8 K, token_steps, 3]: arcs driven with constant speed and yaw rate from a grid."""
+    """Arcs [at least 8 K, token_steps, 3] of constant speed and yaw rate from a grid."""
     turns = 2 * math.ceil(math.sqrt(2 * config.size)) + 1
     speed, yaw_rate = torch.meshgrid(
         torch.linspace(0, _GRID_SPEED[index], math.ceil(8 * config.size / turns) + 1, dtype=torch.float64)[1:],
@@ -358,9 +358,9 @@ def _fill(tokens: Tensor, grid: Tensor, box: Tensor, count: int) -> Tensor:
     nearest = torch.full((len(grid),), math.inf)
     for corners in pose_corners(tokens[:, -1], box):
         nearest = torch.minimum(nearest, corner_distance(grid_corners, corners))
-    chosen: list[int] = []
+    added: list[int] = []
     for _ in range(count - len(tokens)):
         best = int(nearest.argmax())
-        chosen.append(best)
+        added.append(best)
         nearest = torch.minimum(nearest, corner_distance(grid_corners, grid_corners[best]))
-    return torch.cat((tokens, grid[chosen]))
+    return torch.cat((tokens, grid[added]))

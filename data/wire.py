@@ -1,9 +1,9 @@
-"""A shadow of Waymo's schema in which map points and object states stay raw bytes, and their fast decoding.
+"""Fast decoding of scenarios: a copy of Waymo's schema in which map points and object states are raw bytes.
 
-A scenario holds some 20,000 ``MapPoint`` and 8,000 ``ObjectState`` messages; reading them attribute by attribute
-costs more than everything else in ingest. Nested messages and ``bytes`` have the same wire format, so a schema
-that declares them as bytes parses the same records, and numpy decodes all messages of the usual layout at once.
-A message with another layout (fields missing or reordered) goes through the generated class instead.
+A scenario holds about 20,000 ``MapPoint`` and 8,000 ``ObjectState`` messages; reading them attribute by attribute
+takes most of the time of ingest. Nested messages and ``bytes`` have the same wire format, so a schema that declares
+them as bytes parses the same records, and numpy decodes all messages of the usual layout at once. The generated
+class decodes messages of another layout (fields missing or reordered).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _shadow_file(source: Any, name: str, dependencies: Sequence[str]) -> descrip
                 field.type = _FieldProto.TYPE_BYTES
                 field.ClearField("type_name")
             elif field.type_name:
-                # Lidar and camera payloads are skipped unparsed: their schema is not needed for anything here.
+                # Lidar and camera payloads are not parsed.
                 tail = field.type_name.removeprefix(".waymo.open_dataset.")
                 if tail.split(".")[0] in known | {"DynamicMapState", "MapFeature", "TrafficSignalLaneState"}:
                     field.type_name = f".{_PACKAGE}.{tail}"
@@ -55,7 +55,7 @@ def _shadow_file(source: Any, name: str, dependencies: Sequence[str]) -> descrip
 
 @cache
 def scenario_class() -> Any:
-    """The generated class of the shadow ``Scenario`` message."""
+    """The generated class of the ``Scenario`` message of the copied schema."""
     pool = descriptor_pool.DescriptorPool()
     pool.Add(_shadow_file(map_pb2.DESCRIPTOR, "shadow_map.proto", []))
     pool.Add(_shadow_file(scenario_pb2.DESCRIPTOR, "shadow_scenario.proto", ["shadow_map.proto"]))
@@ -81,7 +81,7 @@ _STATE_TAGS = {
     **{f"tag_{name}": _tag(5 + i, 5) for i, name in enumerate(STATE_FIELDS[3:])},
     "tag_valid": _tag(11, 0),
 }
-# What WOMD writes for an unobserved state: the valid field alone, set to false.
+# An unobserved state of WOMD: the valid field alone, set to false.
 _INVALID_STATE = bytes([_tag(11, 0), 0])
 
 
@@ -92,8 +92,8 @@ def _usual_layout(records: NDArray[Any], tags: dict[str, int]) -> NDArray[np.boo
     return matches
 
 
-def _view(messages: Sequence[bytes], chosen: NDArray[np.intp], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.frombuffer(b"".join([messages[i] for i in chosen]), dtype=dtype)
+def _view(messages: Sequence[bytes], index: NDArray[np.intp], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.frombuffer(b"".join([messages[i] for i in index]), dtype=dtype)
 
 
 def decode_points(messages: Sequence[bytes]) -> NDArray[np.float64]:

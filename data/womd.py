@@ -13,8 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.kinds import HEAD, other_kind
-from data.remarks import Remarks, rounding_error
+from data.completeness import Remarks, rounding_error
 from data.scene import (
     CURRENT_INDEX,
     NUM_STEPS,
@@ -26,11 +25,12 @@ from data.scene import (
     RoadMap,
     Scene,
 )
+from data.tfrecord import HEAD, other_kind
 from data.wire import decode_points, decode_states, scenario_class
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-# Counts the scenario under a kind of ``Remarks``.
+# Adds a remark of some kind about the scenario.
 Say = Callable[..., None]
 
 __all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
@@ -38,9 +38,9 @@ __all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
 HISTORY_STEPS = CURRENT_INDEX + 1
 # Columns of STATE_FIELDS.
 _POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)
-# Coordinates that are rounded by more cost the log's own replay some of its score, metres.
+# Above this rounding of coordinates (metres) even the replayed log loses realism.
 _COARSE = 0.01
-# Those of WOMD have 16.
+# Ids of WOMD have 16 characters.
 _LONGEST_ID = 128
 
 _KINDS = {
@@ -56,36 +56,38 @@ _POLYLINES = frozenset({"lane", "road_line", "road_edge"})
 
 
 class RecordError(ValueError):
-    """A record that cannot become a Scene; ``code`` is short and stable, the message is one line."""
+    """A record that cannot be converted to a Scene; ``code`` is short and stable, the message is one line."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-# What is not finite in float32 is looked for below; numpy need not warn of it.
+# Values that are not finite in float32 are handled below; numpy's warnings are not needed.
 @np.errstate(over="ignore", invalid="ignore")
 def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | None = None) -> Scene:
     """Parse one serialized ``Scenario``.
 
-    NaN, infinity and what is beyond float32: in states that are not valid they mean nothing and become 0. Where
-    Waymo's metric does not read them they are put right, with a remark. What it reads must be finite.
+    NaN, infinity and values beyond float32 become 0 in states that are not valid. Where Waymo's metric does not
+    read them, they are repaired and a remark is added. Values that it reads must be finite.
 
     Args:
         record: the bytes of a TFRecord.
         need_future: refuse records of 11 steps.
-        remarks: takes what was put right, and coordinates that float32 rounds by more than a centimetre.
+        remarks: receives remarks about repairs, and about coordinates that float32 rounds by more than a
+            centimetre.
 
     Raises:
-        RecordError: unparsable, of another kind, inconsistent, not finite, or without a valid agent at the current
+        RecordError: not parsable, of another kind, inconsistent, not finite, or without a valid agent at the
+        current
             step.
     """
-    found = Remarks()
+    own_remarks = Remarks()
     try:
         proto = scenario_class().FromString(record)
         _check_id(proto.scenario_id)
         _check_header(proto, need_future)
-        say = partial(found.add, scenario_id=proto.scenario_id)
+        say = partial(own_remarks.add, scenario_id=proto.scenario_id)
         agents = _parse_agents(proto, say)
         lights = _parse_lights(proto, say)
         road = _parse_map(proto.map_features, say)
@@ -110,7 +112,7 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
     if rounding_error(most) > _COARSE:
         say("rounding", most=most)
     if remarks is not None:
-        remarks.merge(found.found)
+        remarks.merge(own_remarks.found)
     return scene
 
 
@@ -119,17 +121,17 @@ def _largest(values: Tensor) -> float:
 
 
 def _timestamps(proto: Any, say: Say) -> Tensor:
-    found = torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64)
-    if bool(torch.isfinite(found).all()):
-        return found
+    timestamp = torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64)
+    if bool(torch.isfinite(timestamp).all()):
+        return timestamp
     say("timestamp")
-    return STEP_SECONDS * torch.arange(len(found), dtype=torch.float64)
+    return STEP_SECONDS * torch.arange(len(timestamp), dtype=torch.float64)
 
 
 def _check_id(name: str | bytes) -> None:
     if not name:
         raise RecordError("scenario_id", "scenario_id is empty")
-    # The parser hands bytes that are not UTF-8 through. Ids end up in messages, tables and lists of files.
+    # The parser returns bytes where a string is not UTF-8. Ids are used in messages, tables and lists of files.
     if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_ID:
         raise RecordError("scenario_id", f"scenario_id is not a text of up to {_LONGEST_ID} printable characters")
 
@@ -150,14 +152,14 @@ def _check_header(proto: Any, need_future: bool) -> None:
         raise RecordError("sdc", f"sdc_track_index {proto.sdc_track_index} of {len(proto.tracks)} tracks")
 
 
-def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -> None:
-    """Put right, in place, what is not finite in states [A, T, 9] (``STATE_FIELDS``) with valid [A, T].
+def _repair_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -> None:
+    """Repair, in place, values that are not finite in states [A, T, 9] (``STATE_FIELDS``) with valid [A, T].
 
     Raises:
-        RecordError: it is what Waymo's metric reads: where a simulated agent is, and how large now.
+        RecordError: Waymo's metric reads the value: a pose of a simulated agent, or its size at the current step.
     """
-    # A state that is neither valid nor anywhere becomes what WOMD writes for one. One with a place keeps it:
-    # Waymo's metric takes the speeds of neighbouring steps from there.
+    # An invalid state without a pose becomes zero, as in WOMD. An invalid state with a pose keeps it, because
+    # Waymo's metric computes the speeds of neighbouring steps from it.
     states[~valid & ~np.isfinite(states[..., _POSE]).all(-1)] = 0.0
     states[~valid[..., None] & ~np.isfinite(states)] = 0.0
     bad = ~np.isfinite(states)  # [A, T, 9]
@@ -181,10 +183,10 @@ def _mended_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -
     for row, step in np.argwhere(velocity):
         near = [at for at in (step - 1, step, step + 1) if 0 <= at < valid.shape[1] and valid[row, at]]
         moved = states[row, near[-1], :2] - states[row, near[0], :2]
-        found = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
-        states[row, step, _VELOCITY] = np.where(np.isfinite(found), found, 0.0)
-    for kind, mended in (("size", size), ("velocity", velocity)):
-        if mended.any():
+        rate = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
+        states[row, step, _VELOCITY] = np.where(np.isfinite(rate), rate, 0.0)
+    for kind, repaired in (("size", size), ("velocity", velocity)):
+        if repaired.any():
             say(kind)
 
 
@@ -204,7 +206,7 @@ def _parse_agents(proto: Any, say: Say) -> Agents:
     valid = valid.reshape(count, steps)
     values32 = values.astype(np.float32).reshape(count, steps, -1)
     if not np.isfinite(values32).all():
-        _mended_states(values32, valid, ids, say)
+        _repair_states(values32, valid, ids, say)
     position = torch.from_numpy(np.ascontiguousarray(values32[..., 0:3]))
     to_predict = torch.zeros(count, dtype=torch.bool)
     for required in proto.tracks_to_predict:
@@ -240,7 +242,7 @@ def _parse_map(features: Any, say: Say) -> RoadMap:
     for feature in features:
         name = feature.WhichOneof("feature_data")
         if name is None:
-            # A feature type newer than the schema: nothing here can use it.
+            # A feature type that is newer than the schema is skipped.
             continue
         data = getattr(feature, name)
         index = len(ids)
@@ -270,8 +272,8 @@ def _parse_map(features: Any, say: Say) -> RoadMap:
     if not good.all():
         edges = [index for index in np.unique(owner[~good]) if kinds[index] == MapKind.ROAD_EDGE]
         if edges:
-            what = f"map_features points of road_edge {ids[edges[0]]}"
-            raise RecordError("not_finite", f"{what} are NaN, infinite or beyond float32")
+            name = f"map_features points of road_edge {ids[edges[0]]}"
+            raise RecordError("not_finite", f"{name} are NaN, infinite or beyond float32")
         say("map_point")
         point, owner = point[good], owner[good]
     if not all(math.isfinite(limit) and limit >= 0.0 for limit in limits):

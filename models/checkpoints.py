@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
-from data.notices import warn_once
+from data.errors import UserError, warn_once
 from data.places import place
 from data.vocabulary import LOAD_ERRORS
 

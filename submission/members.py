@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from data.errors import UserError
-from data.kinds import HEAD, other_kind
 from data.places import is_remote
-from data.tfrecord import is_record_header
+from data.tfrecord import HEAD, is_record_header, other_kind
 
 __all__ = ["MAX_SHARD_BYTES", "Member", "file_version", "open_members", "read_at"]
 

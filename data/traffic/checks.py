@@ -1,7 +1,7 @@
-"""Whether recorded road users obey the rules that the realism metric counts: overlaps, road edges, red lights.
+"""Violations of road users that the realism metric counts: overlaps, road edges, red lights.
 
 The rules are those of the Sim Agents metric (rounded boxes, box corners against road edges, crossing a stop point
-on red); the arithmetic is not. Here shapely decides on polygons; the metric works on polylines and segments.
+on red). The computation is independent of it: shapely on polygons instead of distances to segments.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["Boxes", "box_corners", "off_road", "overlaps", "runs_red_light"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-# The metric rounds the corners of boxes by this share of half their shorter side.
+# The metric rounds the corners of boxes by this fraction of half their shorter side.
 _ROUNDING = 0.7
-# Boxes nearer than this count as overlapping, and corners nearer than this to the edge as off the road: the
-# rounding to float32 at coordinates of some kilometres must not turn a clean scene into a violation.
+# Boxes nearer than this (metres) count as overlapping, and corners nearer than this to the edge as off the road, so
+# that rounding to float32 at coordinates of some kilometres cannot add a violation.
 _MARGIN = 0.03
 # A user within this distance (m) across and this angle (cosine) of a signalled lane's start is on that lane.
 _LANE_REACH = 1.8
@@ -43,7 +43,7 @@ class Boxes:
 
 
 def box_corners(boxes: Boxes, shrink: FloatArray | float = 0.0) -> FloatArray:
-    """Corners [N, T, 4, 2] counter-clockwise from the front left; ``shrink`` [N] metres are taken off all round."""
+    """Corners [N, T, 4, 2] counter-clockwise from the front left; sides are moved in by ``shrink`` [N] metres."""
     half = np.maximum(boxes.size / 2 - np.reshape(shrink, (-1, 1)), 0.0)
     sign = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
     local = half[:, None, None, :] * sign

@@ -1,4 +1,4 @@
-"""Random road users of a world: who they are, how they drive, where they go, and the cars parked at the kerb."""
+"""Random road users of a world: type, driving style and route, and the cars parked at the kerb."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Kind:
         name: SUMO's vehicle class.
         track_type: ``Track.ObjectType``; motorcycles are vehicles, as in Waymo's labels.
         length, width, height: range of the box, metres.
-        share: fraction of the vehicles on the road.
+        fraction: of the vehicles on the road.
         accel, max_speed: usual maxima, m/s^2 and m/s.
-        lever: share of the length from the front to the point that does not slip sideways (the rear axle).
+        lever: distance from the front to the rear axle, as a fraction of the length.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Kind:
     length: tuple[float, float]
     width: tuple[float, float]
     height: tuple[float, float]
-    share: float
+    fraction: float
     accel: float
     max_speed: float
     lever: float
@@ -51,8 +51,8 @@ BICYCLE = Kind("bicycle", _TRACK.TYPE_CYCLIST, (1.7, 1.95), (0.75, 0.9), (1.65, 
 PEDESTRIAN = Kind("pedestrian", _TRACK.TYPE_PEDESTRIAN, (0.7, 1.0), (0.7, 0.95), (1.45, 1.9), 0.0, 1.5, 1.35, 0.5)
 _RIDDEN = (CAR, TRUCK, BUS, MOTORCYCLE, BICYCLE)
 
-_USUAL_SPEED = 7.0  # m/s of vehicles in town, stops included
-_USUAL_WALK = 200.0  # seconds that a pedestrian is out
+_USUAL_SPEED = 7.0  # mean speed of vehicles in town with stops, m/s
+_USUAL_WALK = 200.0  # mean duration of a pedestrian's trip, s
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class User:
 
 @dataclass(frozen=True)
 class Parked:
-    """A vehicle that stands at the kerb all the time: box centre in metres and heading in radians."""
+    """A vehicle parked at the kerb: box centre in metres and heading in radians."""
 
     user: User
     x: float
@@ -77,7 +77,7 @@ class Parked:
 
 @dataclass(frozen=True)
 class Demand:
-    """``users`` by SUMO id, the route file that moves them, and what stands still."""
+    """``users`` by SUMO id, SUMO's route file for them, and parked vehicles."""
 
     users: dict[str, User]
     routes: Path
@@ -86,7 +86,7 @@ class Demand:
 
 def _draw_user(rng: np.random.Generator, kind: Kind) -> User:
     def size(low: float, high: float) -> float:
-        # The mean of two draws: sizes in the middle are the usual ones.
+        # The mean of two draws, so that medium sizes are more frequent.
         return round(float(rng.uniform(low, high, size=2).mean()), 3)
 
     return User(kind, size(*kind.length), size(*kind.width), size(*kind.height))
@@ -94,13 +94,13 @@ def _draw_user(rng: np.random.Generator, kind: Kind) -> User:
 
 @dataclass
 class _Plan:
-    """What the route file will hold: users by SUMO id, and for each its departure and its elements."""
+    """Contents of the route file: users by SUMO id, and the departure and XML elements of each."""
 
     users: dict[str, User] = field(default_factory=dict)
     departures: list[tuple[float, list[ElementTree.Element]]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Write the routes in the order of departure, as SUMO wants them."""
+        """Write the routes in the order of departure, which SUMO requires."""
         root = ElementTree.Element("routes")
         for _, elements in sorted(self.departures, key=lambda departure: departure[0]):
             root.extend(elements)
@@ -110,7 +110,7 @@ class _Plan:
 def build_demand(rng: np.random.Generator, net: Any, seconds: float, scratch: Path) -> Demand:
     """Draw the demand of a world and write it as SUMO's route file.
 
-    Vehicles that fill the streets at the start begin anywhere; later ones enter at the fringe, and all leave there.
+    Vehicles of the first step start anywhere; later ones enter at the fringe. All leave there.
 
     Args:
         rng: source of all randomness. net: ``sumolib`` net. seconds: length of the simulation.
@@ -130,7 +130,7 @@ def _add_vehicles(rng: np.random.Generator, plan: _Plan, edges: list[Any], secon
     exits = [edge for edge in edges if is_fringe(edge.getToNode())]
     lengths = np.array([edge.getLength() for edge in edges])
     lanes = np.array([sum(map(is_driving_lane, edge.getLanes())) for edge in edges])
-    # Vehicles per metre of lane; at the usual speed this density makes the inflow below.
+    # Vehicles per metre of lane; the inflow below keeps this density at the usual speed.
     density = rng.uniform(0.003, 0.011)
     for _ in range(int(density * (lengths * lanes).sum())):
         begin = edges[int(rng.choice(len(edges), p=lengths / lengths.sum()))]
@@ -152,9 +152,9 @@ def _pick(rng: np.random.Generator, items: list[Any]) -> Any:
 
 
 def _poisson(rng: np.random.Generator, rate: float, seconds: float) -> list[float]:
-    """Sorted moments of a Poisson process of ``rate`` per second."""
-    moments: list[float] = np.sort(rng.uniform(0, seconds, size=rng.poisson(rate * seconds))).round(1).tolist()
-    return moments
+    """Sorted times of a Poisson process of ``rate`` per second."""
+    times: list[float] = np.sort(rng.uniform(0, seconds, size=rng.poisson(rate * seconds))).round(1).tolist()
+    return times
 
 
 def _clipped(rng: np.random.Generator, mean: float, spread: float, low: float, high: float) -> str:
@@ -162,7 +162,7 @@ def _clipped(rng: np.random.Generator, mean: float, spread: float, low: float, h
 
 
 def _vehicle_type(rng: np.random.Generator, name: str, user: User) -> ElementTree.Element:
-    """A driver of their own: every vehicle gets its own SUMO type."""
+    """A SUMO vehicle type with a random driving style; every vehicle has its own."""
     kind = user.kind
     model = str(rng.choice(["IDM", "EIDM", "Krauss"], p=[0.45, 0.25, 0.3]))
     calm = kind is not CAR
@@ -198,7 +198,7 @@ def _vehicle_type(rng: np.random.Generator, name: str, user: User) -> ElementTre
 
 
 def _add_vehicle(rng: np.random.Generator, plan: _Plan, depart: float, begin: Any, end: Any, position: str) -> None:
-    kind = _RIDDEN[int(rng.choice(len(_RIDDEN), p=[kind.share for kind in _RIDDEN]))]
+    kind = _RIDDEN[int(rng.choice(len(_RIDDEN), p=[kind.fraction for kind in _RIDDEN]))]
     user, name = _draw_user(rng, kind), f"v{len(plan.users)}"
     plan.users[name] = user
     trip = ElementTree.Element(
@@ -218,7 +218,7 @@ def _add_vehicle(rng: np.random.Generator, plan: _Plan, depart: float, begin: An
 
 
 def _add_person(rng: np.random.Generator, plan: _Plan, depart: float, pavements: list[Any]) -> None:
-    """Someone who walks to a street nearby, perhaps waits there, and walks on."""
+    """Add a pedestrian who walks to streets nearby and sometimes waits there."""
     user, name = _draw_user(rng, PEDESTRIAN), f"p{len(plan.users)}"
     plan.users[name] = user
     kind = ElementTree.Element(
@@ -251,7 +251,7 @@ def _add_person(rng: np.random.Generator, plan: _Plan, depart: float, pavements:
 
 
 def _park(rng: np.random.Generator, edges: list[Any]) -> tuple[Parked, ...]:
-    """Fill the parking strips, leaving the ends of the streets free."""
+    """Park cars on the parking strips, except near the ends of streets."""
     parked: list[Parked] = []
     for edge in edges:
         for lane in edge.getLanes():

@@ -1,9 +1,9 @@
-"""From SUMO's bumper points to smooth, physically plausible box poses.
+"""SUMO's front points to smooth, physically plausible box poses.
 
 SUMO moves the front bumper along lanes and, with the sublane model, sideways at once; pedestrians turn on the spot.
-The front points are smoothed in time, and the box is then drawn behind its front point as a trailer is behind its
-hitch (a tractrix): a point ``lever`` metres behind the front, about the rear axle, can only move along the box. So
-headings never jump, stand still with the vehicle, and follow curvature with the off-tracking of a real vehicle.
+So the front points are smoothed in time, and the box follows its front point as a trailer follows its hitch (a
+tractrix): the point ``lever`` metres behind the front, about the rear axle, moves along the box only. Headings then
+never jump, are constant while a vehicle stands, and follow curves as those of a real vehicle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Motion", "box_motion", "with_tracking_noise"]
 
 FloatArray = NDArray[np.float64]
 
-# Tracking noise is correlated over about this many steps, and vanishes below this speed (m/s).
+# Tracking noise is correlated over about this many steps, and decreases to zero below this speed (m/s).
 _NOISE_STEPS = 1.0
 _NOISE_SPEED = 1.0
 
@@ -54,9 +54,9 @@ def box_motion(
     Args:
         front: [N, T, 2] metres, NaN while absent. Each user is present in one run of steps.
         heading: [N, T] radians as recorded; only the first one of each user is used.
-        length: [N] metres of the boxes. lever: [N] metres from the front to the point that does not slip.
+        length: [N] metres of the boxes. lever: [N] metres from the front to the rear axle.
         smoothing: [N] standard deviation of the smoothing, seconds.
-        fastest: [N] m/s; a user that SUMO moves faster than this between two steps is gone from then on.
+        fastest: [N] m/s; a user that SUMO moves faster than this between two steps is absent from then on.
     """
     present = _until_jump(front, fastest)
     smooth = _smooth(front, present, smoothing / STEP_SECONDS)
@@ -70,10 +70,9 @@ def box_motion(
 def with_tracking_noise(
     rng: np.random.Generator, motion: Motion, along: FloatArray, across: FloatArray, turn: FloatArray
 ) -> Motion:
-    """Disturb poses as a perception system's tracker does; velocities stay as the tracker's filter gives them.
+    """Add the noise of a tracker to poses; velocities are unchanged, since a tracker filters them.
 
-    Recorded accelerations are mostly such noise, and a metric or model that has never met it is in for a surprise.
-    Standing users are reported without any, as in WOMD.
+    In WOMD accelerations are mostly such noise, and standing users have none.
 
     Args:
         rng: source of the noise. along, across: [N] standard deviations in metres in the box's frame.
@@ -94,15 +93,15 @@ def with_tracking_noise(
 
 
 def _until_jump(front: FloatArray, fastest: FloatArray) -> NDArray[np.bool_]:
-    """Presence [N, T] up to the first leap: now and then SUMO sets a pedestrian down some metres away."""
+    """Presence [N, T] up to the first jump: SUMO sometimes moves a pedestrian by some metres at once."""
     step = np.linalg.norm(np.diff(front, axis=1), axis=-1)
-    leaps = step > (fastest * STEP_SECONDS)[:, None]
-    leapt = np.concatenate([np.zeros((len(front), 1), dtype=bool), np.maximum.accumulate(leaps, axis=1)], axis=1)
-    return ~np.isnan(front[..., 0]) & ~leapt
+    jumps = step > (fastest * STEP_SECONDS)[:, None]
+    jumped = np.concatenate([np.zeros((len(front), 1), dtype=bool), np.maximum.accumulate(jumps, axis=1)], axis=1)
+    return ~np.isnan(front[..., 0]) & ~jumped
 
 
 def _smooth(front: FloatArray, present: NDArray[np.bool_], sigma: FloatArray) -> FloatArray:
-    """Gaussian smoothing along time; the ends are continued by point reflection, which keeps their speed."""
+    """Gaussian smoothing in time; the ends are padded by point reflection, which keeps the speed."""
     smooth = np.full_like(front, np.nan)
     for user, mask in enumerate(present):
         steps = np.flatnonzero(mask)
@@ -119,7 +118,7 @@ def _smooth(front: FloatArray, present: NDArray[np.bool_], sigma: FloatArray) ->
 
 
 def _trail(front: FloatArray, present: NDArray[np.bool_], recorded: FloatArray, lever: FloatArray) -> FloatArray:
-    """Headings [N, T] (any multiple of 2 pi) of boxes that trail their front points.
+    """Headings [N, T] (not wrapped) of boxes that follow their front points.
 
     While the front moves straight by d, the angle psi between heading and movement shrinks by the closed form
     tan(psi / 2) -> tan(psi / 2) exp(-d / lever).

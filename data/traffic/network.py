@@ -1,4 +1,4 @@
-"""A skeleton of streets becomes a SUMO network with lanes, junctions, crossings and signals."""
+"""Building a SUMO network with lanes, junctions, crossings and signals from a skeleton of streets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from data.traffic.sumo import run_tool
 
 __all__ = ["DRIVING", "build_network"]
 
-# Classes that may use a driving lane. Everything else (trams, ships) is left out, so that a lane's permissions say
-# what it is: the strips for parking and the medians allow nobody.
+# Vehicle classes that may use a driving lane. The permissions of a lane tell its class: parking strips and medians
+# allow none.
 DRIVING = ("passenger", "truck", "bus", "motorcycle", "delivery", "bicycle")
 
 

@@ -1,8 +1,10 @@
-"""Writing a window of a world as WOMD's ``Scenario`` proto."""
+"""Writing a window of a world, on gently sloping ground, as WOMD's ``Scenario`` proto."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +12,47 @@ from waymo_open_dataset.protos import scenario_pb2
 
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS
 from data.traffic.roadmap import WorldMap, crop_map
-from data.traffic.terrain import Terrain
 from data.traffic.window import Cast, Window
 
-__all__ = ["scenario_id", "to_scenario"]
+__all__ = ["Terrain", "draw_terrain", "scenario_id", "to_scenario"]
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """Height in metres: a tilted plane and a long wave.
+
+    Attributes:
+        origin: [2] metres. level: height there. slope: [2] metres a metre. wave: amplitude in metres.
+        direction: [2] unit vector of the wave. length: wavelength in metres.
+    """
+
+    origin: tuple[float, float]
+    level: float
+    slope: tuple[float, float]
+    wave: float
+    direction: tuple[float, float]
+    length: float
+
+    def height(self, points: FloatArray) -> FloatArray:
+        """Height [...] at points [..., 2]."""
+        x, y = points[..., 0] - self.origin[0], points[..., 1] - self.origin[1]
+        phase = (x * self.direction[0] + y * self.direction[1]) * (2 * math.pi / self.length)
+        return self.level + self.slope[0] * x + self.slope[1] * y + self.wave * np.sin(phase)
+
+
+def draw_terrain(rng: np.random.Generator, origin: tuple[float, float]) -> Terrain:
+    """Draw a ground with slopes of up to about 3 %."""
+    grade, bearing, turn = abs(rng.normal(0, 0.01)), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
+    return Terrain(
+        origin=origin,
+        level=float(rng.uniform(-20, 120)),
+        slope=(float(grade * math.cos(bearing)), float(grade * math.sin(bearing))),
+        wave=float(rng.uniform(0, 1.2)),
+        direction=(math.cos(turn), math.sin(turn)),
+        length=float(rng.uniform(300, 700)),
+    )
 
 
 def scenario_id(seed: int, split: str, index: int) -> str:
@@ -29,8 +66,8 @@ def to_scenario(
     """Write one scene.
 
     Args:
-        name: scenario id. window, cast: what happens. terrain: heights. radius: of the map around the AV's path,
-            metres. with_future: False cuts tracks and signals after the current step, as in the test split.
+        name: scenario id. window, cast: the agents. terrain: heights. radius: of the map around the AV's path,
+            metres. with_future: False ends tracks and signals at the current step, as in the test split.
     """
     steps = NUM_STEPS if with_future else CURRENT_INDEX + 1
     scenario = scenario_pb2.Scenario(scenario_id=name, current_time_index=CURRENT_INDEX)

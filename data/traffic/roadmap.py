@@ -1,4 +1,4 @@
-"""Map features of a world in the terms of WOMD's map.proto, and the part of them around a scene."""
+"""Map features of a world as in WOMD's map.proto, and the part of them around a scene."""
 
 from __future__ import annotations
 
@@ -109,24 +109,24 @@ def build_map(rng: np.random.Generator, net: Any, surface: Surface) -> WorldMap:
 
 
 def _lanes(net: Any) -> dict[str, Lane]:
-    chosen = [
+    driving = [
         lane
         for edge in net.getEdges(withInternal=True)
         if edge.getFunction() in ("", "internal")
         for lane in edge.getLanes()
         if is_driving_lane(lane)
     ]
-    ids = {lane.getID(): index + 1 for index, lane in enumerate(chosen)}
+    ids = {lane.getID(): index + 1 for index, lane in enumerate(driving)}
     exits: dict[str, list[str]] = defaultdict(list)
     entries: dict[str, list[str]] = defaultdict(list)
-    for lane in chosen:
+    for lane in driving:
         for connection in lane.getOutgoing():
             following = connection.getViaLaneID() or connection.getToLane().getID()
             if following in ids:
                 exits[lane.getID()].append(following)
                 entries[following].append(lane.getID())
     lanes = {}
-    for lane in chosen:
+    for lane in driving:
         name, edge = lane.getID(), lane.getEdge()
         internal = edge.getFunction() == "internal"
         bike = "passenger" not in lane.getPermissions()
@@ -148,9 +148,9 @@ def _lanes(net: Any) -> dict[str, Lane]:
 
 
 def _joined(lane: Lane, lanes: dict[int, Lane]) -> Lane:
-    """A lane inside a junction, bent so that it begins and ends exactly where its neighbours do.
+    """Move the ends of a lane inside a junction to the ends of its neighbours.
 
-    SUMO lets bicycles that change between a narrow and a wide lane begin at the side of the wide one.
+    SUMO starts bicycles that change between a narrow and a wide lane at the side of the wide one.
     """
     if not lane.interpolating:
         return lane
@@ -162,7 +162,7 @@ def _joined(lane: Lane, lanes: dict[int, Lane]) -> Lane:
 
 
 def _limit(lane: Any) -> float:
-    """Speed limit in m/s; inside a junction that of the street it leads to, not SUMO's turning speed."""
+    """Speed limit in m/s; inside a junction that of the next street, not SUMO's turning speed."""
     edge = lane.getEdge()
     if edge.getFunction() != "internal":
         return float(lane.getSpeed())
@@ -208,7 +208,7 @@ def _road_lines(rng: np.random.Generator, net: Any) -> list[Line]:
 
 
 def _centre_line(rng: np.random.Generator, lanes: int, speed: float) -> int | None:
-    """Paint between the directions of a street; quiet streets often have none."""
+    """Type of the line between the directions of a street; quiet streets often have none."""
     if lanes > 1 or speed > 31 * MPH:
         return int(_LINE.TYPE_SOLID_DOUBLE_YELLOW)
     usual = (_LINE.TYPE_SOLID_DOUBLE_YELLOW, _LINE.TYPE_BROKEN_SINGLE_YELLOW, _LINE.TYPE_PASSING_DOUBLE_YELLOW)
@@ -238,8 +238,7 @@ def _stop_signs(net: Any, ids: dict[str, int]) -> list[StopSign]:
 def crop_map(world: WorldMap, path: FloatArray, radius: float) -> WorldMap:
     """The features within ``radius`` metres of a path [N, 2].
 
-    Lanes are kept whole where any part is near, so that they keep their meaning, and lose connections to lanes
-    left out. Lines and edges are cut.
+    A lane is kept whole if any part is near; its connections to dropped lanes are removed. Lines and edges are cut.
     """
     region = shapely.LineString(path).buffer(radius) if len(path) > 1 else shapely.Point(path[0]).buffer(radius)
     shapely.prepare(region)

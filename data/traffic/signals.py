@@ -1,4 +1,4 @@
-"""Signal states of a world in WOMD's terms: one state a lane a step, with the point where to stop."""
+"""Signal states of a world as in WOMD: a state per lane and step, with the stop point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STOP_STATES = (_STATE.LANE_STATE_STOP, _STATE.LANE_STATE_ARROW_STOP)
 
 @dataclass(frozen=True)
 class SignalLane:
-    """A signalled lane: the lane inside the junction, as in WOMD, whose first point is the point to stop at.
+    """A signalled lane: the lane inside the junction, as in WOMD; its first point is the stop point.
 
     Attributes:
         lane: feature id. stop_point: [2] metres. state: [T] ``TrafficSignalLaneState.State``.
@@ -52,10 +52,10 @@ class SignalLane:
 
 @dataclass(frozen=True)
 class SignalLink:
-    """Which light of which controller a lane inside a junction obeys.
+    """Controller and light of a lane inside a junction.
 
     Attributes:
-        lane: feature id. stop_point: [2] metres. controller, index: of SUMO. arrow: the light is an arrow.
+        lane: feature id. stop_point: [2] metres. controller, index: of SUMO. arrow: an arrow light.
     """
 
     lane: int
@@ -80,7 +80,7 @@ def signal_links(net: Any, world: WorldMap, controllers: Collection[str]) -> lis
                 for link in lane.getOutgoing()
                 if link.getTLSID() in controllers and link.getViaLaneID() in world.lane_ids
             ]
-            # A lane for one kind of turn has an arrow signal.
+            # A lane for a single turn has an arrow light.
             directions = {link.getDirection().lower() for link in connections}
             arrow = len(directions) == 1 and directions <= {"l", "r"}
             for link in connections:
@@ -91,7 +91,7 @@ def signal_links(net: Any, world: WorldMap, controllers: Collection[str]) -> lis
 
 
 def signal_lanes(net: Any, world: WorldMap, letters: dict[str, tuple[str, ...]]) -> list[SignalLane]:
-    """Join SUMO's controllers to lanes.
+    """Signal states of the lanes from those of SUMO's controllers.
 
     Args:
         net: the ``sumolib`` net. world: its map. letters: state string of each controller at each step.

@@ -1,11 +1,13 @@
-"""Random street layouts: nodes and streets with a cross-section each, before SUMO builds lanes from them.
+"""Random street layouts: nodes and streets with a cross-section each, from which SUMO builds lanes.
 
-The layouts come from SUMO's netgenerate (grid, spider, random) and are then bent, turned and moved; streets that
-continue one another share one cross-section, and junctions get their kind from the streets that meet there.
+The layouts come from SUMO's netgenerate (grid, spider, random) and are then bent, rotated and moved. Streets that
+continue each other have the same cross-section; the streets at a junction decide its type. Some junctions of quiet
+streets become roundabouts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -17,7 +19,17 @@ import numpy as np
 
 from data.traffic.sumo import SumoError, run_tool
 
-__all__ = ["LAYOUTS", "MPH", "CrossSection", "Node", "Point", "Skeleton", "Street", "draw_skeleton"]
+__all__ = [
+    "LAYOUTS",
+    "MPH",
+    "CrossSection",
+    "Node",
+    "Point",
+    "Skeleton",
+    "Street",
+    "draw_skeleton",
+    "with_roundabouts",
+]
 
 Point = tuple[float, float]
 
@@ -25,8 +37,14 @@ MPH = 0.44704  # m/s in one mile per hour
 LAYOUTS = ("grid", "spider", "random")
 
 _BRISK_CHANCE = 0.4
-# Streets that meet at less than this deviation from a straight line are one road.
+# Streets that meet within this angle of a straight line are one road.
 _STRAIGHT = math.radians(35)
+# Smallest angle between the arms of a roundabout.
+_MIN_GAP = math.radians(55)
+# Shortest arm of a roundabout, metres.
+_MIN_ARM = 65.0
+_MOST_ROUNDABOUTS = 2
+_ARC_POINTS = 8
 
 
 @dataclass(frozen=True)
@@ -146,10 +164,10 @@ def _generate(
 def _place(
     rng: np.random.Generator, points: dict[str, Point], degree: dict[str, int], jitter: float
 ) -> dict[str, Point]:
-    """Jitter the inner nodes, then turn everything and move it to coordinates as large as WOMD's."""
-    turn = rng.uniform(0, 2 * math.pi)
+    """Jitter the inner nodes, then rotate and move everything to coordinates as large as WOMD's."""
+    angle = rng.uniform(0, 2 * math.pi)
     shift = rng.uniform(-8000, 8000, size=2)
-    cos, sin = math.cos(turn), math.sin(turn)
+    cos, sin = math.cos(angle), math.sin(angle)
     placed = {}
     for name, (x, y) in points.items():
         if degree[name] > 1:
@@ -159,7 +177,7 @@ def _place(
 
 
 def _roads(points: dict[str, Point], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Number the streets so that those continuing straight over a node have the same number."""
+    """Number the streets so that those that continue straight through a node have the same number."""
     parent = list(range(len(pairs)))
 
     def find(index: int) -> int:
@@ -207,7 +225,7 @@ def _draw_section(rng: np.random.Generator, brisk: bool) -> CrossSection:
 
 
 def _draw_node(rng: np.random.Generator, point: Point, sections: Sequence[CrossSection]) -> Node:
-    """Choose right-of-way rules that fit the streets that meet."""
+    """Draw right-of-way rules that fit the streets at a node."""
     radius = round(float(rng.uniform(5.5, 8.5)), 2)
     if len(sections) < 3:
         return Node(*point, radius=radius)
@@ -234,3 +252,82 @@ def _bend(rng: np.random.Generator, a: Point, b: Point) -> tuple[Point, ...]:
         x, y = (a[axis] + part * (b[axis] - a[axis]) + height * normal[axis] for axis in (0, 1))
         shape.append((x, y))
     return tuple(shape)
+
+
+def with_roundabouts(rng: np.random.Generator, skeleton: Skeleton, chance: float) -> Skeleton:
+    """Replace up to two suitable junctions by one-lane rings, each with probability ``chance``.
+
+    A suitable junction joins three to five streets of one lane per direction, none with a median. The ring is
+    counter-clockwise with one node per arm; netconvert recognises it and gives it the right of way.
+    """
+    nodes, streets = dict(skeleton.nodes), list(skeleton.streets)
+    taken: set[str] = set()
+    for name in sorted(skeleton.nodes):
+        arms = [street for street in streets if name in (street.a, street.b)]
+        if len(taken) >= _MOST_ROUNDABOUTS or not _suitable(name, arms, nodes, taken) or rng.random() >= chance:
+            continue
+        radius = float(rng.uniform(16, 20))
+        ring, arms = _ring(name, nodes, arms, radius)
+        for street in [street for street in streets if name in (street.a, street.b)]:
+            streets.remove(street)
+        del nodes[name]
+        nodes.update(ring)
+        streets += arms
+        taken.add(name)
+    return dataclasses.replace(skeleton, nodes=nodes, streets=tuple(streets))
+
+
+def _other(street: Street, name: str) -> str:
+    return street.b if street.a == name else street.a
+
+
+def _angle(centre: Node, point: Point) -> float:
+    return math.atan2(point[1] - centre.y, point[0] - centre.x)
+
+
+def _suitable(name: str, arms: list[Street], nodes: dict[str, Node], taken: set[str]) -> bool:
+    if not 3 <= len(arms) <= 5:
+        return False
+    if any(arm.section.lanes > 1 or arm.section.median > 0 for arm in arms):
+        return False
+    centre = nodes[name]
+    ends = [nodes[_other(arm, name)] for arm in arms]
+    if any(math.dist((centre.x, centre.y), (end.x, end.y)) < _MIN_ARM for end in ends):
+        return False
+    if any(_other(arm, name).split(".")[0] in taken for arm in arms):
+        return False
+    angles = sorted(_angle(centre, (end.x, end.y)) for end in ends)
+    gaps = [(b - a) % (2 * math.pi) for a, b in zip(angles, angles[1:] + angles[:1])]
+    return min(gaps) >= _MIN_GAP
+
+
+def _ring(
+    name: str, nodes: dict[str, Node], arms: list[Street], radius: float
+) -> tuple[dict[str, Node], list[Street]]:
+    """The nodes of the ring, and its streets with the arms that end on it."""
+    centre = nodes[name]
+
+    def point(angle: float) -> Point:
+        return centre.x + radius * math.cos(angle), centre.y + radius * math.sin(angle)
+
+    placed = []
+    for arm in arms:
+        end = nodes[_other(arm, name)]
+        placed.append((_angle(centre, (end.x, end.y)), arm))
+    placed.sort(key=lambda item: item[0])
+    names = [f"{name}.{index}" for index in range(len(placed))]
+    ring = {label: Node(*point(angle), kind="priority", radius=4.0) for label, (angle, _) in zip(names, placed)}
+    # The bend of an arm led to the old junction, so arms become straight.
+    streets = [
+        dataclasses.replace(arm, a=label if arm.a == name else arm.a, b=label if arm.b == name else arm.b, shape=())
+        for label, (_, arm) in zip(names, placed)
+    ]
+    section = dataclasses.replace(
+        placed[0][1].section, lane_width=4.8, bike=0.0, parking=0.0, speed=20 * MPH, priority=4
+    )
+    for index, (angle, _) in enumerate(placed):
+        following = (index + 1) % len(placed)
+        span = (placed[following][0] - angle) % (2 * math.pi)
+        arc = tuple(point(angle + span * part) for part in np.linspace(0, 1, _ARC_POINTS + 2)[1:-1])
+        streets.append(Street(names[index], names[following], section, one_way=True, shape=arc))
+    return ring, streets

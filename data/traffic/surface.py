@@ -1,8 +1,7 @@
 """The paved surface of a SUMO network as polygons, and its outline as road edges.
 
-Road edges follow WOMD's convention: walking along one, the road lies on the port (left) side. The outline of the
-union of everything drivable, with outer rings counter-clockwise and holes clockwise, has that property by
-construction, whatever the junctions look like.
+Road edges follow WOMD's convention: the road is on the left of an edge. The outline of the union of all drivable
+polygons, with outer rings counter-clockwise and holes clockwise, has that property for any junction.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 POINT_SPACING = 0.5  # metres between points of a polyline, as in WOMD
-# Kerbs turn corners with this radius: gaps in the surface narrower than twice this are paved over.
+# Radius of kerbs at corners; gaps in the surface narrower than twice this are filled.
 _CORNER_RADIUS = 4.0
-# Kerbs have no notches or noses narrower than twice this.
+# Notches and tips of kerbs narrower than twice this are removed.
 _NOTCH = 1.2
-# Slivers thinner than twice this are artefacts of joining polygons.
+# Slivers thinner than twice this are artefacts of the union of polygons.
 _SLIVER = 0.25
-# Islands smaller than this (m^2) are paved over.
+# Islands smaller than this (m^2) are filled.
 _MIN_ISLAND = 4.0
-# Vertices that matter less than this (m) are left out of road edges; well below the margin of the checks.
+# Tolerance of the simplification of road edges, metres; well below the margin of the checks.
 _SIMPLIFY = 0.01
-# The end of a street at the fringe of the world is no kerb; edge points this near to it (m) are left out.
+# The end of a street at the fringe is not a kerb; edge points this near to it (m) are dropped.
 _CAP_MARGIN = 0.4
 
 
@@ -49,7 +48,7 @@ class Surface:
     """Polygons of a world in metres.
 
     Attributes:
-        road: all that vehicles may drive on, strips for parking included. With a shared surface also pavements.
+        road: where vehicles may drive, with parking strips; with a shared surface also pavements.
         walks: pavements. medians: the strips between the directions of wide streets.
         caps: cross lines at the dead ends of the world.
     """
@@ -69,7 +68,7 @@ class EdgeLine:
 
 
 def lane_class(lane: Any) -> str:
-    """What a lane of an ordinary edge is: driving, bike, sidewalk, parking or median."""
+    """Class of a lane of an ordinary edge: driving, bike, sidewalk, parking or median."""
     allowed = set(lane.getPermissions())
     if "passenger" in allowed:
         return "driving"
@@ -82,7 +81,7 @@ def lane_class(lane: Any) -> str:
 
 
 def is_driving_lane(lane: Any) -> bool:
-    """Whether vehicles or bicycles drive on the lane, inside junctions included."""
+    """Whether vehicles or bicycles drive on the lane, which may be inside a junction."""
     return not {"passenger", "bicycle"}.isdisjoint(lane.getPermissions())
 
 
@@ -120,7 +119,7 @@ def build_surface(net: Any, shared: bool) -> Surface:
                 target.append(lane_polygon(lane))
         if function == "":
             caps += _caps(edge)
-    # The polygon of a junction on a roundabout cuts across its island; there the lanes alone say what is paved.
+    # The polygon of a junction on a roundabout covers part of its island, so only the lanes are used there.
     ring = {name for roundabout in net.getRoundabouts() for name in roundabout.getNodes()}
     junctions = [
         shapely.Polygon(node.getShape()).buffer(0)
@@ -166,8 +165,8 @@ def _without_islands(road: BaseGeometry) -> BaseGeometry:
 def edge_lines(surface: Surface) -> list[EdgeLine]:
     """Outline of the surface, resampled to ``POINT_SPACING`` and open at the fringe of the world.
 
-    A closed ring keeps its first point as its last; its seam is put on the straightest place, because the metric
-    sees no neighbour across a seam and could pick the wrong side at a corner.
+    The last point of a closed ring is its first. The seam is at the straightest point, because the metric knows no
+    neighbour across a seam and could pick the wrong side at a corner.
     """
     lines = []
     near_caps = surface.caps.buffer(_CAP_MARGIN)
@@ -183,7 +182,7 @@ def edge_lines(surface: Surface) -> list[EdgeLine]:
 
 
 def _is_island(hole: BaseGeometry, surface: Surface) -> bool:
-    """Medians and small islands inside the road, as opposed to whole blocks of houses."""
+    """Whether a hole is a median or a small island, not a block of houses."""
     return hole.area < 1200 and (hole.intersects(surface.medians) or hole.area < 150)
 
 
@@ -193,7 +192,7 @@ def _resample_ring(ring: FloatArray) -> FloatArray:
     points = shapely.get_coordinates(shapely.segmentize(outline, POINT_SPACING))[:-1]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turn = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0])
-    # The straightness of the neighbours counts as well: the seam should lie in the middle of a straight piece.
+    # The neighbours count as well, so that the seam is in the middle of a straight piece.
     bend = turn + np.roll(turn, 1) + np.roll(turn, -1)
     points = np.roll(points, -int(np.argmin(bend)), axis=0)
     return np.concatenate([points, points[:1]])
@@ -203,7 +202,7 @@ def split_runs(points: FloatArray, keep: NDArray[np.bool_], closed: bool = False
     """Consecutive kept points as separate polylines of at least two points.
 
     Args:
-        points: [N, D]. keep: [N] bool. closed: the last point equals the first, and a run may pass over it.
+        points: [N, D]. keep: [N] bool. closed: the last point equals the first, and a run may cross the seam.
     """
     if keep.all():
         return [points] if len(points) > 1 else []

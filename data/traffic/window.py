@@ -27,22 +27,22 @@ BoolArray = NDArray[np.bool_]
 
 # The AV travels at least this far in its window, metres.
 _AV_TRAVEL = 6.0
-# A track to predict travels at least this far while seen, metres, and is seen for this many future steps.
+# A track to predict travels at least this far while visible, metres, and is visible for this many future steps.
 _TARGET_TRAVEL = 5.0
 _TARGET_STEPS = 30
 _MOST_TARGETS = 8
 _MOST_AGENTS = 128
-# Beside the pavements this much is open to the eye, metres; houses hide what lies behind.
+# Visibility is tested every so many steps.
 _SIGHT_STEPS = 5
 
 
 @dataclass(frozen=True)
 class Cast:
-    """Everybody in a world, the parked included: N users over T steps.
+    """All users of a world, with parked vehicles: N users over T steps.
 
     Attributes:
-        users: who they are. motion: where they are. signals: lights over the same steps.
-        road: the surface. sight: the area over which one can see.
+        users: types and sizes. motion: poses. signals: lights over the same steps.
+        road: the surface. sight: the area free of houses.
         map: features, for the directions of signalled lanes.
     """
 
@@ -59,8 +59,8 @@ class Window:
     """One scene: ``start`` is its first step; agents are indices into the cast, in the order of the tracks.
 
     Attributes:
-        valid: [A, 91] bool, what the AV sees. av: row of the AV. targets: rows to predict. interest: none or two
-            rows that interact.
+        valid: [A, 91] bool, visible to the AV. av: row of the AV. targets: rows to predict. interest: no rows, or
+            two that interact.
     """
 
     start: int
@@ -72,16 +72,16 @@ class Window:
 
 
 def pick_window(rng: np.random.Generator, cast: Cast, start: int, counts: Counter[str]) -> Window | None:
-    """Choose an AV for the 91 steps from ``start`` and look through its eyes.
+    """Choose an AV for the 91 steps from ``start``, and the agents that it sees.
 
-    A candidate is dropped where the AV overlaps with anybody, leaves the road or runs a red light, or where nobody
-    is worth predicting. Agents that break a rule are never tracks to predict.
+    A candidate is dropped if it overlaps with an agent, leaves the road or runs a red light, or if there is no
+    agent to predict. Agents that break a rule are never tracks to predict.
 
     Args:
-        rng: draws the choices. cast: the world. start: first step. counts: tallies what was dropped and why.
+        rng: draws the choices. cast: the world. start: first step. counts: of what was dropped, by reason.
 
     Returns:
-        The first clean window, or None where no car qualifies.
+        The first clean window, or None if no car qualifies.
     """
     steps = slice(start, start + NUM_STEPS)
     centre = cast.motion.centre[:, steps]
@@ -90,14 +90,14 @@ def pick_window(rng: np.random.Generator, cast: Cast, start: int, counts: Counte
     is_car = np.array([user.kind is CAR for user in cast.users])
     candidates = np.flatnonzero(is_car & present.all(axis=1) & (travel > _AV_TRAVEL))
     for av in rng.permutation(candidates)[:4]:
-        window = _look(rng, cast, start, int(av), travel, counts)
+        window = _window_of(rng, cast, start, int(av), travel, counts)
         if window is not None:
             return window
     counts["windows_without_clean_av"] += 1
     return None
 
 
-def _look(
+def _window_of(
     rng: np.random.Generator, cast: Cast, start: int, av: int, travel: FloatArray, counts: Counter[str]
 ) -> Window | None:
     steps = slice(start, start + NUM_STEPS)
@@ -106,7 +106,7 @@ def _look(
     if len(agents) > _MOST_AGENTS:
         distance = np.linalg.norm(cast.motion.centre[agents, start] - cast.motion.centre[av, start], axis=-1)
         agents = np.sort(agents[np.argsort(distance, kind="stable")[:_MOST_AGENTS]])
-    # The order of the tracks says nothing; the AV comes last, as in WOMD.
+    # The order of the tracks is random; the AV comes last, as in WOMD.
     agents = np.append(rng.permutation(agents[agents != av]), av)
     valid = seen[agents]
     boxes = Boxes(
@@ -147,10 +147,10 @@ def _direction(points: FloatArray) -> FloatArray:
 
 
 def _visible(rng: np.random.Generator, cast: Cast, steps: slice, av: int) -> BoolArray:
-    """Who [N, 91] the AV sees: near enough, and no house between."""
+    """Users [N, 91] visible to the AV: near enough, and no house between."""
     centre, present = cast.motion.centre[:, steps], cast.motion.present[:, steps]
     offset = centre - centre[av]
-    # How far a user is tracked differs: some are seen well from afar, some are lost early.
+    # The range of visibility differs between users.
     reach = rng.uniform(45, 100, size=len(centre))
     near = present & (np.linalg.norm(offset, axis=-1) < reach[:, None])
     coarse = near[:, ::_SIGHT_STEPS]
@@ -166,27 +166,27 @@ def _visible(rng: np.random.Generator, cast: Cast, steps: slice, av: int) -> Boo
 def _draw_targets(
     rng: np.random.Generator, cast: Cast, agents: NDArray[np.int64], boxes: Boxes, rows: NDArray[np.int64]
 ) -> tuple[int, ...]:
-    """Up to eight rows; turning, braking, near and rare users are the more likely ones."""
+    """Draw up to eight rows; turning, braking, near and rare users are more likely."""
     if len(rows) == 0:
         return ()
     weights = []
     for row in rows:
         steps = np.flatnonzero(boxes.valid[row])
         heading = boxes.heading[row, steps]
-        turn = abs(math.remainder(heading[-1] - heading[0], 2 * math.pi))
+        turned = abs(math.remainder(heading[-1] - heading[0], 2 * math.pi))
         speed = np.linalg.norm(cast.motion.velocity[agents[row]][steps], axis=-1)
         nearest = np.nanmin(np.linalg.norm(boxes.centre[row] - boxes.centre[-1], axis=-1))
         rare = {scenario_pb2.Track.TYPE_CYCLIST: 1.5, scenario_pb2.Track.TYPE_PEDESTRIAN: 2.0}
         far = np.linalg.norm(boxes.centre[row, steps[-1]] - boxes.centre[row, steps[0]]) > 40
-        weight = 1.0 + 2.0 * (turn > 0.5) + 1.0 * (np.ptp(speed) > 3) + 1.0 * (nearest < 25) + 1.0 * far
+        weight = 1.0 + 2.0 * (turned > 0.5) + 1.0 * (np.ptp(speed) > 3) + 1.0 * (nearest < 25) + 1.0 * far
         weights.append(weight * rare.get(cast.users[agents[row]].kind.track_type, 1.0))
     wanted = min(_MOST_TARGETS, len(rows), 1 + int(rng.poisson(3.4)))
-    chosen = rng.choice(rows, size=wanted, replace=False, p=np.array(weights) / sum(weights))
-    return tuple(int(row) for row in chosen)
+    drawn = rng.choice(rows, size=wanted, replace=False, p=np.array(weights) / sum(weights))
+    return tuple(int(row) for row in drawn)
 
 
 def _interacting(rng: np.random.Generator, boxes: Boxes, rows: Sequence[int]) -> tuple[int, ...]:
-    """The pair that comes nearest, in some of the scenes where one comes near at all."""
+    """The pair that comes nearest, in some of the scenes where a pair comes within 12 m."""
     best: tuple[float, tuple[int, ...]] = (12.0, ())
     for position, first in enumerate(rows):
         for second in rows[position + 1 :]:

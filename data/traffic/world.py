@@ -16,20 +16,17 @@ from data.scene import NUM_STEPS, STEP_SECONDS
 from data.traffic.demand import Demand, Parked, User, build_demand
 from data.traffic.motion import Motion, box_motion, with_tracking_noise
 from data.traffic.network import build_network
-from data.traffic.protos import scenario_id, to_scenario
+from data.traffic.protos import draw_terrain, scenario_id, to_scenario
 from data.traffic.roadmap import build_map
-from data.traffic.roundabout import with_roundabouts
 from data.traffic.signals import signal_lanes
-from data.traffic.simulate import Record, simulate
-from data.traffic.skeleton import LAYOUTS, draw_skeleton
-from data.traffic.sumo import SumoError
+from data.traffic.skeleton import LAYOUTS, draw_skeleton, with_roundabouts
+from data.traffic.sumo import Record, SumoError, simulate
 from data.traffic.surface import Surface, build_surface
-from data.traffic.terrain import draw_terrain
 from data.traffic.window import Cast, pick_window
 
 __all__ = ["WorldTask", "draw_streets", "draw_surface", "fastest", "generate_world", "with_parked"]
 
-# Steps between windows, and windows tried for each scene wanted.
+# Steps between windows, and windows tried per scene.
 _PAUSE = 10
 _SPARE = 1.2
 _MOST_ATTEMPTS = 12
@@ -41,20 +38,20 @@ _SMOOTHING_OTHERS = 0.4
 # Standard deviations of the tracking noise: metres along and across, radians.
 _NOISE = {"pedestrian": (0.012, 0.010, 0.008), "bicycle": (0.020, 0.008, 0.005)}
 _NOISE_OTHERS = (0.018, 0.005, 0.002)
-# Nobody is faster than this, m/s.
+# Highest speed, m/s.
 _FASTEST = {"pedestrian": 4.5, "bicycle": 15.0}
 _FASTEST_OTHERS = 45.0
-# One can see this far beside the pavements, metres.
+# Distance of houses from the pavements, metres.
 _SETBACK = 14.0
 
 
 @dataclass(frozen=True)
 class WorldTask:
-    """What one worker does.
+    """Work of one worker.
 
     Attributes:
         seed: of the whole data set. split: training, validation or testing. world: number of the world in its
-            split. first: index in the split of its first scene. scenes: how many it must deliver.
+            split. first: index in the split of its first scene. scenes: number of scenes.
         radius: of the map around the AV's path, metres. warm_up: seconds before the first window.
     """
 
@@ -70,13 +67,13 @@ class WorldTask:
 def generate_world(task: WorldTask, scratch: Path) -> tuple[list[bytes], Counter[str]]:
     """Generate the scenes of a task.
 
-    A network that SUMO refuses or that yields too few scenes is followed by another one, until there are enough.
+    If SUMO refuses a network, or it gives too few scenes, another one is drawn.
 
     Args:
-        task: what to generate; the result depends on nothing else. scratch: folder for SUMO's files.
+        task: determines the result. scratch: folder for SUMO's files.
 
     Returns:
-        Serialized scenarios and the tally of what was dropped.
+        Serialized scenarios and the counts of what was dropped.
 
     Raises:
         RuntimeError: many networks in a row gave too few scenes.
@@ -132,7 +129,7 @@ def draw_streets(rng: np.random.Generator, layout: str, folder: Path) -> tuple[P
     """Draw and build a network of one of ``LAYOUTS``: its file in ``folder``, and the ``sumolib`` net.
 
     Raises:
-        SumoError: a SUMO program refused what was drawn.
+        SumoError: a SUMO program refused the network.
     """
     # Imported here so that runs on real scenarios need no SUMO; the stage checks for it first.
     import sumolib
@@ -143,17 +140,17 @@ def draw_streets(rng: np.random.Generator, layout: str, folder: Path) -> tuple[P
 
 
 def draw_surface(rng: np.random.Generator, net: Any) -> Surface:
-    """The paved surface of a net, pavements flush with the road or not."""
+    """The paved surface of a net; whether pavements are flush with the road is drawn."""
     return build_surface(net, bool(rng.random() < _SHARED_CHANCE))
 
 
 def fastest(user: User) -> float:
-    """Nobody of this kind is faster, m/s: what SUMO moves faster, it has set down elsewhere."""
+    """Highest speed of this kind of user, m/s; a faster motion of SUMO is a jump."""
     return _FASTEST.get(user.kind.name, _FASTEST_OTHERS)
 
 
 def _cast(rng: np.random.Generator, net: Any, surface: Surface, record: Record, demand: Demand) -> Cast:
-    """Everybody in the world: the recorded users and the parked vehicles."""
+    """The recorded users and the parked vehicles of a world."""
     driving = [demand.users[name] for name in record.names]
     length = np.array([user.length for user in driving])
     lever = length * np.array([user.kind.lever for user in driving])
@@ -176,7 +173,7 @@ def _cast(rng: np.random.Generator, net: Any, surface: Surface, record: Record, 
 
 
 def with_parked(motion: Motion, parked: Sequence[Parked]) -> Motion:
-    """The same with vehicles that stand at the kerb behind the others."""
+    """Append parked vehicles to the motion of the others."""
     steps = motion.present.shape[1]
     poses = [(vehicle.x, vehicle.y, vehicle.heading) for vehicle in parked]
     pose = np.array(poses, dtype=np.float64).reshape(-1, 1, 3).repeat(steps, axis=1)

@@ -12,8 +12,7 @@ from torch import Tensor
 from data.batch import collate
 from data.ground import joint_states
 from data.map_pieces import cut_map
-from data.randomness import generator_for
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for, map_tensors, until_now
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.geometry import rotate, wrap_angle
-from data.randomness import generator_for
-from data.scene import CURRENT_INDEX
+from data.scene import CURRENT_INDEX, generator_for
 from models.reference.recording import Recording
 
 __all__ = ["AugmentationConfig", "Draws", "augment", "draw_for", "token_ranks"]

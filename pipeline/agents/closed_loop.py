@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from data.notices import warn_once
+from data.errors import warn_once
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from pipeline.agents.catalogue import SimAgent
 from submission.realism import load_config, prepare_scene, score, unscorable_reason

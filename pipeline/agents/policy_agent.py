@@ -12,8 +12,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.ground import joint_states
-from data.randomness import generator_for
-from data.scene import Scene, map_tensors, until_now
+from data.scene import Scene, generator_for, map_tensors, until_now
 from data.vocabulary import Vocabulary
 from models.policy import Policy, load_policy
 from models.sampling import SamplingConfig, draw

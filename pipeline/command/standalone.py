@@ -93,7 +93,7 @@ def run_command(
     name, out = command.name, _out(command, own)
     if out is None:
         return function(config, **own)
-    if "" in command.outputs and out.is_dir():
+    if "" in (command.outputs or ()) and out.is_dir():
         raise UserError(f"--out {out}: a folder; give the name of the file to write")
     given = {option: own[option] for option in command.inputs if own.get(option) is not None}
     inputs = {option: _identity(option, value, own) for option, value in given.items()}

@@ -15,9 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from data.checksums import checksum
 from data.errors import UserError
-from data.files import read_json, write_json
+from data.files import checksum, read_json, write_json
 
 __all__ = [
     "NOTHING",

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.checksums import at_once, checksum
 from data.errors import UserError
+from data.files import at_once, checksum
 from data.places import is_remote, place
 from data.scenes_source import content_digest
 from data.sources import find_shards

@@ -1,4 +1,4 @@
-"""Batches of recordings: read from the store, cut to what matters, and put together with what is drawn for them."""
+"""Batches of recordings: read from the store, pruned, grouped by size, and collated with their random draws."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.batch import collate
-from data.datamodule import SizeBatchSampler
 from data.scene import CURRENT_INDEX
 from data.store import SceneStore
 from data.vocabulary import Vocabulary
@@ -21,20 +21,22 @@ from models.reference.pruning import prune_map
 from models.reference.recording import Recording, recording_inputs, recording_of
 from pipeline.fitting.config import FitConfig
 
-__all__ = ["Batch", "RecordedScenes", "training_loader"]
+__all__ = ["Batch", "RecordedScenes", "SizeBatchSampler", "training_loader"]
+
+# Scenes are sorted by size within pools of this many batches: large enough that batches hold little padding,
+# small enough that their composition still changes from epoch to epoch.
+_POOL_BATCHES = 16
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step of training reads."""
-
     recording: Recording
     draws: Draws
 
 
 @dataclass(frozen=True)
 class _Key:
-    """One scene of one step; silent ones, which fill up the share of a device, teach nothing."""
+    """One scene of one step. A silent one fills the batch of a device that would have none; its loss is zero."""
 
     row: int
     step: int
@@ -42,7 +44,7 @@ class _Key:
 
 
 class RecordedScenes(Dataset[Batch]):
-    """Recordings of the scenes of a store, with the agents and the map that matter.
+    """Recordings of the scenes of a store, with at most ``max_agents`` agents and the map near them.
 
     Args:
         rows: which scenes of the store. margin: see ``prune_map``.
@@ -90,8 +92,56 @@ class RecordedScenes(Dataset[Batch]):
         return Batch(recording, draws)
 
 
-class _Share(Sampler[list[_Key]]):
-    """The share of one device in the batches of all."""
+class SizeBatchSampler(Sampler[list[int]]):
+    """Endless batches of indices of similar size; batch ``t`` depends on (seed, t) alone.
+
+    Args:
+        sizes: one number for each scene, what padding costs (agents, or points).
+        batch_size: scenes in a batch; the last batch of an epoch may hold fewer.
+        seed: of the order.
+        start: number of the first batch, for going on after an interruption.
+        stop: number of the batch before which to end; None for no end.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], batch_size: int, seed: int, start: int = 0, stop: int | None = None
+    ) -> None:
+        if not len(sizes) or batch_size < 1:
+            raise ValueError(f"{len(sizes)} scenes in batches of {batch_size}: nothing to sample")
+        self._sizes = np.asarray(sizes)
+        self._batch_size, self._seed, self._start, self._stop = batch_size, seed, start, stop
+        self._epoch_length = -(-len(sizes) // batch_size)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._sizes))
+        pool = self._batch_size * _POOL_BATCHES
+        batches: list[list[int]] = []
+        for first in range(0, len(order), pool):
+            members = order[first : first + pool]
+            members = members[np.argsort(self._sizes[members], kind="stable")]
+            batches += [
+                members[i : i + self._batch_size].tolist() for i in range(0, len(members), self._batch_size)
+            ]
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, epoch, batches = self._start, -1, []
+        while self._stop is None or step < self._stop:
+            if epoch != step // self._epoch_length:
+                epoch = step // self._epoch_length
+                batches = self._epoch(epoch)
+            yield batches[step % self._epoch_length]
+            step += 1
+
+    def __len__(self) -> int:
+        if self._stop is None:
+            raise TypeError("an endless sampler has no length")
+        return max(0, self._stop - self._start)
+
+
+class _DeviceBatches(Sampler[list[_Key]]):
+    """The scenes of one device from the batches of all devices."""
 
     def __init__(self, batches: Iterable[list[int]], start: int, rank: int, devices: int) -> None:
         self._batches, self._start, self._rank, self._devices = batches, start, rank, devices
@@ -108,12 +158,12 @@ def training_loader(
     """Endless batches of one device, from step ``start`` on.
 
     Args:
-        rank, devices: which device of how many; together they see the batches of a single one.
+        rank, devices: number of the device and of all; together they read the batches that one device would read.
     """
     batches = SizeBatchSampler(scenes.sizes, config.batch_size, seed, start=start)
     return DataLoader(
         scenes,
-        batch_sampler=_Share(batches, start, rank, devices),
+        batch_sampler=_DeviceBatches(batches, start, rank, devices),
         collate_fn=collate_inputs,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,

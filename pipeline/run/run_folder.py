@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
-from data.notices import warn_once
+from data.errors import UserError, warn_once
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.manifest import Manifest, read_manifest
 

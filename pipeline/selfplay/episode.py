@@ -131,7 +131,10 @@ def collect(
     tokens = torch.zeros_like(world.types)
     happened: dict[str, Tensor] = {}
     seen: list[Observation] = []
-    actions, log_probs, values, taken = [], [], [], []
+    actions: list[Tensor] = []
+    log_probs: list[Tensor] = []
+    values: list[Tensor] = []
+    taken: list[Tensor] = []
     terms: list[dict[str, Tensor]] = []
     poses, present = [simulator.state.pose], [simulator.state.present]
     while not simulator.over:

@@ -143,7 +143,7 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     # Computed again for the nearest alone, which is cheaper than keeping it for all.
     t, planar, _ = _nearness(own, point)
     distance = planar.sqrt()
-    turn = table_rows(edges.turn.flatten(0, 1), segment + first)  # [N, P, 2]
+    turn = table_rows(edges.neighbours.flatten(0, 1), segment + first)  # [N, P, 2]
     # Beyond an end of the segment the neighbour there decides too: at a left turn both sides must be port.
     neighbour = torch.where(t < 0, turn[..., 0], torch.where(t > 1, turn[..., 1], -1))
     beside = table_rows(table, neighbour.clamp(min=0) + first)

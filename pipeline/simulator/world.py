@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.road import Segments, edge_segments, no_segments, road_segments
-from data.road_grid import RoadGrid, edge_grid, stack_grids, view_grid
+from data.road_grid import RoadGrid, as_batch, edge_grid, view_grid
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
@@ -148,8 +148,8 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     road = road_segments(scene, origin)
     edges = edge_segments(scene, origin) if with_edges else no_segments()
     bottom = agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2
-    merged_edges, edge_cells = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom, True))])
-    merged_road, road_cells = stack_grids([(road, view_grid(road, low, high, VIEW_CELL, view_size))])
+    merged_edges, edge_cells = as_batch(edges, edge_grid(edges, low, high, EDGE_CELL, bottom, True))
+    merged_road, road_cells = as_batch(road, view_grid(road, low, high, VIEW_CELL, view_size))
     world = World(
         origin=origin,
         types=type_index(agents.type[chosen]),

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.checksums import at_once, shard_content
-from data.completeness import DUPLICATE, Origin, Rejected
-from data.errors import UserError
-from data.files import remove_leftovers, write_text
-from data.notices import warn_once
+from data.completeness import DUPLICATE, Origin, Rejected, Remarks
+from data.errors import UserError, warn_once
+from data.files import at_once, remove_leftovers, write_text
 from data.places import place
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
-from data.remarks import Remarks
 from data.scene import Scene
-from data.sources import SPLITS, Shard, check_apart, find_shards
+from data.sources import SPLITS, Shard, check_apart, find_shards, shard_content
 from data.store import (
     SceneStore,
     check_disjoint,

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data import checksums
-from data.checksums import at_once, checksum, shard_content
-from data.files import sha256_of
-from data.sources import find_shards
+from data import files
+from data.files import at_once, checksum, sha256_of
+from data.sources import find_shards, shard_content
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
         return sha256_of(path)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checksums, "sha256_of", counted)
-    monkeypatch.setattr(checksums, "_BIG", 8)
+    monkeypatch.setattr(files, "sha256_of", counted)
+    monkeypatch.setattr(files, "_BIG", 8)
     return found
 
 

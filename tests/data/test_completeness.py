@@ -48,8 +48,8 @@ def test_what_is_missing_is_counted_and_named() -> None:
         check_whole("here", named(0, 3), "get them")
     assert str(caught.value) == (
         "here: 148 of 150 shards of testing are missing: testing.tfrecord-00001-of-00150, "
-        "testing.tfrecord-00002-of-00150, testing.tfrecord-00004-of-00150 and 145 more; get them, or go on with "
-        "the 2 that are there with --partial"
+        "testing.tfrecord-00002-of-00150, testing.tfrecord-00004-of-00150 and 145 more; get them, or use "
+        "the 2 existing ones with --partial"
     )
     check_whole("here", named(*range(150)), "get them")
     check_whole("here", named(0, 3), "get them", lambda name: name in named(0, 3))
@@ -79,11 +79,11 @@ def test_series_of_other_names_are_counted_apart() -> None:
         ("testing.tfrecord-0-of-2", "the same shard as"),
         ("testing.tfrecord-00002-of-00002", "beyond the 2 shards"),
         *(
-            (f"testing.tfrecord-00001-of-00002{end}", "not the name of a finished shard")
+            (f"testing.tfrecord-00001-of-00002{end}", "not the name of a complete shard")
             for end in ("_.gstmp", ".part", ".crdownload", ".6eF5b5da", " (1)", ".1", "~", ".aria2", ".md5")
         ),
-        ("scenes.tfrecord.part", "not the name of a finished shard"),
-        ("scenes.tfrecord_.gstmp", "not the name of a finished shard"),
+        ("scenes.tfrecord.part", "not the name of a complete shard"),
+        ("scenes.tfrecord_.gstmp", "not the name of a complete shard"),
     ],
 )
 def test_contradictions_are_errors_even_of_a_part(other: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data.geometry import (
     box_corners,
-    boxes_overlap,
+    box_separation,
     project_on_polyline,
     rotate,
     time_to_contact,
@@ -40,6 +40,14 @@ def polygons(center: torch.Tensor, heading: torch.Tensor, half: torch.Tensor) ->
     cos, sin = np.cos(heading.numpy()), np.sin(heading.numpy())
     matrix = np.stack((np.stack((cos, -sin), -1), np.stack((sin, cos), -1)), 1)
     return shapely.polygons(np.einsum("nij,nkj->nki", matrix, points) + center.numpy()[:, None])
+
+
+def boxes_overlap(*boxes: torch.Tensor) -> torch.Tensor:
+    """Whether boxes overlap, of centres, headings and half sizes of the first and the second."""
+    center_a, heading_a, half_a, center_b, heading_b, half_b = boxes
+    axis_a, axis_b = ((torch.cos(heading), torch.sin(heading)) for heading in (heading_a, heading_b))
+    parts = (center_a.unbind(-1), axis_a, half_a.unbind(-1), center_b.unbind(-1), axis_b, half_b.unbind(-1))
+    return box_separation(*parts) < 0
 
 
 def test_overlap_of_ten_thousand_boxes_is_shapelys() -> None:

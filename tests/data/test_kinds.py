@@ -20,10 +20,9 @@ from waymo_open_dataset.protos import motion_submission_pb2, scenario_pb2
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
-from data.kinds import HEAD, other_kind
 from data.scenes_source import open_scenes
 from data.store import write_shard
-from data.tfrecord import BrokenRecord, read_records, write_records
+from data.tfrecord import HEAD, BrokenRecord, other_kind, read_records, write_records
 from data.womd import RecordError, parse_scenario
 from submission.protos import read_rollouts
 from tests.builders import scenario_proto

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import Z_STRETCH, cell_of, edge_grid, stack_grids, view_grid
+from data.road_grid import Z_STRETCH, as_batch, cell_of, edge_grid, view_grid
 from data.scene import MapKind, Scene, map_tensors
 from tests.scenes import Mover, circle, hand_made
 
@@ -126,7 +126,7 @@ def test_a_road_without_edges_has_empty_lists() -> None:
     grid = edge_grid(edges, torch.tensor([-5.0, -5.0]), torch.tensor([5.0, 5.0]), CELL, torch.zeros(1))
     assert (grid.table == -1).all()
     assert (view_grid(edges, grid.low, -grid.low, CELL, 4).table == -1).all()
-    segments, stacked = stack_grids([(edges, grid)])
+    segments, stacked = as_batch(edges, grid)
     assert segments.kind.tolist() == [[0]]
     assert (stacked.table == 0).all()
 
@@ -174,7 +174,7 @@ def test_neighbours_along_open_and_closed_edges() -> None:
     square = [(0.0, 0.0, 0.0), (9.0, 0.0, 0.0), (9.0, 9.0, 0.0), (0.0, 9.0, 0.0), (0.0, 0.0, 0.0)]
     hook = [(20.0, 0.0, 0.0), (29.0, 0.0, 0.0), (29.0, 9.0, 0.0)]
     edges = edge_segments(scene_of([square, hook]), ORIGIN)
-    assert edges.turn.tolist() == [[3, 1], [0, 2], [1, 3], [2, 0], [-1, 5], [4, -1]]
+    assert edges.neighbours.tolist() == [[3, 1], [0, 2], [1, 3], [2, 0], [-1, 5], [4, -1]]
 
 
 def test_seen_road_is_cut_in_pieces_that_lie_on_it() -> None:
@@ -196,22 +196,21 @@ def test_seen_road_is_cut_in_pieces_that_lie_on_it() -> None:
     assert torch.equal(pieces.start[sign], pieces.end[sign])
 
 
-def test_stacked_worlds_keep_their_lists() -> None:
-    parts = []
-    for seed in (1, 2):
-        edges = edge_segments(scene_of(random_lines(seed)[: 4 + 6 * seed]), ORIGIN)
-        extent = torch.tensor([30.0 + 20 * seed, 40.0])
-        parts.append((edges, edge_grid(edges, -extent, extent, CELL, torch.zeros(1))))
-    segments, grid = stack_grids(parts)
-    for row, (edges, own) in enumerate(parts):
-        count, cells, width = len(edges.kind), *own.table.shape
-        assert torch.equal(segments.line[row, :count], edges.line)
-        assert float(segments.start[row, count:].amin()) > 9e4
-        assert (segments.kind[row, count:] == 0).all()
-        table = grid.table[row, :cells, :width]
-        assert torch.equal(torch.where(own.table >= 0, table, -1), own.table)
-        assert (table[own.table < 0] >= count).all()
-        assert (grid.table[row, :cells, width:] >= count).all()
+def test_a_batch_of_one_keeps_its_lists_and_pads_with_a_segment_far_away() -> None:
+    edges = edge_segments(scene_of(random_lines(1)), ORIGIN)
+    extent = torch.tensor([50.0, 40.0])
+    single = edge_grid(edges, -extent, extent, CELL, torch.zeros(1))
+    segments, grid = as_batch(edges, single)
+    count, table = len(edges.kind), grid.table[0]
+    assert segments.line.shape == (1, count + 1, 6)
+    assert torch.equal(segments.line[0, :count], edges.line)
+    assert torch.equal(segments.neighbours[0, :count], edges.neighbours)
+    assert float(segments.start[0, count].amin()) > 9e4
+    assert int(segments.kind[0, count]) == 0
+    assert torch.equal(torch.where(single.table >= 0, table, -1), single.table)
+    assert (table[single.table < 0] == count).all()
+    assert torch.equal(grid.low[0], single.low)
+    assert torch.equal(grid.shape[0], single.shape)
 
 
 def test_short_edges_are_not_closed() -> None:
@@ -219,4 +218,4 @@ def test_short_edges_are_not_closed() -> None:
     short = [(0.0, 0.0, 0.0), (0.6, 0.0, 0.0)]
     hook = [(20.0, 0.0, 0.0), (29.0, 0.0, 0.0), (20.3, 0.3, 0.0)]
     edges = edge_segments(scene_of([short, hook]), ORIGIN)
-    assert edges.turn.tolist() == [[-1, -1], [-1, 2], [1, -1]]
+    assert edges.neighbours.tolist() == [[-1, -1], [-1, 2], [1, -1]]

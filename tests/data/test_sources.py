@@ -200,16 +200,16 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path, tail: str, target: st
     fill(tmp_path / "training", NAMES[0])
     link = tmp_path / "training" / NAMES[1]
     link.symlink_to(link if target == "itself" else tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"{NAMES[1]}: a link to .* that leads nowhere; mend or remove it"):
+    with pytest.raises(UserError, match=f"{NAMES[1]}: a broken link to .*; repair or remove it"):
         find_shards(str(tmp_path / tail), "training")
 
 
-def test_a_folder_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+def test_a_broken_link_to_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "training").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"training: a link to .*nowhere that leads nowhere"):
+    with pytest.raises(UserError, match=r"training: a broken link to .*nowhere"):
         find_shards(str(tmp_path), "training")
     (tmp_path / "a[1].tfrecord").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"a\[1\].tfrecord: a link to .*nowhere that leads nowhere"):
+    with pytest.raises(UserError, match=r"a\[1\].tfrecord: a broken link to .*nowhere"):
         find_shards(str(tmp_path / "a[1].tfrecord"))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waymo_open_dataset.protos import map_pb2, scenario_pb2
 
-from data.remarks import Remarks
+from data.completeness import Remarks
 from data.scene import CURRENT_INDEX, LinkKind, MapKind, Scene
 from data.tfrecord import read_records
 from data.wire import STATE_FIELDS, decode_points, decode_states

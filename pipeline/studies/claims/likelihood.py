@@ -20,8 +20,7 @@ from torch import Tensor
 
 from data.batch import collate
 from data.files import write_json
-from data.randomness import generator_for
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for, map_tensors
 from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import extend_back, scene_origin, tokenize_motion
 from data.vocabulary import TYPE_NAMES, type_index

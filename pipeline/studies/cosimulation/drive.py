@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.scene import CURRENT_INDEX, Scene
-from data.traffic.poses import front_point
-from data.traffic.sumo import SumoError
+from data.traffic.sumo import SumoError, front_point
 from pipeline.simulator.events import collisions
 from pipeline.simulator.step import Motion
 from pipeline.studies.cosimulation.area import Area

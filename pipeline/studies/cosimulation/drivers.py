@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from data.randomness import generator_for
-from data.scene import STEP_SECONDS
+from data.scene import STEP_SECONDS, generator_for
 from data.tokenizer import apply_token
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.step import State

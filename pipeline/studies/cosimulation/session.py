@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.scene import STEP_SECONDS
-from data.traffic.poses import angle_of, box_pose, front_point
-from data.traffic.simulate import running
+from data.traffic.sumo import angle_of, box_pose, front_point, running
 from pipeline.studies.cosimulation.area import Area
 
 __all__ = ["Brake", "Frame", "Session", "open_session"]

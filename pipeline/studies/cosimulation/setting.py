@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.geometry import wrap_angle
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import RoadGrid, stack_grids
+from data.road_grid import RoadGrid, as_batch
 from data.scene import FUTURE_STEPS, STEP_SECONDS, LightState, Scene
 from data.tokenizer import local_pose
 from data.vocabulary import type_index
@@ -105,7 +105,7 @@ class Setting:
 def _single_cell(segments: Segments) -> tuple[Segments, RoadGrid]:
     """Segments with a grid of one cell that lists them all: few look, so no list has to be short."""
     number = torch.arange(len(segments.kind), dtype=torch.int32).unsqueeze(0)
-    return stack_grids([(segments, RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number))])
+    return as_batch(segments, RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number))
 
 
 def _stop_lines(area: Area, origin: Tensor) -> Tensor:

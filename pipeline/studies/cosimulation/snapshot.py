@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
 from data.traffic.motion import Motion
-from data.traffic.protos import to_scenario
+from data.traffic.protos import Terrain, to_scenario
 from data.traffic.signals import SignalLane
-from data.traffic.terrain import Terrain
 from data.traffic.window import Cast, Window
 from data.womd import parse_scenario
 from pipeline.studies.cosimulation.area import Area

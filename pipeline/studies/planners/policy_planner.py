@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.randomness import generator_for
-from data.scene import until_now
+from data.scene import generator_for, until_now
 from data.tokenizer import apply_token, local_pose
 from data.vocabulary import Vocabulary
 from models.policy import Policy

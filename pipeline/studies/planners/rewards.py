@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.checksums import checksum
+from data.files import checksum
 from data.scenes_source import content_digest
 from pipeline.execution.code_version import code_version
 from pipeline.execution.manifest import Recipe, Work

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data.geometry import box_corners
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import RoadGrid, cell_of, edge_grid, stack_grids
+from data.road_grid import RoadGrid, as_batch, cell_of, edge_grid
 from data.scene import MapKind, Scene
 from pipeline.simulator.events import signed_edge_distance
 from pipeline.simulator.world import EDGE_CELL
@@ -45,7 +45,7 @@ class Surroundings:
     """The map of a single scene where its drives went, minus the scene's origin.
 
     Attributes:
-        edges, grid: of the road, as a batch of one (``data.road.stack_grids``). has_edges: whether the map has any.
+        edges, grid: of the road, as a batch of one (``data.road.as_batch``). has_edges: whether the map has any.
         lanes: [N, 4] x, y of the start of lane segments of at most 10 m, and x, y from there to the end.
     """
 
@@ -65,7 +65,7 @@ def surroundings(drive: Drive, scene: Scene, origin: Tensor) -> Surroundings:
     low, high = place.amin(0) - _MARGIN, place.amax(0) + _MARGIN
     edges = edge_segments(scene, origin)
     bottom = drive.heights[drive.ego] - drive.sizes[drive.ego, 2] / 2
-    merged, grid = stack_grids([(edges, edge_grid(edges, low, high, EDGE_CELL, bottom[None], sides_only=True))])
+    merged, grid = as_batch(edges, edge_grid(edges, low, high, EDGE_CELL, bottom[None], sides_only=True))
     road = road_segments(scene, origin)
     first, last = torch.minimum(road.start, road.end), torch.maximum(road.start, road.end)
     near = ((last > low) & (first < high)).all(-1) & (road.kind == MapKind.LANE)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from data.randomness import generator_for
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for
 from data.tokenizer import apply_token, match_token, scene_origin
 from models.checkpoints import checkpoint_kind
 from models.policy import POLICY_KIND

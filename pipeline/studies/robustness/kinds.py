@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from data.errors import UserError
-from data.randomness import generator_for
-from data.scene import Scene
+from data.scene import Scene, generator_for
 from pipeline.studies.robustness import surroundings, tracks
 
 __all__ = ["CLEAN", "KINDS", "Condition", "Kind", "Levels", "conditions", "spoil"]

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import UserError
+from data.errors import UserError, warn_once
 from data.files import sha256_of
-from data.notices import warn_once
 from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig

@@ -9,10 +9,9 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from data.errors import UserError
-from data.notices import warn_once
+from data.completeness import Remarks
+from data.errors import UserError, warn_once
 from data.places import place
-from data.remarks import Remarks
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from data.sources import find_shards
 from data.store import SceneStore, is_store

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.traffic.poses import angle_of, box_pose, front_point, heading_of
+from data.traffic.sumo import angle_of, box_pose, front_point, heading_of
 
 METRES = st.floats(-9000, 9000)
 

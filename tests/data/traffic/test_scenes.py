@@ -222,4 +222,4 @@ def test_boxes_are_of_the_sizes_of_people_and_vehicles() -> None:
     for kind, limits in bounds.items():
         for (low, high), (least, most) in zip((kind.length, kind.width, kind.height), limits, strict=True):
             assert least <= low < high <= most, kind.name
-    assert sum(kind.share for kind in bounds) == pytest.approx(1.0)
+    assert sum(kind.fraction for kind in bounds) == pytest.approx(1.0)

@@ -19,9 +19,7 @@ from data.traffic import skeleton as skeleton_module
 from data.traffic.demand import BICYCLE, BUS, CAR, MOTORCYCLE, PEDESTRIAN, TRUCK, build_demand
 from data.traffic.network import build_network
 from data.traffic.roadmap import build_map
-from data.traffic.roundabout import with_roundabouts
 from data.traffic.signals import STOP_STATES, signal_lanes
-from data.traffic.simulate import simulate
 from data.traffic.skeleton import (
     LAYOUTS,
     CrossSection,
@@ -32,8 +30,9 @@ from data.traffic.skeleton import (
     _generate,
     _place,
     draw_skeleton,
+    with_roundabouts,
 )
-from data.traffic.sumo import SumoError, run_tool
+from data.traffic.sumo import SumoError, run_tool, simulate
 from data.traffic.surface import build_surface, is_driving_lane, lane_class
 from data.traffic.world import WorldTask, generate_world
 

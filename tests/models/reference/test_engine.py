@@ -7,7 +7,7 @@ import math
 import torch
 
 from data.batch import collate
-from data.randomness import generator_for
+from data.scene import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from data.notices import warn_once
+from data.errors import UserError, warn_once
 from data.scenes_source import open_scenes
 from data.store import SceneStore
 from data.tfrecord import write_records

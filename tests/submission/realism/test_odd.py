@@ -12,7 +12,7 @@ import pytest
 import torch
 from waymo_open_dataset.protos import scenario_pb2
 
-from data.remarks import Remarks, rounding_error
+from data.completeness import Remarks, rounding_error
 from data.scene import Scene
 from data.womd import RecordError, parse_scenario
 from submission.protos import from_proto

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.traffic.poses import box_pose
 from data.traffic.signals import STOP_STATES
-from data.traffic.simulate import simulate
-from data.traffic.sumo import SumoError
+from data.traffic.sumo import SumoError, box_pose, simulate
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import open_session
 

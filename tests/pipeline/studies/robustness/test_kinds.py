@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.randomness import generator_for
-from data.scene import Scene, map_tensors, until_now
+from data.scene import Scene, generator_for, map_tensors, until_now
 from data.scenes_source import open_scenes
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.baselines import ConstantVelocity
