@@ -29,11 +29,16 @@ from pipeline.command.options import (
 from pipeline.execution.console import be_quiet, logged
 from pipeline.execution.interruption import end_workers, interruptible
 from pipeline.run.presets import PRESETS, load_preset
-from pipeline.run.stage_table import STAGES, Command
+from pipeline.run.stage_table import STAGES, Command, load
 
 __all__ = ["COMMANDS", "main", "preset_section", "whole_run"]
 
-
+# Named, as the code of commands is: to tell inputs apart it knows everything that can be read.
+_ALONE = "pipeline.run.standalone:run_command"
+CHOICES = {
+    "fresh": "start over; what is in the way is kept in the folder replaced/ beside it",
+    "keep": "a finished result stays as it is whatever changed; unfinished work goes on where it can",
+}
 _WHOLE = Command(
     name="stages",
     summary="all stages, from data to a validated archive",
@@ -179,8 +184,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
     function, config_class = command.load()
-    # Imported late: they take as long as the commands themselves.
-    from pipeline.command.standalone import CHOICES, run_command
+    # Imported late: it takes as long as the commands themselves.
     from pipeline.execution.devices import is_first_process
 
     section = preset_section(command, preset, config_class)
@@ -198,7 +202,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     else:
         asked = {choice: bool(own.get(choice)) for choice in CHOICES}
         own = {option: value for option, value in own.items() if option in parameters}
-        figures = run_command(command, function, config, own, **asked)
+        figures = load(_ALONE)(command, function, config, own, **asked)
     if command is not _WHOLE and is_first_process():
         print(json.dumps(figures, indent=2, default=str))
 

@@ -11,14 +11,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from pipeline.execution.interruption import ENDING, GRACE_SECONDS, end_workers, obey_parent_alone
 
-__all__ = ["Outcome", "ProcessDied", "die_with_parent", "run_isolated"]
+__all__ = ["Outcome", "ProcessDied", "die_with_parent", "measured", "run_isolated"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -151,3 +151,10 @@ def run_isolated(function: Callable[[], Any]) -> Outcome:
     if kind == "crash":
         raise RuntimeError(value)
     return Outcome(value, time.perf_counter() - started, peak)
+
+
+def measured(function: Callable[[], Mapping[str, Any]]) -> Outcome:
+    """Call a function in this process."""
+    started = time.perf_counter()
+    value = function()
+    return Outcome(value, time.perf_counter() - started, 0.0)

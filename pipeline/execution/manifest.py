@@ -1,5 +1,5 @@
-"""``manifest.json``: what a finished piece of work was made from and what it wrote; whether that still holds, and
-what becomes of work that was made from something else."""
+"""A piece of work is done once. ``manifest.json`` says what finished work was made from and what it wrote; from it
+follows whether the work still holds, has to be done again, or can go on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import checksum, read_json, write_json
+from pipeline.execution.console import say
+from pipeline.execution.isolation import Outcome
 
 __all__ = [
     "NOTHING",
@@ -30,6 +32,7 @@ __all__ = [
     "finish",
     "is_settled",
     "look",
+    "perform",
     "read_manifest",
     "set_aside",
 ]
@@ -49,8 +52,7 @@ _FREE = frozenset(
         "json",
     }
 )
-# Outputs that no stage reads, and that differ between runs that are otherwise the same: curves with times, and what
-# a stage notes for itself.
+# Outputs that no stage reads and that hold times, or notes of a stage for itself.
 _ASIDE = ("tensorboard/*", "*/tensorboard/*", ".*", "*/.*", "sampling.json", "*/sampling.json")
 _SHOWN = 3
 NOTHING = "not done yet"
@@ -58,13 +60,11 @@ NOTHING = "not done yet"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides outputs. Two equal recipes give equal outputs.
+    """Everything that decides outputs: equal recipes give equal outputs.
 
     Attributes:
-        config: the configuration as plain values.
-        seed: of the run.
-        code: version of the code.
-        inputs: for each earlier stage, or path that was given, what identifies its content.
+        config: the configuration as plain values. seed: of the run. code: its version.
+        inputs: what identifies the content of each earlier stage, or path that was given.
     """
 
     config: dict[str, Any]
@@ -102,11 +102,11 @@ class Work:
     """Where a piece of work is.
 
     Attributes:
-        folder: it writes there. name: of the stage or command.
-        replaced: what has to give way goes there, or to that name with .2, .3 and so on behind it.
+        folder: where it writes. name: of the stage or command.
+        replaced: older outputs are moved there, or to that name followed by .2, .3 and so on.
         owns: patterns of names in the folder that it writes; all of a stage's folder.
-        notes: what the names of its notes begin with, where the folder may hold other things as well.
-        goes_on: whether unfinished work can be gone on with under other options (``--keep``).
+        notes: prefix of its notes where the folder may hold other things as well.
+        goes_on: unfinished work can go on under other options (``--keep``).
     """
 
     folder: Path
@@ -141,8 +141,8 @@ class State:
     """What is there of a piece of work.
 
     Attributes:
-        reason: why it has to be done, in a few words; None where its outputs are there and made from the recipe.
-        finished: it was once. fits: what is there is a part of what is wanted, and can be gone on with.
+        reason: why it has to be done; None where its outputs are there and made from the recipe.
+        finished: it was once. fits: what is there belongs to the recipe, so that work can go on from it.
         changes: what is different now.
     """
 
@@ -232,10 +232,9 @@ def look(work: Work, recipe: Recipe) -> State:
 
 
 def set_aside(work: Work) -> Path | None:
-    """Move what belongs to a piece of work to the first free name in ``replaced``, for what was trained may have
-    cost days; returns where it is, or None where there was nothing.
+    """Move the outputs to the first free name in ``replaced``; returns where, or None where there were none.
 
-    The notes go last: whatever ends this process, what is still in place is still known for what it is.
+    The notes are moved last: if this process is killed, the remaining outputs are still known.
     """
     entries = [path for path in work.entries() if not path.name.endswith(".part")]
     notes = [path for path in (work.started, work.manifest) if path.exists()]
@@ -291,14 +290,14 @@ def is_settled(work: Work, state: State, *, fresh: bool, keep: bool) -> bool:
 
 
 def begin(work: Work, recipe: Recipe, state: State, *, fresh: bool = False, keep: bool = False) -> str:
-    """Make the folder ready: go on with what is there where that fits, move it to ``replaced`` where not.
+    """Make the folder ready: keep what fits the recipe, move the rest to ``replaced``.
 
     Args:
         work, recipe: what is to be done. state: of it, see ``look``.
-        fresh: use nothing of what is there. keep: go on with unfinished work although something changed.
+        fresh: use nothing of what is there. keep: unfinished work goes on although something changed.
 
     Returns:
-        What became of what was there, in words that follow the reason; empty where there is nothing to say.
+        What became of older outputs, in words that follow the reason; empty where there is nothing to say.
     """
     text, despite = "", list[str]()
     if keep and not state.finished and not state.fits:
@@ -310,7 +309,7 @@ def begin(work: Work, recipe: Recipe, state: State, *, fresh: bool = False, keep
     elif state.finished:
         with contextlib.suppress(FileNotFoundError):
             work.manifest.unlink()
-    # What a killed process was writing (see ``atomic_path``) is of no use to anybody.
+    # A killed process may have left half-written files (see ``atomic_path``).
     for leftover in [*work.folder.rglob(".*.part")] if work.owns == ("*",) else []:
         leftover.unlink()
     work.folder.mkdir(parents=True, exist_ok=True)
@@ -354,3 +353,47 @@ def finish(
     write_json(work.manifest, asdict(manifest))
     work.started.unlink()
     return manifest
+
+
+def perform(
+    work: Work,
+    recipe: Recipe,
+    act: Callable[[], Outcome],
+    *,
+    title: str,
+    fresh: bool = False,
+    keep: bool = False,
+    again: bool = False,
+    state: State | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Manifest | None:
+    """Do a piece of work unless it is done, and say what becomes of older outputs.
+
+    Args:
+        work, recipe: what is to be done. act: does it; figures are a flat dict.
+        title: prefix of all lines. fresh, keep: see ``begin``.
+        again: call ``act`` even if the work is done: it recognises its outputs, or writes the same again.
+        state: of the work, if the caller knows more than ``look``. check: called before anything is moved.
+
+    Returns:
+        The new manifest, or None where there was nothing to do.
+    """
+    state = state or look(work, recipe)
+    settled = is_settled(work, state, fresh=fresh, keep=keep)
+    if settled and (state.reason is not None or not again):
+        if state.reason is not None:
+            say(f"{title} kept as it is (--keep), although {state.reason}")
+        return None
+    check()
+    told = begin(work, recipe, state, fresh=fresh, keep=keep)
+    # Of a command's own folder only what is out of the ordinary is said.
+    if not settled and (told or not work.notes or state.reason != NOTHING):
+        say(f"{title} " + "; ".join(filter(None, (state.reason or "starting over (--fresh)", told))))
+    try:
+        outcome = act()
+    except BaseException:
+        # An option that is wrong leaves nothing behind.
+        if not work.entries():
+            work.started.unlink(missing_ok=True)
+        raise
+    return finish(work, recipe, outcome.value, outcome.seconds, outcome.peak_memory_mb)

@@ -20,8 +20,7 @@ from pipeline.execution.devices import check_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.isolation import run_isolated
 from pipeline.execution.locking import locked
-from pipeline.execution.manifest import Manifest, Recipe, State, Work, look
-from pipeline.execution.works import perform
+from pipeline.execution.manifest import Manifest, Recipe, State, Work, look, perform
 from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import ARCHIVE, REPORT, Run
 from pipeline.run.stage_table import Stage, stages_of

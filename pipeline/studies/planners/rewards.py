@@ -14,8 +14,8 @@ from pathlib import Path
 from data.files import checksum
 from data.scenes_source import content_digest
 from pipeline.execution.code_version import code_version
-from pipeline.execution.manifest import Recipe, Work
-from pipeline.execution.works import measured, perform
+from pipeline.execution.isolation import measured
+from pipeline.execution.manifest import Recipe, Work, perform
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.selfplay import POLICY_FILE, run_selfplay
 

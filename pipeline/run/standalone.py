@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.files import at_once, checksum
 from data.places import is_remote, place
+from data.scenes_source import content_digest
 from data.sources import find_shards
+from data.store import is_store
 from pipeline.execution.code_version import code_version
 from pipeline.execution.console import say
 from pipeline.execution.devices import check_devices, is_first_process
+from pipeline.execution.isolation import measured
 from pipeline.execution.locking import locked
-from pipeline.execution.manifest import Recipe, Work, look, set_aside
-from pipeline.execution.works import identity, measured, perform, refuse_own_inputs, wait_for_first
+from pipeline.execution.manifest import Recipe, State, Work, look, perform, set_aside
 from pipeline.run.stage_table import Command
+from submission.protos import rollout_files
 
-__all__ = ["CHOICES", "run_command"]
+__all__ = ["identity", "run_command"]
 
-CHOICES = {
-    "fresh": "start over; what is in the way is kept in the folder replaced/ beside it",
-    "keep": "a finished result stays as it is whatever changed; unfinished work goes on where it can",
-}
+# How long the other processes of a launch wait for the first one to make the folder ready.
+_WAIT_SECONDS = 600.0
 
 
 def _out(command: Command, own: Mapping[str, Any]) -> Path | None:
@@ -54,6 +58,39 @@ def _recipe(module: str, config: Any, own: Mapping[str, Any], inputs: Mapping[st
     return Recipe(config=plain, seed=own.get("seed") or 0, code=code_version(module), inputs=dict(inputs))
 
 
+def identity(value: Any) -> str | None:
+    """What identifies the content of an input: a file, a store, records, rollouts, a run, or a list of them.
+
+    None where there is nothing of that kind: whoever reads it will say so.
+    """
+    if isinstance(value, list):
+        parts = [identity(one) for one in value]
+        return None if None in parts else str(parts)
+    path = place(value)
+    try:
+        if is_remote(path):
+            return "\n".join(shard.fingerprint for shard in find_shards(str(value)))
+        if path.is_file():
+            return checksum(path)
+        if is_store(path):
+            return content_digest(str(path))
+        if manifests := sorted(path.glob("*/manifest.json")):
+            return _digests(manifests)
+        with contextlib.suppress(UserError):
+            return _digests(rollout_files(path))
+        with contextlib.suppress(UserError):
+            return content_digest(str(value))
+        # A run whose stages left no manifests, or something else that only its reader knows.
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return _digests(files) if files else None
+    except (UserError, OSError):
+        return None
+
+
+def _digests(files: Sequence[Path]) -> str:
+    return "\n".join(f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True))
+
+
 def _identity(option: str, value: Any, own: Mapping[str, Any]) -> str | None:
     if option != "data":
         return identity(value)
@@ -62,6 +99,26 @@ def _identity(option: str, value: Any, own: Mapping[str, Any]) -> str | None:
         return "\n".join(shard.fingerprint for shard in find_shards(value, own["split"]))
     except UserError:
         return None
+
+
+def _refuse_own_inputs(work: Work, inputs: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` where an input is among what the work would move away or write over."""
+    own = [path.resolve() for path in work.entries()]
+    for name, value in inputs.items():
+        for one in value if isinstance(value, list) else [value]:
+            path = place(one)
+            if not is_remote(path) and any(path.resolve().is_relative_to(entry) for entry in own):
+                raise UserError(f"--{name} {one}: the result would take its place; choose another --out")
+
+
+def _wait_for_first(work: Work, recipe: Recipe) -> State:
+    """In the other processes: wait until the first one has made the folder ready."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while not (state := look(work, recipe)).fits or not (work.started.exists() or work.manifest.exists()):
+        if time.monotonic() > deadline:
+            raise UserError(f"{work.folder}: the first process of the launch has not begun there")
+        time.sleep(0.1)
+    return state
 
 
 def run_command(
@@ -77,7 +134,7 @@ def run_command(
 
     Args:
         command: of the table. function, config, own: what to call, with which options.
-        fresh, keep: see ``CHOICES``.
+        fresh: start over. keep: what is finished stays, unfinished work goes on.
 
     Returns:
         Its figures, or those of the finished result that is there already.
@@ -104,12 +161,12 @@ def run_command(
     work, title = _work(command, out), f"{out}:"
     if "keep" in own:
         own["keep"] = keep
-    refuse_own_inputs(work, given)
+    _refuse_own_inputs(work, given)
     recipe = _recipe(
         command.module, config, {**own, "keep": None}, {option: str(value) for option, value in inputs.items()}
     )
     if not is_first_process():
-        state = wait_for_first(work, recipe)
+        state = _wait_for_first(work, recipe)
         return {} if state.reason is None else function(config, **own)
     with locked(work.folder, name, ".lock" if work.folder == out else f".{out.name}.lock"):
         if not command.outputs:

@@ -13,11 +13,9 @@ import pytest
 
 from data.errors import UserError
 from data.tfrecord import write_records
-from pipeline.command import standalone
-from pipeline.command.cli import COMMANDS, main
-from pipeline.command.standalone import run_command
+from pipeline.command.cli import CHOICES, COMMANDS, main
 from pipeline.execution.locking import locked
-from pipeline.execution.works import identity
+from pipeline.run.standalone import identity, run_command
 from tests.builders import scenario_proto
 
 ROOT = Path(__file__).parents[3]
@@ -176,7 +174,7 @@ def test_the_other_processes_of_a_launch_wait_for_the_first(
     trainer(1)
     monkeypatch.setenv("RANK", "1")
     assert trainer(1) == {}
-    monkeypatch.setattr("pipeline.execution.works._WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.run.standalone._WAIT_SECONDS", 0.0)
     with pytest.raises(UserError, match="the first process of the launch has not begun there"):
         trainer(2)
     assert trainer.result == "scenes 1 0"
@@ -347,4 +345,4 @@ def test_flags_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "--fresh" in told
     assert "--keep" in told
-    assert standalone.CHOICES["keep"].split(";")[0] in " ".join(told.split())
+    assert CHOICES["keep"].split(";")[0] in " ".join(told.split())
