@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
@@ -21,10 +22,10 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
-from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Driven, Scorer, collect
-from pipeline.selfplay.ppo import update
+from pipeline.selfplay.rollout import Scorer, collect
+from pipeline.selfplay.training import update
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from pipeline.simulator.step import decisions
@@ -85,13 +86,13 @@ class Track:
 
         def work() -> None:
             policy.eval()
-            episode = collect(driver, self.simulator, self.world, score, config, uniform)
-            self.phases = dict(episode.seconds)
+            rollout = collect(driver, self.simulator, self.world, score, config, uniform)
+            self.phases = dict(rollout.seconds)
             if epochs:
                 policy.train()
                 started = time.perf_counter()
                 # Reads its figures at the end, and so ends with the GPU.
-                update(fabric, learner, optimizer, episode, config, generator)
+                update(fabric, learner, optimizer, rollout, config, generator)
                 self.phases["learn"] = time.perf_counter() - started
 
         return work
@@ -152,11 +153,8 @@ def _of_device(
     world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(device))
     words = vocabulary.to(str(device))
     track = Track(world, words, view, compiled, _MINIBATCH[device.type])
-    anchor = Anchor(ReferenceAgent(Reference(size_preset(size), vocabulary).to(device)), scenes.__getitem__)
-
-    def score(driven: Driven) -> Tensor:
-        scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
-        return scored[driven.agent_index].transpose(0, 1)
+    reference = ReferenceAgent(Reference(size_preset(size), vocabulary).to(device))
+    score = partial(reference_scores, ReferenceScorer(reference, scenes.__getitem__), names, world)
 
     epochs, steps = PPOConfig().epochs, int(world.exists.sum()) * decisions(vocabulary)
     on_cpu = device.type == "cpu"

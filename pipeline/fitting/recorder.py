@@ -1,9 +1,7 @@
-"""What happens between steps: validation, a row of figures for each, the progress bar, and checkpoints."""
+"""What happens between steps: validation, a row of figures for each, the log, and checkpoints."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import warnings
@@ -14,46 +12,41 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from data.errors import UserError
-from data.files import atomic_path, write_text
+from data.files import atomic_path
 from data.scene import Scene, map_tensors
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import SceneInputs
 from models.reference.loss import loss_mask, token_figures
 from pipeline.agents.closed_loop import closed_loop_figures
-from pipeline.drawing.board import add_rollout
-from pipeline.execution.progress import bar
+from pipeline.drawing.training_log import TrainingLog, write_table
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
 
 __all__ = ["COLUMNS", "TRAINING_FILE", "Recorder", "silence_lightning"]
 
 TRAINING_FILE = "training.ckpt"
-_METRICS_FILE = "metrics.csv"
-_CURVES = "tensorboard"
 _TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
 _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_velocity_ade_m", "validation_realism")
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
-# Rollouts of each scene that is looked at while training.
+# Of each validation scene.
 _FUTURES = 8
 
 
 def silence_lightning() -> None:
-    """Its hints are for those who write training loops, which users of this one do not."""
+    """Its hints are for authors of training loops, not for users of this one."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 class Recorder(Callback):
-    """Does all of it; of several devices each validates its share, and the first one writes.
+    """Does all of it; of several devices each validates some scenes, and the first one writes.
 
     Args:
         name: of the stage, for the progress bar. out: folder of the outputs.
-        validation: held-out scenes, each alone. scenes: of these, the ones to sample futures of. seed: of those.
+        validation: held-out scenes, each alone. scenes: those of them to sample futures of. seed: of the futures.
         start: steps done by an interrupted run.
     """
 
@@ -70,26 +63,20 @@ class Recorder(Callback):
     ) -> None:
         self._name, self._out, self._config, self._start = name, out, config, start
         self._validation, self._scenes, self._seed = validation, scenes, seed
-        self._progress: tqdm | None = None
-        self._writer: SummaryWriter | None = None
+        self._log: TrainingLog | None = None
         self.rows: list[list[float | int | None]] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         silence_lightning()
         if trainer.is_global_zero:
-            # Here and not before: with several devices this is another process.
-            self._progress = bar(self._name, self._config.steps, " steps", initial=self._start)
-            if self._config.tensorboard:
-                # Steps after the last checkpoint are done again: their points go.
-                self._writer = SummaryWriter(str(self._out / _CURVES), purge_step=self._start + 1)
+            # Not before: with several devices this is another process.
+            curves = self._config.tensorboard
+            self._log = TrainingLog(self._out, self._name, self._config.steps, self._start, curves, shown=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -135,12 +122,10 @@ class Recorder(Callback):
             if last or (config.rollout_every and step % config.rollout_every == 0):
                 figures |= self._futures(trainer, pl_module)
         self.rows.append([step, loss, rate, *(figures.get(name) for name in COLUMNS[3:])])
-        if self._writer is not None:
-            for name, value in {"loss": loss, "learning_rate": rate, **figures}.items():
-                self._writer.add_scalar(f"{self._name}/{name}", value, step)
-        if self._progress is not None:
-            self._progress.update()
-            self._progress.set_postfix(loss=f"{self.recent_loss():.3f}", refresh=False)
+        if self._log is not None:
+            row = {"loss": loss, "learning_rate": rate, **figures}
+            tagged = {f"{self._name}/{name}": value for name, value in row.items()}
+            self._log.add(tagged, step, f"loss={self.recent_loss():.3f}")
         if last or step % config.checkpoint_every == 0:
             self.save(trainer)
 
@@ -154,11 +139,7 @@ class Recorder(Callback):
             trainer.save_checkpoint(temporary)
 
     def write_metrics(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
-        write_text(self._out / _METRICS_FILE, text.getvalue())
+        write_table(self._out, COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in self.rows])
 
     @torch.no_grad()
     def _tokens(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
@@ -186,8 +167,8 @@ class Recorder(Callback):
                 value = found.get(name.removeprefix("validation_"))
                 if value is not None:
                     total[:, column] += torch.tensor([value, 1.0], dtype=torch.float64, device=module.device)
-        if self._writer is not None and self._scenes:
-            add_rollout(self._writer, agent, self._scenes[0], trainer.global_step, self._seed)
+        if self._log is not None and self._scenes:
+            self._log.film(agent, self._scenes[0], trainer.global_step, self._seed)
         for parameter, flag in zip(module.result.parameters(), trained, strict=True):
             parameter.requires_grad_(flag)
         module.model.train()

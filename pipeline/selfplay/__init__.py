@@ -1,1 +1,1 @@
-"""Self-play: many worlds as batched tensors, what agents see and earn, and PPO anchored to the reference."""
+"""Self-play: experience, PPO, the frozen anchor, and the training loop."""

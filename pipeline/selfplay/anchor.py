@@ -1,14 +1,18 @@
-"""The frozen reference as anchor: log-probabilities of all tokens along what was executed.
+"""Frozen models that a policy is anchored to or compared with, and their log-probabilities of executed tokens.
 
-One teacher-forced pass per finished episode on its true context: the logged first second, the executed tokens, and
-replayed agents tokenised from where they were. Maps are encoded once per scene, since the reference is frozen.
+An anchor is a reference that sees the whole scene, a policy that sees what the agent sees (HR-PPO), or the log.
+
+Shape legend: W worlds, A agents, D decisions, N controlled agents of all worlds, K vocabulary size.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,22 +21,51 @@ from data.batch import collate
 from data.scene import Agents, Scene, map_tensors
 from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
+from models.checkpoints import checkpoint_kind
+from models.policy import POLICY_KIND, Policy, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.map_encoder import MapEncoding, stack_map_encodings
-from pipeline.simulator.world import World
+from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.pool import WorldPool
+from pipeline.selfplay.rollout import Executed, Scorer, act, collect
+from pipeline.simulator.episode import Simulator
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.step import agent_indices, controlled_agents, decisions
+from pipeline.simulator.world import World, build_world, stack_worlds
 
-__all__ = ["Anchor"]
+__all__ = [
+    "Anchor",
+    "PolicyAnchor",
+    "ReferenceAnchor",
+    "ReferenceScorer",
+    "SceneDivergence",
+    "divergence",
+    "load_anchor",
+    "log_scores",
+    "logged_tokens",
+    "mean_divergence",
+    "reference_scores",
+    "scene_divergences",
+]
 
-# Agents times tokens that are scored together: on a CPU what caches hold.
+# Agents times tokens that are scored in one pass: on a CPU as many as its caches hold.
 _SLOTS = {"cpu": 1 << 11, "cuda": 1 << 17}
+# Log-probability of tokens other than the log's: almost none, and finite.
+_NEVER = -30.0
+# Worlds that ``scene_divergences`` drives at once.
+_WORLDS = 4
 
 
-class Anchor:
-    """A reference that scores executed tokens.
+class ReferenceScorer:
+    """Log-probabilities of a reference along executed tokens.
+
+    One teacher-forced pass per finished episode on its true context: the logged first second, the executed tokens,
+    and replayed agents tokenised from where they were. Maps are encoded once per scene, since the reference is
+    frozen.
 
     Args:
         reference: frozen.
-        scene: finds a scene by the name of its world; it is asked once for each, unless it is forgotten.
+        scene: finds the scene of an index; called once for each while its encoded map is kept.
         capacity: scenes whose encoded maps are kept.
     """
 
@@ -41,14 +74,10 @@ class Anchor:
         self._scene, self._capacity = scene, capacity
         self._known: OrderedDict[int, tuple[Scene, MapEncoding]] = OrderedDict()
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self.reference.vocabulary
-
     @torch.no_grad()
     def log_probs(
         self,
-        chosen: Sequence[int],
+        scene_index: Sequence[int],
         world: World,
         tokens: Tensor,
         poses: Tensor,
@@ -58,8 +87,7 @@ class Anchor:
         """Log-probabilities of every token at every decision of an episode.
 
         Args:
-            chosen: [W] names of the worlds.
-            world: the batch of these worlds.
+            scene_index: [W] of the worlds' scenes. world: the batch of these worlds.
             tokens: [W, A, D] executed by controlled agents.
             poses: [W, A, D + 1, 3] at the decisions and at the end, minus the origin.
             controlled: [W, A] bool. present: [W, A, D + 1] bool.
@@ -67,27 +95,27 @@ class Anchor:
         Returns:
             [W, A, D, K]; rows of agents that are not controlled mean nothing.
         """
-        executed = tokens
+        vocabulary, executed = self.reference.vocabulary, tokens
         if bool((world.exists & ~controlled).any()):
             types = world.types.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-            nearest, _ = match_token(self.vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)
+            nearest, _ = match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)
             executed = torch.where(controlled.unsqueeze(-1), tokens, nearest)
-        history, decisions = world.history_ids.shape[-1], tokens.shape[-1]
+        history, count = world.history_ids.shape[-1], tokens.shape[-1]
         exists = world.exists[..., None]
         ids = torch.cat((world.history_ids, executed), dim=-1)
-        both = present[..., :-1] & present[..., 1:] & exists
-        valid = torch.cat((world.history_valid & exists, both), dim=-1)
+        at_both_ends = present[..., :-1] & present[..., 1:] & exists
+        valid = torch.cat((world.history_valid & exists, at_both_ends), dim=-1)
         path = torch.cat((world.history_poses[:, :, :-1], poses), dim=2)
-        result = torch.zeros(*tokens.shape, self.vocabulary.size, device=tokens.device)
-        scenes = [self._prepared(name) for name in chosen]
-        while len(self._known) > max(self._capacity, len(set(chosen))):
+        result = torch.zeros(*tokens.shape, vocabulary.size, device=tokens.device)
+        scenes = [self._prepared(index) for index in scene_index]
+        while len(self._known) > max(self._capacity, len(set(scene_index))):
             self._known.popitem(last=False)
-        for rows in self._groups([len(agents.agents.id) for agents, _ in scenes], history + decisions):
+        for rows in self._groups([len(scene.agents.id) for scene, _ in scenes], history + count):
             batch = collate([scenes[row][0] for row in rows])
-            count = batch.agents.id.shape[1]
+            agents = batch.agents.id.shape[1]
             encoding = stack_map_encodings([scenes[row][1] for row in rows])
-            part = self.reference.score(encoding, batch, *(t[rows, :count] for t in (ids, valid, path)))
-            result[rows, :count] = part[:, :, history:].to(result.device)
+            part = self.reference.score(encoding, batch, *(t[rows, :agents] for t in (ids, valid, path)))
+            result[rows, :agents] = part[:, :, history:].to(result.device)
         return result
 
     def _groups(self, sizes: Sequence[int], tokens: int) -> list[list[int]]:
@@ -100,19 +128,186 @@ class Anchor:
             groups[-1].append(row)
         return groups
 
-    def _prepared(self, name: int) -> tuple[Scene, MapEncoding]:
-        """A scene's agents and lights, and its encoded map."""
-        if name not in self._known:
-            scene = _simulated_only(self._scene(name))
+    def _prepared(self, index: int) -> tuple[Scene, MapEncoding]:
+        """A scene's simulated agents, in the order of worlds, and lights; and its encoded map."""
+        if index not in self._known:
+            scene = self._scene(index)
+            agents = Agents(**{name: value[scene.simulated] for name, value in vars(scene.agents).items()})
+            scene = replace(scene, agents=agents)
             encoding = self.reference.encode_map(collate([scene]))
-            # Nothing reads the map again.
-            self._known[name] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0])), encoding
-        self._known.move_to_end(name)
-        return self._known[name]
+            # The map is not read again.
+            self._known[index] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0])), encoding
+        self._known.move_to_end(index)
+        return self._known[index]
 
 
-def _simulated_only(scene: Scene) -> Scene:
-    """The scene with simulated agents alone, in the order of worlds."""
-    chosen = scene.simulated
-    agents = Agents(**{name: value[chosen] for name, value in vars(scene.agents).items()})
-    return Scene(scene.scenario_id, scene.timestamp, agents, scene.map, scene.lights)
+class Anchor(Protocol):
+    """A frozen model with log-probabilities of tokens."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of its tokens, which are the policy's actions."""
+        ...
+
+    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
+        """For an episode in the worlds of these scenes."""
+        ...
+
+
+class ReferenceAnchor:
+    """The reference, as in SPACeR: it sees the whole scene."""
+
+    def __init__(self, agent: ReferenceAgent, capacity: int) -> None:
+        self._agent, self._capacity = agent, capacity
+        self._reference: ReferenceScorer | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._agent.vocabulary
+
+    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
+        if self._reference is None:
+            self._reference = ReferenceScorer(self._agent, pool.scene, self._capacity)
+        return partial(reference_scores, self._reference, scene_index, world)
+
+
+class PolicyAnchor:
+    """A policy cloned from the log, as in HR-PPO (arXiv 2403.19648): it sees what the agent sees."""
+
+    def __init__(self, policy: Policy, vocabulary: Vocabulary) -> None:
+        self._policy, self._vocabulary = policy, vocabulary
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary
+
+    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
+        return self._score
+
+    @torch.no_grad()
+    def _score(self, executed: Executed) -> Tensor:
+        logits, _ = act(self._policy, executed.observations)
+        return logits.log_softmax(-1).unflatten(0, (executed.tokens.shape[-1], -1))
+
+
+def load_anchor(path: Path, device: torch.device, capacity: int) -> tuple[Anchor, dict[str, object] | None]:
+    """An anchor from ``reference.ckpt`` or ``policy.ckpt``, and the observation that a policy needs.
+
+    Raises:
+        UserError: neither.
+    """
+    if checkpoint_kind(path) == POLICY_KIND:
+        policy, vocabulary, view = load_policy(path)
+        return PolicyAnchor(policy.to(device), vocabulary.to(device)), view
+    return ReferenceAnchor(ReferenceAgent.from_checkpoint(path, device=str(device)), capacity), None
+
+
+def reference_scores(
+    reference: ReferenceScorer, scene_index: Sequence[int], world: World, executed: Executed
+) -> Tensor:
+    """[D, N, K] of the controlled agents; a ``Scorer`` once the first three arguments are bound."""
+    log_probs = reference.log_probs(
+        scene_index, world, executed.tokens, executed.poses, executed.controlled, executed.present
+    )
+    return log_probs[executed.agent_index].transpose(0, 1)
+
+
+def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
+    """[W, A, D] the tokens nearest to the log's motion at each decision; any token where the log is not valid."""
+    steps = vocabulary.token_steps
+    poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
+    types = world.types.unsqueeze(-1).expand(-1, -1, poses.shape[2] - 1)
+    return match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)[0]
+
+
+def log_scores(size: int, executed: Executed) -> Tensor:
+    """[D, N, K] of an expert that does what was executed; NaN where it was not there."""
+    present = executed.present[..., :-1] & executed.present[..., 1:]  # [W, A, D]
+    tokens, present = executed.tokens[executed.agent_index].T, present[executed.agent_index].T  # [D, N]
+    scores = torch.full((*tokens.shape, size), _NEVER, device=tokens.device)
+    scores = scores.scatter(-1, tokens.unsqueeze(-1), 0.0)
+    return torch.where(present.unsqueeze(-1), scores, torch.nan)
+
+
+@dataclass(frozen=True)
+class SceneDivergence:
+    """How far a policy is from a reference in one scene: sums in nats over the decisions that are covered, that is
+    on which the reference has an opinion.
+
+    Attributes:
+        kl: of KL(policy || reference). entropy: of the policy. log_likelihood: of tokens under the reference.
+        covered: number of covered decisions. decided: number of all decisions.
+    """
+
+    kl: float
+    entropy: float
+    log_likelihood: float
+    covered: int
+    decided: int
+
+
+@torch.no_grad()
+def scene_divergences(
+    policy: Policy, reference: ReferenceAgent, scenes: Sequence[Scene], view: ObservationConfig, seed: int
+) -> list[SceneDivergence]:
+    """Drive every scene once by the policy, all agents, goals shown, and compare it with the reference on the way.
+
+    Args:
+        policy: in evaluation mode. reference: with the same vocabulary. scenes: single ones.
+        view: what the policy sees. seed: of its draws.
+    """
+    vocabulary, words = reference.vocabulary, reference.vocabulary.to("cpu")
+    scorer, simulator = ReferenceScorer(reference, scenes.__getitem__), Simulator(vocabulary, view)
+    config = PPOConfig(goal_dropout=0.0)
+    results: list[SceneDivergence] = []
+    for first in range(0, len(scenes), _WORLDS):
+        scene_index = range(first, min(first + _WORLDS, len(scenes)))
+        built = [build_world(scenes[index], words, view.road_segments) for index in scene_index]
+        world = map_tensors(stack_worlds(built), lambda tensor: tensor.to(reference.device))
+        generator = torch.Generator().manual_seed(seed * len(scenes) + first)
+        uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
+        score = partial(reference_scores, scorer, scene_index, world)
+        rollout = collect(policy, simulator, world, score, config, uniform.to(reference.device))
+        log_reference = rollout.log_reference
+        assert log_reference is not None
+        log_policy = act(policy, rollout.observations)[0].log_softmax(-1).unflatten(0, rollout.actions.shape)
+        probability = log_policy.exp()
+        parts = torch.stack(
+            (
+                (probability * (log_policy - log_reference)).sum(-1),
+                -(probability * log_policy).sum(-1),
+                log_reference.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1),
+            ),
+            dim=-1,
+        )  # [D, N, 3]
+        parts = torch.where(rollout.covered.unsqueeze(-1), parts, 0.0).double().sum(0)
+        world_of_agent = agent_indices(controlled_agents(world))[0]
+        for number in range(len(scene_index)):
+            mine = world_of_agent == number
+            kl, entropy, likelihood = parts[mine].sum(0).tolist()
+            covered = rollout.covered[:, mine]
+            results.append(SceneDivergence(kl, entropy, likelihood, int(covered.sum()), covered.numel()))
+    return results
+
+
+def divergence(
+    policy: Policy, reference: ReferenceAgent, scenes: Sequence[Scene], view: ObservationConfig, seed: int
+) -> dict[str, float]:
+    """Means over the decisions of all scenes; arguments as of ``scene_divergences``, result as of
+    ``mean_divergence``."""
+    return mean_divergence(scene_divergences(policy, reference, scenes, view, seed))
+
+
+def mean_divergence(parts: Sequence[SceneDivergence]) -> dict[str, float]:
+    """Some scenes as one.
+
+    Returns:
+        ``kl`` KL(policy || reference) in nats, ``entropy`` of the policy, ``log_likelihood`` of tokens under the
+        reference: means over covered decisions; ``coverage``: their fraction.
+    """
+    covered, decided = (sum(getattr(part, name) for part in parts) for name in ("covered", "decided"))
+    means = {
+        name: sum(getattr(part, name) for part in parts) / max(1, covered)
+        for name in ("kl", "entropy", "log_likelihood")
+    }
+    return means | {"coverage": covered / max(1, decided)}

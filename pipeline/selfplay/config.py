@@ -23,30 +23,29 @@ class PPOConfig:
 
     Args:
         epochs: passes over the transitions of an update.
-        minibatch: transitions in a gradient step, about: an update's transitions are divided into equal parts.
+        minibatch: approximate number of transitions in a gradient step; an update's are divided into equal parts.
         learning_rate: of Adam.
-        final_rate: share of it at the end, to which it falls linearly; 1 for constant.
+        final_rate: fraction of the learning rate at the end, to which it falls linearly; 1 for constant.
         gamma: discount of a decision.
         gae_lambda: of the advantage estimate.
         clip: of the probability ratio.
-        surrogate_weight: of PPO's own loss; 0 leaves the KL alone to teach, as in distillation.
+        surrogate_weight: of PPO's own loss; 0 leaves the KL alone, as in distillation.
         value_weight: of the value loss.
         entropy_weight: of the entropy bonus.
         gradient_clip: largest norm of the gradient.
         beta: weight of the KL between policy and reference in the loss; 0 for plain self-play.
-        beta_final: what it changes to, linearly over the training; not set for constant.
+        beta_final: the weight of the KL at the end, to which it changes linearly; not set for constant.
         kl: reverse, KL(policy || reference), seeks the reference's main mode; forward, KL(reference || policy),
-            covers all it does.
+            covers all its modes.
         alpha: weight of the reference's log-likelihood in the reward.
-        goal_dropout: share of agents whose goal is hidden in an episode, though reaching it is still paid.
-        controlled: who is driven, all others replaying the log: all; moving, agents whose log ends elsewhere;
-            vehicles, those of them that are vehicles (the paper's main experiment); one, a single moving agent in
-            each world, drawn anew in each episode, which is no self-play.
+        goal_dropout: fraction of agents whose goal is hidden in an episode, though reaching it is still rewarded.
+        controlled: agents that the policy drives, while all others replay the log: all; moving, agents whose log
+            ends elsewhere; vehicles, moving vehicles (the paper's main experiment); one, a single moving agent in
+            each world, drawn anew for each episode, which is no self-play.
         vehicles_only: the same as ``controlled: vehicles``.
-        parked_share: of the agents whose log stands still, how many are learnt from in an episode; all are driven.
-            More than half of all agents are parked, and there is little to learn from them.
-        compared: compare with the reference on the way though nothing is anchored to it: KL and log-likelihood
-            are figures then, which change nothing.
+        parked_share: fraction of the agents whose log stands still that are learnt from in an episode; all are
+            driven. More than half of all agents are parked, and there is little to learn from them.
+        compared: measure KL and log-likelihood under the reference without an anchor, which changes nothing else.
     """
 
     epochs: int = 4
@@ -90,16 +89,18 @@ class PPOConfig:
 
     @property
     def driven(self) -> str:
-        """Who is controlled, see ``controlled_agents``."""
+        """The controlled agents, a kind of ``controlled_agents``."""
         return "vehicles" if self.vehicles_only else self.controlled
 
-    def beta_at(self, share: float) -> float:
-        """The weight of the KL when ``share`` of the training is done."""
-        return self.beta if self.beta_final is None else self.beta + (self.beta_final - self.beta) * min(1.0, share)
+    def kl_weight_at(self, progress: float) -> float:
+        """The weight of the KL when a fraction ``progress`` of the training is done."""
+        if self.beta_final is None:
+            return self.beta
+        return self.beta + (self.beta_final - self.beta) * min(1.0, progress)
 
-    def rate_at(self, share: float) -> float:
-        """The learning rate when ``share`` of the training is done."""
-        return self.learning_rate * (1.0 + (self.final_rate - 1.0) * min(1.0, share))
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate when a fraction ``progress`` of the training is done."""
+        return self.learning_rate * (1.0 + (self.final_rate - 1.0) * min(1.0, progress))
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,17 @@ class SelfPlayConfig:
 
     Args:
         agent_steps: transitions to train on; a transition is one decision of one controlled agent.
-        driver: policy, which is self-play; or log, by which the policy learns to say what the log does where it is
-            (behaviour cloning, the reference of HR-PPO).
+        driver: policy, which is self-play; or log, for behaviour cloning: the policy learns the tokens of the log
+            (the reference of HR-PPO).
         worlds: scenes simulated at once, of all devices together.
-        turnover: how many of them give way to other scenes at each update; 0 for all.
+        turnover: worlds that are replaced by other scenes at each update; 0 for all.
         pool: scenes of the training split to draw from, spread evenly; 0 for all.
         max_agents: scenes with more simulated agents are left out, which bounds padding.
         cache_worlds: built worlds, and encoded maps, that each process keeps (some 2 MB each).
         workers: processes that build worlds ahead of their use; 0 builds them in the training process.
-        checkpoint_every: updates between checkpoints for going on after an interruption.
-        evaluate_every: updates between evaluations on held-out scenes, after which the best policy so far is kept;
-            0 for none.
+        checkpoint_every: updates between checkpoints, from which an interrupted training goes on.
+        evaluate_every: updates between evaluations on held-out scenes, which keep the best policy so far; 0 for
+            none.
         evaluate_scenes: of the validation split, spread evenly.
         evaluate_rollouts: of each.
         tensorboard: write curves for TensorBoard.

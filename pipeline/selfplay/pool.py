@@ -1,4 +1,4 @@
-"""The scenes that self-play draws from: which worlds an update has, and building them in time."""
+"""The scenes that self-play draws from: which worlds an update simulates, and building them in time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["Schedule", "WorldPool"]
 class Schedule:
     """Which scene is in which slot at an update: a function of the update's number alone.
 
-    Scenes come from one random order of all after the other. Slots are refilled in turn, ``turnover`` of them at
-    each update, so that big pools can be prepared while updates go on.
+    Scenes come in random orders of the whole pool, one after the other. Slots are refilled in turn, ``turnover`` of
+    them at each update, so that the worlds of big pools are built while updates go on.
 
     Args:
         pool: number of scenes. slots: worlds simulated at once. turnover: slots refilled at each update. seed: of
@@ -40,17 +40,17 @@ class Schedule:
     turnover: int
     seed: int
 
-    def names(self, update: int) -> list[int]:
-        """[slots] numbers of scenes."""
+    def scene_index(self, update: int) -> list[int]:
+        """[slots] indices of scenes in the pool."""
         refilled = update * self.turnover
-        places = []
+        positions = []
         for slot in range(self.slots):
-            # The last refill up to now that met this slot, or the first filling.
+            # The last refill of this slot up to now, or the first filling.
             last = slot + self.slots * ((refilled - 1 - slot) // self.slots) if refilled > slot else None
-            places.append(slot if last is None else self.slots + last)
-        orders = {place // self.pool for place in places}
+            positions.append(slot if last is None else self.slots + last)
+        orders = {position // self.pool for position in positions}
         order = {number: self._order(number) for number in orders}
-        return [order[place // self.pool][place % self.pool] for place in places]
+        return [order[position // self.pool][position % self.pool] for position in positions]
 
     def _order(self, number: int) -> list[int]:
         return np.random.default_rng([self.seed, number]).permutation(self.pool).tolist()
@@ -77,10 +77,10 @@ def _build(builder: _Builder, row: int) -> bytes:
 
 
 class WorldPool:
-    """Builds worlds when they are first needed, or ahead of that in other processes, and keeps the latest.
+    """Builds worlds when they are first needed, or ahead of time in other processes, and keeps the latest.
 
     Args:
-        store: of the scenes. rows: [pool] of the store's scenes; worlds are named by their place here.
+        store: of the scenes. rows: [pool] rows of the store; a scene's index is its place in them.
         vocabulary: of the tokens, on the CPU. view_size: road segments that agents see.
         capacity: worlds kept. workers: processes that build; 0 builds in this one.
     """
@@ -110,34 +110,34 @@ class WorldPool:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def scene(self, name: int) -> Scene:
-        """The scene of a world."""
-        return self._store[self._rows[name]]
+    def scene(self, index: int) -> Scene:
+        """The scene of an index."""
+        return self._store[self._rows[index]]
 
-    def prepare(self, names: Sequence[int]) -> None:
-        """Start building worlds that will be needed."""
+    def prepare(self, scene_index: Sequence[int]) -> None:
+        """Start to build worlds that will be needed."""
         if self._processes is None:
             return
-        for name in names:
-            if name not in self._worlds and name not in self._coming:
-                self._coming[name] = self._processes.submit(_build, self._builder, self._rows[name])
+        for index in scene_index:
+            if index not in self._worlds and index not in self._coming:
+                self._coming[index] = self._processes.submit(_build, self._builder, self._rows[index])
 
-    def take(self, names: Sequence[int]) -> list[World]:
-        """Worlds [1, ...] of some names, built now where they are not ready."""
-        self.prepare(names)
+    def take(self, scene_index: Sequence[int]) -> list[World]:
+        """Worlds [1, ...] of some scenes, built now where they are not ready."""
+        self.prepare(scene_index)
         worlds = []
-        for name in names:
-            if name in self._coming:
-                self._worlds[name] = pickle.loads(self._coming.pop(name).result())
-            elif name not in self._worlds:
-                self._worlds[name] = build_world(self.scene(name), self._vocabulary, self._view_size)
-            self._worlds.move_to_end(name)
-            worlds.append(self._worlds[name])
-        while len(self._worlds) > max(self._capacity, len(set(names))):
+        for index in scene_index:
+            if index in self._coming:
+                self._worlds[index] = pickle.loads(self._coming.pop(index).result())
+            elif index not in self._worlds:
+                self._worlds[index] = build_world(self.scene(index), self._vocabulary, self._view_size)
+            self._worlds.move_to_end(index)
+            worlds.append(self._worlds[index])
+        while len(self._worlds) > max(self._capacity, len(set(scene_index))):
             self._worlds.popitem(last=False)
         return worlds
 
     def close(self) -> None:
-        """Let the other processes go."""
+        """End the other processes."""
         if self._processes is not None:
             self._processes.shutdown(wait=True, cancel_futures=True)

@@ -1,12 +1,10 @@
-"""PPO anchored to a frozen reference (SPACeR equations 1 to 5), readable from top to bottom.
+"""The mathematics of PPO with an anchor (SPACeR equations 1 to 5): advantages, minibatches, losses.
 
-    reward   r = r_task + alpha * log pi_ref(a | s)                       (``episode.collect``)
     loss     clipped PPO + value_weight * value loss - entropy_weight * entropy + beta * KL
 
-The KL is exact, summed over the vocabulary, recomputed for every minibatch; its gradient reaches the policy alone.
-Several devices share an update: each has the transitions of its own worlds, all draw the same minibatches over all
-transitions, and what is divided by a number of transitions is divided by that of all devices. So they do what one
-would.
+The KL is exact, summed over the vocabulary, and recomputed for every minibatch; its gradient reaches the policy
+alone. Several devices share an update: each has the transitions of its own worlds, all draw the same minibatches
+over all transitions, and sums are divided by the number of transitions of all devices. So they do what one would.
 
 Shape legend: D decisions, N controlled agents (of all worlds of a device), M transitions, K vocabulary size.
 """
@@ -18,44 +16,41 @@ from dataclasses import dataclass
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Episode, act
+from pipeline.selfplay.rollout import Rollout
 from pipeline.simulator.observation import Observation
 
-__all__ = ["Minibatch", "advantages", "anchor_kl", "exact_kl", "policy_loss", "update"]
+__all__ = [
+    "LOSS_PARTS",
+    "Minibatch",
+    "Shard",
+    "anchor_kl",
+    "exact_kl",
+    "explained_variance",
+    "gae",
+    "minibatches",
+    "ppo_loss",
+    "sum_over_devices",
+]
 
-_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction")
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """M transitions of this device, and how many there are on all of them."""
-
-    action: Tensor  # [M] int64
-    old_log_prob: Tensor  # [M] of the action when it was taken
-    advantage: Tensor  # [M] normalised over the minibatch of all devices
-    target: Tensor  # [M] of the value
-    reference: Tensor | None  # [M, K] log-probabilities
-    covered: Tensor  # [M] bool, where the reference counts
-    count: Tensor | int  # transitions of all devices
-    covered_count: Tensor | int  # of these, covered
+LOSS_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction")
 
 
-def advantages(reward: Tensor, value: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+def gae(rewards: Tensor, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Generalised advantage estimates [D, N]; the episode is truncated, so the last value bootstraps.
 
     Args:
-        reward: [D, N]. value: [D + 1, N].
+        rewards: [D, N]. values: [D + 1, N].
     """
-    delta = reward + gamma * value[1:] - value[:-1]
-    result = torch.zeros_like(delta)
+    delta = rewards + gamma * values[1:] - values[:-1]
+    advantages = torch.zeros_like(delta)
     running = torch.zeros_like(delta[0])
     for index in range(len(delta) - 1, -1, -1):
         running = delta[index] + gamma * gae_lambda * running
-        result[index] = running
-    return result
+        advantages[index] = running
+    return advantages
 
 
 def exact_kl(log_policy: Tensor, log_reference: Tensor) -> Tensor:
@@ -64,153 +59,135 @@ def exact_kl(log_policy: Tensor, log_reference: Tensor) -> Tensor:
 
 
 def anchor_kl(log_policy: Tensor, log_reference: Tensor, kind: str) -> Tensor:
-    """The KL [...] that anchors: ``reverse``, KL(policy || reference), or ``forward``, the other way round."""
+    """The anchor's KL [...]: ``reverse``, KL(policy || reference), or ``forward``, KL(reference || policy)."""
     if kind == "forward":
         return exact_kl(log_reference, log_policy)
     return exact_kl(log_policy, log_reference)
 
 
-def policy_loss(
-    logits: Tensor, value: Tensor, batch: Minibatch, config: PPOConfig, beta: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """This device's part of the loss of a minibatch, and of its parts; those of all devices add up to the whole.
+@dataclass(frozen=True)
+class Minibatch:
+    """M transitions of this device, and how many there are on all devices."""
+
+    observations: Observation  # of M
+    actions: Tensor  # [M] int64
+    logprobs: Tensor  # [M] of the actions when they were taken
+    advantages: Tensor  # [M] normalised over the minibatch of all devices
+    returns: Tensor  # [M] targets of the value
+    log_reference: Tensor | None  # [M, K] log-probabilities
+    covered: Tensor  # [M] bool, where the reference counts
+    count: Tensor | int  # transitions of all devices
+    covered_count: Tensor | int  # of these, covered
+
+
+def minibatches(
+    shard: Shard, rollout: Rollout, advantages: Tensor, size: int, generator: torch.Generator
+) -> Iterator[Minibatch]:
+    """One epoch over the transitions of all devices, in minibatches of about ``size``.
 
     Args:
-        logits: [M, K]. value: [M]. batch: transitions. config: weights. beta: weight of the KL now.
+        shard: of the rollout. advantages: [D, N] of the rollout.
+        generator: of the order, the same on all devices.
+    """
+    returns = (advantages + rollout.values[:-1]).flatten()
+    advantages, covered = advantages.flatten(), rollout.covered.flatten()
+    actions, logprobs = rollout.actions.flatten(), rollout.logprobs.flatten()
+    log_reference = None if rollout.log_reference is None else rollout.log_reference.flatten(0, 1)
+    order = torch.randperm(shard.transitions, generator=generator, device=generator.device)
+    # Equal parts: a small last one would weigh as much as the others, and normalise few advantages.
+    parts = order.tensor_split(max(1, round(shard.transitions / size)))
+    rows_of_parts = [shard.rows(part.to(advantages.device)) for part in parts]
+    exact = advantages.double()
+    sums = [
+        torch.stack((exact[rows].sum(), exact[rows].square().sum(), covered[rows].sum().double()))
+        for rows in rows_of_parts
+    ]
+    totals = sum_over_devices(shard.fabric, torch.stack(sums))  # [minibatches, 3]
+    for part, rows, (total, squares, covered_count) in zip(parts, rows_of_parts, totals, strict=True):
+        mean = total / len(part)
+        deviation = (squares / len(part) - mean.square()).clamp(min=0).sqrt()
+        yield Minibatch(
+            observations=Observation(**{name: value[rows] for name, value in vars(rollout.observations).items()}),
+            actions=actions[rows],
+            logprobs=logprobs[rows],
+            advantages=((advantages[rows] - mean) / (deviation + 1e-8)).float(),
+            returns=returns[rows],
+            log_reference=None if log_reference is None else log_reference[rows],
+            covered=covered[rows],
+            count=len(part),
+            covered_count=covered_count.clamp(min=1).float(),
+        )
+
+
+def ppo_loss(
+    logits: Tensor, values: Tensor, batch: Minibatch, config: PPOConfig, kl_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """This device's part of the loss of a minibatch, and of ``LOSS_PARTS``; the parts of all devices add up.
+
+    Args:
+        logits: [M, K]. values: [M]. batch: transitions. config: weights. kl_weight: of the KL now.
     """
     log_policy = logits.log_softmax(-1)
-    log_prob = log_policy.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-    ratio = (log_prob - batch.old_log_prob).exp()
+    logprobs = log_policy.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    ratio = (logprobs - batch.logprobs).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-    surrogate = torch.minimum(ratio * batch.advantage, clipped * batch.advantage).sum() / batch.count
+    surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages).sum() / batch.count
     entropy = -(log_policy.exp() * log_policy).sum() / batch.count
-    value_loss = 0.5 * (value - batch.target).square().sum() / batch.count
+    value_loss = 0.5 * (values - batch.returns).square().sum() / batch.count
     kl = log_policy.new_zeros(())
-    if batch.reference is not None:
+    if batch.log_reference is not None:
         # Where the reference has no opinion the policy is compared with itself.
-        known = torch.where(batch.covered.unsqueeze(-1), batch.reference, log_policy.detach())
-        kl = (anchor_kl(log_policy, known, config.kl) * batch.covered).sum() / batch.covered_count
+        log_reference = torch.where(batch.covered.unsqueeze(-1), batch.log_reference, log_policy.detach())
+        kl = (anchor_kl(log_policy, log_reference, config.kl) * batch.covered).sum() / batch.covered_count
     loss = (
         config.value_weight * value_loss
         - config.surrogate_weight * surrogate
         - config.entropy_weight * entropy
-        + beta * kl
+        + kl_weight * kl
     )
-    far = ((ratio - 1).abs() > config.clip).sum() / batch.count
-    parts = zip(_PARTS, (surrogate, value_loss, entropy, kl, far), strict=True)
+    clip_fraction = ((ratio - 1).abs() > config.clip).sum() / batch.count
+    parts = zip(LOSS_PARTS, (surrogate, value_loss, entropy, kl, clip_fraction), strict=True)
     return loss, {name: part.detach() for name, part in parts}
 
 
-class _Shares:
-    """Which transitions of all devices are this one's: those of its agents, who stand in a row among all agents."""
-
-    def __init__(self, fabric: Fabric, episode: Episode) -> None:
-        self.decisions, self.own = episode.action.shape
-        counts = torch.zeros(fabric.world_size, dtype=torch.int64, device=episode.action.device)
-        counts[fabric.global_rank] = self.own
-        counts = _summed(fabric, counts)
-        self.agents = int(counts.sum())
-        self.first = int(counts[: fabric.global_rank].sum())
-
-    @property
-    def transitions(self) -> int:
-        return self.decisions * self.agents
-
-    def rows(self, everywhere: Tensor) -> Tensor:
-        """Of transitions numbered over all devices, the numbers here of those that are here."""
-        decision, agent = everywhere // self.agents, everywhere % self.agents - self.first
-        here = (agent >= 0) & (agent < self.own)
-        return decision[here] * self.own + agent[here]
+def explained_variance(fabric: Fabric, values: Tensor, advantages: Tensor) -> float:
+    """Fraction of the variance of the returns that the values [D + 1, N] foresaw; of all devices."""
+    error = advantages.double()
+    returns = error + values[:-1]
+    sums = [total for x in (error, returns) for total in (x.sum(), x.square().sum())]
+    count = torch.tensor(float(error.numel()), dtype=torch.float64, device=error.device)
+    mean, square, returns_mean, returns_square = (
+        sum_over_devices(fabric, torch.stack(sums)) / sum_over_devices(fabric, count)
+    ).tolist()
+    return 1.0 - max(0.0, square - mean**2) / max(1e-8, returns_square - returns_mean**2)
 
 
-def _summed(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The sum over all devices."""
+def sum_over_devices(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all devices."""
     total = fabric.all_reduce(tensor, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
 
 
-def _minibatches(
-    fabric: Fabric, shares: _Shares, episode: Episode, config: PPOConfig, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Minibatch]]:
-    """An epoch: rows of this device, and what the loss needs of them."""
-    advantage = advantages(episode.reward, episode.value, config.gamma, config.gae_lambda)
-    target = (advantage + episode.value[:-1]).flatten()
-    advantage, covered = advantage.flatten(), episode.covered.flatten()
-    action, log_prob = episode.action.flatten(), episode.log_prob.flatten()
-    reference = None if episode.reference is None else episode.reference.flatten(0, 1)
-    order = torch.randperm(shares.transitions, generator=generator, device=generator.device)
-    # Equal parts: a small last one would weigh as much as the others, and normalise few advantages.
-    parts = order.tensor_split(max(1, round(shares.transitions / config.minibatch)))
-    chosen = [shares.rows(part.to(advantage.device)) for part in parts]
-    exact = advantage.double()
-    sums = [torch.stack((exact[r].sum(), exact[r].square().sum(), covered[r].sum().double())) for r in chosen]
-    totals = _summed(fabric, torch.stack(sums))  # [minibatches, 3]
-    for part, rows, (total, squares, known) in zip(parts, chosen, totals, strict=True):
-        mean = total / len(part)
-        deviation = (squares / len(part) - mean.square()).clamp(min=0).sqrt()
-        yield (
-            rows,
-            Minibatch(
-                action=action[rows],
-                old_log_prob=log_prob[rows],
-                advantage=((advantage[rows] - mean) / (deviation + 1e-8)).float(),
-                target=target[rows],
-                reference=None if reference is None else reference[rows],
-                covered=covered[rows],
-                count=len(part),
-                covered_count=known.clamp(min=1).float(),
-            ),
-        )
+class Shard:
+    """The transitions of this device among those of all devices, whose agents stand in a row."""
 
+    def __init__(self, fabric: Fabric, rollout: Rollout) -> None:
+        self.fabric = fabric
+        self._decisions, self._own = rollout.actions.shape
+        counts = torch.zeros(fabric.world_size, dtype=torch.int64, device=rollout.actions.device)
+        counts[fabric.global_rank] = self._own
+        counts = sum_over_devices(fabric, counts)
+        self._agents = int(counts.sum())
+        self._first = int(counts[: fabric.global_rank].sum())
 
-def update(
-    fabric: Fabric,
-    policy: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    episode: Episode,
-    config: PPOConfig,
-    generator: torch.Generator,
-    share: float = 0.0,
-) -> dict[str, float]:
-    """Improve the policy on an episode.
+    @property
+    def transitions(self) -> int:
+        """Of all devices."""
+        return self._decisions * self._agents
 
-    Args:
-        fabric: runs the backward pass. policy: in training mode. optimizer: of its weights.
-        episode: transitions of this device. config: settings.
-        generator: of the minibatches, the same on all devices. share: of the training that is done.
-
-    Returns:
-        Means of the loss's parts over the last epoch, and explained variance; of all devices.
-    """
-    beta = config.beta_at(share)
-    for group in optimizer.param_groups:
-        group["lr"] = config.rate_at(share)
-    shares = _Shares(fabric, episode)
-    found: list[Tensor] = []
-    for _ in range(config.epochs):
-        found = []
-        for rows, batch in _minibatches(fabric, shares, episode, config, generator):
-            seen = Observation(**{name: value[rows] for name, value in vars(episode.observation).items()})
-            logits, value = act(policy, seen)
-            loss, parts = policy_loss(logits, value, batch, config, beta)
-            optimizer.zero_grad(set_to_none=True)
-            # Devices average their gradients, and their losses add up.
-            fabric.backward(loss * fabric.world_size)
-            fabric.clip_gradients(policy, optimizer, max_norm=config.gradient_clip)
-            optimizer.step()
-            found.append(torch.stack([parts[name] for name in _PARTS]))
-    means = _summed(fabric, torch.stack(found).mean(0)).tolist()
-    return dict(zip(_PARTS, means, strict=True)) | {"explained_variance": _explained(fabric, episode, config)}
-
-
-def _explained(fabric: Fabric, episode: Episode, config: PPOConfig) -> float:
-    """Share of the variance of the value's targets that the value foresaw."""
-    error = advantages(episode.reward, episode.value, config.gamma, config.gae_lambda).double()
-    target = error + episode.value[:-1]
-    sums = [t for x in (error, target) for t in (x.sum(), x.square().sum())]
-    total, squares, other, others = (
-        _summed(fabric, torch.stack(sums))
-        / _summed(fabric, torch.tensor(float(episode.transitions), dtype=torch.float64, device=error.device))
-    ).tolist()
-    return 1.0 - max(0.0, squares - total**2) / max(1e-8, others - other**2)
+    def rows(self, everywhere: Tensor) -> Tensor:
+        """Of transitions numbered over all devices, the rows here of those that are here."""
+        decision, agent = everywhere // self._agents, everywhere % self._agents - self._first
+        here = (agent >= 0) & (agent < self._own)
+        return decision[here] * self._own + agent[here]

@@ -1,4 +1,10 @@
-"""The loop of self-play: worlds, an episode, an update, figures, and checkpoints to go on from."""
+"""Self-play with PPO, anchored to a frozen model: collect, advantages, update, log, save.
+
+    reward   r = r_task + alpha * log pi_ref(a | s)                       (``rollout.collect``)
+    loss     clipped PPO + value loss + entropy bonus + beta * KL         (``ppo.ppo_loss``)
+
+``train`` is the whole story. On several devices each process runs it on its own worlds, and the first one writes.
+"""
 
 from __future__ import annotations
 
@@ -25,43 +31,231 @@ from models.policy import Policy, save_policy
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.agents.leaks import check_unseen
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.drawing.training_log import TrainingLog, write_table
 from pipeline.execution.manifest import deciding
-from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.selfplay.episode import Episode, Scorer, collect
-from pipeline.selfplay.journal import Journal, Row
-from pipeline.selfplay.judges import Judge, label_scores, load_judge, logged_tokens
+from pipeline.selfplay.anchor import Anchor, load_anchor, log_scores, logged_tokens
+from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool
-from pipeline.selfplay.ppo import update
+from pipeline.selfplay.ppo import (
+    LOSS_PARTS,
+    Shard,
+    explained_variance,
+    gae,
+    minibatches,
+    ppo_loss,
+    sum_over_devices,
+)
+from pipeline.selfplay.rollout import Rollout, Scorer, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World, stack_worlds
 
-__all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "Training"]
+__all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "train", "update"]
 
 POLICY_FILE, BEST_FILE, TRAINING_FILE = "policy.ckpt", "best.ckpt", "training.pt"
+Row = dict[str, float]
+# Where TensorBoard groups the figures; the first prefix that fits, or ``ppo``.
+_GROUPS = {
+    "evaluation_": "evaluation",
+    "reward_": "reward",
+    "seconds_": "seconds",
+    "steps_per_second": "speed",
+    "kl": "anchor",
+    "log_likelihood": "anchor",
+    "reference_coverage": "anchor",
+    "entropy": "anchor",
+    "collision_rate": "events",
+    "off_road_rate": "events",
+    "red_light_rate": "events",
+    "goal_rate": "events",
+}
+# Figures of speed differ from run to run; the table must be the same after an interruption, so it leaves them out.
+_VOLATILE = ("seconds_", "steps_per_second")
+
+
+def train(
+    fabric: Fabric,
+    config: SelfPlayConfig,
+    *,
+    scenes: Path,
+    reference: Path,
+    out: Path,
+    seed: int,
+    validation: Path | None = None,
+    keep: bool = False,
+) -> dict[str, float]:
+    """Train a policy on the devices of a fabric; other arguments and errors as ``run_selfplay``.
+
+    Returns:
+        The last row of figures, and how much was done.
+    """
+    # Data, anchor, policy.
+    anchor, anchor_view = load_anchor(reference, fabric.device, config.cache_worlds)
+    if anchor_view is not None and anchor_view != dataclasses.asdict(config.view):
+        raise UserError(f"{reference}: this policy sees other things than --view.*; give it the same view")
+    vocabulary = anchor.vocabulary
+    store = SceneStore(scenes)
+    held_out = _held_out(validation, config, store, reference)
+    pool_rows = _choose_scenes(store, config)
+    pool = WorldPool(
+        store, pool_rows, vocabulary.to("cpu"), config.view.road_segments, config.cache_worlds, config.workers
+    )
+    schedule = Schedule(len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds"))
+    simulator = Simulator(vocabulary, config.view, config.reward, config.compile)
+    torch.manual_seed(_seed_of(seed, 0, "weights"))
+    bare_policy = Policy(config.policy, feature_sizes(config.view), vocabulary.ends.cpu())
+    learnt = scene_digests(store.infos[index].scenario_id for index in pool_rows)
+    bare_policy.trained_on = merge_digests(trained_on(reference), learnt)
+    # The optimiser's state is read after this: it goes where the weights are, and does not follow them later.
+    bare_policy.to(fabric.device)
+    state = _State(bare_policy, torch.optim.Adam(bare_policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5))
+    fingerprint = _fingerprint(config, seed, reference, store, held_out)
+    if (out / TRAINING_FILE).exists():
+        state.restore(out / TRAINING_FILE, fingerprint, keep)
+    fabric.barrier()
+    policy, optimizer = fabric.setup(state.policy, state.optimizer)
+    compiled = cast(nn.Module, torch.compile(policy, dynamic=True)) if config.compile else policy
+    # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
+    learner = compiled if fabric.device.type == "cuda" else policy
+    before, started = state.agent_steps, time.perf_counter()
+    is_first = fabric.is_global_zero
+    log = TrainingLog(out, "selfplay", config.agent_steps, before, config.tensorboard and is_first, is_first)
+
+    try:
+        while state.agent_steps < config.agent_steps:
+            number, clock = state.updates, [time.perf_counter()]
+            progress = state.agent_steps / config.agent_steps
+
+            # Collect.
+            scene_index, world = _worlds_of(fabric, pool, schedule, number, config.worlds)
+            clock.append(time.perf_counter())
+            torch.manual_seed(_seed_of(seed, number, f"dropout {fabric.global_rank}"))
+            policy.eval()
+            uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
+            score, logged = _scorer(config, anchor, pool, scene_index, world)
+            rollout = collect(compiled, simulator, world, score, config.ppo, uniform, logged)
+            counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
+            steps, transitions = sum_over_devices(fabric, counts).tolist()
+            state.updates += 1
+            if not transitions:
+                state.idle_worlds += config.worlds
+                _check_idle(state.idle_worlds, len(pool), config.ppo)
+                continue
+            state.idle_worlds = 0
+            clock.append(time.perf_counter())
+
+            # Learn.
+            policy.train()
+            order = torch.Generator().manual_seed(_seed_of(seed, number, "minibatches"))
+            figures = update(fabric, learner, optimizer, rollout, config.ppo, order, progress)
+            state.agent_steps += steps
+
+            # Evaluate and log.
+            row = {"agent_steps": float(state.agent_steps), **_means(fabric, rollout.sums), **figures}
+            over = state.agent_steps >= config.agent_steps
+            if held_out and config.evaluate_every and (over or state.updates % config.evaluate_every == 0):
+                if is_first:
+                    agent = PolicyAgent(state.policy, vocabulary, config.view)
+                    row |= _evaluate(agent, held_out, config, seed, state, out / BEST_FILE)
+                    log.film(agent, held_out[0], state.agent_steps, seed)
+                fabric.barrier()
+            clock.append(time.perf_counter())
+            row |= {f"seconds_{phase}": seconds for phase, seconds in rollout.seconds.items()}
+            row |= {"seconds_worlds": clock[1] - clock[0], "seconds_learn": clock[3] - clock[2]}
+            row["steps_per_second"] = steps / (clock[3] - clock[0])
+            state.rows.append({name: value for name, value in row.items() if not name.startswith(_VOLATILE)})
+            log.add({f"{_group(name)}/{name}": value for name, value in row.items()}, state.agent_steps, _text(row))
+
+            # Save.
+            if is_first and (over or state.updates % config.checkpoint_every == 0):
+                state.save(out / TRAINING_FILE, fingerprint)
+    finally:
+        log.close()
+        pool.close()
+
+    seconds = time.perf_counter() - started
+    if is_first:
+        columns = list(dict.fromkeys(name for row in state.rows for name in row))
+        write_table(out, columns, [{name: f"{value:.6g}" for name, value in row.items()} for row in state.rows])
+        save_policy(out / POLICY_FILE, state.policy, vocabulary.to("cpu"), dataclasses.asdict(config.view))
+        (out / TRAINING_FILE).unlink(missing_ok=True)
+    return {
+        "updates": state.updates,
+        "parameters": sum(parameter.numel() for parameter in state.policy.parameters()),
+        **{name: round(value, 5) for name, value in state.rows[-1].items()},
+        "first_kl": round(state.rows[0]["kl"], 5),
+        "trained_agent_steps_per_second": round((state.agent_steps - before) / seconds, 1),
+    }
+
+
+def update(
+    fabric: Fabric,
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    generator: torch.Generator,
+    progress: float = 0.0,
+) -> dict[str, float]:
+    """Improve the policy on a rollout.
+
+    Args:
+        fabric: runs the backward pass. policy: in training mode. optimizer: of its weights.
+        rollout: transitions of this device. config: settings.
+        generator: of the minibatches, the same on all devices. progress: fraction of the training that is done.
+
+    Returns:
+        Means of the loss's parts over the last epoch, and the explained variance; of all devices.
+    """
+    kl_weight = config.kl_weight_at(progress)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate_at(progress)
+    advantages = gae(rollout.rewards, rollout.values, config.gamma, config.gae_lambda)
+    shard = Shard(fabric, rollout)
+    for _ in range(config.epochs):
+        figures: list[Tensor] = []
+        for batch in minibatches(shard, rollout, advantages, config.minibatch, generator):
+            logits, values = act(policy, batch.observations)
+            loss, parts = ppo_loss(logits, values, batch, config, kl_weight)
+            optimizer.zero_grad(set_to_none=True)
+            # Devices average their gradients, and their losses add up.
+            fabric.backward(loss * fabric.world_size)
+            fabric.clip_gradients(policy, optimizer, max_norm=config.gradient_clip)
+            optimizer.step()
+            figures.append(torch.stack([parts[name] for name in LOSS_PARTS]))
+    means = sum_over_devices(fabric, torch.stack(figures).mean(0)).tolist()
+    explained = explained_variance(fabric, rollout.values, advantages)
+    return dict(zip(LOSS_PARTS, means, strict=True)) | {"explained_variance": explained}
 
 
 @dataclass
-class _Progress:
-    """What changes from update to update, and goes into a checkpoint."""
+class _State:
+    """What changes from update to update, and is saved to go on after an interruption."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
     updates: int = 0
     agent_steps: int = 0
-    idle: int = 0  # worlds in a row in which there was nobody to control
-    best: float = -1.0
+    idle_worlds: int = 0  # in a row without an agent to control
+    best: float = -1.0  # realism
     rows: list[Row] = field(default_factory=list)
 
-    _PLAIN = ("updates", "agent_steps", "idle", "best", "rows")
+    # Names in the checkpoint.
+    _PLAIN = {  # noqa: RUF012  Not a field.
+        "updates": "updates",
+        "agent_steps": "agent_steps",
+        "idle": "idle_worlds",
+        "best": "best",
+        "rows": "rows",
+    }
 
     def save(self, path: Path, fingerprint: str) -> None:
         content = {
             "fingerprint": fingerprint,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in self._PLAIN},
+            **{key: getattr(self, name) for key, name in self._PLAIN.items()},
         }
         atomic_write(path, lambda file: torch.save(content, file))
 
@@ -82,209 +276,61 @@ class _Progress:
             raise UserError(
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
             ) from error
-        for name in self._PLAIN:
-            setattr(self, name, content[name])
+        for key, name in self._PLAIN.items():
+            setattr(self, name, content[key])
 
 
-@dataclass(frozen=True)
-class Training:
-    """What a process needs to know to train; see ``run_selfplay``."""
-
-    config: SelfPlayConfig
-    scenes: Path
-    reference: Path
-    out: Path
-    seed: int
-    validation: Path | None
-    keep: bool = False
-
-    def __call__(self, fabric: Fabric) -> dict[str, float]:
-        """On several devices every process does this, and the first one writes.
-
-        Returns:
-            The last row of figures, and how much was done.
-
-        Raises:
-            UserError: as ``run_selfplay``.
-        """
-        return _train(fabric, self)
+def _worlds_of(
+    fabric: Fabric, pool: WorldPool, schedule: Schedule, number: int, worlds: int
+) -> tuple[list[int], World]:
+    """Scenes and worlds of this device in an update; the pool starts to build those of the next update."""
+    own = worlds // fabric.world_size
+    slots = slice(fabric.global_rank * own, (fabric.global_rank + 1) * own)
+    scene_index = schedule.scene_index(number)[slots]
+    built = pool.take(scene_index)
+    pool.prepare(schedule.scene_index(number + 1)[slots])
+    return scene_index, map_tensors(stack_worlds(built), lambda t: t.to(fabric.device, non_blocking=True))
 
 
-def _train(fabric: Fabric, asked: Training) -> dict[str, float]:
-    config, reference, out, seed = asked.config, asked.reference, asked.out, asked.seed
-    judge, view = load_judge(reference, fabric.device, config.cache_worlds)
-    if view is not None and view != dataclasses.asdict(config.view):
-        raise UserError(f"{reference}: this policy sees other things than --view.*; give it the same view")
-    store = SceneStore(asked.scenes)
-    held_out = _held_out(asked.validation, config, store, reference)
-    chosen = _choose_scenes(store, config)
-    pool = WorldPool(
-        store,
-        chosen,
-        judge.vocabulary.to("cpu"),
-        config.view.road_segments,
-        config.cache_worlds,
-        config.workers,
-    )
-    torch.manual_seed(_seed_of(seed, 0, "weights"))
-    policy = Policy(config.policy, feature_sizes(config.view), judge.vocabulary.ends.cpu())
-    learnt = scene_digests(store.infos[index].scenario_id for index in chosen)
-    policy.trained_on = merge_digests(trained_on(reference), learnt)
-    # Before the optimiser's state is read: it goes where the weights are then, and does not follow them later.
-    policy.to(fabric.device)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5)
-    training = _Progress(policy, optimizer)
-    fingerprint = _fingerprint(config, seed, reference, store, held_out)
-    interrupted = out / TRAINING_FILE
-    if interrupted.exists():
-        training.restore(interrupted, fingerprint, asked.keep)
-    fabric.barrier()
-    before, started = training.agent_steps, time.perf_counter()
-    journal = Journal(out, config.agent_steps, training.rows, config.tensorboard, fabric.is_global_zero)
-    loop = _Loop(fabric, config, judge, pool, training, journal, held_out, out, seed, fingerprint)
-    try:
-        while training.agent_steps < config.agent_steps:
-            loop.update()
-    finally:
-        journal.close()
-        pool.close()
-    seconds = time.perf_counter() - started
-    if fabric.is_global_zero:
-        journal.write_table()
-        save_policy(out / POLICY_FILE, policy, judge.vocabulary.to("cpu"), dataclasses.asdict(config.view))
-        interrupted.unlink(missing_ok=True)
-    last = training.rows[-1]
-    return {
-        "updates": training.updates,
-        "parameters": sum(parameter.numel() for parameter in policy.parameters()),
-        **{name: round(value, 5) for name, value in last.items()},
-        "first_kl": round(training.rows[0]["kl"], 5),
-        "trained_agent_steps_per_second": round((training.agent_steps - before) / seconds, 1),
-    }
+def _uniform(fabric: Fabric, config: SelfPlayConfig, world: World, seed: int, count: int) -> Tensor:
+    """[D + 2, W, A] the random numbers of an episode, for the worlds of this device."""
+    # Drawn for all slots of all devices: the actions in a slot depend neither on padding nor on its device.
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand((count + 2, config.worlds, config.max_agents), generator=generator)
+    own, agents = world.types.shape
+    first = fabric.global_rank * own
+    return uniform[:, first : first + own, :agents].to(fabric.device)
 
 
-class _Loop:
-    """One update after the other."""
+def _scorer(
+    config: SelfPlayConfig, anchor: Anchor, pool: WorldPool, scene_index: Sequence[int], world: World
+) -> tuple[Scorer | None, Tensor | None]:
+    """The log-probabilities to learn from or to compare with, and the tokens of the log if the log drives."""
+    if config.driver == "log":
+        return partial(log_scores, anchor.vocabulary.size), logged_tokens(world, anchor.vocabulary)
+    scored = config.ppo.anchored or config.ppo.compared
+    return (anchor.scorer(pool, scene_index, world) if scored else None), None
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        config: SelfPlayConfig,
-        judge: Judge,
-        pool: WorldPool,
-        training: _Progress,
-        journal: Journal,
-        held_out: Sequence[Scene],
-        out: Path,
-        seed: int,
-        fingerprint: str,
-    ) -> None:
-        self._fabric, self._config, self._judge, self._pool = fabric, config, judge, pool
-        self._training, self._journal, self._held_out = training, journal, held_out
-        self._out, self._seed, self._fingerprint = out, seed, fingerprint
-        vocabulary = judge.vocabulary
-        self._schedule = Schedule(
-            len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds")
-        )
-        self._simulator = Simulator(vocabulary, config.view, config.reward, config.compile)
-        self._policy, self._optimizer = fabric.setup(training.policy, training.optimizer)
-        self._driver: nn.Module = self._policy
-        if config.compile:
-            self._driver = cast(nn.Module, torch.compile(self._policy, dynamic=True))
-        # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
-        self._learner = self._driver if fabric.device.type == "cuda" else self._policy
 
-    def update(self) -> None:
-        """Collect, learn, and note what happened."""
-        config, training, fabric = self._config, self._training, self._fabric
-        number = training.updates
-        started = time.perf_counter()
-        names, world = self._worlds(number)
-        built = time.perf_counter()
-        torch.manual_seed(_seed_of(self._seed, number, f"dropout {fabric.global_rank}"))
-        self._policy.eval()
-        episode = self._collect(number, names, world)
-        counts = torch.tensor([episode.agent_steps, episode.transitions], device=fabric.device)
-        steps, learnt = _summed(fabric, counts).tolist()
-        training.updates += 1
-        if not learnt:
-            self._nobody()
-            return
-        training.idle = 0
-        collected = time.perf_counter()
-        self._policy.train()
-        generator = torch.Generator().manual_seed(_seed_of(self._seed, number, "minibatches"))
-        share = training.agent_steps / config.agent_steps
-        figures = update(fabric, self._learner, self._optimizer, episode, config.ppo, generator, share)
-        training.agent_steps += steps
-        row = {"agent_steps": float(training.agent_steps), **_means(fabric, episode.sums), **figures}
-        row |= self._evaluate()
-        ended = time.perf_counter()
-        row |= {f"seconds_{phase}": seconds for phase, seconds in episode.seconds.items()}
-        row |= {"seconds_worlds": built - started, "seconds_learn": ended - collected}
-        row["steps_per_second"] = steps / (ended - started)
-        self._journal.add(row)
-        done = training.agent_steps >= config.agent_steps
-        if fabric.is_global_zero and (training.updates % config.checkpoint_every == 0 or done):
-            training.save(self._out / TRAINING_FILE, self._fingerprint)
+def _check_idle(idle_worlds: int, scenes: int, config: PPOConfig) -> None:
+    if idle_worlds >= 2 * scenes:
+        kind = "moving vehicle" if config.driven == "vehicles" else "moving agent"
+        raise UserError(f"no scene has a {kind} to control; use more scenes, or control all agents")
 
-    def _worlds(self, number: int) -> tuple[list[int], World]:
-        """This device's share of the update's worlds; those of the next one are begun."""
-        each = self._config.worlds // self._fabric.world_size
-        mine = slice(self._fabric.global_rank * each, (self._fabric.global_rank + 1) * each)
-        names = self._schedule.names(number)[mine]
-        worlds = self._pool.take(names)
-        self._pool.prepare(self._schedule.names(number + 1)[mine])
-        return names, map_tensors(stack_worlds(worlds), lambda t: t.to(self._fabric.device, non_blocking=True))
 
-    def _collect(self, number: int, names: list[int], world: World) -> Episode:
-        config, vocabulary = self._config, self._judge.vocabulary
-        # Drawn for all slots of all devices: what a slot does depends neither on padding nor on who simulates it.
-        generator = torch.Generator().manual_seed(_seed_of(self._seed, number, "actions"))
-        shape = (decisions(vocabulary) + 2, config.worlds, config.max_agents)
-        first = self._fabric.global_rank * len(names)
-        uniform = torch.rand(shape, generator=generator)[:, first : first + len(names), : world.types.shape[1]]
-        logged, score = None, self._scorer(names, world)
-        if config.driver == "log":
-            logged = logged_tokens(world, vocabulary)
-            score = partial(label_scores, vocabulary.size)
-        return collect(
-            self._driver, self._simulator, world, score, config.ppo, uniform.to(self._fabric.device), logged
-        )
-
-    def _scorer(self, names: list[int], world: World) -> Scorer | None:
-        asked = self._config.ppo.anchored or self._config.ppo.compared
-        return self._judge.scorer(self._pool, names, world) if asked else None
-
-    def _nobody(self) -> None:
-        self._training.idle += self._config.worlds
-        if self._training.idle >= 2 * len(self._pool):
-            what = "moving vehicle" if self._config.ppo.driven == "vehicles" else "moving agent"
-            raise UserError(f"no scene has a {what} to control; use more scenes, or control all agents")
-
-    def _evaluate(self) -> Row:
-        """Figures of the fixed evaluation, if it is due; the best policy by realism is kept."""
-        config, training = self._config, self._training
-        due = config.evaluate_every and training.updates % config.evaluate_every == 0
-        ended = training.agent_steps >= config.agent_steps
-        if not self._held_out or not (due or (config.evaluate_every and ended)):
-            return {}
-        figures: Row = {}
-        if self._fabric.is_global_zero:
-            agent = PolicyAgent(training.policy, self._judge.vocabulary, config.view)
-            found = closed_loop_figures(agent, self._held_out, config.evaluate_rollouts, self._seed)
-            figures = {f"evaluation_{name}": value for name, value in found.items()}
-            self._journal.add_rollout(agent, self._held_out[0], training.agent_steps, self._seed)
-            if found.get("realism", -1.0) > training.best:
-                training.best = found["realism"]
-                vocabulary, view = self._judge.vocabulary.to("cpu"), dataclasses.asdict(config.view)
-                save_policy(self._out / BEST_FILE, training.policy, vocabulary, view)
-        self._fabric.barrier()
-        return figures
+def _evaluate(
+    agent: PolicyAgent, held_out: Sequence[Scene], config: SelfPlayConfig, seed: int, state: _State, best: Path
+) -> Row:
+    """Figures on held-out scenes; the policy of the best realism so far is kept."""
+    figures = closed_loop_figures(agent, held_out, config.evaluate_rollouts, seed)
+    if figures.get("realism", -1.0) > state.best:
+        state.best = figures["realism"]
+        save_policy(best, state.policy, agent.vocabulary.to("cpu"), dataclasses.asdict(config.view))
+    return {f"evaluation_{name}": value for name, value in figures.items()}
 
 
 def _choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
-    """Scenes to draw from, spread over the store."""
+    """Rows of the scenes to draw from, spread over the store."""
     usable = [index for index, info in enumerate(store.infos) if info.simulated <= config.max_agents]
     if not usable:
         raise UserError(f"{store.folder}: no scene with at most {config.max_agents} agents; raise --max_agents")
@@ -295,7 +341,7 @@ def _choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
 def _held_out(
     validation: Path | None, config: SelfPlayConfig, training: SceneStore, reference: Path
 ) -> list[Scene]:
-    """Scenes of the evaluation, none of which anything was trained on."""
+    """Scenes of the evaluation, on none of which anything was trained."""
     if validation is None:
         return []
     store = SceneStore(validation)
@@ -311,23 +357,27 @@ def _fingerprint(
     config: SelfPlayConfig, seed: int, reference: Path, store: SceneStore, held_out: Sequence[Scene]
 ) -> str:
     ids = [list(store.ids), [str(scene.scenario_id) for scene in held_out]]
-    # How it is computed may change on the way; what is computed may not.
+    # How results are computed may change on the way; what is computed may not.
     values = repr((deciding(dataclasses.asdict(config)), seed, sha256_of(reference), ids))
     return hashlib.sha256(values.encode()).hexdigest()
-
-
-def _summed(fabric: Fabric, tensor: Tensor) -> Tensor:
-    total = fabric.all_reduce(tensor, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total
-
-
-def _means(fabric: Fabric, sums: Mapping[str, Tensor]) -> Row:
-    total = _summed(fabric, torch.stack(list(sums.values())))
-    means = total[:, 0] / total[:, 1].clamp(min=1)
-    return dict(zip(sums, means.tolist(), strict=True))
 
 
 def _seed_of(seed: int, update_number: int, purpose: str) -> int:
     digest = hashlib.sha256(f"{seed}/{update_number}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _means(fabric: Fabric, sums: Mapping[str, Tensor]) -> Row:
+    total = sum_over_devices(fabric, torch.stack(list(sums.values())))
+    means = total[:, 0] / total[:, 1].clamp(min=1)
+    return dict(zip(sums, means.tolist(), strict=True))
+
+
+def _group(name: str) -> str:
+    return next((group for prefix, group in _GROUPS.items() if name.startswith(prefix)), "ppo")
+
+
+def _text(row: Row) -> str:
+    """Figures beside the progress bar."""
+    text = f"KL {row['kl']:.3f}, collision {row['collision_rate']:.3f}, off-road {row['off_road_rate']:.3f}"
+    return text + (f", realism {row['evaluation_realism']:.3f}" if "evaluation_realism" in row else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -9,7 +10,7 @@ from lightning.fabric import Fabric
 from pipeline.execution.devices import find_devices, is_launched
 from pipeline.fitting.recorder import silence_lightning
 from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.selfplay.training import POLICY_FILE, Training
+from pipeline.selfplay.training import POLICY_FILE, train
 
 __all__ = ["POLICY_FILE", "SelfPlayConfig", "run_selfplay"]
 
@@ -44,7 +45,16 @@ def run_selfplay(
     found = find_devices(config.device, count=config.devices)
     out.mkdir(parents=True, exist_ok=True)
     fabric = Fabric(**found.launch(config.nodes, config.precision))
-    training = Training(config, scenes, reference, out, seed, validation, keep)
+    training = partial(
+        train,
+        config=config,
+        scenes=scenes,
+        reference=reference,
+        out=out,
+        seed=seed,
+        validation=validation,
+        keep=keep,
+    )
     if is_launched():
         fabric.launch()
     elif config.devices * config.nodes > 1:

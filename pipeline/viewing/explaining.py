@@ -12,10 +12,9 @@ from data.scene import Scene
 from data.vocabulary import Vocabulary
 from models.policy import Policy
 from models.reference.agent import ReferenceAgent
-from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import act, collect
-from pipeline.selfplay.judges import logged_tokens
+from pipeline.selfplay.rollout import act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import decisions
@@ -83,8 +82,8 @@ class Explainer:
         """[A, D, K]. Goals are hidden, as in ``sample``."""
         uniform = torch.zeros(decisions(self.vocabulary) + 2, *world.types.shape)
         config, simulator = PPOConfig(goal_dropout=1.0), Simulator(self.vocabulary, view)
-        episode = collect(net, simulator, world, None, config, uniform, logged=tokens)
-        logits = act(net, episode.observation)[0].log_softmax(-1)
+        rollout = collect(net, simulator, world, None, config, uniform, logged=tokens)
+        logits = act(net, rollout.observations)[0].log_softmax(-1)
         return logits.unflatten(0, (-1, tokens.shape[1])).transpose(0, 1)
 
     def _reference_scores(self, scene: Scene, world: World, tokens: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class Explainer:
         steps = self.vocabulary.token_steps
         poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), dim=2)
         present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
-        anchor = Anchor(self.reference, lambda _: scene)
+        anchor = ReferenceScorer(self.reference, lambda _: scene)
         return anchor.log_probs([0], world, tokens, poses, world.exists, present)[0]
 
 

@@ -20,12 +20,10 @@ from pipeline.bench.gpu.inputs import Inputs, largest
 from pipeline.bench.metric import noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.anchor import ReferenceScorer, divergence, logged_tokens
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.divergence import divergence
-from pipeline.selfplay.episode import Driven, Episode, act, collect, join
-from pipeline.selfplay.judges import logged_tokens
-from pipeline.selfplay.ppo import update
+from pipeline.selfplay.rollout import Executed, Rollout, act, collect, join
+from pipeline.selfplay.training import update
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation
 from pipeline.simulator.reward import RewardConfig
@@ -41,7 +39,7 @@ _LIKELY = 1e-3
 _EVENTS = ("collision", "off_road", "red_light", "goal")
 
 
-def _executed(inputs: Inputs) -> Tensor:
+def _tokens(inputs: Inputs) -> Tensor:
     """[W, A, D] tokens of the log, a tenth of them replaced by any: near the road, and now and then off it."""
     world = inputs.world(inputs.scale.together, _CPU)
     logged = logged_tokens(world, inputs.vocabulary)
@@ -51,10 +49,10 @@ def _executed(inputs: Inputs) -> Tensor:
 
 
 @torch.no_grad()
-def _driven(inputs: Inputs, device: torch.device) -> tuple[Driven, Tensor]:
+def _executed_on(inputs: Inputs, device: torch.device) -> tuple[Executed, Tensor]:
     """An episode of fixed tokens on a device, and its events [4, W, A, D]."""
     words, view = inputs.vocabulary.to(device), inputs.paper.view
-    world, tokens = inputs.world(inputs.scale.together, device), _executed(inputs).to(device)
+    world, tokens = inputs.world(inputs.scale.together, device), _tokens(inputs).to(device)
     simulator = Simulator(words, view, RewardConfig(forgive_start=False))
     simulator.reset(world, world.exists, torch.zeros_like(world.exists))
     poses, present, seen, events = [simulator.state.pose], [simulator.state.present], [], []
@@ -64,14 +62,14 @@ def _driven(inputs: Inputs, device: torch.device) -> tuple[Driven, Tensor]:
         poses.append(simulator.state.pose)
         present.append(simulator.state.present)
         events.append(torch.stack([getattr(happened, name) for name in _EVENTS]))
-    executed = tokens, torch.stack(poses, 2), torch.stack(present, -1)
-    driven = Driven(*executed, world.exists, simulator.agent_index, join(seen))
-    return driven, torch.stack(events, -1)
+    path = torch.stack(poses, 2), torch.stack(present, -1)
+    executed = Executed(tokens, *path, world.exists, simulator.agent_index, join(seen))
+    return executed, torch.stack(events, -1)
 
 
 def simulator(inputs: Inputs) -> Iterator[Row]:
     """All decisions of an episode with fixed tokens: poses, events, observations."""
-    (ours, our_events), (theirs, their_events) = _driven(inputs, _CPU), _driven(inputs, inputs.device)
+    (ours, our_events), (theirs, their_events) = _executed_on(inputs, _CPU), _executed_on(inputs, inputs.device)
     count = ours.tokens.shape[-1]
     yield Row(
         f"positions in {count} decisions with fixed tokens",
@@ -84,7 +82,7 @@ def simulator(inputs: Inputs) -> Iterator[Row]:
         other = int((our_events[index] != their_events[index].cpu()).sum())
         yield Row(f"{name} flags that differ, of {int(our_events[index].sum())} raised", other, "flags")
     for name in ("ego", "neighbour", "road"):
-        one, other = (getattr(driven.observation, name).cpu() for driven in (ours, theirs))
+        one, other = (getattr(executed.observations, name).cpu() for executed in (ours, theirs))
         if one.dim() == 3:
             # Which slot a neighbour or a segment is in means nothing.
             one, other = one.sort(1).values, other.sort(1).values
@@ -132,15 +130,15 @@ def policy(inputs: Inputs) -> Iterator[Row]:
 
 def teacher_forcing(inputs: Inputs) -> Iterator[Row]:
     """The anchor's log-probabilities of an executed episode: devices, and cheaper arithmetic."""
-    driven, _ = _driven(inputs, _CPU)
+    executed, _ = _executed_on(inputs, _CPU)
     world, names = inputs.world(inputs.scale.together, _CPU), inputs.names(inputs.scale.together)
     size = inputs.scale.sizes[0]
-    executed = (driven.tokens, driven.poses, driven.controlled, driven.present)
+    parts = (executed.tokens, executed.poses, executed.controlled, executed.present)
 
     def scored(agent: ReferenceAgent, device: torch.device) -> Tensor:
-        anchor = Anchor(agent, inputs.scenes.__getitem__)
-        there = (tensor.to(device) for tensor in executed)
-        return anchor.log_probs(names, inputs.moved(world, device), *there)[driven.agent_index].cpu()
+        anchor = ReferenceScorer(agent, inputs.scenes.__getitem__)
+        there = (tensor.to(device) for tensor in parts)
+        return anchor.log_probs(names, inputs.moved(world, device), *there)[executed.agent_index].cpu()
 
     for title, ours, theirs in (
         (
@@ -258,13 +256,13 @@ def learning(inputs: Inputs) -> Iterator[Row]:
         decisions(inputs.vocabulary) + 2, *world.types.shape, generator=torch.Generator().manual_seed(0)
     )
     config = dataclasses.replace(PPOConfig(beta=0.0), minibatch=inputs.scale.minibatch, epochs=1)
-    episode = collect(net, Simulator(inputs.vocabulary, view), world, None, config, uniform)
+    rollout = collect(net, Simulator(inputs.vocabulary, view), world, None, config, uniform)
     figures, weights = [], []
     for device in (_CPU, inputs.device):
         fabric = Fabric(accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision="32-true")
         bare, _ = inputs.policy(device)
         learner, optimizer = fabric.setup(bare, torch.optim.Adam(bare.parameters(), lr=1e-4))
-        there = _moved_episode(episode, device)
+        there = _moved_rollout(rollout, device)
         figures.append(update(fabric, learner, optimizer, there, config, torch.Generator().manual_seed(0)))
         weights.append(list(bare.parameters()))
     apart = max(abs(figures[0][name] - figures[1][name]) for name in figures[0])
@@ -274,11 +272,11 @@ def learning(inputs: Inputs) -> Iterator[Row]:
     yield Row("an update of PPO: change of the weights", 100 * _relative(*changes), "% of its norm")
 
 
-def _moved_episode(episode: Episode, device: torch.device) -> Episode:
-    parts: dict[str, Any] = {n: v.to(device) for n, v in vars(episode).items() if isinstance(v, Tensor)}
-    seen = Observation(**{name: value.to(device) for name, value in vars(episode.observation).items()})
-    sums = {name: value.to(device) for name, value in episode.sums.items()}
-    return dataclasses.replace(episode, observation=seen, sums=sums, **parts)
+def _moved_rollout(rollout: Rollout, device: torch.device) -> Rollout:
+    parts: dict[str, Any] = {n: v.to(device) for n, v in vars(rollout).items() if isinstance(v, Tensor)}
+    seen = Observation(**{name: value.to(device) for name, value in vars(rollout.observations).items()})
+    sums = {name: value.to(device) for name, value in rollout.sums.items()}
+    return dataclasses.replace(rollout, observations=seen, sums=sums, **parts)
 
 
 def paths(inputs: Inputs) -> Iterator[Row]:

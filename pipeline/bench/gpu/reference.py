@@ -14,8 +14,7 @@ from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
-from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.judges import logged_tokens
+from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 
 __all__ = ["anchor", "futures", "futures_compiled", "training"]
 
@@ -53,10 +52,10 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
     present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
     count = int(world.exists.sum()) * executed.shape[-1]
     for size in inputs.scale.sizes:
-        judge, about = _judge(inputs, size), f"anchor {size}, {worlds} worlds"
+        scorer, about = _scorer(inputs, size), f"anchor {size}, {worlds} worlds"
 
-        def work(judge: Anchor = judge) -> Tensor:
-            return judge.log_probs(names, world, executed, poses, world.exists, present)
+        def work(scorer: ReferenceScorer = scorer) -> Tensor:
+            return scorer.log_probs(names, world, executed, poses, world.exists, present)
 
         def rate(work: Callable[[], Tensor] = work) -> float:
             inputs.start_memory()
@@ -75,8 +74,8 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
             yield Row(f"{about}, bf16", rate(), "agent-steps/s")
 
 
-def _judge(inputs: Inputs, size: str) -> Anchor:
-    return Anchor(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
+def _scorer(inputs: Inputs, size: str) -> ReferenceScorer:
+    return ReferenceScorer(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
 
 
 def _reference_agent(inputs: Inputs, size: str, compiled: bool) -> ReferenceAgent:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
-from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.episode import Driven, Scorer
+from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
+from pipeline.selfplay.rollout import Scorer
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
 
@@ -24,18 +24,13 @@ _AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
 _AUDIT_RATE = 7000.0
 
 
-def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer, Anchor]:
+def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer, ReferenceScorer]:
     """Worlds with the paper's settings, and the anchor's scores of them; the anchor has random weights."""
     paper, names = inputs.paper, inputs.names(worlds)
     world, words = inputs.world(worlds), inputs.vocabulary.to(inputs.device)
     track = Track(world, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
-    anchor = Anchor(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
-
-    def score(driven: Driven) -> Tensor:
-        scored = anchor.log_probs(names, world, driven.tokens, driven.poses, driven.controlled, driven.present)
-        return scored[driven.agent_index].transpose(0, 1)
-
-    return track, score, anchor
+    anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
+    return track, partial(reference_scores, anchor, names, world), anchor
 
 
 def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:

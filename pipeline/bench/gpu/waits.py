@@ -17,8 +17,8 @@ from pipeline.bench.launches import LaunchCounter, kernels, reported_waits
 from pipeline.bench.metric import larger_map, noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.selfplay.anchor import Anchor
-from pipeline.selfplay.episode import act
+from pipeline.selfplay.anchor import ReferenceScorer
+from pipeline.selfplay.rollout import act
 from pipeline.simulator.episode import Simulator
 from submission.realism import load_config, prepare_scene, score_states
 
@@ -90,7 +90,7 @@ def _launches(inputs: Inputs, work: Callable[[], object]) -> tuple[int, int]:
 
 def preparing(inputs: Inputs) -> Iterator[Row | str]:
     """A map encoded for the anchor, as for every scene that is new."""
-    anchor = Anchor(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
+    anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
 
     def work() -> None:
         anchor._known.clear()

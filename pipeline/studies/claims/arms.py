@@ -22,7 +22,7 @@ from data.scenes_source import content_digest, open_scenes
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.execution.manifest import differences
-from pipeline.selfplay.divergence import SceneDivergence, mean_divergence, scene_divergences
+from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample

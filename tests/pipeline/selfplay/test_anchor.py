@@ -15,7 +15,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.inputs import known_lights, select_agents
 from models.reference.recording import scene_inputs
 from pipeline.selfplay import anchor as anchor_module
-from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.simulator.step import controlled_agents, decisions, reset, step
 from pipeline.simulator.world import World, build_world, stack_worlds
 from tests.models.reference.conftest import make_model
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_rollout_engine(token_steps) -> None:
     scenes = [random_scene(0), random_scene(1, agents=3), random_scene(2, agents=5)]
     world = stack_worlds([build_world(scene, reference.vocabulary, 4) for scene in scenes])
     executed = play(world, reference.vocabulary, world.exists)
-    scores = Anchor(reference, scenes.__getitem__).log_probs([0, 1, 2], world, *executed)
+    scores = ReferenceScorer(reference, scenes.__getitem__).log_probs([0, 1, 2], world, *executed)
     assert scores.shape == (*executed[0].shape, reference.vocabulary.size)
     for row, scene in enumerate(scenes):
         count = int(scene.simulated.sum())
@@ -78,7 +78,7 @@ def test_a_score_does_not_depend_on_what_comes_with_it_or_after_it(reference) ->
     scenes = [random_scene(0)]
     vocabulary = reference.vocabulary
     world = build_world(scenes[0], vocabulary, 4)
-    anchor = Anchor(reference, scenes.__getitem__)
+    anchor = ReferenceScorer(reference, scenes.__getitem__)
     first = play(world, vocabulary, world.exists, seed=0)
     scores = anchor.log_probs([0], world, *first)
     changed = first[0].clone()
@@ -102,7 +102,7 @@ def test_replayed_agents_are_seen_as_they_moved(reference) -> None:
     controlled = controlled_agents(world, "vehicles")
     assert controlled.any()
     assert (world.exists & ~controlled).any()
-    anchor = Anchor(reference, scenes.__getitem__)
+    anchor = ReferenceScorer(reference, scenes.__getitem__)
     tokens, poses, _, present = play(world, vocabulary, controlled)
     scores = anchor.log_probs([0], world, tokens, poses, controlled, present)
     unused = torch.where(controlled[..., None], tokens, (tokens + 3) % vocabulary.size)
@@ -125,9 +125,9 @@ def test_order_groups_and_repeated_worlds_do_not_matter(reference, monkeypatch) 
     chosen = [2, 0, 1, 0]
     world = stack_worlds([build_world(scenes[index], vocabulary, 4) for index in chosen])
     executed = play(world, vocabulary, world.exists)
-    together = Anchor(reference, scenes.__getitem__).log_probs(chosen, world, *executed)
+    together = ReferenceScorer(reference, scenes.__getitem__).log_probs(chosen, world, *executed)
     monkeypatch.setattr(anchor_module, "_SLOTS", {"cpu": 1})
-    anchor = Anchor(reference, scenes.__getitem__)
+    anchor = ReferenceScorer(reference, scenes.__getitem__)
     apart = anchor.log_probs(chosen, world, *executed)
     torch.testing.assert_close(apart[world.exists], together[world.exists], atol=1e-4, rtol=1e-4)
     # A second time, from kept encodings.
@@ -138,7 +138,7 @@ def test_one_token_may_not_be_certain_for_all(reference) -> None:
     """The tests above would pass for a reference without opinions."""
     scenes = [random_scene(0)]
     world = build_world(scenes[0], reference.vocabulary, 4)
-    scores = Anchor(reference, scenes.__getitem__).log_probs(
+    scores = ReferenceScorer(reference, scenes.__getitem__).log_probs(
         [0], world, *play(world, reference.vocabulary, world.exists)
     )
     entropy = -(scores.exp() * scores).sum(-1)
@@ -157,14 +157,14 @@ def test_where_an_absent_agent_was_is_not_read(reference) -> None:
     # As near as a token leads, so that it would be taken for one. Not where a second begins: the map of a second is
     # looked up there, whoever is present.
     elsewhere[0, away, [6, 7, 8, 9, 11]] = poses[0, away, 12] + torch.tensor([0.3, 0.0, 0.0])
-    anchor = Anchor(reference, scenes.__getitem__)
+    anchor = ReferenceScorer(reference, scenes.__getitem__)
     one, two = (anchor.log_probs([0], world, tokens, at, controlled, present) for at in (poses, elsewhere))
     assert torch.equal(one[controlled], two[controlled])
 
 
 def test_other_devices_than_a_cpu_take_large_groups() -> None:
     references = (SimpleNamespace(device=torch.device(name)) for name in ("meta", "cpu"))
-    there, here = (Anchor(cast(ReferenceAgent, one), [random_scene(0)].__getitem__) for one in references)
+    there, here = (ReferenceScorer(cast(ReferenceAgent, one), [random_scene(0)].__getitem__) for one in references)
     assert there._groups([64] * 40, 45) == [list(range(40))]
     assert here._groups([64] * 40, 45) == [[row] for row in range(40)]
 
@@ -177,7 +177,7 @@ def test_the_scenes_used_last_are_kept(reference) -> None:
         asked.append(name)
         return scenes[name]
 
-    anchor = Anchor(reference, scene, capacity=2)
+    anchor = ReferenceScorer(reference, scene, capacity=2)
     for name in (0, 1, 0, 2, 0, 1):
         world = build_world(scenes[name], reference.vocabulary, 4)
         anchor.log_probs([name], world, *play(world, reference.vocabulary, world.exists))

@@ -13,9 +13,9 @@ from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
-from pipeline.selfplay import divergence as divergence_module
-from pipeline.selfplay.divergence import SceneDivergence, divergence, mean_divergence, scene_divergences
-from pipeline.selfplay.episode import collect
+from pipeline.selfplay import anchor as anchor_module
+from pipeline.selfplay.anchor import SceneDivergence, divergence, mean_divergence, scene_divergences
+from pipeline.selfplay.rollout import collect
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
 
@@ -79,9 +79,9 @@ def test_goals_are_shown(models: tuple[Policy, ReferenceAgent], monkeypatch: pyt
         seen.append(collect(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(divergence_module, "collect", watch)
+    monkeypatch.setattr(anchor_module, "collect", watch)
     scene_divergences(*models, [random_scene(0)], VIEW, seed=0)
-    assert (seen[0].observation.ego[:, 3:5].abs().amax(-1) > 0).all()
+    assert (seen[0].observations.ego[:, 3:5].abs().amax(-1) > 0).all()
 
 
 def test_scenes_of_another_group_of_worlds_have_draws_of_their_own(models: tuple[Policy, ReferenceAgent]) -> None:

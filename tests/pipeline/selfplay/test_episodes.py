@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
-from pipeline.selfplay.anchor import Anchor
+from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Driven, Episode, Scorer, collect
-from pipeline.selfplay.judges import score_all
-from pipeline.selfplay.ppo import update
+from pipeline.selfplay.rollout import Executed, Rollout, Scorer, collect
+from pipeline.selfplay.training import update
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.reward import RewardConfig
@@ -34,7 +33,7 @@ from tests.scenes import Mover, hand_made
 PLAIN = PPOConfig(minibatch=256, beta=0.0)
 
 
-def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score: Scorer | None = None) -> Episode:
+def collected(policy, vocabulary, world, config: PPOConfig = PLAIN, score: Scorer | None = None) -> Rollout:
     uniform = torch.rand(42, *world.types.shape, generator=torch.Generator().manual_seed(9))
     return collect(policy, Simulator(vocabulary, VIEW), world, score, config, uniform)
 
@@ -48,9 +47,9 @@ def test_garbage_in_padding_changes_no_episode_and_no_loss(policy, vocabulary, v
     assert clean.transitions == 40 * (6 + 2 + 4)
     for name, total in clean.sums.items():
         assert torch.equal(total, dirty.sums[name]), name
-    for name, tensor in vars(clean.observation).items():
-        assert torch.equal(tensor, getattr(dirty.observation, name)), name
-    for name in ("action", "log_prob", "value", "reward"):
+    for name, tensor in vars(clean.observations).items():
+        assert torch.equal(tensor, getattr(dirty.observations, name)), name
+    for name in ("actions", "logprobs", "values", "rewards"):
         assert torch.equal(getattr(clean, name), getattr(dirty, name)), name
 
 
@@ -79,7 +78,7 @@ def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, referen
     config = PPOConfig(minibatch=128, epochs=2, beta=0.5, alpha=0.01, vehicles_only=vehicles_only)
     found = []
     for world in (batch, dirty):
-        score = partial(score_all, Anchor(reference, scenes.__getitem__), range(3), world)
+        score = partial(reference_scores, ReferenceScorer(reference, scenes.__getitem__), range(3), world)
         episode = collected(policy, vocabulary, world, config, score)
         student = copy.deepcopy(policy).train()
         optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
@@ -90,10 +89,10 @@ def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, referen
     (clean, figures, weights), (other, same, moved) = found
     assert clean.covered.any()
     assert figures["kl"] > 0
-    assert torch.equal(clean.reward, other.reward)
-    assert clean.reference is not None
-    assert other.reference is not None
-    assert torch.equal(clean.reference, other.reference)
+    assert torch.equal(clean.rewards, other.rewards)
+    assert clean.log_reference is not None
+    assert other.log_reference is not None
+    assert torch.equal(clean.log_reference, other.log_reference)
     assert figures == same
     for name, weight in weights.items():
         assert torch.equal(weight, moved[name]), name
@@ -107,7 +106,7 @@ def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:
     fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).mul(9).log_softmax(-1)
     calls = []
 
-    def score(driven: Driven) -> Tensor:
+    def score(driven: Executed) -> Tensor:
         calls.append((driven.tokens.shape, driven.poses.shape, driven.present.shape))
         return fixed.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1)
 
@@ -115,13 +114,13 @@ def test_an_episode_is_made_of_its_decisions(policy, vocabulary) -> None:
     paid = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, alpha=0.1), score)
     assert calls[0] == ((2, 6, 40), (2, 6, 41, 3), (2, 6, 41))
     with torch.no_grad():
-        logits, value = policy(*(vars(plain.observation)[name] for name in vars(plain.observation)))
-    log_prob = logits.log_softmax(-1).gather(-1, plain.action.flatten()[:, None]).view_as(plain.action)
-    torch.testing.assert_close(plain.log_prob, log_prob, atol=1e-5, rtol=0)
-    torch.testing.assert_close(plain.value[:-1].flatten(), value, atol=1e-5, rtol=0)
-    assert torch.equal(paid.action, plain.action)
-    expected = 0.1 * fixed[plain.action].clamp(min=-20.0)
-    torch.testing.assert_close(paid.reward - plain.reward, expected, atol=1e-5, rtol=0)
+        logits, value = policy(*(vars(plain.observations)[name] for name in vars(plain.observations)))
+    log_prob = logits.log_softmax(-1).gather(-1, plain.actions.flatten()[:, None]).view_as(plain.actions)
+    torch.testing.assert_close(plain.logprobs, log_prob, atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain.values[:-1].flatten(), value, atol=1e-5, rtol=0)
+    assert torch.equal(paid.actions, plain.actions)
+    expected = 0.1 * fixed[plain.actions].clamp(min=-20.0)
+    torch.testing.assert_close(paid.rewards - plain.rewards, expected, atol=1e-5, rtol=0)
     assert plain.covered.all()
 
 
@@ -134,10 +133,10 @@ def test_parked_agents_are_driven_but_not_all_learnt_from(policy, vocabulary) ->
     assert 40 * (60 + 22) < part.transitions < 40 * (60 + 50)
     none = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, parked_share=0.0))
     moving = batch.moves[batch.exists].nonzero().flatten()
-    assert torch.equal(none.action, whole.action[:, moving])
-    assert torch.equal(none.value, whole.value[:, moving])
+    assert torch.equal(none.actions, whole.actions[:, moving])
+    assert torch.equal(none.values, whole.values[:, moving])
     rows = (torch.arange(40)[:, None] * 150 + moving).flatten()
-    assert torch.equal(none.observation.ego, whole.observation.ego[rows])
+    assert torch.equal(none.observations.ego, whole.observations.ego[rows])
     for name, total in whole.sums.items():
         assert torch.equal(total, none.sums[name]), name
 
@@ -182,7 +181,7 @@ class Drivers(nn.Module):
 
 def straight_on(
     world: World, reward: RewardConfig | None = None, config: PPOConfig = PLAIN, uniform: Tensor | None = None
-) -> Episode:
+) -> Rollout:
     """What happens in an episode of ``Drivers``."""
     if uniform is None:
         uniform = torch.full((42, *world.types.shape), 0.5)
@@ -222,7 +221,7 @@ def test_who_starts_in_a_collision_may_not_begin_another() -> None:
     world = build_world(hand_made(movers), arcs(), 4)
     forgiven = straight_on(world, RewardConfig(goal=0.0))
     assert forgiven.sums["collision_rate"].tolist() == [2, 3]
-    hit = forgiven.reward < 0
+    hit = forgiven.rewards < 0
     assert hit.any(0).tolist() == [True, False, True]
     # Boxes of 4 m meet between 36 m and 44 m, which takes decisions that end at 38 m to 44 m.
     assert hit[:, 0].nonzero().flatten().tolist() == [18, 19, 20, 21]
@@ -236,7 +235,7 @@ def test_hidden_goals_are_drawn_with_numbers_of_their_own() -> None:
     world = build_world(hand_made([Mover(speed=10.0), Mover(y=9.0, speed=10.0)]), arcs(), 4)
     uniform = torch.full((42, 1, 2), 0.5)
     uniform[-2], uniform[-1] = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
-    goals = straight_on(world, uniform=uniform).observation.ego.view(40, 2, -1)[..., 3]
+    goals = straight_on(world, uniform=uniform).observations.ego.view(40, 2, -1)[..., 3]
     assert (goals[:, 1] == 0).all()
     assert float(goals[0, 0]) == pytest.approx(0.8)
 
@@ -246,7 +245,7 @@ def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocab
     world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
     fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
 
-    def score(driven: Driven) -> Tensor:
+    def score(driven: Executed) -> Tensor:
         scores = fixed.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1).clone()
         scores[:10, :, 3] = -math.inf
         scores[10:20] = math.nan
@@ -256,9 +255,9 @@ def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocab
     paid = collected(policy, vocabulary, world, dataclasses.replace(PLAIN, alpha=0.1), score)
     assert not paid.covered[:20].any()
     assert paid.covered[20:].all()
-    assert torch.equal(paid.reward[:20], plain.reward[:20])
-    likelihood = fixed[paid.action[20:]]
-    torch.testing.assert_close(paid.reward[20:] - plain.reward[20:], 0.1 * likelihood, atol=1e-5, rtol=0)
+    assert torch.equal(paid.rewards[:20], plain.rewards[:20])
+    likelihood = fixed[paid.actions[20:]]
+    torch.testing.assert_close(paid.rewards[20:] - plain.rewards[20:], 0.1 * likelihood, atol=1e-5, rtol=0)
     assert paid.sums["log_likelihood"].tolist() == pytest.approx([float(likelihood.sum()), 120], abs=1e-3)
     assert paid.sums["reference_coverage"].tolist() == [120, 240]
     assert paid.sums["reward_likelihood"].tolist() == pytest.approx([0.1 * float(likelihood.sum()), 6], abs=1e-3)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Driven, Episode, act, collect
-from pipeline.selfplay.ppo import update
+from pipeline.selfplay.rollout import Executed, Rollout, act, collect
+from pipeline.selfplay.training import update
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation, feature_sizes
 from pipeline.simulator.reward import RewardConfig
@@ -22,7 +22,7 @@ from tests.pipeline.conftest import VIEW
 from tests.scenes import Mover, hand_made
 
 
-def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor | None, agents: int) -> Episode:
+def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor | None, agents: int) -> Rollout:
     """Independent single decisions: every transition sees the same."""
     count = action.numel()
     observation = Observation(
@@ -34,13 +34,13 @@ def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor
         type=torch.zeros(count, dtype=torch.int64),
         motion=torch.zeros(count, 3),
     )
-    return Episode(
-        observation=observation,
-        action=action,
-        log_prob=logits.log_softmax(-1).expand(*action.shape, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1),
-        value=torch.zeros(len(action) + 1, agents),
-        reward=reward,
-        reference=None if reference is None else reference.expand(*action.shape, -1),
+    return Rollout(
+        observations=observation,
+        actions=action,
+        logprobs=logits.log_softmax(-1).expand(*action.shape, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1),
+        values=torch.zeros(len(action) + 1, agents),
+        rewards=reward,
+        log_reference=None if reference is None else reference.expand(*action.shape, -1),
         covered=torch.ones_like(action, dtype=torch.bool),
         sums={},
         seconds={},
@@ -71,7 +71,7 @@ def play_bandit(
 def _constant(count: int) -> tuple[Tensor, ...]:
     observation = episode_of(
         torch.zeros(1, count), torch.zeros(2), torch.zeros(1, count, dtype=torch.int64), None, count
-    ).observation
+    ).observations
     return tuple(vars(observation).values())
 
 
@@ -158,7 +158,7 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
     policy = Policy(net, feature_sizes(VIEW), vocabulary.ends)
     optimizer, fabric = torch.optim.Adam(policy.parameters()), Fabric(accelerator="cpu", devices=1)
 
-    def score(driven: Driven) -> Tensor:
+    def score(driven: Executed) -> Tensor:
         return log_q.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1)
 
     rounds = 80
@@ -167,7 +167,7 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
         episode = collect(policy.eval(), Simulator(vocabulary, VIEW, reward), world, score, config, uniform)
         update(fabric, policy.train(), optimizer, episode, config, generator, number / rounds)
     with torch.no_grad():
-        logits, _ = act(policy, episode.observation)
+        logits, _ = act(policy, episode.observations)
     found = logits.softmax(-1).mean(0)
     power = 1.0
     for _ in range(200):

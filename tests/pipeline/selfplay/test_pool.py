@@ -41,7 +41,7 @@ def test_slots_are_refilled_in_turn_from_orders_of_all(pool, slots, turnover, up
     names, place = stream[:slots], slots
     position = 0
     for update in range(updates):
-        assert schedule.names(update) == names
+        assert schedule.scene_index(update) == names
         for _ in range(schedule.turnover):
             names = [*names[:position], stream[place], *names[position + 1 :]]
             position, place = (position + 1) % slots, place + 1
@@ -49,9 +49,9 @@ def test_slots_are_refilled_in_turn_from_orders_of_all(pool, slots, turnover, up
 
 def test_every_scene_is_used_as_often_as_another() -> None:
     schedule = Schedule(10, 4, 4, 7)
-    used = Counter(name for update in range(50) for name in schedule.names(update))
+    used = Counter(name for update in range(50) for name in schedule.scene_index(update))
     assert set(used.values()) == {20}
-    assert schedule.names(3) != Schedule(10, 4, 4, 8).names(3)
+    assert schedule.scene_index(3) != Schedule(10, 4, 4, 8).scene_index(3)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Episode
-from pipeline.selfplay.ppo import Minibatch, advantages, anchor_kl, exact_kl, policy_loss, update
+from pipeline.selfplay.ppo import Minibatch, anchor_kl, exact_kl, gae, ppo_loss
+from pipeline.selfplay.rollout import Rollout
+from pipeline.selfplay.training import update
 from pipeline.simulator.observation import Observation
 
 
@@ -25,29 +26,30 @@ def random_batch(count: int = 12, actions: int = 6) -> dict[str, Tensor]:
     return {
         "logits": 2 * normal(count, actions),
         "value": normal(count),
-        "action": torch.randint(actions, (count,), generator=generator),
-        "old_log_prob": -1.5 + 0.3 * normal(count),
-        "advantage": 3 + 2 * normal(count),
-        "target": normal(count),
-        "reference": (2 * normal(count, actions)).log_softmax(-1),
+        "actions": torch.randint(actions, (count,), generator=generator),
+        "logprobs": -1.5 + 0.3 * normal(count),
+        "advantages": 3 + 2 * normal(count),
+        "returns": normal(count),
+        "log_reference": (2 * normal(count, actions)).log_softmax(-1),
         "covered": torch.arange(count) % 4 != 0,
     }
 
 
 def loss_of(batch: dict[str, Tensor], config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, with advantages normalised as they are for a single device."""
-    rest = {name: tensor for name, tensor in batch.items() if name not in ("logits", "value", "advantage")}
-    advantage = batch["advantage"]
+    rest = {name: tensor for name, tensor in batch.items() if name not in ("logits", "value", "advantages")}
+    advantage = batch["advantages"]
     normalised = (advantage - advantage.mean()) / advantage.std(unbiased=False)
     known = max(1, int(batch["covered"].sum()))
-    minibatch = Minibatch(**rest, advantage=normalised, count=len(advantage), covered_count=known)
-    return policy_loss(batch["logits"], batch["value"], minibatch, config, config.beta)
+    unseen = Observation(*[torch.zeros(0)] * 7)
+    minibatch = Minibatch(unseen, **rest, advantages=normalised, count=len(advantage), covered_count=known)
+    return ppo_loss(batch["logits"], batch["value"], minibatch, config, config.beta)
 
 
 def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
     """The loss as a loop over transitions and tokens, in plain Python."""
     count = len(batch["logits"])
-    advantage = batch["advantage"].tolist()
+    advantage = batch["advantages"].tolist()
     mean = sum(advantage) / count
     deviation = math.sqrt(sum((a - mean) ** 2 for a in advantage) / count)
     surrogate = entropy = value_loss = kl = clipped = 0.0
@@ -55,7 +57,7 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
     for row in range(count):
         weights = [math.exp(x) for x in batch["logits"][row].tolist()]
         chance = [w / sum(weights) for w in weights]
-        ratio = chance[int(batch["action"][row])] / math.exp(float(batch["old_log_prob"][row]))
+        ratio = chance[int(batch["actions"][row])] / math.exp(float(batch["logprobs"][row]))
         normal = (advantage[row] - mean) / deviation
         if normal > 0:
             surrogate += min(ratio, 1 + config.clip) * normal
@@ -63,10 +65,10 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
             surrogate += max(ratio, 1 - config.clip) * normal
         clipped += abs(ratio - 1) > config.clip
         entropy -= sum(p * math.log(p) for p in chance)
-        value_loss += 0.5 * (float(batch["value"][row]) - float(batch["target"][row])) ** 2
+        value_loss += 0.5 * (float(batch["value"][row]) - float(batch["returns"][row])) ** 2
         if batch["covered"][row]:
             covered += 1
-            other = batch["reference"][row].tolist()
+            other = batch["log_reference"][row].tolist()
             if config.kl == "reverse":
                 kl += sum(p * (math.log(p) - q) for p, q in zip(chance, other))
             else:
@@ -102,7 +104,7 @@ def test_what_is_not_covered_has_no_kl() -> None:
     batch = random_batch()
     loss, _ = loss_of(batch, PPOConfig())
     for nonsense in (math.nan, -math.inf, 7.0):
-        other = batch | {"reference": batch["reference"].masked_fill(~batch["covered"][:, None], nonsense)}
+        other = batch | {"log_reference": batch["log_reference"].masked_fill(~batch["covered"][:, None], nonsense)}
         assert torch.equal(loss_of(other, PPOConfig())[0], loss)
     bare = loss_of(batch | {"covered": torch.zeros(12, dtype=torch.bool)}, PPOConfig())[1]
     assert float(bare["kl"]) == 0
@@ -110,7 +112,7 @@ def test_what_is_not_covered_has_no_kl() -> None:
 
 def test_kl_and_its_gradient() -> None:
     batch = random_batch()
-    logits, reference = batch["logits"].requires_grad_(), batch["reference"]
+    logits, reference = batch["logits"].requires_grad_(), batch["log_reference"]
     assert torch.autograd.gradcheck(lambda x: exact_kl(x.log_softmax(-1), reference), (logits,))
     kl = exact_kl(logits.log_softmax(-1), reference)
     chance = logits.detach().softmax(-1)
@@ -126,7 +128,7 @@ def test_kl_and_its_gradient() -> None:
 
 def test_forward_kl_and_its_gradient() -> None:
     batch = random_batch()
-    logits, reference = batch["logits"].requires_grad_(), batch["reference"]
+    logits, reference = batch["logits"].requires_grad_(), batch["log_reference"]
     kl = anchor_kl(logits.log_softmax(-1), reference, "forward")
     chance = logits.detach().softmax(-1)
     direct = torch.distributions.kl_divergence(
@@ -141,8 +143,8 @@ def test_gradient_of_the_loss_by_finite_differences() -> None:
     batch = random_batch()
     config = PPOConfig(beta=0.5, entropy_weight=0.1)
     logits, value = batch["logits"][:, :4].float(), batch["value"].float()
-    batch["action"] = batch["action"] % 4
-    batch["reference"] = batch["reference"][:, :4].log_softmax(-1)
+    batch["actions"] = batch["actions"] % 4
+    batch["log_reference"] = batch["log_reference"][:, :4].log_softmax(-1)
 
     def loss(x: Tensor, v: Tensor) -> Tensor:
         return loss_of(batch | {"logits": x, "value": v}, config)[0]
@@ -155,7 +157,7 @@ def test_gradient_of_the_loss_by_finite_differences() -> None:
             step[row, column] = 1e-2
             slope = (loss(logits + step, value) - loss(logits - step, value)) / 2e-2
             assert float(slope) == pytest.approx(float(gradient[row, column]), abs=2e-3)
-    torch.testing.assert_close(worth, config.value_weight * (value - batch["target"].float()) / 12)
+    torch.testing.assert_close(worth, config.value_weight * (value - batch["returns"].float()) / 12)
 
 
 class Linear(nn.Module):
@@ -169,7 +171,7 @@ class Linear(nn.Module):
         return ego @ self.weight, 0 * ego.sum(-1)
 
 
-def partly_covered(agents: int, inputs: int, actions: int) -> Episode:
+def partly_covered(agents: int, inputs: int, actions: int) -> Rollout:
     """Two decisions of agents of whom the reference knows every fifth."""
     generator = torch.Generator().manual_seed(4)
     count = 2 * agents
@@ -183,13 +185,13 @@ def partly_covered(agents: int, inputs: int, actions: int) -> Episode:
         type=nothing,
         motion=nothing,
     )
-    return Episode(
-        observation=seen,
-        action=torch.randint(actions, (2, agents), generator=generator),
-        log_prob=torch.full((2, agents), -math.log(actions)),
-        value=torch.zeros(3, agents),
-        reward=torch.randn(2, agents, generator=generator),
-        reference=(2 * torch.randn(2, agents, actions, generator=generator)).log_softmax(-1),
+    return Rollout(
+        observations=seen,
+        actions=torch.randint(actions, (2, agents), generator=generator),
+        logprobs=torch.full((2, agents), -math.log(actions)),
+        values=torch.zeros(3, agents),
+        rewards=torch.randn(2, agents, generator=generator),
+        log_reference=(2 * torch.randn(2, agents, actions, generator=generator)).log_softmax(-1),
         covered=torch.arange(count).view(2, agents) % 5 == 0,
         sums={},
         seconds={},
@@ -200,15 +202,15 @@ def partly_covered(agents: int, inputs: int, actions: int) -> Episode:
 def test_an_update_divides_the_kl_by_what_is_covered(parts: int) -> None:
     """The figure, and the step it makes alone, against the gradient by hand: of the covered transitions' mean."""
     episode = partly_covered(agents=30, inputs=4, actions=6)
-    assert episode.reference is not None
+    assert episode.log_reference is not None
     first = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
     weight = first.double()
     rate, expected = 0.2, []
     for rows in torch.randperm(60, generator=torch.Generator().manual_seed(8)).tensor_split(parts):
         rows = rows[episode.covered.flatten()[rows]]
         assert 0 < len(rows) < 60 / parts / 2
-        ego = episode.observation.ego[rows].double()
-        reference = episode.reference.flatten(0, 1)[rows].double()
+        ego = episode.observations.ego[rows].double()
+        reference = episode.log_reference.flatten(0, 1)[rows].double()
         log_policy = (ego @ weight).log_softmax(-1)
         kl = (log_policy.exp() * (log_policy - reference)).sum(-1)
         expected.append(float(kl.mean()))
@@ -236,7 +238,7 @@ def test_an_update_divides_the_kl_by_what_is_covered(parts: int) -> None:
 @pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0)])
 def test_advantages_are_those_of_a_slow_loop(gamma: float, lam: float) -> None:
     reward, value = torch.randn(9, 4, dtype=torch.float64), torch.randn(10, 4, dtype=torch.float64)
-    found = advantages(reward, value, gamma, lam)
+    found = gae(reward, value, gamma, lam)
     for agent in range(4):
         for start in range(9):
             total = 0.0
@@ -261,7 +263,7 @@ class LinearActorCritic(nn.Module):
         return out[:, :3], out[:, 3]
 
 
-def random_episode(decisions: int = 6, agents: int = 4) -> Episode:
+def random_episode(decisions: int = 6, agents: int = 4) -> Rollout:
     """Of three tokens, partly covered."""
     generator = torch.Generator().manual_seed(8)
 
@@ -270,22 +272,22 @@ def random_episode(decisions: int = 6, agents: int = 4) -> Episode:
 
     rows = decisions * agents
     nothing = torch.zeros(rows, 0)
-    return Episode(
-        observation=Observation(normal(rows, 5), nothing, nothing, nothing, nothing, nothing, nothing),
-        action=torch.randint(3, (decisions, agents), generator=generator),
-        log_prob=-1.1 + 0.2 * normal(decisions, agents),
-        value=normal(decisions + 1, agents),
-        reward=1 + normal(decisions, agents),
-        reference=(2 * normal(decisions, agents, 3)).log_softmax(-1),
+    return Rollout(
+        observations=Observation(normal(rows, 5), nothing, nothing, nothing, nothing, nothing, nothing),
+        actions=torch.randint(3, (decisions, agents), generator=generator),
+        logprobs=-1.1 + 0.2 * normal(decisions, agents),
+        values=normal(decisions + 1, agents),
+        rewards=1 + normal(decisions, agents),
+        log_reference=(2 * normal(decisions, agents, 3)).log_softmax(-1),
         covered=torch.rand(decisions, agents, generator=generator) < 0.6,
         sums={},
         seconds={},
     )
 
 
-def slow_advantages(episode: Episode, config: PPOConfig) -> list[list[float]]:
+def slow_advantages(episode: Rollout, config: PPOConfig) -> list[list[float]]:
     """Of every decision and agent, by the definition of the sum."""
-    reward, value = episode.reward.tolist(), episode.value.tolist()
+    reward, value = episode.rewards.tolist(), episode.values.tolist()
     return [
         [
             sum(
@@ -318,14 +320,15 @@ def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
     )  # fmt: skip
     moved, figures = updated(config, share)
     episode = random_episode()
+    assert episode.log_reference is not None
     slow = torch.tensor(slow_advantages(episode, config), dtype=torch.float64).flatten()
     batch = {
         "value": torch.zeros(24, dtype=torch.float64),
-        "action": episode.action.flatten(),
-        "old_log_prob": episode.log_prob.double().flatten(),
-        "advantage": slow,
-        "target": slow + episode.value[:-1].double().flatten(),
-        "reference": episode.reference.double().flatten(0, 1) if episode.reference is not None else torch.zeros(0),
+        "actions": episode.actions.flatten(),
+        "logprobs": episode.logprobs.double().flatten(),
+        "advantages": slow,
+        "returns": slow + episode.values[:-1].double().flatten(),
+        "log_reference": episode.log_reference.double().flatten(0, 1),
         "covered": episode.covered.flatten(),
     }
     weight = LinearActorCritic().weight.detach().double()
@@ -333,7 +336,7 @@ def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
     fixed = dataclasses.replace(config, beta=0.4 - 0.3 * done, beta_final=None)
 
     def loss(weight: Tensor) -> float:
-        out = episode.observation.ego.double() @ weight
+        out = episode.observations.ego.double() @ weight
         return by_hand({**batch, "logits": out[:, :3], "value": out[:, 3]}, fixed)["loss"]
 
     gradient = torch.zeros_like(weight)
@@ -344,9 +347,9 @@ def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
             gradient[row, column] = (loss(weight + step) - loss(weight - step)) / 2e-5
     rate = 0.1 * (1 - 0.8 * done)
     torch.testing.assert_close(moved.double(), -rate * gradient, atol=1e-5, rtol=1e-4)
-    target = batch["target"]
+    target = batch["returns"]
     assert figures["explained_variance"] == pytest.approx(1 - float(slow.var() / target.var()), abs=1e-5)
-    out = episode.observation.ego.double() @ weight
+    out = episode.observations.ego.double() @ weight
     parts = by_hand({**batch, "logits": out[:, :3], "value": out[:, 3]}, fixed)
     parts.pop("loss")
     assert {name: figures[name] for name in parts} == pytest.approx(parts, abs=1e-5)

@@ -110,19 +110,19 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
     found: list[set[str]] = []
 
-    def restore(progress, *arguments):
-        original(progress, *arguments)
-        state = [t for one in progress.optimizer.state.values() for name, t in one.items() if name != "step"]
-        found.append({tensor.device.type for tensor in [*progress.policy.parameters(), *state]})
+    def restore(state, *arguments):
+        original(state, *arguments)
+        moments = [t for one in state.optimizer.state.values() for name, t in one.items() if name != "step"]
+        found.append({tensor.device.type for tensor in [*state.policy.parameters(), *moments]})
         raise KeyboardInterrupt
 
-    original, judge = training._Progress.restore, training.load_judge
-    monkeypatch.setattr(training._Progress, "restore", restore)
+    original, load = training._State.restore, training.load_anchor
+    monkeypatch.setattr(training._State, "restore", restore)
     monkeypatch.setattr(
-        training, "load_judge", lambda path, device, capacity: judge(path, torch.device("cpu"), capacity)
+        training, "load_anchor", lambda path, device, capacity: load(path, torch.device("cpu"), capacity)
     )
     with pytest.raises(KeyboardInterrupt):
-        training.Training(CONFIG, **data, out=tmp_path, seed=1, validation=None)(Elsewhere(accelerator="cpu"))
+        training.train(Elsewhere(accelerator="cpu"), CONFIG, **data, out=tmp_path, seed=1)
     assert found == [{"meta"}]
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.episode import Driven, collect
+from pipeline.selfplay.rollout import Executed, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
@@ -20,9 +20,9 @@ def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(polic
     world = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments) for scene in scenes])
     generator = torch.Generator().manual_seed(3)
     uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
-    seen: list[Driven] = []
+    seen: list[Executed] = []
 
-    def watch(driven: Driven) -> torch.Tensor:
+    def watch(driven: Executed) -> torch.Tensor:
         seen.append(driven)
         return torch.zeros(driven.tokens.shape[-1], len(driven.agent_index[0]), vocabulary.size)
 
@@ -31,7 +31,7 @@ def test_exactly_one_agent_a_world_is_driven_and_the_others_follow_the_log(polic
     (driven,) = seen
     assert driven.controlled.sum(-1).tolist() == [1, 1, 1]
     assert (world.moves & world.exists)[driven.controlled].all()
-    assert episode.action.shape == (40, 3)
+    assert episode.actions.shape == (40, 3)
     assert episode.agent_steps == 120
     logged = world.log[:, :, vocabulary.token_steps - 1 :: vocabulary.token_steps]
     others = world.exists & ~driven.controlled

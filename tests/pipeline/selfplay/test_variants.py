@@ -15,9 +15,9 @@ from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.command.options import command_parser
 from pipeline.run.presets import CONFIGS
+from pipeline.selfplay.anchor import log_scores, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
-from pipeline.selfplay.episode import Driven, collect
-from pipeline.selfplay.judges import label_scores, logged_tokens
+from pipeline.selfplay.rollout import Executed, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.world import build_world
 from pipeline.stages.selfplay import run_selfplay
@@ -88,18 +88,18 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
     world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
     tokens = logged_tokens(world, vocabulary)
     uniform = torch.rand(42, *world.types.shape)
-    kept: list[Driven] = []
+    kept: list[Executed] = []
 
-    def score(driven: Driven) -> torch.Tensor:
+    def score(driven: Executed) -> torch.Tensor:
         kept.append(driven)
-        return label_scores(vocabulary.size, driven)
+        return log_scores(vocabulary.size, driven)
 
     episode = collect(policy, Simulator(vocabulary, VIEW), world, score, PPOConfig(), uniform, logged=tokens)
-    assert torch.equal(episode.action, tokens[kept[0].agent_index].T)
+    assert torch.equal(episode.actions, tokens[kept[0].agent_index].T)
     # The log was replayed, not the tokens.
     torch.testing.assert_close(kept[0].poses[0, :, 1:], world.log[0, :, 1::2])
-    assert episode.reference is not None
-    label = episode.reference.gather(-1, episode.action.unsqueeze(-1)).squeeze(-1)
+    assert episode.log_reference is not None
+    label = episode.log_reference.gather(-1, episode.actions.unsqueeze(-1)).squeeze(-1)
     assert (label[episode.covered] == 0).all()
     there = torch.cat((world.exists[..., None], world.log_valid[:, :, 1::2]), -1)
     both = (there[..., 1:] & there[..., :-1])[kept[0].agent_index].T
@@ -116,9 +116,9 @@ def test_distillation_lowers_the_kl_and_nothing_else(data, tmp_path) -> None:
 
 def test_beta_and_learning_rate_change_over_the_training() -> None:
     ppo = PPOConfig(beta=1.0, beta_final=0.2, learning_rate=1e-3, final_rate=0.1)
-    assert [round(ppo.beta_at(share), 6) for share in (0.0, 0.5, 1.0, 1.2)] == [1.0, 0.6, 0.2, 0.2]
-    assert [ppo.rate_at(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
-    assert PPOConfig(beta=0.5).beta_at(0.9) == 0.5
+    assert [round(ppo.kl_weight_at(progress), 6) for progress in (0.0, 0.5, 1.0, 1.2)] == [1.0, 0.6, 0.2, 0.2]
+    assert [ppo.learning_rate_at(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
+    assert PPOConfig(beta=0.5).kl_weight_at(0.9) == 0.5
     assert not PPOConfig(beta=0.0).anchored
     assert PPOConfig(beta=0.0, beta_final=0.1).anchored
     for wrong in ({"kl": "both"}, {"epochs": 0}, {"goal_dropout": 1.5}):

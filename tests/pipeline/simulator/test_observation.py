@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.scene import AgentType, LightState, MapKind, Scene
 from models.reference.inputs import select_agents
-from pipeline.selfplay.episode import act
+from pipeline.selfplay.rollout import act
 from pipeline.simulator.observation import Observation, ObservationConfig, feature_sizes, observe
 from pipeline.simulator.step import State, agent_indices, reset, step
 from pipeline.simulator.world import World, build_world, stack_worlds

@@ -7,7 +7,7 @@ import torch
 
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import PolicyAgent
-from pipeline.selfplay.episode import act
+from pipeline.selfplay.rollout import act
 from pipeline.simulator.observation import observe
 from pipeline.simulator.step import agent_indices, reset
 from pipeline.simulator.world import build_world
