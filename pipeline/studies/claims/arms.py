@@ -1,7 +1,6 @@
 """An arm of an experiment: self-play with some options changed, then sampled, scored and compared with a reference.
 
-The unit of work of ``scripts/studies/selfplay_study.py`` and of ``python -m pipeline claims``. A folder holds an
-arm: ``training/``, ``scores_*`` and ``result.json``, which is written last and makes the arm count as done.
+A folder holds an arm: ``training/``, ``scores_*`` and ``result.json``, written last: with it the arm is done.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,10 +26,23 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
-from pipeline.studies.claims.overrides import override, read_settings
+from pipeline.studies.claims.config import override, read_settings
 
 __all__ = [
+    "ALPHAS",
+    "ANCHORED",
+    "BETAS",
+    "CLONE",
+    "HR_PPO",
+    "NO_GOAL",
+    "ONE_HEAD",
+    "PLAIN",
+    "PPO",
     "RESULT_FILE",
+    "SHOWN",
+    "SPACER",
+    "VARIANTS",
+    "VEHICLES",
     "Arm",
     "ArmResult",
     "Judged",
@@ -39,9 +51,9 @@ __all__ = [
     "is_done",
     "judge_reference",
     "judge_rollouts",
+    "mode_name",
     "reference_recipe",
     "run_arm",
-    "way_name",
 ]
 
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
@@ -79,20 +91,45 @@ class Arm:
         return override(base, {**below, **self.overrides})
 
 
+# A policy cloned from the log, by its settings in pipeline/run/configs/selfplay.
+CLONE = "clone"
+ANCHORED = {"ppo.alpha": 0.0, "ppo.beta": 0.1}
+_PLAIN = {"ppo.alpha": 0.0, "ppo.beta": 0.0, "ppo.compared": True}
+_ALL_TARGETS = ("all", "vehicle", "vru")
+SPACER = Arm("spacer beta 0.1", ANCHORED, targets=_ALL_TARGETS, watched=True)
+PLAIN = Arm("beta 0", _PLAIN, targets=_ALL_TARGETS, watched=True)
+BETAS = tuple(Arm(f"beta {beta:g}", {"ppo.alpha": 0.0, "ppo.beta": beta}) for beta in (0.01, 1.0))
+ALPHAS = tuple(Arm(f"alpha {alpha:g}", {"ppo.alpha": alpha, "ppo.beta": 0.0}) for alpha in (0.001, 0.01, 0.1))
+PPO = Arm("ppo", {**_PLAIN, "ppo.goal_dropout": 0.0})
+NO_GOAL = Arm("no goal reward", {**ANCHORED, "reward.goal": 0.0})
+SHOWN = Arm("goals always shown", {**ANCHORED, "ppo.goal_dropout": 0.0})
+ONE_HEAD = Arm("one head", {**ANCHORED, "policy.per_type": False}, targets=_ALL_TARGETS)
+# Other people's methods, and variants of ours, by their files in pipeline/run/configs/selfplay.
+HR_PPO = Arm("hr-ppo", settings="hr_ppo", reference=CLONE)
+VARIANTS = (
+    Arm("kl only", settings="kl_only"),
+    Arm("forward kl", settings="forward_kl"),
+    Arm("history", ANCHORED, "history"),
+    Arm("large", ANCHORED, "large"),
+    Arm("beta 0.1, alpha 0.001", {"ppo.alpha": 0.001, "ppo.beta": 0.1}),
+)
+VEHICLES = Arm("vehicles only", {**ANCHORED, "ppo.controlled": "vehicles"}, targets=_ALL_TARGETS)
+
+
 @dataclass(frozen=True)
 class Judged:
     """How policies are judged, the same for all arms of an experiment.
 
     Attributes:
         scenarios: records or store with futures.
-        rollouts: futures of each. ways: of drawing them: ``top_k``, 0 for all tokens.
+        rollouts: futures of each. sampling_modes: ``top_k`` of each, 0 for all tokens.
         evaluate: the metric. targets: whose likelihoods count, see ``EvaluateConfig.targets``.
         keep_rollouts: leave them on the disk.
     """
 
     scenarios: str
     rollouts: int = 32
-    ways: tuple[int, ...] = (0, 5)
+    sampling_modes: tuple[int, ...] = (0, 5)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     targets: tuple[str, ...] = ("all",)
     keep_rollouts: bool = True
@@ -107,7 +144,7 @@ class Judged:
                 {
                     "scenarios": _digest(self.scenarios),
                     "rollouts": self.rollouts,
-                    "ways": self.ways,
+                    "ways": self.sampling_modes,
                     "targets": self.targets,
                     "evaluate": evaluate,
                 },
@@ -123,7 +160,7 @@ class Trial:
 
     Attributes:
         config: of the training. seed: of the training.
-        training: store to train on. validation: store for evaluations on the way, if any are configured.
+        training: store to train on. validation: store for evaluations in between, if any are configured.
         anchor: checkpoint that it is anchored to. reference: that it is compared with at the end.
         judged: how it is judged.
     """
@@ -157,7 +194,7 @@ def _digest(scenarios: str) -> str:
     return content_digest(scenarios)
 
 
-def way_name(top_k: int) -> str:
+def mode_name(top_k: int) -> str:
     return f"top {top_k}" if top_k else "all"
 
 
@@ -170,16 +207,16 @@ class ArmResult:
     """What an arm came to.
 
     Attributes:
-        folder: of the arm. values: of ``result.json``: ``reports`` by way (what ``evaluate`` wrote), ``training``
-            (the last row of its table), ``measured`` (see ``divergence``).
+        folder: of the arm. values: of ``result.json``: ``reports`` by sampling mode (what ``evaluate`` wrote),
+            ``training`` (the last row of its table), ``measured`` (see ``divergence``).
     """
 
     folder: Path
     values: Mapping[str, Any]
 
-    def scenes(self, way: str, targets: str = "all") -> dict[str, dict[str, float]]:
+    def scenes(self, mode: str, targets: str = "all") -> dict[str, dict[str, float]]:
         """Fields of the metric by scenario id."""
-        with (_scores(self.folder, way, targets) / "per_scenario.csv").open(newline="") as file:
+        with (_scores(self.folder, mode, targets) / "per_scenario.csv").open(newline="") as file:
             return {
                 row.pop("scenario_id"): {name: float(value) for name, value in row.items()}
                 for row in csv.DictReader(file)
@@ -197,7 +234,7 @@ class ArmResult:
 
 
 def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult:
-    """Sample a reference in every way and score it, or find that done; there is no training in the result.
+    """Sample a reference in every sampling mode and score it, or find that done; the result has no training.
 
     Raises:
         UserError: the folder holds a result of other settings; or as the stages.
@@ -214,10 +251,10 @@ def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult
     return ArmResult(folder, values)
 
 
-def _scores(folder: Path, way: str, targets: str) -> Path:
-    """Where the scores of a way of drawing are."""
+def _scores(folder: Path, mode: str, targets: str) -> Path:
+    """Where the scores of a sampling mode are."""
     suffix = "" if targets == "all" else f"_{targets}"
-    return folder / f"scores_{'top_0' if way == 'all' else way.replace(' ', '_')}{suffix}"
+    return folder / f"scores_{'top_0' if mode == 'all' else mode.replace(' ', '_')}{suffix}"
 
 
 def _rows(folder: Path) -> list[dict[str, float]]:
@@ -237,7 +274,7 @@ def reference_recipe(judged: Judged, checkpoint: Path) -> dict[str, Any]:
 
 
 def run_arm(trial: Trial, folder: Path) -> ArmResult:
-    """Train, sample in every way, score and measure; what is there already is not done again.
+    """Train, sample in every sampling mode, score and measure; what is there already is not done again.
 
     Raises:
         UserError: the folder holds a result of other settings; or as the stages.
@@ -248,12 +285,8 @@ def run_arm(trial: Trial, folder: Path) -> ArmResult:
         _begin(folder, recipe)
         values = {**_train_and_score(trial, folder), **_measure(trial, folder), "recipe": recipe}
         write_json(done, values)
-    elif "recipe" in values:
-        _refuse_changes(folder, values["recipe"], recipe)
-    elif "measured_scenes" not in values:
-        # Of an earlier version, which did not say what it was made from, nor how scenes differ.
-        values |= _measure(trial, folder)
-        write_json(done, values)
+    else:
+        _refuse_changes(folder, values.get("recipe", {}), recipe)
     return ArmResult(folder, values)
 
 
@@ -289,24 +322,24 @@ def _train_and_score(trial: Trial, folder: Path) -> dict[str, Any]:
     return {"reports": reports, "training": _rows(folder)[-1]}
 
 
-def judge_rollouts(
-    judged: Judged, agent: str, checkpoint: Path | None, folder: Path, ways: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """Sample an agent in every way and score it; returns for each way what ``evaluate`` wrote, of all targets.
+def judge_rollouts(judged: Judged, agent: str, checkpoint: Path | None, folder: Path) -> dict[str, Any]:
+    """Sample an agent in every sampling mode and score it.
 
-    Reports of the other targets, and scores by scene, are in the folder (``ArmResult.scenes``).
+    Returns:
+        What ``evaluate`` wrote of all targets, by sampling mode.
+        Reports of the other targets, and scores by scene, are in the folder (``ArmResult.scenes``).
     """
     reports: dict[str, Any] = {}
-    for top_k in judged.ways if ways is None else ways:
-        way = way_name(top_k)
+    for top_k in judged.sampling_modes:
+        mode = mode_name(top_k)
         rollouts = folder / f"rollouts_top_{top_k}"
-        if not all((_scores(folder, way, name) / "metrics.json").exists() for name in judged.targets):
+        if not all((_scores(folder, mode, name) / "metrics.json").exists() for name in judged.targets):
             sampling = SampleConfig(
                 agent=agent, rollouts=judged.rollouts, top_k=top_k, workers=judged.evaluate.workers
             )
             run_sample(sampling, scenarios=judged.scenarios, checkpoint=checkpoint, out=rollouts, seed=0)
         for targets in judged.targets:
-            scores = _scores(folder, way, targets)
+            scores = _scores(folder, mode, targets)
             if not (scores / "metrics.json").exists():
                 run_evaluate(
                     dataclasses.replace(judged.evaluate, targets=targets, allow_unscorable=True),
@@ -317,7 +350,7 @@ def judge_rollouts(
                 )
         if not judged.keep_rollouts:
             shutil.rmtree(rollouts, ignore_errors=True)
-        reports[way] = read_json(_scores(folder, way, judged.targets[0]) / "metrics.json")
+        reports[mode] = read_json(_scores(folder, mode, judged.targets[0]) / "metrics.json")
     return reports
 
 

@@ -8,29 +8,40 @@ from itertools import pairwise
 
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.studies.claims import figures
-from pipeline.studies.claims.arms import Arm
+from pipeline.studies.claims.arms import (
+    ALPHAS,
+    ANCHORED,
+    BETAS,
+    HR_PPO,
+    NO_GOAL,
+    ONE_HEAD,
+    PLAIN,
+    PPO,
+    SHOWN,
+    SPACER,
+    VARIANTS,
+    VEHICLES,
+    Arm,
+)
 from pipeline.studies.claims.config import ClaimsConfig
-from pipeline.studies.claims.report import Report, Row, arm_rows, published, render_rows, simple_row
+from pipeline.studies.claims.report import (
+    Report,
+    Row,
+    Statement,
+    above,
+    arm_rows,
+    below,
+    published,
+    render_rows,
+    simple_row,
+    within,
+)
 from pipeline.studies.claims.study import OWN_REFERENCE, Study
-from pipeline.studies.claims.verdict import Statement, above, below, within
 
 __all__ = ["CLAIMS", "Claim"]
 
 # Differences of realism below this count as none: the paper's spread over five seeds.
 MARGIN = 0.015
-
-_ANCHORED = {"ppo.alpha": 0.0, "ppo.beta": 0.1}
-_PLAIN = {"ppo.alpha": 0.0, "ppo.beta": 0.0, "ppo.compared": True}
-_ALL_TARGETS = ("all", "vehicle", "vru")
-SPACER = Arm("spacer beta 0.1", _ANCHORED, targets=_ALL_TARGETS, watched=True)
-PLAIN = Arm("beta 0", _PLAIN, targets=_ALL_TARGETS, watched=True)
-BETAS = tuple(Arm(f"beta {beta:g}", {"ppo.alpha": 0.0, "ppo.beta": beta}) for beta in (0.01, 1.0))
-ALPHAS = tuple(Arm(f"alpha {alpha:g}", {"ppo.alpha": alpha, "ppo.beta": 0.0}) for alpha in (0.001, 0.01, 0.1))
-PPO = Arm("ppo", {**_PLAIN, "ppo.goal_dropout": 0.0})
-NO_GOAL = Arm("no goal reward", {**_ANCHORED, "reward.goal": 0.0})
-SHOWN = Arm("goals always shown", {**_ANCHORED, "ppo.goal_dropout": 0.0})
-ONE_HEAD = Arm("one head", {**_ANCHORED, "policy.per_type": False}, targets=_ALL_TARGETS)
-VEHICLES = Arm("vehicles only", {**_ANCHORED, "ppo.controlled": "vehicles"}, targets=_ALL_TARGETS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Claim:
     Attributes:
         name: by which it is asked for. title, says: in words.
         arms: that it compares. references: that drive themselves for it.
-        report: what came of it, once these are done.
+        report: what came of it, once these are done. by_default: tried unless claims are named.
     """
 
     name: str
@@ -49,18 +60,27 @@ class Claim:
     arms: Callable[[ClaimsConfig], Sequence[Arm]]
     report: Callable[[Study, Claim], Report]
     references: Callable[[ClaimsConfig], Sequence[str]] = lambda config: ()
+    by_default: bool = True
 
 
-def _minus(
-    study: Study, first: Arm, second: Arm, field: str = "realism", targets: str = "all", way: str | None = None
-) -> Interval:
-    return difference(study.table(first, field, way, targets), study.table(second, field, way, targets))
+def _minus(study: Study, first: Arm, second: Arm, field: str = "realism", targets: str = "all") -> Interval:
+    return difference(study.table(first, field, targets=targets), study.table(second, field, targets=targets))
 
 
 def _printed(claim: str, first: str, second: str, field: str = "realism") -> float | None:
     """The paper's difference of two rows."""
     one, other = published(claim, first).get(field), published(claim, second).get(field)
     return None if one is None or other is None else round(one - other, 4)
+
+
+def _comparison(study: Study, claim: Claim) -> Callable[..., Statement]:
+    """Statements that a figure of one arm is higher than that of another, beside the paper's difference."""
+
+    def higher(text: str, first: Arm, second: Arm, field: str = "realism", targets: str = "all") -> Statement:
+        printed = _printed(claim.name, first.name, second.name, field)
+        return above(text, _minus(study, first, second, field, targets), published=printed)
+
+    return higher
 
 
 def _told(study: Study, claim: Claim, rows: Sequence[Row], statements: Sequence[Statement], *notes: str) -> Report:
@@ -78,36 +98,21 @@ def _told(study: Study, claim: Claim, rows: Sequence[Row], statements: Sequence[
 
 def _stability(study: Study, claim: Claim) -> Report:
     rows = arm_rows(study, claim.name, [SPACER, PLAIN])
+    higher = _comparison(study, claim)
     statements = [
-        above(
-            "with the KL (beta 0.1) realism is higher than without",
-            _minus(study, SPACER, PLAIN),
-            published=_printed(claim.name, SPACER.name, PLAIN.name),
-        ),
-        above(
-            "without it, minADE is larger, metres",
-            _minus(study, PLAIN, SPACER, "minade"),
-            published=_printed(claim.name, PLAIN.name, SPACER.name, "minade"),
-        ),
-        above(
-            "without it, the policy ends further from the reference, nats of KL",
-            _minus(study, PLAIN, SPACER, "kl"),
-            published=_printed(claim.name, PLAIN.name, SPACER.name, "kl"),
-        ),
-        above(
-            "with it, the policy keeps more entropy, nats",
-            _minus(study, SPACER, PLAIN, "entropy"),
-            published=_printed(claim.name, SPACER.name, PLAIN.name, "entropy"),
-        ),
+        higher("with the KL (beta 0.1) realism is higher than without", SPACER, PLAIN),
+        higher("without it, minADE is larger, metres", PLAIN, SPACER, "minade"),
+        higher("without it, the policy ends further from the reference, nats of KL", PLAIN, SPACER, "kl"),
+        higher("with it, the policy keeps more entropy, nats", SPACER, PLAIN, "entropy"),
     ]
-    report = _told(study, claim, rows, statements, f"Realism and minADE of verdicts: {study.way}.")
+    report = _told(study, claim, rows, statements, f"Realism and minADE of verdicts: {study.sampling_mode}.")
     curves = {arm.name: [result.curve for result in study.results(arm)] for arm in (SPACER, PLAIN)}
     return Report(**{**vars(report), "figures": {claim.name: figures.training_figure(curves)}})
 
 
 def _several(config: ClaimsConfig) -> tuple[Arm, Arm]:
     """Self-play of all moving agents, and one of them alone, for as many decisions."""
-    steps = {**_ANCHORED, "agent_steps": config.single_steps}
+    steps = {**ANCHORED, "agent_steps": config.single_steps}
     worlds = config.selfplay.worlds * config.worlds_of_one
     return (
         Arm("self-play of the moving", {**steps, "ppo.controlled": "moving"}),
@@ -132,7 +137,7 @@ def _selfplay(study: Study, claim: Claim) -> Report:
 def _students(config: ClaimsConfig) -> list[tuple[str, Arm]]:
     """Names of references, the run's own last, with the student of each."""
     found = [
-        (spec.name, Arm(f"student of {spec.name}", _ANCHORED, reference=spec.name))
+        (spec.name, Arm(f"student of {spec.name}", ANCHORED, reference=spec.name))
         for spec in config.reference_specs
     ]
     return [*found, (OWN_REFERENCE, SPACER)]
@@ -142,16 +147,16 @@ def _pairs(study: Study, claim: Claim, students: Sequence[tuple[str, Arm]], labe
     """Rows of references and of their students."""
     rows = []
     for (name, arm), label in zip(students, labels, strict=True):
-        for way in study.ways:
+        for mode in study.sampling_modes:
             tables = {
-                "reference": study.reference_table(name, "realism", way),
-                "realism": study.table(arm, "realism", way),
-                "minade": study.table(arm, "minade", way),
+                "reference": study.reference_table(name, "realism", mode),
+                "realism": study.table(arm, "realism", mode),
+                "minade": study.table(arm, "minade", mode),
                 "kl": study.table(arm, "kl"),
                 "entropy": study.table(arm, "entropy"),
             }
-            theirs = published(claim.name, label) if way == study.way else {}
-            rows.append(simple_row(label, way, tables, theirs))
+            theirs = published(claim.name, label) if mode == study.sampling_mode else {}
+            rows.append(simple_row(label, mode, tables, theirs))
     return rows
 
 
@@ -188,7 +193,7 @@ def _reference(study: Study, claim: Claim) -> Report:
         render_rows(rows, "reference"),
         rows,
         ["References are in the order of their own realism, measured here.", *_paper_pairs(claim.name)],
-        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.way], claim.name)},
+        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.sampling_mode], claim.name)},
     )
 
 
@@ -204,7 +209,7 @@ def _paper_pairs(claim: str) -> list[str]:
 
 def _vocabularies(config: ClaimsConfig) -> list[tuple[str, Arm]]:
     return [
-        (spec.name, Arm(f"K {spec.vocabulary}", _ANCHORED, reference=spec.name)) for spec in config.vocabulary_specs
+        (spec.name, Arm(f"K {spec.vocabulary}", ANCHORED, reference=spec.name)) for spec in config.vocabulary_specs
     ]
 
 
@@ -244,21 +249,15 @@ def _vocabulary(study: Study, claim: Claim) -> Report:
         render_rows(rows, "tokens a type"),
         rows,
         [note],
-        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.way], claim.name)},
+        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.sampling_mode], claim.name)},
     )
 
 
 def _weights(study: Study, claim: Claim) -> Report:
     arms = [PLAIN, *ALPHAS, BETAS[0], SPACER, BETAS[1]]
     rows = arm_rows(study, claim.name, arms)
-    statements = [
-        above(
-            f"beta 0.1 is better than {arm.name}",
-            _minus(study, SPACER, arm),
-            published=_printed(claim.name, SPACER.name, arm.name),
-        )
-        for arm in (PLAIN, *BETAS)
-    ]
+    higher = _comparison(study, claim)
+    statements = [higher(f"beta 0.1 is better than {arm.name}", SPACER, arm) for arm in (PLAIN, *BETAS)]
     statements += [
         below(
             f"without the KL, {arm.name} gains nothing worth mentioning",
@@ -269,23 +268,20 @@ def _weights(study: Study, claim: Claim) -> Report:
         for arm in ALPHAS
     ]
     statements.append(
-        above(
-            "the likelihood reward (alpha 0.1) takes entropy away, nats",
-            _minus(study, PLAIN, ALPHAS[-1], "entropy"),
-            published=_printed(claim.name, PLAIN.name, ALPHAS[-1].name, "entropy"),
-        )
+        higher("the likelihood reward (alpha 0.1) takes entropy away, nats", PLAIN, ALPHAS[-1], "entropy")
     )
     note = (
         "The paper's alpha is probably worth 0.35 to 0.5 of the same number here, because its logged likelihood is "
         "scaled (docs/spacer.md)."
     )
     report = _told(study, claim, rows, statements, note)
-    sweep = figures.sweep_figure(rows, study.way)
+    sweep = figures.sweep_figure(rows, study.sampling_mode)
     return Report(**{**vars(report), "figures": {claim.name: sweep}})
 
 
 def _goals(study: Study, claim: Claim) -> Report:
     rows = arm_rows(study, claim.name, [SPACER, SHOWN, NO_GOAL, PLAIN, PPO])
+    higher = _comparison(study, claim)
     statements = [
         within(
             "with the KL, the goal's reward makes no difference to realism",
@@ -293,11 +289,7 @@ def _goals(study: Study, claim: Claim) -> Report:
             MARGIN,
             published=_printed(claim.name, NO_GOAL.name, SPACER.name),
         ),
-        above(
-            "without the goal's reward, minADE is larger, metres",
-            _minus(study, NO_GOAL, SPACER, "minade"),
-            published=_printed(claim.name, NO_GOAL.name, SPACER.name, "minade"),
-        ),
+        higher("without the goal's reward, minADE is larger, metres", NO_GOAL, SPACER, "minade"),
         above("with the KL, hiding half of the goals is better than showing all", _minus(study, SPACER, SHOWN)),
         above("without it, too", _minus(study, PLAIN, PPO)),
     ]
@@ -307,24 +299,19 @@ def _goals(study: Study, claim: Claim) -> Report:
 
 def _heads(study: Study, claim: Claim) -> Report:
     rows = arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vru",))
+    higher = _comparison(study, claim)
     statements = [
-        above(
-            "a head for each type is more realistic on pedestrians and cyclists",
-            _minus(study, SPACER, ONE_HEAD, targets="vru"),
-            published=_printed(claim.name, SPACER.name, ONE_HEAD.name),
+        higher(
+            "a head for each type is more realistic on pedestrians and cyclists", SPACER, ONE_HEAD, targets="vru"
         ),
-        above(
-            "one head for all has a larger minADE on them, metres",
-            _minus(study, ONE_HEAD, SPACER, "minade", "vru"),
-            published=_printed(claim.name, ONE_HEAD.name, SPACER.name, "minade"),
-        ),
+        higher("one head for all has a larger minADE on them, metres", ONE_HEAD, SPACER, "minade", "vru"),
     ]
-    rows += arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vehicle", "all"), [study.way])
+    rows += arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vehicle", "all"), [study.sampling_mode])
     return _told(study, claim, rows, statements, "Rows name the targets; all agents are driven.")
 
 
 def _types(study: Study, claim: Claim) -> Report:
-    rows = arm_rows(study, claim.name, [SPACER, VEHICLES, PLAIN], ("vehicle", "vru"), [study.way])
+    rows = arm_rows(study, claim.name, [SPACER, VEHICLES, PLAIN], ("vehicle", "vru"), [study.sampling_mode])
     statements = [
         above(
             "driving all types, SPACeR is more realistic on pedestrians and cyclists than plain self-play",
@@ -345,6 +332,16 @@ def _types(study: Study, claim: Claim) -> Report:
         "Everybody is driven when judged, pedestrians and cyclists too by the policy that learnt vehicles alone; "
         "in the paper's Table 1 they replay the log."
     )
+    return _told(study, claim, rows, statements, note)
+
+
+def _baselines(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, PLAIN, PPO, HR_PPO, *VARIANTS])
+    statements = [
+        above(f"SPACeR is more realistic than {title}", _minus(study, SPACER, arm))
+        for title, arm in (("PPO", PPO), ("PPO with hidden goals", PLAIN), ("HR-PPO", HR_PPO))
+    ]
+    note = "HR-PPO is anchored to a policy cloned from the log; KL and likelihood are under the run's reference."
     return _told(study, claim, rows, statements, note)
 
 
@@ -411,6 +408,14 @@ CLAIMS: dict[str, Claim] = {
             lambda config: [arm for _, arm in _vocabularies(config)],
             _vocabulary,
             lambda config: [name for name, _ in _vocabularies(config)],
+        ),
+        Claim(
+            "baselines",
+            "SPACeR, baselines and variants",
+            "SPACeR is more realistic than self-play without an anchor and than HR-PPO.",
+            lambda config: [SPACER, PLAIN, PPO, HR_PPO, *VARIANTS],
+            _baselines,
+            by_default=False,
         ),
     )
 }

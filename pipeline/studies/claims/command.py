@@ -5,21 +5,23 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.files import write_json, write_text
+from pipeline.evaluation.tables import markdown_table
 from pipeline.execution.console import say
 from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.config import ClaimsConfig
 from pipeline.studies.claims.inputs import claim_inputs
 from pipeline.studies.claims.likelihood_claim import LIKELIHOOD, is_measured, likelihood_report
-from pipeline.studies.claims.page import write_reports
-from pipeline.studies.claims.report import Report
+from pipeline.studies.claims.report import Report, cell, published_source
 from pipeline.studies.claims.study import Study
+from pipeline.viewing.figures import save_figure
 
-__all__ = ["CLAIM_NAMES", "ClaimsConfig", "run_claims"]
+__all__ = ["CLAIM_NAMES", "ClaimsConfig", "run_claims", "write_reports"]
 
 CLAIM_NAMES = (LIKELIHOOD, *CLAIMS)
 
@@ -38,13 +40,13 @@ def run_claims(
         config: the scale.
         run: folder of a finished run, such as runs/demo; its stores, vocabulary, reference and policy are read.
         out: folder of the results, RUN/claims by default; what is done there is not done again.
-        only: names of claims, separated by commas or spaces; all by default.
+        only: names of claims, separated by commas or spaces; all but ``baselines`` by default.
         seed: of the first training of every arm, and of what is drawn.
 
     Raises:
         UserError: the run lacks something, no such claim, or results of other settings in ``out``.
     """
-    names = _chosen(only)
+    names = _wanted_claims(only)
     inputs = claim_inputs(run, policy=LIKELIHOOD in names)
     folder = out or run / "claims"
     study = Study(config, inputs, folder, seed)
@@ -75,14 +77,16 @@ def _write(reports: Mapping[str, Report], folder: Path, study: Study) -> None:
     say(f"{latest.title}: {latest.verdict}")
 
 
-def _chosen(only: str) -> list[str]:
-    asked = [name for name in re.split(r"[,\s]+", only) if name]
-    for name in asked:
+def _wanted_claims(only: str) -> list[str]:
+    wanted = [name for name in re.split(r"[,\s]+", only) if name]
+    for name in wanted:
         if name not in CLAIM_NAMES:
             close = difflib.get_close_matches(name, CLAIM_NAMES, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"--only {name}: no such claim, expected some of {', '.join(CLAIM_NAMES)}{hint}")
-    return [name for name in CLAIM_NAMES if not asked or name in asked]
+    if not wanted:
+        return [LIKELIHOOD, *(name for name, claim in CLAIMS.items() if claim.by_default)]
+    return [name for name in CLAIM_NAMES if name in wanted]
 
 
 def _about(study: Study) -> dict[str, Any]:
@@ -95,5 +99,57 @@ def _about(study: Study) -> dict[str, Any]:
         "trainings of each arm": config.seeds,
         "intervals": "95 %, bootstrap over scenes"
         + (" and trainings" if config.seeds > 1 else "; another training may differ by more"),
-        "verdicts": f"of the tokens drawn among: {study.way}",
+        "verdicts": f"of the tokens drawn among: {study.sampling_mode}",
     }
+
+
+_FIGURES = "figures"
+
+
+def write_reports(reports: Sequence[Report], out: Path, about: dict[str, Any]) -> None:
+    """Write everything.
+
+    Args:
+        reports: of the claims tried. out: folder. about: what was tried at which scale, plain values.
+    """
+    pictures = {}
+    for report in reports:
+        for name, figure in report.figures.items():
+            pictures[name] = [path.relative_to(out) for path in save_figure(figure, out / _FIGURES, name)]
+    write_json(out / "claims.json", {"about": about, "claims": [report.plain() for report in reports]})
+    lines = ["# Claims", "", *(f"- {name}: {value}" for name, value in about.items()), "", _summary(reports)]
+    for report in reports:
+        lines += ["", *_section(report, [path for name in report.figures for path in pictures[name]])]
+    write_text(out / "claims.md", "\n".join(lines) + "\n")
+
+
+def _summary(reports: Sequence[Report]) -> str:
+    rows = [[report.title, f"**{report.verdict}**", report.says] for report in reports]
+    return markdown_table([["claim", "verdict", "in words"], *rows])
+
+
+def _section(report: Report, pictures: Sequence[Path]) -> list[str]:
+    statements = [
+        [
+            statement.text,
+            statement.bounds,
+            cell(statement.measured, 3),
+            "-" if statement.published is None else f"{statement.published:g}",
+            str(statement.verdict),
+        ]
+        for statement in report.statements
+    ]
+    image = next((path for path in pictures if path.suffix == ".png"), None)
+    return [
+        f"## {report.title}: {report.verdict}",
+        "",
+        report.says,
+        "",
+        markdown_table([["statement", "claimed", "measured [95 %]", "paper", "verdict"], *statements]),
+        "",
+        markdown_table(report.table),
+        "",
+        f"- Behind a slash, the paper's figure: {published_source(report.name)}.",
+        *(f"- {note}" for note in report.notes),
+        *(["", f"![{report.title}]({image})"] if image else []),
+    ]

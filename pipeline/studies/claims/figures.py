@@ -35,14 +35,14 @@ def _errors(values: Sequence[Interval]) -> Array:
 
 
 def forest_figure(rows: Sequence[Row], field: str) -> Any:
-    """One figure of every row with its interval, a mark for each way of drawing."""
+    """One figure of every row with its interval, a mark for each sampling mode."""
     names = list(dict.fromkeys(row.name for row in rows))
-    ways = list(dict.fromkeys(row.drawn for row in rows))
+    modes = list(dict.fromkeys(row.drawn for row in rows))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 0.26 * len(names) + 0.7))
-        for number, way in enumerate(ways):
-            mine = [row for row in rows if row.drawn == way]
-            at = np.array([names.index(row.name) for row in mine]) + 0.16 * (number - (len(ways) - 1) / 2)
+        for number, mode in enumerate(modes):
+            mine = [row for row in rows if row.drawn == mode]
+            at = np.array([names.index(row.name) for row in mine]) + 0.16 * (number - (len(modes) - 1) / 2)
             values = [row.measured[field] for row in mine]
             axes.errorbar(
                 [value.value for value in values],
@@ -52,7 +52,7 @@ def forest_figure(rows: Sequence[Row], field: str) -> Any:
                 color=SERIES[number % len(SERIES)],
                 markersize=2.8,
                 elinewidth=0.6,
-                label=way,
+                label=mode,
             )
             _hollow(
                 axes, [(row.published[field], y) for row, y in zip(mine, at, strict=True) if field in row.published]
@@ -126,9 +126,9 @@ def pairs_figure(rows: Sequence[Row], name: str) -> Any:
     return figure
 
 
-def sweep_figure(rows: Sequence[Row], way: str) -> Any:
+def sweep_figure(rows: Sequence[Row], mode: str) -> Any:
     """Realism and entropy over alpha and over beta, zero at the left."""
-    mine = {row.name: row for row in rows if row.drawn == way}
+    mine = {row.name: row for row in rows if row.drawn == mode}
     sweeps = {
         "alpha": ["beta 0", "alpha 0.001", "alpha 0.01", "alpha 0.1"],
         "beta": ["beta 0", "beta 0.01", "spacer beta 0.1", "beta 1"],

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from data.store import SceneStore, is_store, shard_name, write_shard
+from data.vocabulary import Vocabulary, build_vocabulary
+from pipeline.fitting import CHECKPOINT_FILE
 from pipeline.run.run_folder import VOCABULARY, RunFolder
+from pipeline.stages.finetune import run_finetune
+from pipeline.stages.pretrain import run_pretrain
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 
-__all__ = ["claim_inputs", "judged_scenes"]
+__all__ = ["claim_inputs", "judged_scenes", "reference_checkpoint", "train_reference"]
 
 _SPLIT = "validation"
 
@@ -43,3 +49,55 @@ def judged_scenes(store: Path, count: int, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_shard(folder / shard_name(_SPLIT, 0, 1), (source[row] for row in rows))
     return folder
+
+
+def reference_checkpoint(spec: ReferenceSpec, root: Path) -> Path:
+    """Where a reference is, once it is trained. Args: as of ``train_reference``."""
+    stage = "finetune" if spec.finetune else "pretrain"
+    return root / spec.name.replace(" ", "_") / stage / CHECKPOINT_FILE
+
+
+def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunFolder, root: Path) -> Path:
+    """Train a reference, or find it trained; an interrupted training goes on.
+
+    Args:
+        spec: what to train. config: options of both stages. inputs: of the run. root: folder of all references.
+
+    Returns:
+        Its checkpoint.
+    """
+    folder = root / spec.name.replace(" ", "_")
+    vocabulary = inputs.needed(VOCABULARY)
+    if spec.vocabulary:
+        vocabulary = folder / "vocabulary.pt"
+        if not vocabulary.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            steps = Vocabulary.load(inputs.needed(VOCABULARY)).token_steps
+            options = dataclasses.replace(config.tokenize.vocabulary, size=spec.vocabulary, token_steps=steps)
+            build_vocabulary(SceneStore(inputs.store("training")), options, 0).save(vocabulary)
+    fit = config.pretrain.fit
+    run_pretrain(
+        dataclasses.replace(
+            config.pretrain,
+            size=spec.size,
+            fit=dataclasses.replace(fit, steps=spec.steps, warmup_steps=min(fit.warmup_steps, spec.steps // 4)),
+        ),
+        scenes=inputs.store("training"),
+        vocabulary=vocabulary,
+        out=folder / "pretrain",
+    )
+    if not spec.finetune:
+        return reference_checkpoint(spec, root)
+    fit = config.finetune.fit
+    run_finetune(
+        dataclasses.replace(
+            config.finetune,
+            fit=dataclasses.replace(
+                fit, steps=spec.finetune, warmup_steps=min(fit.warmup_steps, spec.finetune // 4)
+            ),
+        ),
+        scenes=inputs.store("training"),
+        checkpoint=folder / "pretrain" / CHECKPOINT_FILE,
+        out=folder / "finetune",
+    )
+    return reference_checkpoint(spec, root)

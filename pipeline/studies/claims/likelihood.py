@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data.batch import collate
 from data.files import write_json
+from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for, map_tensors
 from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import extend_back, scene_origin, tokenize_motion
@@ -29,10 +30,18 @@ from models.reference.inputs import select_agents
 from models.reference.map_encoder import stack_map_encodings
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.catalogue import SimAgent, make_agent
-from pipeline.studies.claims.perturbation import perturbed
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
-__all__ = ["LikelihoodTask", "futures_of", "kind_names", "moving_agents", "score_futures", "score_scene"]
+__all__ = [
+    "LikelihoodTask",
+    "futures_of",
+    "kind_names",
+    "moving_agents",
+    "perturbed",
+    "score_futures",
+    "score_scene",
+    "smooth_noise",
+]
 
 _LEAST = -20.0
 # An agent whose log ends nearer than this to where it is does not move, metres; as in self-play.
@@ -194,3 +203,44 @@ def _sums(likelihood: Tensor, counted: Tensor) -> dict[str, float]:
         "sum": float(torch.where(counted, likelihood, 0.0).double().sum()) / len(likelihood),
         "count": int(counted.sum()) / len(likelihood),
     }
+
+
+# Standard deviation of the Gaussian that white noise is smoothed with, steps: a disturbance lasts about a second.
+_SMOOTHNESS = 10
+# Steps over which it grows from nothing, since all futures begin where the record is.
+_ONSET = 20
+# How much the heading is disturbed for each metre, radians.
+_TURN = 0.1
+
+
+def smooth_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """[..., T] Gaussian noise of unit variance that changes over about a second."""
+    steps = shape[-1]
+    half = 3 * _SMOOTHNESS
+    kernel = torch.exp(-0.5 * (torch.arange(-half, half + 1) / _SMOOTHNESS).square())
+    kernel = kernel / kernel.square().sum().sqrt()
+    white = torch.randn(*shape[:-1], steps + 2 * half, generator=generator)
+    return white.unfold(-1, 2 * half + 1, 1) @ kernel
+
+
+def perturbed(states: Tensor, moving: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
+    """Disturb futures of agents that move; who stands goes on standing.
+
+    Args:
+        states: [A, T, 4] x, y, z, heading. moving: [A] bool.
+        sigma: standard deviation of x and of y behind the onset, metres; that of the heading is 0.1 rad a metre.
+        draws: R. generator: of the noise.
+
+    Returns:
+        [R, A, T, 4].
+    """
+    agents, steps = states.shape[:2]
+    onset = (torch.arange(1, steps + 1) / _ONSET).clamp(max=1.0)
+    noise = smooth_noise((draws, agents, 3, steps), generator).transpose(-1, -2) * onset.unsqueeze(
+        -1
+    )  # [R, A, T, 3]
+    noise = torch.where(moving[:, None, None], sigma * noise, 0.0)
+    result = states.expand(draws, -1, -1, -1).clone()
+    result[..., :2] += noise[..., :2]
+    result[..., 3] = wrap_angle(result[..., 3] + _TURN * noise[..., 2])
+    return result

@@ -18,9 +18,8 @@ from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
 from pipeline.studies.claims.figures import scatter_figure
 from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
-from pipeline.studies.claims.report import Report, Row, cell, render_rows
+from pipeline.studies.claims.report import Report, Row, above, cell, render_rows
 from pipeline.studies.claims.study import Study
-from pipeline.studies.claims.verdict import above
 
 __all__ = ["LIKELIHOOD", "likelihood_report", "measure_likelihood"]
 

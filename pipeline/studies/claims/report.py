@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,23 @@ from pipeline.evaluation.statistics import Array, Interval, mean
 from pipeline.evaluation.tables import interval_cell
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.study import Study
-from pipeline.studies.claims.verdict import Statement, Verdict, claim_verdict
 
-__all__ = ["Report", "Row", "arm_rows", "cell", "published", "published_source", "render_rows", "simple_row"]
+__all__ = [
+    "Report",
+    "Row",
+    "Statement",
+    "Verdict",
+    "above",
+    "arm_rows",
+    "below",
+    "cell",
+    "claim_verdict",
+    "published",
+    "published_source",
+    "render_rows",
+    "simple_row",
+    "within",
+]
 
 _PUBLISHED = Path(__file__).with_name("published.yaml")
 # Field, title, digits; those with an interval in the table for people (JSON has them all).
@@ -125,21 +141,21 @@ def arm_rows(
     claim: str,
     arms: Sequence[Arm],
     targets: Sequence[str] = ("all",),
-    ways: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
 ) -> list[Row]:
-    """A row for each arm, targets and way of drawing, beside the paper's figures in the paper's way."""
+    """A row for each arm, targets and sampling mode, beside the paper's figures in the paper's mode."""
     rows = []
     for arm in arms:
         for name in targets:
             if name not in study.present_targets:
                 continue
             label = arm.name if name == "all" else f"{arm.name}, {name}"
-            for way in ways or study.ways:
+            for mode in modes or study.sampling_modes:
                 # KL and entropy are of all agents, however tokens are drawn.
                 fields = [column for column in _ARM_FIELDS if column not in ("kl", "entropy") or name == "all"]
-                measured = {column: mean(study.table(arm, column, way, name)) for column in fields}
+                measured = {column: mean(study.table(arm, column, mode, name)) for column in fields}
                 theirs = published(claim, label) or (published(claim, arm.name) if len(targets) == 1 else {})
-                rows.append(Row(label, way, measured, theirs if way == study.way else {}))
+                rows.append(Row(label, mode, measured, theirs if mode == study.sampling_mode else {}))
     return rows
 
 
@@ -162,3 +178,78 @@ def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
 def simple_row(name: str, drawn: str, tables: Mapping[str, Array], theirs: Mapping[str, float]) -> Row:
     """A row of figures [S, N] that are no arm's."""
     return Row(name, drawn, {column: mean(values) for column, values in tables.items()}, theirs)
+
+
+class Verdict(StrEnum):
+    CONFIRMED = "confirmed"
+    NOT_CONFIRMED = "not confirmed"
+    NOT_DECIDABLE = "not decidable at this scale"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is claimed of one figure.
+
+    Attributes:
+        text: in words. measured: the figure. low, high: between which it is claimed to lie.
+        published: the paper's own figure, if it prints it.
+    """
+
+    text: str
+    measured: Interval
+    low: float = -math.inf
+    high: float = math.inf
+    published: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        found = self.measured
+        if not math.isfinite(found.low + found.high):
+            return Verdict.NOT_DECIDABLE
+        if found.low > self.low and found.high < self.high:
+            return Verdict.CONFIRMED
+        if found.high <= self.low or found.low >= self.high:
+            return Verdict.NOT_CONFIRMED
+        return Verdict.NOT_DECIDABLE
+
+    @property
+    def bounds(self) -> str:
+        """In words: above 0, below 1, within -0.01 .. 0.01."""
+        if math.isinf(self.low):
+            return f"below {self.high:g}"
+        if math.isinf(self.high):
+            return f"above {self.low:g}"
+        return f"within {self.low:g} .. {self.high:g}"
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "statement": self.text,
+            "expected": self.bounds,
+            "measured": self.measured.plain(),
+            "published": self.published,
+            "verdict": str(self.verdict),
+        }
+
+
+def above(text: str, measured: Interval, bound: float = 0.0, published: float | None = None) -> Statement:
+    return Statement(text, measured, low=bound, published=published)
+
+
+def below(text: str, measured: Interval, bound: float = 0.0, published: float | None = None) -> Statement:
+    return Statement(text, measured, high=bound, published=published)
+
+
+def within(text: str, measured: Interval, margin: float, published: float | None = None) -> Statement:
+    """That two arms do not differ by more than a margin."""
+    return Statement(text, measured, low=-margin, high=margin, published=published)
+
+
+def claim_verdict(statements: Sequence[Statement]) -> Verdict:
+    """Of all statements of a claim."""
+    found = [statement.verdict for statement in statements]
+    if Verdict.NOT_CONFIRMED in found:
+        return Verdict.NOT_CONFIRMED
+    if found and all(verdict == Verdict.CONFIRMED for verdict in found):
+        return Verdict.CONFIRMED
+    return Verdict.NOT_DECIDABLE

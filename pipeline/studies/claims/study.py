@@ -17,7 +17,9 @@ from pipeline.evaluation.statistics import Array
 from pipeline.execution.console import hushed, say
 from pipeline.run.run_folder import RunFolder
 from pipeline.stages.evaluate import EvaluateConfig
+from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from pipeline.studies.claims.arms import (
+    CLONE,
     RESULT_FILE,
     Arm,
     ArmResult,
@@ -26,14 +28,12 @@ from pipeline.studies.claims.arms import (
     arm_folder,
     is_done,
     judge_reference,
+    mode_name,
     reference_recipe,
     run_arm,
-    way_name,
 )
-from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
-from pipeline.studies.claims.inputs import judged_scenes
-from pipeline.studies.claims.overrides import override
-from pipeline.studies.claims.references import reference_checkpoint, train_reference
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec, override
+from pipeline.studies.claims.inputs import judged_scenes, reference_checkpoint, train_reference
 from submission.realism import buckets, load_config
 
 __all__ = ["OWN_REFERENCE", "Study"]
@@ -91,20 +91,20 @@ class Study:
         return {name for name, count in found.items() if count >= 2}
 
     @property
-    def way(self) -> str:
-        """The way of drawing that verdicts are of: the paper's, if it is among those tried."""
-        return way_name(5 if 5 in self.config.ways else self.config.ways[0])
+    def sampling_mode(self) -> str:
+        """The sampling mode that verdicts are of: the paper's, if it is among those tried."""
+        return mode_name(5 if 5 in self.config.sampling_modes else self.config.sampling_modes[0])
 
     @property
-    def ways(self) -> list[str]:
-        return [way_name(top_k) for top_k in self.config.ways]
+    def sampling_modes(self) -> list[str]:
+        return [mode_name(top_k) for top_k in self.config.sampling_modes]
 
     def judged(self, targets: Iterable[str] = ("all",)) -> Judged:
         """How everything is judged."""
         return Judged(
             scenarios=str(self.scenarios),
             rollouts=self.config.rollouts,
-            ways=tuple(self.config.ways),
+            sampling_modes=tuple(self.config.sampling_modes),
             evaluate=EvaluateConfig(
                 metric=self.config.metric,
                 # As on the leaderboard of 2024, whose figures the paper's are.
@@ -123,13 +123,36 @@ class Study:
         """Checkpoint of a reference by name; trains it if it is not there."""
         if name == OWN_REFERENCE:
             return self.inputs.reference
+        if name == CLONE:
+            return self._clone()
         return train_reference(self._specs[name], self.config, self.inputs, self._references)
+
+    def _clone(self) -> Path:
+        """A policy cloned from the log, to which HR-PPO is anchored; trains it if it is not there."""
+        folder = self._references / CLONE
+        if not (folder / POLICY_FILE).exists():
+            config = Arm(CLONE, settings=CLONE).config(self._base)
+            run_selfplay(
+                config,
+                scenes=self.inputs.store("training"),
+                reference=self.inputs.reference,
+                out=folder,
+                seed=self.seed,
+            )
+        return folder / POLICY_FILE
+
+    @property
+    def _base(self) -> SelfPlayConfig:
+        """What all arms share."""
+        return override(self.config.selfplay, {"agent_steps": self.config.agent_steps})
 
     @property
     def _references(self) -> Path:
         return self.out / "references"
 
     def _is_trained(self, name: str) -> bool:
+        if name == CLONE:
+            return (self._references / CLONE / POLICY_FILE).exists()
         return name == OWN_REFERENCE or reference_checkpoint(self._specs[name], self._references).exists()
 
     def is_done(self, arms: Iterable[Arm], references: Iterable[str] = ()) -> bool:
@@ -150,7 +173,7 @@ class Study:
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """An arm's training with a seed, and how it is judged; its reference is trained if it is not there."""
-        config = arm.config(override(self.config.selfplay, {"agent_steps": self.config.agent_steps}))
+        config = arm.config(self._base)
         if arm.watched:
             infos = SceneStore(self.inputs.store("training")).infos
             agents = sum(info.simulated for info in infos) / len(infos)
@@ -163,7 +186,7 @@ class Study:
             seed=self.seed + seed,
             training=self.inputs.store("training"),
             anchor=anchor,
-            reference=anchor,
+            reference=self.inputs.reference if arm.reference == CLONE else anchor,
             judged=self.judged(arm.targets),
             validation=self.scenarios if arm.watched else None,
         )
@@ -194,7 +217,7 @@ class Study:
             done, started = (folder / RESULT_FILE).exists(), time.perf_counter()
             with contextlib.nullcontext() if self.config.verbose else hushed():
                 result = work()
-            realism = result.values["reports"][self.way]["metrics"]["metametric"]
+            realism = result.values["reports"][self.sampling_mode]["metrics"]["metametric"]
             spent = "was done" if done else f"{time.perf_counter() - started:.0f} s"
             say(f"{title} [{number}/{len(tasks)}] {name}: {spent}, realism {realism:.3f}")
             ran += not done
@@ -222,21 +245,21 @@ class Study:
             self._known[key] = judge_reference(self.judged(), self.reference(name), folder)
         return self._known[key]
 
-    def table(self, arm: Arm, field: str, way: str | None = None, targets: str = "all") -> Array:
+    def table(self, arm: Arm, field: str, mode: str | None = None, targets: str = "all") -> Array:
         """[S, N] a figure of an arm, trainings by scenes, NaN where a scene does not have it.
 
         Args:
             field: realism, kinematic, interactive, map, minade, collision or off_road; kl, entropy or
-                log_likelihood, which do not depend on the way of drawing.
-            way: of drawing; that of verdicts by default. targets: whose likelihoods count.
+                log_likelihood, which do not depend on the sampling mode.
+            mode: of sampling; that of verdicts by default. targets: whose likelihoods count.
         """
-        return self._table(self.results(arm), field, way or self.way, targets)
+        return self._table(self.results(arm), field, mode or self.sampling_mode, targets)
 
-    def reference_table(self, name: str, field: str, way: str | None = None) -> Array:
+    def reference_table(self, name: str, field: str, mode: str | None = None) -> Array:
         """[1, N] a figure of a reference that drives itself."""
-        return self._table([self.reference_result(name)], field, way or self.way, "all")
+        return self._table([self.reference_result(name)], field, mode or self.sampling_mode, "all")
 
-    def _table(self, results: list[ArmResult], field: str, way: str, targets: str) -> Array:
+    def _table(self, results: list[ArmResult], field: str, mode: str, targets: str) -> Array:
         rows = []
         for result in results:
             if field in _DIVERGENCE:
@@ -248,7 +271,7 @@ class Study:
             elif targets not in self.present_targets:
                 values = {}
             else:
-                values = {name: self._figure(row, field) for name, row in result.scenes(way, targets).items()}
+                values = {name: self._figure(row, field) for name, row in result.scenes(mode, targets).items()}
             rows.append([values.get(scene, np.nan) for scene in self.scenes])
         return np.array(rows)
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from data.files import sha256_of
 from pipeline.command import cli
 from pipeline.run.presets import PRESETS, load_preset
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.claims import arms as arms_module
-from pipeline.studies.claims.arms import Arm
-from pipeline.studies.claims.catalogue import CLAIMS, SPACER
+from pipeline.studies.claims import catalogue, command
+from pipeline.studies.claims.arms import SPACER, Arm
+from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.command import CLAIM_NAMES, run_claims
-from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec, override, read_settings
 from pipeline.studies.claims.inputs import claim_inputs, judged_scenes
-from pipeline.studies.claims.overrides import override, read_settings
 from pipeline.studies.claims.report import Row, published, render_rows
 from pipeline.studies.claims.study import Study
 from tests.pipeline.studies.claims.conftest import TINY
@@ -103,6 +104,18 @@ def test_references_and_vocabularies_are_trained_and_compared(tiny_run: Path, tm
     assert all(row["measured"]["reference"]["value"] > 0 for row in report["vocabulary"]["rows"])
 
 
+def test_baselines_are_tried_when_named(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HR-PPO is anchored to a clone, which is trained once."""
+    assert "baselines" not in command._wanted_claims("")
+    assert command._wanted_claims("baselines, heads") == ["heads", "baselines"]
+    monkeypatch.setattr(catalogue, "VARIANTS", ())
+    figures = run_claims(TINY, run=tiny_run, out=tmp_path, only="baselines")
+    assert (figures["arms_run"], figures["baselines"] in VERDICTS) == (4, True)
+    clone = tmp_path / "references" / "clone" / "policy.ckpt"
+    result = json.loads((tmp_path / "arms" / "hr-ppo_0" / "result.json").read_text())
+    assert result["recipe"]["anchor"] == sha256_of(clone)
+
+
 def test_overrides_reach_the_configuration(tiny_run: Path, tmp_path: Path) -> None:
     """Of every arm of every claim: exactly the options it names are other than the base's."""
     study = Study(TINY, claim_inputs(tiny_run, policy=False), tmp_path)
@@ -110,7 +123,7 @@ def test_overrides_reach_the_configuration(tiny_run: Path, tmp_path: Path) -> No
     names = set()
     for claim in CLAIMS.values():
         for arm in claim.arms(TINY):
-            if arm.reference != "run":
+            if arm.reference != "run" or arm.settings:
                 continue
             config = dataclasses.asdict(study.trial(arm, 1).config)
             for name, value in arm.overrides.items():
@@ -199,7 +212,7 @@ def test_wrong_scales_are_one_line() -> None:
         ({"levels": [1.0, 0.5]}, "ascending"),
         ({"seeds": 0}, "claims.seeds"),
         ({"vocabularies": [100]}, "two different sizes"),
-        ({"ways": []}, "at least one top_k"),
+        ({"sampling_modes": []}, "at least one top_k"),
     ):
         with pytest.raises(UserError, match=message):
             ClaimsConfig(**values)

@@ -13,8 +13,14 @@ from data.tokenizer import scene_origin, tokenize_scene
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
-from pipeline.studies.claims.likelihood import futures_of, kind_names, moving_agents, score_futures
-from pipeline.studies.claims.perturbation import perturbed, smooth_noise
+from pipeline.studies.claims.likelihood import (
+    futures_of,
+    kind_names,
+    moving_agents,
+    perturbed,
+    score_futures,
+    smooth_noise,
+)
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy

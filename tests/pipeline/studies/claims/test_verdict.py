@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pipeline.evaluation.statistics import Interval
-from pipeline.studies.claims.verdict import Verdict, above, below, claim_verdict, within
+from pipeline.studies.claims.report import Verdict, above, below, claim_verdict, within
 
 C, N, U = Verdict.CONFIRMED, Verdict.NOT_CONFIRMED, Verdict.NOT_DECIDABLE
 
