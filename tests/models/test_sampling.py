@@ -80,3 +80,11 @@ def test_drawing_at_the_ends_of_the_unit_interval(uniform):
 def test_impossible_sampling_is_refused(changes):
     with pytest.raises(UserError):
         SamplingConfig(**changes)
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(temperature=2.0, top_k=5, top_p=0.8)])
+def test_everything_is_made_where_the_logits_are(config):
+    """On a device without numbers, which takes no tensors of another one, as a GPU does not."""
+    logits, uniform = torch.empty(4, 6, device="meta"), torch.empty(4, device="meta")
+    ids = draw(logits, uniform, torch.zeros(4, dtype=torch.int64, device="meta"), config)
+    assert (ids.device.type, ids.shape, ids.dtype) == ("meta", (4,), torch.int64)

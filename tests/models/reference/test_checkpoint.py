@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -31,6 +32,23 @@ def test_a_checkpoint_restores_the_model(model, tmp_path):
     assert torch.equal(
         ReferenceAgent.from_checkpoint(path).rollouts(scene, 2, 0), ReferenceAgent(model).rollouts(scene, 2, 0)
     )
+
+
+def test_what_checkpoints_rest_on_and_do_not_hold(model):
+    """Wavelengths are made from numbers in the code: with others, stored weights would read another world."""
+    config, relations = model.config, model.relations
+    for encoder, reach, octaves in (
+        (relations.time, 32.0, 7),
+        (relations.map, config.map_radius, 7),
+        (relations.agent, config.agent_radius, 7),
+        (model.map_encoder.relation, config.piece_radius, 5),
+    ):
+        assert encoder.reach == reach
+        # From twice the reach down by halves, in radians a metre.
+        lengths = 2 * math.pi / encoder.frequency[0, :octaves]
+        torch.testing.assert_close(lengths, 2 * reach / 2.0 ** torch.arange(octaves))
+        assert encoder.frequency.shape == (2, 4 * octaves)
+        assert not any(name.startswith("frequency") for name in encoder.state_dict())
 
 
 def test_equal_models_give_equal_bytes(fast_model, tmp_path):

@@ -93,6 +93,13 @@ def test_whoever_cannot_stop_gently_goes_first_if_it_can(speed: float, met: bool
     assert len(ahead(situation((30.0, -4.4, np.pi / 2, 0.0, 1.5), speed=speed, size=WALKER)).s) == met
 
 
+@pytest.mark.parametrize(("speed", "met"), [(10.0, True), (11.0, False)])
+def test_who_can_stop_gently_lets_those_pass_who_come_a_little_later(speed: float, met: bool) -> None:
+    """A pedestrian enters after 3 s, 17.7 m ahead, when the AV has been past for less than a second: it stops if
+    3 m/s^2 will do, which is up to 10.3 m/s."""
+    assert len(ahead(situation((30.0, -5.9, np.pi / 2, 0.0, 1.5), speed=speed, size=WALKER)).s) == met
+
+
 def test_who_merges_is_met_as_far_away_as_at_its_entry() -> None:
     """A car in the lane beside that drifts in at 1 m/s, and is there after 1.5 s, both having gone 12 m."""
     found = ahead(situation((30.0, 3.5, 0.0, 8.0, -1.0)))
