@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data.scene import LinkKind, MapKind, Scene
 from data.tokenizer import scene_origin
 from pipeline.studies.planners.lanes import match_lanes, read_lanes
-from pipeline.studies.planners.route import Route, find_route, make_route, path_onto
+from pipeline.studies.planners.route import Route, _fits, find_route, make_route, path_onto
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, circle, hand_made
 
@@ -251,3 +251,22 @@ def test_between_its_points_a_route_is_a_smooth_curve() -> None:
     np.testing.assert_allclose(ends[0] - route.point[[0, -1], 0], np.array([-5, 5]) * np.cos(turned), atol=1e-9)
     np.testing.assert_allclose(ends[1] - route.point[[0, -1], 1], np.array([-5, 5]) * np.sin(turned), atol=1e-9)
     assert ends[3].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("aside", "fits"), [(3.0, True), (-3.0, True), (3.01, False), (-3.01, False)])
+def test_a_drive_fits_a_route_three_metres_away_at_most(aside: float, fits: bool) -> None:
+    route = make_route(np.array([[-20.0, 0.0], [200.0, 0.0]]))
+    x = np.arange(0.0, 41.0)
+    driven = np.stack((x, np.full_like(x, aside), np.zeros_like(x)), axis=-1)
+    assert _fits(route, driven[0], driven) == fits
+
+
+@pytest.mark.parametrize(("share", "fits"), [(1.0, True), (0.68, True), (0.67, False)])
+def test_a_drive_fits_a_route_that_is_about_as_long(share: float, fits: bool) -> None:
+    """Forty metres that wind to and fro, of which so much is progress: 3 m and a quarter may be missing."""
+    route = make_route(np.array([[-20.0, 0.0], [200.0, 0.0]]))
+    x = 40.0 * share * np.linspace(0.0, 1.0, 41)
+    y = np.where(np.arange(41) % 2, np.sqrt(1.0 - share**2), 0.0)
+    driven = np.stack((x, y, np.zeros_like(x)), axis=-1)
+    assert np.linalg.norm(np.diff(driven[:, :2], axis=0), axis=1).sum() == pytest.approx(40.0)
+    assert _fits(route, driven[0], driven) == fits
