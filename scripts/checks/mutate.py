@@ -104,12 +104,14 @@ class Reach:
     def tests(self, change: Change, budget: float) -> list[str]:
         """Tests that execute the change, quick ones first, those of the module's own files before others.
 
-        What is executed on import is left to the tests of the lines that name it.
+        What is executed on import is left to the tests of the lines that name it, and to those that name it
+        themselves: a test of a table of constants executes no line of the code.
         """
         found = self._at(change.file, range(change.line, change.end + 1))
         if not found:
             for file, line in _named_at(change):
                 found |= self._at(file, range(line, line + 1))
+            found |= self._naming(change)
         if not found:
             found = {test for tests in self.lines.get(change.file, {}).values() for test in tests}
         stem = Path(change.file).stem
@@ -119,8 +121,23 @@ class Reach:
         spent = list(itertools.accumulate(self.seconds[test] for test in ordered))
         return [test for test, until in zip(ordered, spent, strict=True) if until <= budget]
 
+    def _naming(self, change: Change) -> set[str]:
+        name = _assigned(change)
+        if name is None:
+            return set()
+        pattern = re.compile(rf"\b{name}\b")
+        files = {test.partition("::")[0] for test in self.seconds}
+        naming = {file for file in files if pattern.search((ROOT / file).read_text())}
+        return {test for test in self.seconds if test.partition("::")[0] in naming}
+
     def _at(self, file: str, lines: Iterable[int]) -> set[str]:
         return {test for line in lines for test in self.lines.get(file, {}).get(str(line), ())}
+
+
+def _assigned(change: Change) -> str | None:
+    """The name that the statement of a change gives a value to."""
+    match = re.match(r"\s*(\w+)\s*[:=]", (ROOT / change.file).read_text().splitlines()[change.line - 1])
+    return match[1] if match else None
 
 
 def _named_at(change: Change) -> Iterator[tuple[str, int]]:
@@ -137,9 +154,8 @@ def _named_at(change: Change) -> Iterator[tuple[str, int]]:
             (change.file, line) for line in range(innermost.body[0].lineno, (innermost.end_lineno or 0) + 1)
         )
         return
-    match = re.match(r"\s*(\w+)\s*[:=]", (ROOT / change.file).read_text().splitlines()[change.line - 1])
-    if match:
-        pattern = re.compile(rf"\b{match[1]}\b")
+    if name := _assigned(change):
+        pattern = re.compile(rf"\b{name}\b")
         for file in sources():
             for number, text in enumerate((ROOT / file).read_text().splitlines(), 1):
                 if pattern.search(text):
@@ -183,7 +199,8 @@ def _measure(copy: Path, tests: str, out: Path) -> int:
         lines[str(Path(file).relative_to(copy))] = {line: found for line, found in by_line.items() if found}
     for test in recorder.failed:
         print(f"warning: {test} fails without any change", file=sys.__stderr__)
-    out.write_text(json.dumps({"seconds": recorder.seconds, "lines": lines}))
+    seconds = {test: took for test, took in recorder.seconds.items() if test not in recorder.failed}
+    out.write_text(json.dumps({"seconds": seconds, "lines": lines}))
     return 0
 
 
