@@ -128,6 +128,20 @@ def test_the_branch_that_was_driven_is_the_route(linked: bool) -> None:
     np.testing.assert_allclose(np.diff(route.distance), 1.0, atol=0.05)
 
 
+def test_linked_lanes_with_a_gap_are_joined_by_a_straight_line() -> None:
+    """From (30, 0) to (40, 5), rounded off by a metre at its ends; a change of lanes would be a curve."""
+    road = [(float(x), 0.0) for x in np.arange(-60.0, 31.0, 2.0)]
+    ahead = [(40.0 + x, 5.0) for x in np.arange(0.0, 130.0, 2.0)]
+    scene = hand_made([Mover(speed=10.0)], [(MapKind.LANE, road), (MapKind.LANE, ahead)])
+    scene = with_links(scene, [(0, LinkKind.EXIT, 1)])
+    x = np.arange(1.0, 81.0)
+    y = np.interp(x, [30.0, 40.0], [0.0, 5.0])
+    recorded = np.stack((x, y, np.arctan2(np.gradient(y), 1.0)), axis=-1)
+    found, beside, _, _ = find_route(scene, np.zeros(2), recorded).at(np.arange(0.0, 90.0, 0.1))
+    wanted = np.array([20.0, 32.5, 35.0, 37.5, 50.0])
+    np.testing.assert_allclose(np.interp(wanted, found, beside), [0.0, 1.25, 2.5, 3.75, 5.0], atol=0.1)
+
+
 def test_a_lane_change_is_part_of_the_route() -> None:
     scene = hand_made([Mover(speed=10.0)], [straight_road(), straight_road(y=3.5)])
     x = np.arange(1, 81) * 1.0
