@@ -51,7 +51,8 @@ class Simulator:
         vocabulary: of the tokens. view: what agents see, and the scale of their boxes.
         reward: what events are worth; defaults are those of ``RewardConfig``.
         compiled: fuse observations and steps by torch.compile. One compilation serves all decisions and all numbers
-            of worlds and agents.
+            of worlds and agents, unless a size happens to equal another one, as with three worlds and three
+            coordinates.
 
     Attributes:
         world, state, motion: of the episode that runs; ``motion`` is that of the last decision.
