@@ -141,6 +141,27 @@ def test_parked_agents_are_driven_but_not_all_learnt_from(policy, vocabulary) ->
         assert torch.equal(total, none.sums[name]), name
 
 
+def test_what_the_reference_says_of_those_learnt_from_is_kept(policy, vocabulary) -> None:
+    """For each decision and agent other numbers; parked agents are left out."""
+    scene = hand_made([Mover(speed=4.0), Mover(x=30.0), Mover(x=60.0), Mover(x=90.0, speed=3.0), Mover(x=120.0)])
+    world = build_world(scene, vocabulary, VIEW.road_segments)
+    said: list[Tensor] = []
+
+    def score(driven: Driven) -> Tensor:
+        shape = (driven.tokens.shape[-1], len(driven.who[0]), vocabulary.size)
+        said.append(torch.randn(shape, generator=torch.Generator().manual_seed(1)).log_softmax(-1))
+        said[-1][7, 3] = math.nan
+        return said[-1]
+
+    episode = collected(policy, vocabulary, world, dataclasses.replace(PLAIN, parked_share=0.0), score)
+    assert world.moves[0, :5].tolist() == [True, False, False, True, False]
+    assert episode.reference is not None
+    expected = said[0][:, [0, 3]]
+    torch.testing.assert_close(episode.reference[episode.covered], expected[episode.covered], atol=0, rtol=0)
+    assert (~episode.covered).nonzero().tolist() == [[7, 1]]
+    assert collected(policy, vocabulary, world).reference is None
+
+
 def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
     batch = build_world(random_scene(0), vocabulary, VIEW.road_segments)
     episode = collected(policy, vocabulary, batch)
