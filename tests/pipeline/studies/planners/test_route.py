@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from data.scene import LinkKind, MapKind, Scene
 from data.tokenizer import scene_origin
-from pipeline.studies.planners.lanes import match_lanes, read_lanes
-from pipeline.studies.planners.route import Route, _fits, find_route, make_route, path_onto
+from pipeline.studies.planners.lanes import Taken, match_lanes, read_lanes
+from pipeline.studies.planners.route import Route, _along_lanes, _fits, find_route, make_route, path_onto
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, circle, hand_made
 
@@ -153,6 +153,18 @@ def test_a_lane_change_is_part_of_the_route() -> None:
     np.testing.assert_allclose(beside[place > 70], 3.5, atol=0.05)
     assert np.abs(route.curvature).max() < 0.1
     assert np.abs(np.diff(beside)).max() < 0.3
+
+
+def test_a_lane_between_two_changes_is_followed_in_its_middle() -> None:
+    """Entered at x = 30 and left at x = 50, both half of a change long: along it at x = 40, and askew before."""
+    scene = hand_made([Mover(speed=10.0)], [straight_road(y=y) for y in (0.0, 3.5, 7.0)])
+    lanes = read_lanes(scene, np.zeros(2))
+    taken = [Taken(0, 50.0, 80.0, False), Taken(1, 80.0, 100.0, True), Taken(2, 100.0, 150.0, True)]
+    x, y, heading, _ = _along_lanes(lanes, taken, np.zeros(3)).at(np.arange(0.0, 150.0, 0.1))
+    assert float(np.interp(40.0, x, y)) == pytest.approx(3.5, abs=0.01)
+    assert abs(float(np.interp(40.0, x, heading))) < 0.06
+    for askew in (30.0, 50.0):
+        assert float(np.interp(askew, x, heading)) == pytest.approx(0.196, abs=0.01)
 
 
 def test_a_drive_off_all_lanes_is_its_own_route() -> None:
