@@ -12,7 +12,7 @@ from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler
 from models.reference.inputs import known_lights
-from models.reference.map_encoder import stack_map_encodings
+from models.reference.map_encoder import MapEncoding, stack_map_encodings
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
@@ -151,3 +151,29 @@ def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch)
     torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
     swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
     assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
+
+
+def test_stacked_maps_are_padded_to_the_longest_with_pieces_that_are_not_there():
+    generator = torch.Generator().manual_seed(0)
+
+    def encoding(scenes: int, pieces: int) -> MapEncoding:
+        return MapEncoding(
+            origin=torch.randn(scenes, 2, generator=generator),
+            feature=torch.randn(scenes, pieces, 4, generator=generator),
+            pose=torch.randn(scenes, pieces, 3, generator=generator),
+            valid=torch.ones(scenes, pieces, dtype=torch.bool),
+            light=torch.randint(3, (scenes, pieces), generator=generator),
+        )
+
+    parts = [encoding(2, 5), encoding(1, 9), encoding(1, 1)]
+    stacked = stack_map_encodings(parts)
+    assert stacked.valid.sum(-1).tolist() == [5, 5, 9, 1]
+    assert stacked.feature.shape == (4, 9, 4)
+    for row, (part, index) in enumerate(((0, 0), (0, 1), (1, 0), (2, 0))):
+        size = parts[part].valid.shape[1]
+        for name in ("feature", "pose", "valid", "light"):
+            own, found = getattr(parts[part], name)[index], getattr(stacked, name)[row]
+            assert torch.equal(found[:size], own), name
+            assert (found[size:] == (-1 if name == "light" else 0)).all(), name
+        assert torch.equal(stacked.origin[row], parts[part].origin[index])
+        assert torch.equal(stacked.row(row).pose, stacked.pose[row : row + 1])
