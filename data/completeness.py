@@ -55,7 +55,7 @@ _NUMBERED = re.compile(
     re.IGNORECASE,
 )
 # What may follow the numbers. Programs that copy files append to a name meanwhile, or to avoid an existing name.
-_REST = re.compile(r"(.*\.tfrecords?)?(\.gz)?", re.IGNORECASE)
+_REST = re.compile(r"(.*\.(tfrecords?|binproto))?(\.gz)?", re.IGNORECASE)
 _UNFINISHED = re.compile(
     r".*\.(gstmp|part|partial|crdownload|download|opdownload|filepart|incomplete|te?mp|aria2)", re.IGNORECASE
 )

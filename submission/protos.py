@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
+from data.completeness import series_of
 from data.errors import UserError
 from data.geometry import wrap_angle
 from data.places import place
@@ -303,12 +304,13 @@ def rollout_files(path: str | Path) -> list[Path]:
     A file may be an archive (``submission.members``); those of a folder count where it has no other files.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or in a folder a file that is not finished, or a shard twice by its name.
     """
     found = place(path)
     if found.is_dir():
         names = [file for file in found.iterdir() if not file.name.startswith(".")]
         files = [file for file in names if ".binproto" in file.name]
+        series_of(sorted(file.name for file in files))
         files = files or [file for file in names if file.name.endswith(_ARCHIVES)]
     elif found.is_file():
         files = [found]

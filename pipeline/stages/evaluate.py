@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.completeness import some
+from data.completeness import Origin, some
 from data.errors import IncompleteError, UserError
 from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, place
@@ -188,7 +188,7 @@ def run_evaluate(
     left_out = [row["scenario_id"] for row in rows if row.get("expected")]
     known = open_scenes(scenarios).ids
     missing = sorted({*known} - {*ids, *spoilt})
-    _warn(rows, missing, len(known))
+    _warn(rows, missing, len(known), _absence(rollouts))
     if not scored:
         print("\n".join(_listed(reasons)), file=sys.stderr)
         # Results of an earlier run in this folder are not those of this one.
@@ -298,7 +298,14 @@ def _listed(reasons: Mapping[str, str]) -> list[str]:
     return [f"    {line}" for line in _shortened([f"{name}  {reason}" for name, reason in reasons.items()])]
 
 
-def _warn(rows: list[dict[str, Any]], missing: list[str], known: int) -> None:
+def _absence(rollouts: str | Path) -> str:
+    """Which shards of a folder of rollouts are missing by their names; of several folders it is not known."""
+    if not place(rollouts).is_dir():
+        return ""
+    return Origin(tuple(file.name for file in rollout_files(rollouts))).absence
+
+
+def _warn(rows: list[dict[str, Any]], missing: list[str], known: int, absence: str) -> None:
     odd = [row for row in rows if row["joint_scenes"] != ROLLOUTS]
     if odd:
         first = odd[0]
@@ -310,7 +317,7 @@ def _warn(rows: list[dict[str, Any]], missing: list[str], known: int) -> None:
     if missing:
         print(
             f"warning: {len(missing)} of {known} scenarios have no rollouts and do not count "
-            f"({missing[0]} for one)",
+            f"({missing[0]} for one){absence and '; '}{absence}",
             file=sys.stderr,
         )
     for rest, what in ((False, "cannot be scored"), (True, "have none of the targets and do not count")):

@@ -11,11 +11,11 @@ from functools import partial
 import pytest
 import torch
 from lightning.fabric import Fabric
-from pipeline.selfplay.clock import Clock
 from torch import Tensor, nn
 
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
+from pipeline.execution.clock import Clock
 from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, Rollout, Scorer, collect
@@ -147,19 +147,19 @@ def test_what_the_reference_says_of_those_learnt_from_is_kept(policy, vocabulary
     world = build_world(scene, vocabulary, VIEW.road_segments)
     said: list[Tensor] = []
 
-    def score(driven: Driven) -> Tensor:
-        shape = (driven.tokens.shape[-1], len(driven.who[0]), vocabulary.size)
+    def score(driven: Executed) -> Tensor:
+        shape = (driven.tokens.shape[-1], len(driven.agent_index[0]), vocabulary.size)
         said.append(torch.randn(shape, generator=torch.Generator().manual_seed(1)).log_softmax(-1))
         said[-1][7, 3] = math.nan
         return said[-1]
 
     episode = collected(policy, vocabulary, world, dataclasses.replace(PLAIN, parked_share=0.0), score)
     assert world.moves[0, :5].tolist() == [True, False, False, True, False]
-    assert episode.reference is not None
+    assert episode.log_reference is not None
     expected = said[0][:, [0, 3]]
-    torch.testing.assert_close(episode.reference[episode.covered], expected[episode.covered], atol=0, rtol=0)
+    torch.testing.assert_close(episode.log_reference[episode.covered], expected[episode.covered], atol=0, rtol=0)
     assert (~episode.covered).nonzero().tolist() == [[7, 1]]
-    assert collected(policy, vocabulary, world).reference is None
+    assert collected(policy, vocabulary, world).log_reference is None
 
 
 def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,27 @@ def test_what_is_no_good_is_counted_by_scenario(
     rollouts.write_bytes(submission.SerializeToString())
     with pytest.raises(UserError, match=r"no scenario can be scored \(.*center_x is NaN .*; and 2 more\)"):
         run()
+
+
+def test_names_tell_which_rollouts_are_missing_or_not_finished(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, config = tmp_path / "rollouts", dataclasses.replace(CONFIG, allow_unscorable=True)
+    folder.mkdir()
+    first = (made / "rollouts" / "rollouts.binproto-00000-of-00002").read_bytes()
+    (folder / "rollouts.binproto-00000-of-00002").write_bytes(first)
+    run_evaluate(config, scenarios=made, rollouts=folder, out=tmp_path / "o")
+    said = "2 of 4 scenarios have no rollouts and do not count (0000000000000002 for one); 1 of 2 shards of "
+    assert f"{said}rollouts.binproto are missing (rollouts.binproto-00001-of-00002)" in capsys.readouterr().err
+    for name, text in (
+        ("rollouts.binproto-00001-of-00002_.gstmp", "not the name of a finished shard"),
+        ("rollouts.binproto.part", "not the name of a finished shard"),
+        ("rollouts.binproto-00002-of-00003", "one of 3 shards, but rollouts.binproto-00000-of-00002 is one of 2"),
+    ):
+        (folder / name).write_bytes(b"")
+        with pytest.raises(UserError, match=f"{re.escape(name)}: {text}"):
+            run_evaluate(config, scenarios=made, rollouts=folder, out=tmp_path / "o")
+        (folder / name).unlink()
 
 
 def test_rates_are_told_by_kind_of_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
