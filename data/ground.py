@@ -1,7 +1,7 @@
 """Heights of simulated agents: motion is planar, and z follows the ground of the map.
 
 The z of a recorded agent changes by 14 cm on average over eight seconds of real scenes. A constant z has this
-error; following the map leaves a quarter of it (``scripts/studies/measure_heights.py``).
+error; following the map leaves a quarter of it (``scripts/studies/measure.py heights``).
 Shape legend: R rollouts, A agents, T steps, M map pieces, Q queries.
 """
 

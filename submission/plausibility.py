@@ -2,7 +2,7 @@
 
 Limits leave room to what was recorded: over 319 scenarios of WOMD no vehicle moves more than 6.6 m in a step, no
 pedestrian or cyclist more than 1.5 m, and no height changes by more than 0.7 m
-(``scripts/studies/measure_motion.py``).
+(``scripts/studies/measure.py motion``).
 
 Shape legend: R joint scenes, A objects, 80 steps.
 """

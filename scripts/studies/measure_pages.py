@@ -2,6 +2,9 @@
 
     python scripts/studies/measure_pages.py --run runs/womd --scenarios womd/training --repeat 1000 --out /tmp/pages
 
+With ``--pictures FOLDER`` it only draws a scene of the report with a picked agent, for the documentation. Use runs
+on generated traffic for that: WOMD's licence does not allow pictures of its data to be given away.
+
 Needs Chromium (CHROMIUM names it). Frames are those of the scenario with the most tracks; the viewer is asked for
 scenes spread over all of its list. The records are copies under new ids: keep them out of what is published.
 """
@@ -36,6 +39,12 @@ _DRAW = """(frames) => {
   const started = performance.now();
   for (let i = 0; i < frames; i++) player.seek(11 + (i % 79) + 0.5);
   return { milliseconds: (performance.now() - started) / frames, agents: player.scene.agents.simulated.length };
+}"""
+_PICK = """() => {
+  const player = document.getElementById("player").player;
+  player.seek(40);
+  player.pick(player.scene.agents.sdc.indexOf(1));
+  player.change({ log: true, trails: true });
 }"""
 _PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
@@ -92,9 +101,9 @@ def _viewer(browser: Any, folder: Path, largest: str) -> dict[str, Any]:
         figures["memory_mb_list"] = round(_own_mb(process.pid))
         seconds = []
         for number in range(0, page["found"], max(1, page["found"] // _OPENED)):
-            begun = time.perf_counter()
+            opened_at = time.perf_counter()
             urllib.request.urlopen(f"{address}/api/scene/{number:016x}", timeout=120).read()
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - opened_at)
         figures["scene_s_mean"] = round(sum(seconds) / len(seconds), 3)
         figures["scene_s_most"] = round(max(seconds), 3)
         figures["memory_mb_after_scenes"] = round(_own_mb(process.pid))
@@ -108,13 +117,29 @@ def _viewer(browser: Any, folder: Path, largest: str) -> dict[str, Any]:
     return figures
 
 
+def _draw_pictures(browser: Any, report: Path, scene: int, out: Path) -> None:
+    """The player in daylight and in the dark."""
+    for theme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme=theme)
+        page.goto(report.as_uri())
+        page.wait_for_selector("html[data-charts=drawn]", timeout=120_000)
+        page.locator("#scene").select_option(str(scene))
+        page.wait_for_selector(f"#player[data-scene='{scene}']")
+        page.evaluate(_PICK)
+        page.locator("#player").screenshot(path=out / f"player_{theme}.png")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
-    parser.add_argument("--scenarios", required=True, help="TFRecords that are repeated for the viewer")
+    parser.add_argument("--scenarios", help="TFRecords that are repeated for the viewer")
     parser.add_argument("--repeat", type=int, default=1000)
     parser.add_argument("--out", type=Path, required=True, help="folder for the report and the records")
+    parser.add_argument("--pictures", type=Path, help="draw pictures to this folder, and measure nothing")
+    parser.add_argument("--scene", type=int, default=0, help="number of the drawn scene in the report")
     options = parser.parse_args(arguments)
+    if options.scenarios is None and options.pictures is None:
+        parser.error("give --scenarios or --pictures")
     options.out.mkdir(parents=True, exist_ok=True)
     report = (options.out / "report.html").resolve()
     started = time.perf_counter()
@@ -131,16 +156,19 @@ def main(arguments: list[str] | None = None) -> int:
     subprocess.run(command, cwd=_ROOT, check=True, capture_output=True)
     figures: dict[str, Any] = {"report_s": round(time.perf_counter() - started, 1)}
     figures["report_mb"] = round(report.stat().st_size / 1e6, 2)
-    largest = _repeated(options.scenarios, options.repeat, options.out / "records")
     with sync_playwright() as engine:
         names = (os.environ.get("CHROMIUM"), shutil.which("chromium"), shutil.which("google-chrome"))
         path = next(filter(None, names), None)
         browser = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        if options.pictures is not None:
+            _draw_pictures(browser, report, options.scene, options.pictures)
+            return 0
+        largest = _repeated(options.scenarios, options.repeat, options.out / "records")
         tab = browser.new_page()
-        begun = time.perf_counter()
+        opened_at = time.perf_counter()
         tab.goto(report.as_uri())
         tab.wait_for_selector("html[data-charts=drawn]", timeout=120_000)
-        figures["report_all_drawn_s"] = round(time.perf_counter() - begun, 2)
+        figures["report_all_drawn_s"] = round(time.perf_counter() - opened_at, 2)
         figures["report_first_paint_ms"] = round(tab.evaluate(_PAINT) or 0)
         figures["report_frame_ms"] = round(tab.evaluate(_DRAW, _FRAMES)["milliseconds"], 2)
         figures |= _viewer(browser, (options.out / "records").resolve(), largest)

@@ -1,0 +1,148 @@
+"""Small measurements on recorded scenes and rollouts, whose figures stand in the docs.
+
+    python scripts/studies/measure.py heights --scenarios WOMD/validation [--checkpoint CKPT] [--rollouts 8]
+    python scripts/studies/measure.py motion --scenarios WOMD/training
+    python scripts/studies/measure.py speeds --scenarios runs/demo/tokenize/validation \\
+        --rollouts runs/demo/sample/validation/policy [--rollouts ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data.ground import follow_ground
+from data.scene import CURRENT_INDEX, STEP_SECONDS
+from data.scenes_source import open_scenes
+from data.vocabulary import TYPE_NAMES, type_index
+from models.reference.agent import ReferenceAgent
+from submission.plausibility import JUMP, RISE
+from submission.protos import read_rollouts
+from submission.realism import load_config, prepare_scene, score, unscorable_reason
+
+_QUANTILES = (0.5, 0.99, 0.999, 0.9999, 1.0)
+_MOVING = 0.5
+_SECONDS = (2, 4, 6, 8)
+
+
+def heights(options: argparse.Namespace) -> None:
+    """What heights that follow the map are worth: errors on recorded motion, and minADE of sampled futures.
+
+    Prints the mean error of z over valid future steps with z kept at its present value and with z that follows the
+    map under the recorded positions; with a checkpoint also minADE (the metric's, in three dimensions) of both.
+    """
+    agent = None if options.checkpoint is None else ReferenceAgent.from_checkpoint(options.checkpoint)
+    config, source = load_config("2025"), open_scenes(options.scenarios)
+    kept = followed = 0.0
+    steps = 0
+    ade: list[tuple[float, float]] = []
+    for index in range(len(source)):
+        scene = source[index]
+        agents, future = scene.agents, slice(CURRENT_INDEX + 1, None)
+        position, valid = agents.position[scene.simulated, future], agents.valid[scene.simulated, future]
+        start = agents.position[scene.simulated, CURRENT_INDEX]
+        height = follow_ground(scene, position[None, ..., :2], start)[0]
+        # Where the recording has a gap there is no place to look at.
+        whole = valid.all(-1, keepdim=True)
+        kept += float(((position[..., 2] - start[:, None, 2]).abs() * whole).sum())
+        followed += float(((position[..., 2] - height).abs() * whole).sum())
+        steps += int(whole.sum()) * valid.shape[1]
+        if agent is None or unscorable_reason(scene) is not None:
+            continue
+        states, ids = agent.rollouts(scene, options.rollouts, 0), agents.id[scene.simulated]
+        prepared = prepare_scene(scene)
+        flat = states.clone()
+        flat[..., 2] = start[:, None, 2]
+        field = "min_average_displacement_error"
+        ade.append(tuple(float(score(prepared, ids, s, config).values[field]) for s in (flat, states)))  # type: ignore[arg-type]
+    print(f"z, mean error over {steps} steps: kept {kept / steps:.4f} m, followed {followed / steps:.4f} m")
+    if ade:
+        flat_mean, followed_mean = (sum(values) / len(ade) for values in zip(*ade, strict=True))
+        print(f"minADE over {len(ade)} scenarios: kept {flat_mean:.4f} m, followed {followed_mean:.4f} m")
+
+
+def motion(options: argparse.Namespace) -> None:
+    """How far recorded agents move in a tenth of a second: what a validator may call a jump.
+
+    Prints, for each type of agent, quantiles of the distance in the plane and of the change of height between two
+    steps that are both recorded, and what of each lies beyond the validator's limits.
+    """
+    steps: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(TYPE_NAMES))}
+    rises: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(TYPE_NAMES))}
+    for scene in open_scenes(options.scenarios):
+        chosen = scene.simulated
+        position, valid = scene.agents.position[chosen, CURRENT_INDEX:], scene.agents.valid[chosen, CURRENT_INDEX:]
+        both = valid[:, 1:] & valid[:, :-1]
+        step = position[:, 1:] - position[:, :-1]
+        types = type_index(scene.agents.type[chosen])
+        for index in steps:
+            mine = both & (types == index)[:, None]
+            steps[index].append(step[mine][:, :2].norm(dim=-1))
+            rises[index].append(step[mine][:, 2].abs())
+    for title, values, limit in (("distance", steps, JUMP), ("height", rises, RISE)):
+        print(f"{title}, metres a step; limit {limit}")
+        for index, name in enumerate(TYPE_NAMES):
+            data = torch.cat(values[index]).double().sort().values
+            last = len(data) - 1
+            row = [f"{float(data[round(quantile * last)]):9.3f}" for quantile in _QUANTILES if len(data)]
+            print(f"  {name:11} {len(data):9} steps {' '.join(row)}   beyond: {int((data > limit).sum())}")
+
+
+def _speeds(position: Tensor) -> Tensor:
+    """[..., 4] m/s at the end of every two seconds, of positions [..., 80, 2]."""
+    at = torch.tensor([round(seconds / STEP_SECONDS) - 1 for seconds in _SECONDS])
+    return (position[..., at, :] - position[..., at - 1, :]).norm(dim=-1) / STEP_SECONDS
+
+
+def speeds(options: argparse.Namespace) -> None:
+    """How fast vehicles continue that move at the current step: in the log, and in rollouts.
+
+    Prints the mean speed now and after every two seconds. Only vehicles count that are recorded at all of these
+    moments, so that all rows are of the same ones.
+    """
+    source = open_scenes(options.scenarios)
+    now: list[Tensor] = []
+    rows: dict[str, list[Tensor]] = {"log": []}
+    chosen: dict[str, Tensor] = {}
+    for scene in source:
+        agents, simulated = scene.agents, scene.simulated
+        speed = agents.velocity[simulated, CURRENT_INDEX].norm(dim=-1)
+        moments = [CURRENT_INDEX + round(seconds / STEP_SECONDS) for seconds in _SECONDS]
+        seen = torch.stack([agents.valid[simulated][:, [m - 1, m]].all(-1) for m in moments]).all(0)
+        mine = seen & (speed > _MOVING) & (type_index(agents.type[simulated]) == 0)
+        chosen[str(scene.scenario_id)] = mine
+        now.append(speed[mine])
+        rows["log"].append(_speeds(agents.position[simulated][mine, CURRENT_INDEX + 1 :, :2]))
+    for path in options.rollouts:
+        rows[path] = [_speeds(one.states[:, chosen[one.scenario_id], :, :2]).mean(0) for one in read_rollouts(path)]
+    start = torch.cat(now).mean()
+    print(f"{len(torch.cat(now))} vehicles, m/s: now {start:.2f}; after {', '.join(map(str, _SECONDS))} s")
+    for name, parts in rows.items():
+        print(f"  {name}: {', '.join(f'{value:.2f}' for value in torch.cat(parts).mean(0).tolist())}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for measure in (heights, motion, speeds):
+        command = commands.add_parser(measure.__name__, help=(measure.__doc__ or "").splitlines()[0])
+        command.set_defaults(measure=measure)
+        command.add_argument("--scenarios", required=True, help="WOMD TFRecords or a store, with futures")
+        if measure is heights:
+            command.add_argument("--checkpoint", type=Path, help="reference.ckpt")
+            command.add_argument("--rollouts", type=int, default=8, help="futures of each scenario")
+        if measure is speeds:
+            command.add_argument("--rollouts", action="append", required=True, help="of these scenarios; repeat")
+    options = parser.parse_args(arguments)
+    options.measure(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The scripts of the docs' figures, on scenes of a small run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.studies import draw_curves
+from scripts.studies.measure import main
+from tests.pipeline.viewing.conftest import made_run
+
+__all__ = ["made_run"]
+
+
+def test_constant_velocity_keeps_its_speed(made_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenarios = str(made_run / "tokenize" / "validation")
+    folders = {agent: str(made_run / "sample" / "validation" / agent) for agent in ("constant_velocity", "log")}
+    assert main(["speeds", "--scenarios", scenarios, *(f"--rollouts={folder}" for folder in folders.values())]) == 0
+    text = capsys.readouterr().out
+    start = float(re.search(r"now ([\d.]+)", text)[1])  # type: ignore[index]
+    rows = {
+        name.strip(): [float(value) for value in values.split(",")]
+        for name, _, values in (line.rpartition(":") for line in text.splitlines()[1:])
+    }
+    assert rows[folders["constant_velocity"]] == pytest.approx([start] * 4, abs=0.011)
+    # The log as rollouts is the log.
+    assert rows[folders["log"]] == rows["log"]
+
+
+def test_recorded_motion_and_heights_are_measured(made_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenarios = str(made_run / "tokenize" / "validation")
+    assert main(["motion", "--scenarios", scenarios]) == 0
+    assert re.search(r"vehicle +\d+ steps", capsys.readouterr().out)
+    assert main(["heights", "--scenarios", scenarios]) == 0
+    assert "followed" in capsys.readouterr().out
+
+
+def test_curves_of_both_kinds_of_training_are_drawn(tmp_path: Path) -> None:
+    reference, policy = tmp_path / "reference.csv", tmp_path / "policy.csv"
+    reference.write_text("step,loss,validation_realism\n1,2.0,\n2,1.5,0.4\n")
+    policy.write_text("update,agent_steps,kl,entropy,goal_rate\n1,100,0.0,1.5,0.2\n2,200,0.0,1.4,0.3\n")
+    for name, file in (("a", reference), ("b", policy)):
+        out = tmp_path / f"{name}.png"
+        assert draw_curves.main([f"--curve={name}={file}", f"--curve=again={file}", "--out", str(out)]) == 0
+        assert out.stat().st_size > 5_000
