@@ -60,8 +60,7 @@ def _commit() -> str:
 def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> int:
     import torch
 
-    from pipeline.bench.gpu.report import JSON_FILE, TABLE_FILE, Found, write
-    from pipeline.bench.gpu.runner import Task, run_steps
+    from pipeline.bench.gpu.runner import JSON_FILE, TABLE_FILE, Found, Task, run_steps, write
     from pipeline.bench.gpu.steps import STEPS
 
     card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()

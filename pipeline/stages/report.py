@@ -15,9 +15,9 @@ from data.store import SceneStore
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
 from pipeline.run.run_folder import REPORT
-from pipeline.viewing.packing import unpack
-from pipeline.viewing.report.facts import RunFacts, gather
-from pipeline.viewing.report.scenes import SceneTask, ShownScene, choose_scenes, find_rollouts, pack_task
+from pipeline.viewing.report_facts import RunFacts, gather
+from pipeline.viewing.report_scenes import SceneTask, ShownScene, choose_scenes, find_rollouts, pack_task
+from pipeline.viewing.scene_pack import unpack
 
 __all__ = ["ReportConfig", "run_report"]
 
@@ -117,7 +117,7 @@ def _that_fit(scenes: Iterable[ShownScene], max_mb: float) -> tuple[list[ShownSc
 def _write_page(config: ReportConfig, facts: RunFacts, out: Path, engine: EngineConfig) -> int:
     """Returns the number of scenes."""
     # Charts take seconds to import, which every command would pay for.
-    from pipeline.viewing.report.page import render_page
+    from pipeline.viewing.report_page import render_page
 
     folder = out.parent / f".{out.name}.scenes"
     shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +179,7 @@ def run_report(
         "scenes": scenes,
     }
     if video or sheet or figures:
-        from pipeline.viewing.report.media import write_figures, write_film, write_sheet
+        from pipeline.viewing.figures import write_figures, write_film, write_sheet
 
         agents = _shown_agents(config, facts)
         name = scenario or _worst(config, facts)

@@ -1,4 +1,9 @@
-"""A scene with its rollouts as one packed file for the browser (``page/player.js`` draws it).
+"""A scene with its rollouts as one packed file for the browser (``page/player.js`` draws it), and the page's files.
+
+Layout, which ``page/pack.js`` reads back: the letters ``SPK1``, the header's length as uint32, the header in JSON,
+and the arrays one after the other, everything little endian and compressed with gzip. Arrays of int32 are stored as
+differences along their last axis, and of all arrays the lowest bytes come first, then the next ones: neighbouring
+values of motion and of lines are nearly equal, so most of the rest is zeros.
 
 Shape legend: A tracks, S simulated agents of them, R rollouts, T recorded steps, G signals, D decisions, N tokens
 that are named at each. Lengths are whole centimetres from the origin, angles whole 1e-4 rad.
@@ -6,8 +11,12 @@ that are named at each. Lengths are whole centimetres from the origin, angles wh
 
 from __future__ import annotations
 
+import gzip
+import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +30,8 @@ from data.vocabulary import TYPE_NAMES, Vocabulary, type_index
 from pipeline.drawing.drawn_map import drawn_map
 from pipeline.viewing.explaining import Explanation
 from pipeline.viewing.judging import Judgement
-from pipeline.viewing.packing import pack
 
-__all__ = ["RolloutSet", "pack_scene", "vocabulary_header"]
+__all__ = ["PAGE", "SCRIPTS", "RolloutSet", "pack", "pack_scene", "unpack", "vocabulary_header"]
 
 _CM, _ANGLE, _SHARE = 100.0, 1e4, 65535.0
 _INT32 = 2**31 - 1
@@ -172,3 +180,62 @@ def pack_scene(
         **(about or {}),
     }
     return pack(header, arrays, level)
+
+
+_MAGIC = b"SPK1"
+_LENGTH = struct.Struct("<I")
+_TYPES = {"uint8": np.uint8, "uint16": np.uint16, "int32": np.int32}
+
+
+def _encoded(values: NDArray[Any]) -> bytes:
+    if values.dtype == np.int32 and values.size:
+        values = np.diff(values, axis=-1, prepend=np.zeros((*values.shape[:-1], 1), np.int32))
+    width = values.dtype.itemsize
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(-1, width).T.tobytes()
+
+
+def pack(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], level: int = 6) -> bytes:
+    """Compressed bytes of a header and arrays.
+
+    Args:
+        header: plain JSON values. arrays: by name; uint8, uint16 or int32 (these as differences, wrapping).
+        level: of the compression.
+
+    Raises:
+        ValueError: an array of another type.
+    """
+    entries, parts = [], []
+    for name, values in arrays.items():
+        if values.dtype.name not in _TYPES:
+            raise ValueError(f"{name}: cannot pack {values.dtype.name}")
+        entries.append({"name": name, "type": values.dtype.name, "shape": list(values.shape)})
+        parts.append(_encoded(values))
+    text = json.dumps({**header, "arrays": entries}, separators=(",", ":"), allow_nan=False).encode()
+    content = b"".join((_MAGIC, _LENGTH.pack(len(text)), text, *parts))
+    # Without a time in it: the same scene gives the same bytes.
+    return gzip.compress(content, level, mtime=0)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Header and arrays of what ``pack`` made."""
+    content = gzip.decompress(data)
+    if content[:4] != _MAGIC:
+        raise ValueError("not a packed scene")
+    (length,) = _LENGTH.unpack_from(content, 4)
+    header = json.loads(content[8 : 8 + length])
+    arrays, place = {}, 8 + length
+    for entry in header["arrays"]:
+        kind = np.dtype(_TYPES[entry["type"]])
+        count = int(np.prod(entry["shape"], dtype=np.int64))
+        planes = np.frombuffer(content, np.uint8, count * kind.itemsize, place).reshape(kind.itemsize, count)
+        place += planes.size
+        values = np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(entry["shape"])
+        if kind == np.int32 and values.size:
+            values = np.cumsum(values, axis=-1, dtype=np.int32)
+        arrays[entry["name"]] = values
+    return header, arrays
+
+
+PAGE = Path(__file__).with_name("page")
+# In this order; each file relies on those before it.
+SCRIPTS = ("pack.js", "scene.js", "canvas.js", "player.js", "details.js", "theme.js")

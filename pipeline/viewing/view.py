@@ -1,28 +1,46 @@
-"""Command ``view``: a local web viewer of scenarios and rollouts."""
+"""Command ``view``: a local web viewer of scenarios and rollouts.
+
+The server has a list of scenarios, one scene at a time, and the files of its page, nothing else. Ids that a browser
+sends are looked up among those that were found. None of them ever becomes a path.
+"""
 
 from __future__ import annotations
 
 import socket
 import sys
+import threading
 import webbrowser
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from data.errors import UserError
 from data.places import place
-from pipeline.viewing.library.catalogue import Catalogue
-from pipeline.viewing.library.rollout_shelf import RolloutShelf
-from pipeline.viewing.library.scenario_shelf import open_shelf
-from pipeline.viewing.report.facts import read_table
-from pipeline.viewing.report.scenes import load_explainer
-from pipeline.viewing.server import SceneMaker, viewer_app
-from submission.realism import load_config
+from data.scene import Scene
+from pipeline.viewing.explaining import Explainer, Explanation
+from pipeline.viewing.judging import judge, log_events
+from pipeline.viewing.library import Catalogue, Filter
+from pipeline.viewing.report_facts import read_table
+from pipeline.viewing.report_scenes import load_explainer
+from pipeline.viewing.scene_pack import PAGE, SCRIPTS, RolloutSet, pack_scene, vocabulary_header
+from pipeline.viewing.shelves import RolloutShelf, open_shelf
+from submission.protos import Rollouts
+from submission.realism import MetricConfig, load_config, prepare_scene, unscorable_reason
 
-__all__ = ["ViewConfig", "run_view"]
+__all__ = ["SceneMaker", "ViewConfig", "run_view", "viewer_app"]
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -141,3 +159,165 @@ def run_view(
         catalogue.stop()
         listening.close()
     return {"address": address}
+
+
+_ROWS = 100
+_KEPT = 8
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+_FILES = ("view.html", "view.js", "view.css", "page.css", *SCRIPTS)
+# Nothing is fetched from anywhere else. Bars get their widths as styles of elements.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+_SORTS = ("file", "id", "agents", "score")
+
+
+@dataclass
+class SceneMaker:
+    """Packs scenes for the browser, one at a time, and keeps the last few.
+
+    Attributes:
+        catalogue: of scenarios. metric: scores and marks rollouts.
+        explainer: is asked about the first ``explained`` rollouts of each set, if there is one.
+    """
+
+    catalogue: Catalogue
+    metric: MetricConfig
+    explainer: Explainer | None = None
+    explained: int = 1
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def packed(self, scenario_id: str) -> bytes:
+        """A scene with all its rollouts.
+
+        Raises:
+            KeyError: no such scenario. UserError: it, or its rollouts, cannot be read.
+        """
+        with self._lock:
+            if scenario_id not in self._kept:
+                scene = self.catalogue.scene(scenario_id)
+                self._kept[scenario_id] = self._pack(scene, self.catalogue.rollouts(scenario_id))
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(scenario_id)
+            return self._kept[scenario_id]
+
+    def _pack(self, scene: Scene, found: Mapping[str, Rollouts]) -> bytes:
+        context = None if unscorable_reason(scene) else prepare_scene(scene)
+        sets, problems = [], []
+        ids = scene.agents.id[scene.simulated].tolist()
+        for name, rollouts in found.items():
+            rows = {agent: row for row, agent in enumerate(rollouts.agent_id.tolist())}
+            if sorted(rows) != sorted(ids):
+                odd = sorted(set(rows) ^ set(ids))
+                problems.append(f"{name}: not the objects to be simulated, first {odd[:3]}; not shown")
+                continue
+            states = rollouts.states[:, [rows[agent] for agent in ids]]
+            judgement = None if context is None else judge(context, rollouts, self.metric)
+            told: dict[int, Explanation] = {}
+            if self.explainer is not None:
+                told = {
+                    n: self.explainer.explain(scene, states[n]) for n in range(min(self.explained, len(states)))
+                }
+            sets.append(RolloutSet(name, states, judgement, told))
+        events = None if context is None else log_events(context)
+        return pack_scene(scene, sets, events, {"problems": problems}, level=3)
+
+
+def _number(request: Request, name: str, default: float | None) -> float | None:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise HTTPException(400, f"{name}: expected a number, got {text[:40]!r}") from error
+    if value != value:
+        raise HTTPException(400, f"{name}: expected a number")
+    return value
+
+
+def _filter(request: Request) -> Filter:
+    asked = request.query_params
+    sort = asked.get("sort", "file")
+    if sort not in _SORTS:
+        raise HTTPException(400, f"sort: expected one of {', '.join(_SORTS)}")
+    lights = {"": None, "yes": True, "no": False}.get(asked.get("lights", ""))
+    return Filter(
+        text=asked.get("text", "").strip(),
+        least_agents=int(min(_number(request, "least_agents", 0) or 0, 1e6)),
+        kinds=tuple(kind for kind in asked.get("kinds", "").split(",") if kind),
+        lights=lights,
+        rollouts=asked.get("rollouts") == "yes",
+        least_score=_number(request, "least_score", None),
+        most_score=_number(request, "most_score", None),
+        sort=sort,
+    )
+
+
+def viewer_app(maker: SceneMaker, hosts: Sequence[str]) -> Starlette:
+    """The web application.
+
+    Args:
+        maker: of scenes. hosts: names under which it may be asked for; ``*`` allows all.
+    """
+
+    def scenes(request: Request) -> Response:
+        first = _number(request, "first", 0) or 0
+        page = maker.catalogue.page(_filter(request), int(max(0, min(first, 1e9))), _ROWS)
+        return JSONResponse(asdict(page))
+
+    def scene(request: Request) -> Response:
+        name = request.path_params["scenario_id"]
+        try:
+            content = maker.packed(name)
+        except KeyError as error:
+            more = "" if maker.catalogue.page(Filter(), 0, 0).complete else " yet (still looking)"
+            raise HTTPException(404, f"scenario {name[:80]!r} is not among those given{more}") from error
+        except UserError as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(content, media_type="application/octet-stream")
+
+    def vocabulary(request: Request) -> Response:
+        known = maker.explainer
+        return JSONResponse(None if known is None else vocabulary_header(known.vocabulary))
+
+    def file(request: Request) -> Response:
+        name = request.path_params.get("name", "view.html")
+        if name not in _FILES:
+            raise HTTPException(404, "no such file")
+        return Response((PAGE / name).read_bytes(), media_type=_TYPES[Path(name).suffix])
+
+    def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, status_code=error.status_code)
+
+    def broken(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": f"internal error: {type(error).__name__}"}, status_code=500)
+
+    routes = [
+        Route("/", file),
+        Route("/files/{name}", file),
+        Route("/api/scenes", scenes),
+        Route("/api/scene/{scenario_id:path}", scene),
+        Route("/api/vocabulary", vocabulary),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+        ],
+        exception_handlers={HTTPException: failed, Exception: broken},
+    )
+
+
+async def _with_headers(request: Request, proceed: RequestResponseEndpoint) -> Response:
+    response = await proceed(request)
+    response.headers.update(_HEADERS)
+    return response

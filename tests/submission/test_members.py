@@ -19,7 +19,7 @@ from pipeline.evaluation.official_metric import _find
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.package import PackageConfig, run_package
 from pipeline.stages.sample import SampleConfig, run_sample
-from pipeline.viewing.report.scenes import find_rollouts, read_entry
+from pipeline.viewing.report_scenes import find_rollouts, read_entry
 from submission.members import file_version, open_members, read_at
 from submission.protos import read_rollouts, rollout_files
 from submission.validate import validate_archive

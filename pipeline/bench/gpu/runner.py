@@ -1,8 +1,13 @@
-"""Runs the steps in a process of their own, which is ended when it takes too long, and begun anew when it fails."""
+"""Runs the steps in a process of their own, and writes the table and the JSON file.
+
+A process is ended when a step takes too long, and another one is started after a failure.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import math
 import multiprocessing
 import os
 import signal
@@ -11,17 +16,18 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.gpu.report import Found
+from data.files import write_json, write_text
 from pipeline.bench.gpu.steps import Step
 from pipeline.bench.rows import Row
+from pipeline.evaluation.tables import render_table
 from pipeline.execution.isolation import die_with_parent
 
-__all__ = ["Task", "run_steps"]
+__all__ = ["JSON_FILE", "TABLE_FILE", "Found", "Task", "run_steps", "table", "write"]
 
 # What the checks do without, since it is large and there is no wheel of it for every Python.
 _HEAVY = frozenset({"tensorflow", "waymo_open_dataset.protos", "libsumo"})
@@ -193,3 +199,60 @@ def _compared(row: Row, tiny: bool) -> Row:
     if tiny:
         return replace(row, baseline=None)
     return replace(row, ratio=row.value / row.baseline) if row.baseline else row
+
+
+JSON_FILE, TABLE_FILE = "gpu_check.json", "gpu_check.txt"
+
+
+@dataclass
+class Found:
+    """Of one step.
+
+    Attributes:
+        state: done, failed (some of its checks did), out of time, or not begun.
+        rows: figures; ``baseline`` is what the audit of the code expected. notes: lines. failures: check to error.
+    """
+
+    step: str
+    state: str = "done"
+    seconds: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def table(header: str, found: list[Found]) -> str:
+    """Everything found so far: what was measured, its value and unit, what the audit expected, and their ratio."""
+    cells = [["what", "value", "unit", "expected", "ratio"]]
+    for step in found:
+        cells.append([f"== {step.step}: {step.state}, {step.seconds:.0f} s", "", "", "", ""])
+        for row in step.rows:
+            cells.append(["  " + row.name, _number(row.value), row.unit, _number(row.baseline), _number(row.ratio)])
+    lines = [header, "", render_table(cells)]
+    for step in found:
+        lines += [f"FAILED {step.step}, {check}: {error}" for check, error in step.failures.items()]
+        lines += [f"{step.step}: {note}" for note in step.notes]
+    return "\n".join(lines) + "\n"
+
+
+def write(out: Path, about: dict[str, Any], found: list[Found]) -> str:
+    """Write both files, and return the table."""
+    header = ", ".join(f"{name} {value}" for name, value in about.items())
+    text = table(header, found)
+    write_text(out / TABLE_FILE, text)
+    write_json(out / JSON_FILE, {**about, "steps": [_plain(step) for step in found]})
+    return text
+
+
+def _plain(step: Found) -> dict[str, Any]:
+    content = dataclasses.asdict(step)
+    for row in content["rows"]:
+        # JSON has no word for what is not a number.
+        row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
+    return content

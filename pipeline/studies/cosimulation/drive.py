@@ -18,8 +18,7 @@ from pipeline.simulator.step import Motion
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drivers import Driver
 from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
-from pipeline.studies.cosimulation.setting import Setting, build_setting
-from pipeline.studies.cosimulation.snapshot import snapshot
+from pipeline.studies.cosimulation.setting import Setting, build_setting, snapshot
 
 __all__ = ["Drive", "DriveConfig", "drive"]
 

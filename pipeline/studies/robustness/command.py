@@ -20,15 +20,19 @@ from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
-from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
 from pipeline.studies.robustness.trials import (
+    SCORE_TITLES,
     Contestant,
     Scenes,
+    Summary,
     Trial,
     choose_scenes,
     contestant,
+    csv_text,
     run_trials,
+    scores_row,
     split,
+    summarise,
 )
 from pipeline.viewing.figures import Band, bands_figure, save_figure
 from submission.realism import MetricConfig, load_config

@@ -12,7 +12,7 @@ import torch
 
 from data.errors import UserError
 from data.scene import Scene, generator_for
-from pipeline.studies.robustness import surroundings, tracks
+from pipeline.studies.robustness import spoiling
 
 __all__ = ["CLEAN", "KINDS", "Condition", "Kind", "Levels", "conditions", "spoil"]
 
@@ -35,18 +35,18 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "position_noise": Kind(tracks.position_noise, "m", 100.0, "position noise"),
-    "position_bias": Kind(tracks.position_bias, "m", 100.0, "position bias"),
-    "heading_noise": Kind(tracks.heading_noise, "deg", 180.0, "heading noise"),
-    "heading_bias": Kind(tracks.heading_bias, "deg", 180.0, "heading bias"),
-    "velocity_noise": Kind(tracks.velocity_noise, "m/s", 100.0, "velocity noise"),
-    "size_noise": Kind(tracks.size_noise, "share", 1.0, "size noise"),
-    "dropped_detections": Kind(tracks.drop_detections, "share", 1.0, "dropped detections"),
-    "late_detection": Kind(tracks.shorten_history, "s", 1.0, "late detection"),
-    "latency": Kind(tracks.delay, "s", 1.0, "latency"),
-    "dropped_map": Kind(surroundings.drop_map, "share", 1.0, "dropped map"),
-    "wrong_lights": Kind(surroundings.swap_lights, "share", 1.0, "wrong lights"),
-    "unknown_lights": Kind(surroundings.hide_lights, "share", 1.0, "unknown lights"),
+    "position_noise": Kind(spoiling.position_noise, "m", 100.0, "position noise"),
+    "position_bias": Kind(spoiling.position_bias, "m", 100.0, "position bias"),
+    "heading_noise": Kind(spoiling.heading_noise, "deg", 180.0, "heading noise"),
+    "heading_bias": Kind(spoiling.heading_bias, "deg", 180.0, "heading bias"),
+    "velocity_noise": Kind(spoiling.velocity_noise, "m/s", 100.0, "velocity noise"),
+    "size_noise": Kind(spoiling.size_noise, "share", 1.0, "size noise"),
+    "dropped_detections": Kind(spoiling.drop_detections, "share", 1.0, "dropped detections"),
+    "late_detection": Kind(spoiling.shorten_history, "s", 1.0, "late detection"),
+    "latency": Kind(spoiling.delay, "s", 1.0, "latency"),
+    "dropped_map": Kind(spoiling.drop_map, "share", 1.0, "dropped map"),
+    "wrong_lights": Kind(spoiling.swap_lights, "share", 1.0, "wrong lights"),
+    "unknown_lights": Kind(spoiling.hide_lights, "share", 1.0, "unknown lights"),
 }
 
 

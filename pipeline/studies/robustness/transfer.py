@@ -22,15 +22,19 @@ from pipeline.execution.engine import EngineConfig
 from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.command import check_agents, check_scale
 from pipeline.studies.robustness.kinds import CLEAN, Condition
-from pipeline.studies.robustness.tables import SCORE_TITLES, Summary, csv_text, scores_row, summarise
 from pipeline.studies.robustness.trials import (
+    SCORE_TITLES,
     Contestant,
     Scenes,
+    Summary,
     Trial,
     choose_scenes,
     contestant,
+    csv_text,
     run_trials,
+    scores_row,
     split,
+    summarise,
 )
 from submission.realism import load_config
 

@@ -1,5 +1,7 @@
-"""Rollouts from scenes as an agent sees them, scored against the scenes as they were: the unit of work, in any
-process, and its result on disk."""
+"""Scenes as an agent sees them, rollouts scored against the scenes as they were; means, differences and tables.
+
+A trial is the unit of work, in any process, with its result on the disk.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,38 @@ from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.agents.catalogue import LEARNT, SimAgent, make_agent
+from pipeline.evaluation.statistics import mean_intervals
+from pipeline.evaluation.tables import csv_table, interval_cell
 from pipeline.execution.code_version import code_version
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import digest_of, run_kept
 from pipeline.studies.robustness.kinds import Condition, spoil
-from submission.realism import SceneContext, load_config, prepare_scene, score, unscorable_reason
+from submission.realism import (
+    METRIC_FIELDS,
+    MetricConfig,
+    SceneContext,
+    buckets,
+    load_config,
+    mean_metrics,
+    prepare_scene,
+    score,
+    unscorable_reason,
+)
 
-__all__ = ["Contestant", "Scenes", "Trial", "choose_scenes", "contestant", "run_trials", "split"]
+__all__ = [
+    "SCORE_TITLES",
+    "Contestant",
+    "Scenes",
+    "Summary",
+    "Trial",
+    "choose_scenes",
+    "contestant",
+    "csv_text",
+    "run_trials",
+    "scores_row",
+    "split",
+    "summarise",
+]
 
 _PARTS = "parts"
 # Prepared scenes that a process keeps: an experiment has some dozens.
@@ -190,3 +217,96 @@ def run_trials(
     """
     rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, device)
     return dict(zip(trials, rows, strict=True))
+
+
+_COLUMNS = {
+    "min_average_displacement_error": "minADE, m",
+    "simulated_collision_rate": "collision",
+    "simulated_offroad_rate": "off-road",
+    "simulated_traffic_light_violation_rate": "red light",
+}
+SCORE_TITLES = ("realism", "difference", *_COLUMNS.values())
+
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of an agent under a condition, over scenes.
+
+    Attributes:
+        scenes: how many.
+        metrics: mean of every field. buckets: kinematic, interactive and map-based score, and the meta-metric.
+        intervals: 95 % bootstrap intervals over scenes of ``metrics``.
+        differences: mean over scenes of every field minus that of the baseline in the same scene, and
+            difference_intervals: their bootstrap intervals; both empty for the baseline itself.
+    """
+
+    scenes: int
+    metrics: Mapping[str, float]
+    buckets: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    differences: Mapping[str, float]
+    difference_intervals: Mapping[str, tuple[float, float]]
+
+
+def summarise(scores: Scores, baseline: Scores | None, config: MetricConfig, seed: int) -> Summary:
+    """Summarise fields by scenario id.
+
+    Args:
+        scores: fields (``METRIC_FIELDS``) by scenario id. baseline: of the same scenarios, or None.
+        config: of the metric. seed: of the bootstrap.
+
+    Raises:
+        ValueError: the baseline has other scenarios.
+    """
+    ids = sorted(scores)
+    rows = [scores[name] for name in ids]
+    metrics = mean_metrics(rows)
+    differences: list[dict[str, float]] = []
+    if baseline is not None:
+        if sorted(baseline) != ids:
+            raise ValueError("a paired difference needs the same scenarios on both sides")
+        differences = [
+            {field: scores[name][field] - baseline[name][field] for field in METRIC_FIELDS} for name in ids
+        ]
+    return Summary(
+        scenes=len(ids),
+        metrics=metrics,
+        buckets=buckets(metrics, config),
+        intervals=mean_intervals(rows, seed),
+        differences=mean_metrics(differences) if differences else {},
+        difference_intervals=mean_intervals(differences, seed) if differences else {},
+    )
+
+
+def scores_row(summary: Summary) -> list[str]:
+    """Cells under ``SCORE_TITLES``: realism and its difference with intervals, and what can be seen of it."""
+    realism = interval_cell(summary.metrics["metametric"], summary.intervals["metametric"])
+    difference = ""
+    if summary.differences:
+        bounds = summary.difference_intervals["metametric"]
+        difference = interval_cell(summary.differences["metametric"], bounds, signed=True)
+    rest = [f"{summary.metrics[name]:.3f}" for name in _COLUMNS]
+    return [realism, difference, *rest]
+
+
+def csv_text(labels: Sequence[str], rows: Sequence[tuple[Sequence[Any], Summary]]) -> str:
+    """All figures as CSV: labels, scenes, and of every field its mean, its interval, and its difference's.
+
+    Args:
+        labels: names of the first columns. rows: their values, and the summary.
+    """
+    parts = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
+    table: list[list[Any]] = [[*labels, "scenes", *(f"{field}{part}" for field in METRIC_FIELDS for part in parts)]]
+    for values, summary in rows:
+        cells: list[Any] = []
+        for field in METRIC_FIELDS:
+            cells += [summary.metrics[field], *summary.intervals[field]]
+            compared = bool(summary.differences)
+            cells += (
+                [summary.differences[field], *summary.difference_intervals[field]] if compared else ["", "", ""]
+            )
+        table.append([*values, summary.scenes, *cells])
+    return csv_table(table)

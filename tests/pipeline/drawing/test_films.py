@@ -20,7 +20,7 @@ from pipeline.drawing.films import gif_bytes, scene_frames, write_contact_sheet,
 from pipeline.drawing.palette import COLOURS
 from pipeline.drawing.raster import Panel, SceneRaster
 from pipeline.drawing.training_log import add_film
-from pipeline.viewing.page_files import PAGE
+from pipeline.viewing.scene_pack import PAGE
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
 

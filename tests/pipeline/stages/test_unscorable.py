@@ -19,7 +19,7 @@ from pipeline.stages.evaluate import EvaluateConfig
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.tokenize import TokenizeConfig, ingest
 from pipeline.studies.robustness.trials import choose_scenes
-from pipeline.viewing.server import SceneMaker
+from pipeline.viewing.view import SceneMaker
 from submission.realism import load_config
 from tests.builders import scenario_proto
 from tests.submission.realism.odd import UNSCORABLE

@@ -15,9 +15,8 @@ from data.errors import UserError
 from data.store import SceneStore
 from data.tfrecord import write_records
 from data.womd import parse_scenario
-from pipeline.viewing.library.catalogue import Catalogue, Filter
-from pipeline.viewing.library.rollout_shelf import RolloutShelf
-from pipeline.viewing.library.scenario_shelf import RecordShelf, StoreShelf, open_shelf
+from pipeline.viewing.library import Catalogue, Filter
+from pipeline.viewing.shelves import RecordShelf, RolloutShelf, StoreShelf, open_shelf
 from submission.protos import read_rollouts
 from tests.builders import scenario_proto
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.viewing.packing import pack, unpack
+from pipeline.viewing.scene_pack import pack, unpack
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=6)
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from data.errors import UserError
 from pipeline.stages.report import ReportConfig, run_report
-from pipeline.viewing.report.page import json_for_page
-from pipeline.viewing.report.scenes import choose_scenes
+from pipeline.viewing.report_page import json_for_page
+from pipeline.viewing.report_scenes import choose_scenes
 
 CONFIG = ReportConfig(scenes=2, workers=1)
 

@@ -10,13 +10,11 @@ from starlette.testclient import TestClient
 
 from data.errors import UserError
 from data.tfrecord import write_records
-from pipeline.viewing.library.catalogue import Catalogue
-from pipeline.viewing.library.rollout_shelf import RolloutShelf
-from pipeline.viewing.library.scenario_shelf import open_shelf
-from pipeline.viewing.packing import unpack
-from pipeline.viewing.report.scenes import load_explainer
-from pipeline.viewing.server import SceneMaker, viewer_app
-from pipeline.viewing.view import ViewConfig, run_view
+from pipeline.viewing.library import Catalogue
+from pipeline.viewing.report_scenes import load_explainer
+from pipeline.viewing.scene_pack import unpack
+from pipeline.viewing.shelves import RolloutShelf, open_shelf
+from pipeline.viewing.view import SceneMaker, ViewConfig, run_view, viewer_app
 from submission.realism import load_config
 from tests.builders import scenario_proto
 

@@ -16,7 +16,7 @@ from pipeline.simulator.world import build_world
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drive import Drive
 from pipeline.studies.cosimulation.session import Frame
-from pipeline.studies.cosimulation.snapshot import snapshot
+from pipeline.studies.cosimulation.setting import snapshot
 from tests.pipeline.conftest import VIEW
 
 

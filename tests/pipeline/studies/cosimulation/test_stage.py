@@ -17,8 +17,7 @@ from data.vocabulary import Vocabulary
 from models.policy import Policy, save_policy
 from pipeline.command.cli import main
 from pipeline.studies.cosimulation import command as cosimulation
-from pipeline.studies.cosimulation.command import CosimulationConfig, run_cosimulation
-from pipeline.studies.cosimulation.pictures import drive_scene
+from pipeline.studies.cosimulation.command import CosimulationConfig, drive_scene, run_cosimulation
 from tests.pipeline.conftest import VIEW
 
 CONFIG = CosimulationConfig(worlds=1, seconds=1.0, warm_up=15.0, share=0.3, workers=1)

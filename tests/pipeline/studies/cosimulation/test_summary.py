@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.studies.cosimulation.measuring import COUNTS
-from pipeline.studies.cosimulation.summary import RATES, cosimulation_table, summarise
+from pipeline.studies.cosimulation.measuring import COUNTS, RATES, cosimulation_table, summarise
 
 
 def _world(**changes: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from pipeline.studies.robustness.tables import SCORE_TITLES, csv_text, scores_row, summarise
+from pipeline.studies.robustness.trials import SCORE_TITLES, csv_text, scores_row, summarise
 from submission.realism import METRIC_FIELDS, load_config
 
 CONFIG = load_config("2025")

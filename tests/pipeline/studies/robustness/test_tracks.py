@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.geometry import wrap_angle
 from data.scene import Scene
-from pipeline.studies.robustness import tracks
+from pipeline.studies.robustness import spoiling
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
 
@@ -40,7 +40,7 @@ def steady(errors: Tensor, shown: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("metres", [0.1, 2.0])
 def test_position_noise_is_white_and_as_large_as_stated(crowd: Scene, metres: float) -> None:
-    after = tracks.position_noise(crowd, metres, generator()).agents.position
+    after = spoiling.position_noise(crowd, metres, generator()).agents.position
     error = steady((after - crowd.agents.position)[:, :HISTORY], sensed(crowd))
     assert torch.equal(error[..., 2], torch.zeros_like(error[..., 2])), "motion is planar"
     assert float(error[..., :2].std()) == pytest.approx(metres, rel=0.02)
@@ -52,7 +52,7 @@ def test_position_noise_is_white_and_as_large_as_stated(crowd: Scene, metres: fl
 
 
 def test_position_bias_is_constant_for_each_track(crowd: Scene) -> None:
-    after = tracks.position_bias(crowd, 0.7, generator()).agents.position
+    after = spoiling.position_bias(crowd, 0.7, generator()).agents.position
     error = (after - crowd.agents.position)[:, :HISTORY, :2]
     shown = sensed(crowd)
     whole = steady(error, shown)
@@ -60,7 +60,7 @@ def test_position_bias_is_constant_for_each_track(crowd: Scene) -> None:
     assert float(whole[:, 0].std()) == pytest.approx(0.7, rel=0.06)
 
 
-@pytest.mark.parametrize(("function", "constant"), [(tracks.heading_noise, False), (tracks.heading_bias, True)])
+@pytest.mark.parametrize(("function", "constant"), [(spoiling.heading_noise, False), (spoiling.heading_bias, True)])
 def test_headings_are_off_by_so_many_degrees_and_stay_wrapped(crowd: Scene, function, constant: bool) -> None:
     after = function(crowd, 20.0, generator()).agents.heading
     assert float(after.min()) >= -math.pi
@@ -73,16 +73,16 @@ def test_headings_are_off_by_so_many_degrees_and_stay_wrapped(crowd: Scene, func
 
 def test_a_heading_at_the_seam_is_wrapped() -> None:
     scene = hand_made([Mover(), *(Mover(x=9.0 * n, heading=math.pi - 1e-3) for n in range(1, 40))])
-    after = tracks.heading_noise(scene, 30.0, generator()).agents.heading[1:, :HISTORY]
+    after = spoiling.heading_noise(scene, 30.0, generator()).agents.heading[1:, :HISTORY]
     assert bool((after < 0).any()), "half of them cross the seam"
     assert float(after.max()) < math.pi
 
 
 def test_velocities_and_sizes(crowd: Scene) -> None:
-    after = tracks.velocity_noise(crowd, 0.4, generator()).agents.velocity
+    after = spoiling.velocity_noise(crowd, 0.4, generator()).agents.velocity
     error = steady((after - crowd.agents.velocity)[:, :HISTORY], sensed(crowd))
     assert float(error.std()) == pytest.approx(0.4, rel=0.02)
-    size = tracks.size_noise(crowd, 0.2, generator()).agents.size
+    size = spoiling.size_noise(crowd, 0.2, generator()).agents.size
     assert bool((size[crowd.agents.valid] > 0).all())
     ratio = steady((size / crowd.agents.size).log()[:, :HISTORY], sensed(crowd))
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-5, rtol=0)
@@ -91,12 +91,12 @@ def test_velocities_and_sizes(crowd: Scene) -> None:
 
 
 NOISE = {
-    tracks.position_noise: "position",
-    tracks.position_bias: "position",
-    tracks.heading_noise: "heading",
-    tracks.heading_bias: "heading",
-    tracks.velocity_noise: "velocity",
-    tracks.size_noise: "size",
+    spoiling.position_noise: "position",
+    spoiling.position_bias: "position",
+    spoiling.heading_noise: "heading",
+    spoiling.heading_bias: "heading",
+    spoiling.velocity_noise: "velocity",
+    spoiling.size_noise: "size",
 }
 
 
@@ -117,14 +117,14 @@ def test_what_no_sensor_gave_is_left_alone(function) -> None:
 
 
 def test_a_higher_level_is_more_of_the_same(crowd: Scene) -> None:
-    low, high = (tracks.position_noise(crowd, level, generator()).agents.position for level in (0.5, 1.5))
+    low, high = (spoiling.position_noise(crowd, level, generator()).agents.position for level in (0.5, 1.5))
     torch.testing.assert_close(3 * (low - crowd.agents.position), high - crowd.agents.position, atol=2e-4, rtol=0)
-    few, many = (tracks.drop_detections(crowd, level, generator()).agents.valid for level in (0.2, 0.6))
+    few, many = (spoiling.drop_detections(crowd, level, generator()).agents.valid for level in (0.2, 0.6))
     assert bool((many <= few).all())
 
 
 def test_dropped_detections(crowd: Scene) -> None:
-    after = tracks.drop_detections(crowd, 0.3, generator()).agents
+    after = spoiling.drop_detections(crowd, 0.3, generator()).agents
     before, shown = crowd.agents, sensed(crowd)
     assert torch.equal(after.valid[:, NOW:], before.valid[:, NOW:])
     assert torch.equal(after.valid[before.is_sdc], before.valid[before.is_sdc])
@@ -140,7 +140,7 @@ def test_dropped_detections(crowd: Scene) -> None:
 @pytest.mark.parametrize(("seconds", "first"), [(0.1, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
 def test_late_tracks_begin_so_much_later(seconds: float, first: int) -> None:
     scene = random_scene(2)
-    after = tracks.shorten_history(scene, seconds, generator()).agents.valid
+    after = spoiling.shorten_history(scene, seconds, generator()).agents.valid
     for agent in range(len(after)):
         for step in range(after.shape[1]):
             kept = step >= first or bool(scene.agents.is_sdc[agent])
@@ -155,7 +155,7 @@ def test_what_is_late_is_carried_on_from_where_it_was_last_seen(late: int) -> No
     valid[4, 1:9] = False
     valid[5, 3:9] = False
     scene = dataclasses.replace(scene, agents=dataclasses.replace(agents, valid=valid))
-    after = tracks.delay(scene, late / 10, generator()).agents
+    after = spoiling.delay(scene, late / 10, generator()).agents
     assert torch.equal(after.valid, valid)
     for agent in range(len(valid)):
         for step in range(valid.shape[1]):
@@ -174,5 +174,5 @@ def test_what_is_late_is_carried_on_from_where_it_was_last_seen(late: int) -> No
 
 def test_at_constant_velocity_latency_costs_nothing() -> None:
     scene = hand_made([Mover(), Mover(x=20.0, heading=0.5, speed=8.0)])
-    after = tracks.delay(scene, 0.5, generator()).agents.position
+    after = spoiling.delay(scene, 0.5, generator()).agents.position
     torch.testing.assert_close(after, scene.agents.position, atol=1e-4, rtol=0)

@@ -16,8 +16,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.evaluation.tables import result_table
-from pipeline.viewing.page_files import PAGE, SCRIPTS
-from pipeline.viewing.report.charts import (
+from pipeline.viewing.report_charts import (
     Chart,
     curve_charts,
     likelihood_chart,
@@ -28,14 +27,13 @@ from pipeline.viewing.report.charts import (
     time_chart,
     token_chart,
 )
-from pipeline.viewing.report.facts import RunFacts
-from pipeline.viewing.report.machine import machine_facts, source_commit
-from pipeline.viewing.report.scenes import ShownScene
-from pipeline.viewing.scene_pack import vocabulary_header
+from pipeline.viewing.report_facts import RunFacts, machine_facts, source_commit
+from pipeline.viewing.report_scenes import ShownScene
+from pipeline.viewing.scene_pack import PAGE, SCRIPTS, vocabulary_header
 
 __all__ = ["json_for_page", "render_page"]
 
-_PUBLISHED = Path(__file__).resolve().parents[1] / "published.yaml"
+_PUBLISHED = Path(__file__).with_name("published.yaml")
 _PARTS = (*SCRIPTS, "report.js")
 _MAX_DEFECTS = 200
 

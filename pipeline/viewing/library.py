@@ -9,8 +9,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.scene import Scene
-from pipeline.viewing.library.rollout_shelf import RolloutShelf
-from pipeline.viewing.library.scenario_shelf import Outline, Shelf
+from pipeline.viewing.shelves import Outline, RolloutShelf, Shelf
 from submission.protos import Rollouts
 
 __all__ = ["Catalogue", "Filter", "Page"]

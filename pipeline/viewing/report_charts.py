@@ -16,7 +16,7 @@ from data.store import SceneInfo
 from data.vocabulary import TYPE_NAMES, Vocabulary
 from pipeline.drawing.palette import AGENTS, MARKS
 from pipeline.execution.manifest import Manifest
-from pipeline.viewing.report.facts import AgentResult, Curve
+from pipeline.viewing.report_facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
 
 __all__ = [

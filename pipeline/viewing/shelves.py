@@ -1,11 +1,15 @@
-"""Where scenarios are and what they hold, known without keeping them: a line each, read again when one is shown."""
+"""Where scenarios and rollouts are, known without keeping them.
+
+A scenario is a line of what it holds, and is read again when it is shown. Rollouts are in files of messages or
+inside a submission archive.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from google.protobuf.message import DecodeError
 
@@ -18,8 +22,11 @@ from data.store import SceneStore, is_store
 from data.tfrecord import BrokenRecord, locate_records, read_record_at
 from data.wire import decode_states, scenario_class
 from data.womd import RecordError, parse_scenario
+from submission.archive import locate_rollouts
+from submission.members import open_members, read_at
+from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
 
-__all__ = ["Found", "Outline", "RecordShelf", "Shelf", "StoreShelf", "open_shelf"]
+__all__ = ["Found", "Outline", "RecordShelf", "RolloutShelf", "Shelf", "StoreShelf", "open_shelf"]
 
 
 @dataclass(frozen=True)
@@ -174,3 +181,50 @@ def open_shelf(path: str) -> Shelf:
     """
     folder = place(path)
     return StoreShelf(folder) if is_store(folder) else RecordShelf(path)
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    offset: int
+    length: int
+
+
+class RolloutShelf:
+    """Rollouts at a path or URL: a file, folder or glob of messages, or an archive.
+
+    Args:
+        name: what the viewer calls them. path: where they are.
+
+    Raises:
+        UserError: nothing there.
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self._files = rollout_files(path)
+
+    def find(self) -> Iterator[tuple[str, Any]]:
+        """Scenario ids and keys, one by one.
+
+        Raises:
+            UserError: a damaged file; what was found before it can be read.
+        """
+        for file in self._files:
+            for member in open_members(file):
+                for offset, payload in locate_rollouts(member.handle, member.where, member.size):
+                    message = parse_rollouts(payload, member.where)
+                    yield message.scenario_id, _Place(file, member.offset + offset, len(payload))
+
+    def read(self, key: Any) -> Rollouts:
+        """The rollouts of a key.
+
+        Raises:
+            UserError: damaged or gone, or not all joint scenes have the same objects.
+        """
+        spot = cast(_Place, key)
+        try:
+            payload = read_at(spot.file, spot.offset, spot.length)
+        except OSError as error:
+            raise UserError(f"{spot.file}: {error.strerror or error}") from error
+        return from_proto(parse_rollouts(payload, str(spot.file)), str(spot.file))
