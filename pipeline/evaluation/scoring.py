@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from data.errors import UserError
-from data.files import write_json
 from data.scene import AgentType, Scene
 from data.scenes_source import SceneSource, open_scenes
+from pipeline.execution.result_cache import digest_of
 from submission.checks import suspicions_of
 from submission.protos import Rollouts, file_messages, from_proto
 from submission.realism import (
@@ -51,7 +51,7 @@ class ScoringTask:
         targets: whose likelihoods count, a name in ``TARGETS``.
         losses: say which agents and features lost how much.
         cache: folder of prepared scenes, or None.
-        target: where the rows are kept for a run that is interrupted.
+        version: tells a changed file, or other code, apart.
     """
 
     file: Path
@@ -63,7 +63,16 @@ class ScoringTask:
     targets: str
     losses: bool
     cache: Path | None
-    target: Path
+    version: str
+
+    @property
+    def name(self) -> str:
+        """Stands for all that decides the rows."""
+        return digest_of(dataclasses.replace(self, cache=None))
+
+    @property
+    def size(self) -> int:
+        return 1
 
 
 @lru_cache(maxsize=1)
@@ -147,8 +156,8 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
     return row
 
 
-def score_file(task: ScoringTask) -> int:
-    """Score every scenario of a file and write the rows to ``task.target``; returns their number.
+def score_file(task: ScoringTask) -> list[dict[str, Any]]:
+    """Score every scenario of a file; a row for each.
 
     What is damaged becomes a row that says so, and the rest of the file is scored as far as it can be read.
     """
@@ -173,5 +182,4 @@ def score_file(task: ScoringTask) -> int:
             rows.append({"broken": str(error), "of": message.scenario_id})
         except ValueError as error:
             rows.append({"broken": f"{where}: {error}", "of": message.scenario_id})
-    write_json(task.target, rows)
-    return len(rows)
+    return rows

@@ -1,6 +1,9 @@
-"""Tasks whose results are kept by all that decides them: what was done once is never done again.
+"""Results that are computed once.
 
-Other settings, or more scenes, cost what is new alone, and a run that was interrupted goes on.
+``run_kept`` keeps the rows of each task in a file named by a digest of all that decides them: other settings or
+more scenes cost only what is new, and an interrupted run goes on. ``keep_settings`` is for folders whose files have
+names that people read: it refuses to mix two settings in one folder. Files with receipts are in ``data.receipts``,
+whole stages and commands in ``execution.manifest``.
 """
 
 from __future__ import annotations
@@ -8,16 +11,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from data.errors import UserError
 from data.files import read_json, remove_leftovers, write_json
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.progress import bar
 
-__all__ = ["KeptTask", "digest_of", "run_kept"]
+__all__ = ["KeptTask", "digest_of", "keep_settings", "run_kept"]
 
 
 class KeptTask(Protocol):
@@ -25,7 +29,7 @@ class KeptTask(Protocol):
 
     Attributes:
         name: digest of everything that decides its result, and of nothing else (``digest_of``).
-        size: how many scenes it has, for the progress.
+        size: how many units it has, for the progress bar.
     """
 
     @property
@@ -78,13 +82,14 @@ def run_kept(
     workers: int,
     engine: EngineConfig,
     device: str = "cpu",
+    unit: str = " scene",
 ) -> list[list[dict[str, Any]]]:
-    """Rows of every task, in order; those that an earlier run has done are read.
+    """Rows of every task, in order; rows of an earlier run are read.
 
     Args:
         function: importable by name; its rows go through JSON. tasks: what to do.
-        folder: of the results, one file a task; those that are not asked for any more stay there.
-        description: of the progress bar. workers: processes, see ``run_on``. engine: who does the work.
+        folder: of the results, one file a task; files of other tasks stay there.
+        description, unit: of the progress bar. workers: processes, see ``run_on``. engine: who does the work.
         device: of the tasks.
     """
     folder = folder.absolute()
@@ -94,8 +99,34 @@ def run_kept(
     todo = [_Job(function, task, target) for target, task in missing.items()]
     total = sum(task.size for task in tasks)
     done = total - sum(job.task.size for job in todo)
-    with bar(description, total, " scene", initial=done) as progress:
+    with bar(description, total, unit, initial=done) as progress:
         for _, count in run_on(engine, _do, todo, workers, device=device, folder=folder):
             progress.update(count)
     remove_leftovers(folder)
     return [read_json(target) for target in targets]
+
+
+def keep_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Write down what a folder of results is made from, or compare with what is written there.
+
+    Args:
+        path: the file, in the folder. settings: plain values. what: the folder holds, for messages.
+
+    Raises:
+        UserError: the folder was made with other settings.
+    """
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not JSON ({error}): run again with --fresh, which keeps what is there in replaced/"
+        ) from error
+    if found != settings:
+        names = sorted(name for name in settings.keys() | found.keys() if found.get(name) != settings.get(name))
+        raise UserError(
+            f"{path.parent}: holds {what} with another {', '.join(names)}: start over with --fresh, "
+            "which keeps it in replaced/, or give another folder"
+        )

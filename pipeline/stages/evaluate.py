@@ -7,14 +7,14 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.completeness import Origin, some
 from data.errors import IncompleteError, UserError
-from data.files import read_json, remove_leftovers, sha256_of, write_json, write_text
+from data.files import remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, place
 from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
@@ -22,8 +22,8 @@ from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import csv_table, loss_table, print_losses
 from pipeline.execution.code_version import code_version
-from pipeline.execution.engine import EngineConfig, run_on
-from pipeline.execution.progress import bar
+from pipeline.execution.engine import EngineConfig
+from pipeline.execution.result_cache import run_kept
 from pipeline.run.run_folder import Run
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
@@ -33,7 +33,6 @@ from submission.suspicion import Suspicion, Tally
 __all__ = ["EvaluateConfig", "evaluate_run", "run_evaluate"]
 
 _PARTS = "parts"
-_RECIPE = "recipe.json"
 _METRICS, _TABLE = "metrics.json", "per_scenario.csv"
 # Of each kind of agent.
 _RATES = {"collision": "collision", "off-road": "offroad", "red light": "traffic_light_violation"}
@@ -91,22 +90,9 @@ class EvaluateConfig:
 
 def _collect(
     config: EvaluateConfig, scenarios: str, rollouts: str, out: Path, engine: EngineConfig
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
-    files, digest = rollout_files(rollouts), content_digest(scenarios)
-    code = code_version(__name__)
-    recipe = {
-        "files": {str(file): file.stat().st_size if is_remote(file) else sha256_of(file) for file in files},
-        "metric": [config.metric_name, config.ttc_all_types, config.targets, config.mended, config.diagnose],
-        "scenarios": digest,
-        "code": code,
-    }
-    parts = out / _PARTS
-    if not (parts / _RECIPE).exists() or read_json(parts / _RECIPE) != recipe:
-        for stale in parts.glob("*.json"):
-            stale.unlink()
-        parts.mkdir(parents=True, exist_ok=True)
-        write_json(parts / _RECIPE, recipe)
+    digest, code = content_digest(scenarios), code_version(__name__)
     # Prepared scenes belong to these scenarios and this code.
     cache = (
         None
@@ -124,17 +110,12 @@ def _collect(
             targets=config.targets,
             losses=config.diagnose,
             cache=cache,
-            # Files of several folders may have the same name.
-            target=parts / f"{number:05d}-{file.name}.json",
+            version=f"{file.stat().st_size if is_remote(file) else sha256_of(file)}/{code}",
         )
-        for number, file in enumerate(files)
+        for file in rollout_files(rollouts)
     ]
-    todo = [task for task in tasks if not task.target.exists()]
-    with bar("evaluate", len(tasks), " file", initial=len(tasks) - len(todo)) as progress:
-        for _ in run_on(engine, score_file, todo, config.workers, folder=out):
-            progress.update()
-    for task in tasks:
-        yield from read_json(task.target)
+    parts = run_kept(score_file, tasks, out / _PARTS, "evaluate", config.workers, engine, unit=" file")
+    return [row for part in parts for row in part]
 
 
 def run_evaluate(
@@ -168,7 +149,7 @@ def run_evaluate(
     if not config.allow_trained:
         check_rollouts(rollouts)
     out.mkdir(parents=True, exist_ok=True)
-    found = list(_collect(config, scenarios, str(rollouts), out, engine))
+    found = _collect(config, scenarios, str(rollouts), out, engine)
     broken = [row["broken"] for row in found if "broken" in row]
     # Scenarios whose rollouts are there and are no good.
     spoilt = [row["of"] for row in found if row.get("of")]

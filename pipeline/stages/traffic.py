@@ -18,7 +18,7 @@ from data.traffic.world import WorldTask, generate_world
 from pipeline.execution.engine import worker_count
 from pipeline.execution.parallel import run_tasks
 from pipeline.execution.progress import bar
-from pipeline.execution.settings_file import keep_settings
+from pipeline.execution.result_cache import keep_settings
 
 __all__ = ["TrafficConfig", "run_traffic"]
 

@@ -27,7 +27,7 @@ from pipeline.execution.engine import worker_count
 from pipeline.execution.isolation import ProcessDied, run_isolated
 from pipeline.execution.parallel import run_tasks
 from pipeline.execution.progress import bar
-from pipeline.execution.settings_file import keep_settings
+from pipeline.execution.result_cache import keep_settings
 from pipeline.studies.cosimulation.area import Area, build_area
 from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
 from pipeline.studies.cosimulation.drivers import ConstantVelocityDriver, PolicyDriver, ReplayDriver
