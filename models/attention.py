@@ -1,8 +1,8 @@
 """Attention over padded neighbour lists with relative terms, in plain batched torch.
 
-A target's score for a source is q.(k + Wk r) and the result sum(a (v + Wv r)), r being the encoded relation of the
-two. As q.(Wk r) = (Wk^T q).r and sum(a Wv r) = Wv sum(a r), no key or value is ever made per edge. Targets that
-share their sources (S of them) share the gathered keys and values.
+The score of a target for a source is q.(k + Wk r) and the result is sum(a (v + Wv r)), where r is the encoded
+relation of the two. As q.(Wk r) = (Wk^T q).r and sum(a Wv r) = Wv sum(a r), no key or value is computed per edge.
+Groups of S targets with the same sources share the gathered keys and values.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 __all__ = ["Neighbours", "RelativeAttention", "fading", "gather_rows", "k_nearest", "neighbour_lists"]
 
 
-# Rank of what must not be chosen: further than any distance in tenths of a millimetre.
+# Rank of excluded sources: larger than any distance in tenths of a millimetre.
 _FAR = 2**40
 # Up to a million sources.
 _ROW_BITS = 20
-# Over how many metres before the end of its neighbour list a target loses sight of its sources.
+# Weights of sources decrease to zero over this many metres before the end of a neighbour list.
 _FADE = 1.0
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The J sources nearest to each target; unseen ones fill the lists where there are fewer."""
+    """The J sources nearest to each target; masked entries pad shorter lists."""
 
     index: Tensor  # [..., Q, J] int64
-    bias: Tensor  # [..., Q, J] float, added to scores: 0 near by, -inf for what is not seen
+    bias: Tensor  # [..., Q, J] float, added to scores: 0 for near sources, -inf for masked ones
 
 
 def fading(distance: Tensor, limit: Tensor | float) -> Tensor:
-    """Logarithm of a weight that falls from 1 to 0 over the last metre before ``limit``, -inf behind it."""
+    """Logarithm of a weight that decreases from 1 to 0 over the last metre before ``limit``; -inf beyond it."""
     return ((limit - distance) / _FADE).clamp(0.0, 1.0).log()
 
 
@@ -43,30 +43,30 @@ def k_nearest(
     """The nearest sources by planar distance.
 
     Args:
-        target: [..., Q, 2]. source: [..., N, 2]. valid: [..., N] bool. count: J, how many.
-        exclude_self: targets are the sources, and none is its own neighbour.
+        target: [..., Q, 2]. source: [..., N, 2]. valid: [..., N] bool. count: J.
+        exclude_self: the targets are the sources, and none is its own neighbour.
 
     Returns:
-        index [..., Q, J] int64 and distance [..., Q, J] ascending, infinite (and index 0) where no valid source was
-        left.
+        index [..., Q, J] int64 and distance [..., Q, J] ascending, infinite (and index 0) where there are fewer
+        valid sources.
     """
-    # Exact differences: the expansion |a|^2 + |b|^2 - 2ab loses centimetres a kilometre from the origin.
+    # Exact differences: the expansion |a|^2 + |b|^2 - 2ab has errors of centimetres at a kilometre from the origin.
     distance = torch.cdist(target, source, compute_mode="donot_use_mm_for_euclid_dist")
     hidden = ~valid.unsqueeze(-2)
     sources = source.shape[-2]
     if exclude_self:
         hidden = hidden | torch.eye(sources, dtype=torch.bool, device=source.device)
     # Roads overlap, so equal distances are common. Ranking by tenths of a millimetre and then by row makes the
-    # choice the same whatever else is padded to the batch.
+    # result independent of the padding of the batch.
     rank = (distance * 1e4).long().masked_fill(hidden, _FAR)
     rank = (rank << _ROW_BITS) | torch.arange(sources, device=source.device)
     if sources < count:
-        # Lists have one length whatever the number of sources: no size depends on a smaller one then, which
-        # compiled for any number of sources was broadcast wrongly (torch 2.13).
+        # Lists always have the same length. A size that depends on a smaller number of sources was broadcast
+        # wrongly when compiled for dynamic shapes (torch 2.13).
         rank = nn.functional.pad(rank, (0, count - sources), value=_FAR << _ROW_BITS)
-    chosen = rank.topk(count, dim=-1, largest=False).values
-    index = chosen & (2**_ROW_BITS - 1)
-    far = (chosen >> _ROW_BITS) >= _FAR
+    best = rank.topk(count, dim=-1, largest=False).values
+    index = best & (2**_ROW_BITS - 1)
+    far = (best >> _ROW_BITS) >= _FAR
     index = torch.where(far, 0, index)
     return index, distance.gather(-1, index).masked_fill(far, math.inf)
 
@@ -74,13 +74,13 @@ def k_nearest(
 def neighbour_lists(
     target: Tensor, source: Tensor, valid: Tensor, count: int, radius: float, exclude_self: bool = False
 ) -> Neighbours:
-    """Neighbour lists whose last members fade out, so that what is seen is a continuous function of positions.
+    """Neighbour lists with weights that are a continuous function of positions.
 
-    The weight of a source reaches zero where the first one that is not in the list begins, or at the radius.
-    Without it, pieces before and behind on a straight road, equally far, would come and go by rounding.
+    The weight of a source reaches zero at the distance of the first source outside the list, or at the radius.
+    Otherwise rounding would decide between map pieces ahead and behind that are equally far.
 
     Args:
-        target, source, valid, exclude_self: see ``k_nearest``. count: the most neighbours. radius: metres.
+        target, source, valid, exclude_self: see ``k_nearest``. count: maximum of neighbours. radius: metres.
     """
     index, distance = k_nearest(target, source, valid, count + 1, exclude_self)
     limit = distance[..., count:].clamp(max=radius)
@@ -88,7 +88,7 @@ def neighbour_lists(
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``values`` [B, N, ...] named by ``index`` [B, ...] to [B, ..., ...]."""
+    """Gather rows of ``values`` [B, N, ...] by ``index`` [B, ...] to [B, ..., ...]."""
     batch, rows = values.shape[:2]
     shift = torch.arange(batch, device=index.device).view(-1, *(1,) * (index.dim() - 1)) * rows
     flat = values.flatten(0, 1).index_select(0, (index + shift).flatten())
@@ -98,8 +98,8 @@ def gather_rows(values: Tensor, index: Tensor) -> Tensor:
 class RelativeAttention(nn.Module):
     """Multi-head attention of groups of targets over their sources; returns the update without the residual.
 
-    Each head also has a sink, a source with a learned score and no value: a target without any source gets
-    zeros instead of NaN, and any target may look at nothing.
+    Each head has a sink, a source with a learnt score and no value. A target without sources gets zeros instead of
+    NaN, and any target can ignore its sources.
     """
 
     def __init__(self, width: int, heads: int, relation: int, dropout: float) -> None:
@@ -117,18 +117,18 @@ class RelativeAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def sources(self, x: Tensor) -> Tensor:
-        """Keys and values [..., 2 * width] of sources [..., width], to be gathered per group of targets."""
+        """Keys and values [..., 2 * width] of sources [..., width]."""
         return self.source(self.norm_source(x))
 
     def by_head(self, sources: Tensor) -> Tensor:
-        """[..., N, 2 * width] to [2, ..., H, N, width / H]: keys, then values, as products read them.
+        """Arrange [..., N, 2 * width] as [2, ..., H, N, width / H], keys before values, for the matrix products.
 
-        Laid out once where they are made, since sources that many steps look at would be copied by each of them.
+        This is done once here, since every step that reads the sources would copy them otherwise.
         """
         return sources.unflatten(-1, (2, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).contiguous()
 
     def gather_by_head(self, sources: Tensor, index: Tensor) -> Tensor:
-        """``by_head`` of the sources that lists name, without making the lists of sources first.
+        """``by_head`` of gathered sources, without gathering them before.
 
         Args:
             sources: [B, N, 2 * width]. index: [B, ..., J] int64 rows of N.
@@ -138,33 +138,31 @@ class RelativeAttention(nn.Module):
         """
         table = self.by_head(sources)  # [2, B, H, N, width / H]
         rows = table.shape[3]
-        # Where the rows of each part, scene and head begin.
+        # First row of each part, scene and head.
         first = rows * torch.arange(table[..., 0, 0].numel(), device=index.device).view(table.shape[:3])
         middle = (1,) * (index.dim() - 2)
-        place = first.view(2, len(index), *middle, self.heads, 1) + index.unsqueeze(-2)
-        return table.flatten(0, 3).index_select(0, place.flatten()).view(*place.shape, -1)
+        row = first.view(2, len(index), *middle, self.heads, 1) + index.unsqueeze(-2)
+        return table.flatten(0, 3).index_select(0, row.flatten()).view(*row.shape, -1)
 
     def forward(
         self, target: Tensor, source: Tensor, relation: Tensor, bias: Tensor, index: Tensor | None = None
     ) -> Tensor:
-        """Attend.
+        """Attention update [..., S, width].
 
         Args:
             target: [..., S, width].
             source: [2, ..., H, N, width / H] from ``sources`` and ``by_head``, shared by the S targets.
-            relation: [..., S, J, relation]. bias: [..., S, J] added to the scores, -inf for what is not seen.
-            index: [..., S, J] int64 (broadcastable), which of the N sources those J are, none that is seen twice;
-                without it J is N, in order.
-
-        Returns:
-            [..., S, width].
+            relation: [..., S, J, relation]. bias: [..., S, J] added to the scores, -inf for masked sources.
+            index: [..., S, J] int64 (broadcastable), index of the J among the N sources, without repetition of
+                unmasked ones; None if J is N, in order.
         """
         width = target.shape[-1]
         each = width // self.heads
         query = self.query(self.norm_target(target)).unflatten(-1, (self.heads, each)) / math.sqrt(each)
         key, value = source.unbind(0)
         relative_query = torch.einsum("...hd,hdf->...hf", query, self.relation_key)  # [..., S, H, F]
-        # Products with all N sources, of which each target picks its own: less to move than keys and values.
+        # Each target picks its own from the products with all N sources, which moves less memory than picking keys
+        # and values.
         score = query.transpose(-3, -2) @ key.transpose(-2, -1)  # [..., H, S, N]
         relative = (relative_query @ relation.transpose(-2, -1)).transpose(-3, -2)  # [..., H, S, J]
         if index is not None:

@@ -1,5 +1,4 @@
-"""Checkpoint files of all kinds of models: what they have in common, how a wrong one is told, and which scenarios
-a model was trained on."""
+"""Checkpoint files of all kinds of models: reading, checks, and the scenarios that a model was trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
 
 
 def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """Content of a checkpoint; nothing in it can run code.
+    """Content of a checkpoint, loaded without running code from it.
 
     Args:
         path: file. kind: of model, ``reference`` or ``policy``. version: of the format.
@@ -38,10 +37,10 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
         UserError: no such file, not a checkpoint, of another kind or version.
     """
     content = _load(path, _STAGES[kind])
-    found = content.get("kind") if isinstance(content, dict) else None
-    if found != kind:
-        what = f"a checkpoint of a {found}" if found else "some other file"
-        raise UserError(f"{path}: {what}, expected one of a {kind} ({kind}.ckpt)")
+    actual = content.get("kind") if isinstance(content, dict) else None
+    if actual != kind:
+        text = f"a checkpoint of a {actual}" if actual else "some other file"
+        raise UserError(f"{path}: {text}, expected one of a {kind} ({kind}.ckpt)")
     if content.get("format") != version:
         raise UserError(
             f"{path}: {kind} checkpoint of format {content.get('format')}, this version reads {version}; "
@@ -51,16 +50,15 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
 
 
 def name_untrained(path: Path, model: nn.Module) -> None:
-    """Warn in one line, once, of a model whose normalisations are all as initialised: no step of learning leaves
-    even one of them so."""
+    """Warn once of a model whose layer norms are all as initialised, since every training step changes them."""
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    touched = any(bool((norm.weight != 1).any() | (norm.bias != 0).any()) for norm in norms)
-    if norms and not touched:
+    changed = any(bool((norm.weight != 1).any() | (norm.bias != 0).any()) for norm in norms)
+    if norms and not changed:
         warn_once(f"{path}: untrained, its weights are as initialised; is it the right file?")
 
 
 def checkpoint_kind(path: Path) -> str | None:
-    """Which kind of model a file holds, None if it is not of this project.
+    """Kind of the model in a file, None if it is not of this project.
 
     Raises:
         UserError: no such file, or not a checkpoint.
@@ -70,7 +68,7 @@ def checkpoint_kind(path: Path) -> str | None:
 
 
 def scene_digests(ids: Iterable[str]) -> Tensor:
-    """Scenario ids as sorted int64 [S] of a hash, which takes 8 bytes each: 4 MB for the training split of WOMD."""
+    """Scenario ids as sorted int64 hashes [S]: 4 MB for the training split of WOMD."""
     return torch.tensor(sorted(set(map(_digest, ids))), dtype=torch.int64)
 
 
@@ -78,32 +76,32 @@ def _digest(scenario_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(scenario_id.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def merge_digests(*some: Tensor) -> Tensor:
-    """Those of several sets of scenarios, sorted, each once."""
-    return torch.cat(some).unique()
+def merge_digests(*sets: Tensor) -> Tensor:
+    """Sorted union of several sets of digests."""
+    return torch.cat(sets).unique()
 
 
 def seen_scenes(digests: Tensor, ids: Sequence[str]) -> list[str]:
-    """Which of ``ids`` are among the scenarios of ``digests``."""
+    """The ids that are in the set ``digests``."""
     known = set(digests.tolist())
     return [name for name in ids if _digest(name) in known]
 
 
 def trained_on(path: Path) -> Tensor:
-    """Digests of the scenarios that a checkpoint, and those it began with, were trained on; none where unknown.
+    """Digests of the scenarios that a checkpoint and its initial checkpoints were trained on; empty if unknown.
 
     Raises:
         UserError: no such file, or not a checkpoint.
     """
     content = _load(path, " or ".join(_STAGES.values()))
-    found = content.get("trained_on") if isinstance(content, dict) else None
-    return found if isinstance(found, Tensor) else scene_digests(())
+    digests = content.get("trained_on") if isinstance(content, dict) else None
+    return digests if isinstance(digests, Tensor) else scene_digests(())
 
 
 def _load(path: Path, stages: str) -> Any:
     path = place(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; run {stages} first, or mend the path")
+        raise UserError(f"{path}: no such checkpoint; run {stages} first, or correct the path")
     try:
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)

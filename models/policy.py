@@ -1,4 +1,5 @@
-"""The policy: a small feed-forward net over what one agent sees (SPACeR section 3; GPUDrive's late fusion).
+"""The policy: a small feed-forward net over the observation of one agent (SPACeR section 3; GPUDrive's late
+fusion).
 
 Shape legend: N agents, P neighbours, R road segments, K vocabulary size.
 """
@@ -17,7 +18,7 @@ from data.errors import UserError
 from data.files import atomic_write
 from data.vocabulary import TYPE_NAMES, Vocabulary
 from models.checkpoints import name_untrained, read_checkpoint
-from models.inertia import Inertia
+from models.layers import Inertia
 
 __all__ = ["POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
 
@@ -32,9 +33,9 @@ class PolicyConfig:
         embedding: width of the three encoders.
         hidden: width of the fused layer.
         dropout: probability, in training only.
-        per_type: an action head for each of vehicles, pedestrians and cyclists, instead of one for all.
-        inertia: add logits that fall with the distance from the last motion (``models.inertia``); the paper's
-            net has none.
+        per_type: an action head each for vehicles, pedestrians and cyclists, instead of one for all.
+        inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``); the net
+            of the paper has none.
     """
 
     embedding: int = 64
@@ -45,7 +46,7 @@ class PolicyConfig:
 
 
 class _Encoder(nn.Sequential):
-    """GPUDrive's block; ``forward`` [..., F] to [..., D]."""
+    """GPUDrive's encoder, [..., F] to [..., D]."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__(
@@ -53,10 +54,10 @@ class _Encoder(nn.Sequential):
         )
 
     def pooled(self, rows: Tensor, seen: Tensor) -> Tensor:
-        """[N, D] maximum over what is seen [N, M] of encoded rows [N, M, F], zero where nothing is.
+        """Maximum [N, D] of encoded rows [N, M, F] where ``seen`` [N, M], zero where none is.
 
-        Most of the net's work, and as much memory as work: what nobody needs any more is overwritten, and the last
-        bias added behind the maximum, which it cannot change.
+        This takes most of the time and memory of the net. Buffers that are no longer needed are reused, and the
+        last bias is added after the maximum.
         """
         first, norm, _, dropout, last = self
         assert isinstance(first, nn.Linear)
@@ -65,7 +66,7 @@ class _Encoder(nn.Sequential):
         hidden = norm(linear(rows, first.weight).add_(first.bias)).tanh_()
         encoded = linear(dropout(hidden), last.weight)
         shown = encoded.add_(torch.where(seen, 0.0, -torch.inf).unsqueeze(-1))
-        # A maximum with its place is cheaper than one that looks for ties backwards.
+        # The backward pass of ``max`` with indices is cheaper than that of ``amax``, which looks for ties.
         pooled = shown.max(1).values if torch.is_grad_enabled() else shown.amax(1)
         return torch.where(seen.any(1, keepdim=True), pooled + last.bias, 0.0)
 
@@ -75,7 +76,7 @@ class Policy(nn.Module):
 
     Args:
         config: sizes. features: widths of ego, neighbour and road features.
-        ends: [3, K, 3] where the tokens of each type end (``Vocabulary.ends``), metres and radians.
+        ends: [3, K, 3] ends of the tokens of each type (``Vocabulary.ends``), metres and radians.
 
     Attributes:
         trained_on: digests of the scenarios that it and its reference were trained on, see ``models.checkpoints``.
@@ -120,7 +121,7 @@ class Policy(nn.Module):
         return self.decide(ego, neighbour, neighbour_seen, self.see_road(road, road_seen), agent_type, motion)
 
     def see_road(self, road: Tensor, road_seen: Tensor) -> Tensor:
-        """[N, D] the road as the net sees it: most of the work, and constant while an agent stands still."""
+        """Encoded road [N, D]: most of the work, and constant while an agent stands still."""
         return self.road.pooled(road, road_seen)
 
     def decide(
@@ -147,7 +148,7 @@ class Policy(nn.Module):
 
 
 def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation: dict[str, Any]) -> None:
-    """Write a self-contained checkpoint atomically; ``observation`` are the fields of what the policy sees."""
+    """Write a self-contained checkpoint atomically; ``observation`` are the fields of its config."""
     content = {
         "kind": POLICY_KIND,
         "format": _FORMAT,
@@ -162,7 +163,7 @@ def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation:
 
 
 def load_policy(path: Path) -> tuple[Policy, Vocabulary, dict[str, Any]]:
-    """Read what ``save_policy`` wrote: policy, vocabulary, fields of the observation. An untrained one is named.
+    """Read policy, vocabulary and fields of the observation's config; warns of an untrained policy.
 
     Raises:
         UserError: no such file, another kind of file, or of another version.

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits with numbers drawn beforehand, so that nothing else is random in a rollout."""
+"""Drawing tokens from logits with given uniform numbers, the only randomness of a rollout."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ __all__ = ["SamplingConfig", "draw"]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn from a model's distribution: one number for all, or three, for vehicles, pedestrians and
-    cyclists.
+    """Sampling options, each one value for all or three for vehicles, pedestrians and cyclists.
 
     Args:
         temperature: divides the logits; below 1 sharpens.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: only the likeliest tokens that together have this probability; 1 for all.
+        top_k: keep the k most likely tokens; 0 for all.
+        top_p: keep the most likely tokens up to this cumulative probability; 1 for all.
     """
 
     temperature: float | tuple[float, float, float] = 1.0
@@ -46,11 +45,10 @@ class SamplingConfig:
 
 
 def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig) -> Tensor:
-    """[...] int64 the first token whose cumulative probability exceeds the draw; never one of probability zero.
+    """First token [...] int64 whose cumulative probability exceeds the draw; never one of probability zero.
 
     Args:
-        logits: [..., K]. uniform: [...] in [0, 1). types: [...] int64 from ``type_index``.
-        config: what to draw from.
+        logits: [..., K]. uniform: [...] in [0, 1). types: [...] int64 from ``type_index``. config: options.
     """
     temperature, top_k, top_p = config.by_type
     if set(temperature) != {1.0}:
@@ -61,11 +59,11 @@ def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig)
         count = torch.tensor([k or size for k in top_k], device=logits.device)[types].unsqueeze(-1)
         beyond = torch.arange(size, device=logits.device) >= count
         probability = ordered.values.masked_fill(beyond, -torch.inf).softmax(-1)
-        # A token stays if those before it have not reached the share: the first always does.
-        share = logits.new_tensor(top_p)[types].unsqueeze(-1)
-        beyond = beyond | ((probability.cumsum(-1) - probability >= share) & (share < 1))
+        # A token stays if the cumulative probability before it is below the limit, so the first always stays.
+        limit = logits.new_tensor(top_p)[types].unsqueeze(-1)
+        beyond = beyond | ((probability.cumsum(-1) - probability >= limit) & (limit < 1))
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
     drawn = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    found = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
-    return found.clamp(max=logits.shape[-1] - 1)
+    token = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
+    return token.clamp(max=logits.shape[-1] - 1)

@@ -1,4 +1,4 @@
-"""The trained reference as others use it: joint futures of a scene, and log-probabilities of executed tokens."""
+"""The trained reference: joint futures of a scene, and log-probabilities of executed tokens."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ __all__ = ["ReferenceAgent"]
 
 PartT = TypeVar("PartT")
 
-# Rollouts times agents that move together; more are done one part after the other, to bound the memory. On a CPU
-# twice as many take twice the memory and no less time.
+# Rollouts times agents in a batch, which bounds the memory. On a CPU larger batches are not faster.
 _MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
-# Agents times tokens that are scored together, likewise.
+# Agents times tokens in a batch of ``score``.
 _MAX_SCORED = 32_768
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What a rollout starts from."""
+    """Start of a rollout."""
 
     inputs: SceneInputs
     encoding: MapEncoding
@@ -48,7 +47,7 @@ class ReferenceAgent:
     """A frozen reference in evaluation mode, on the device of its weights.
 
     Args:
-        sampling: how tokens are drawn. compiled: fuse the steps of rollouts, see ``Engine``.
+        sampling: options of ``draw``. compiled: see ``Engine``.
     """
 
     def __init__(self, model: Reference, sampling: SamplingConfig | None = None, compiled: bool = False) -> None:
@@ -64,11 +63,7 @@ class ReferenceAgent:
         device: torch.device | str = "cpu",
         compiled: bool = False,
     ) -> ReferenceAgent:
-        """Load ``reference.ckpt``.
-
-        Raises:
-            UserError: not such a checkpoint.
-        """
+        """Load ``reference.ckpt``; UserError if it is not a reference checkpoint."""
         return cls(load_reference(path, device), sampling, compiled)
 
     @property
@@ -81,10 +76,10 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        """Sample joint futures of a single scene; its first 11 steps are all that is read.
+        """Sample joint futures of a single scene from its first 11 steps.
 
-        The result depends on (scene, seed) alone, and the first of more rollouts are the same rollouts up to
-        rounding in the network.
+        The result depends on (scene, seed) only. With a larger count the first rollouts are the same up to
+        rounding.
 
         Returns:
             [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
@@ -111,7 +106,7 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def unroll(self, scene: Scene, count: int) -> Unrolling:
-        """Rollouts of a single scene that are taken token by token; its first 11 steps are all that is read.
+        """Rollouts of a single scene from its first 11 steps, token by token.
 
         Poses are centred on ``scene_origin``; agents are the simulated ones, in order.
         """
@@ -119,7 +114,7 @@ class ReferenceAgent:
         return self.engine.begin(known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, count)
 
     def _known(self, scene: Scene) -> _Known:
-        """A single scene up to its current step as the network takes it, simulated agents alone."""
+        """Inputs of the network for a single scene up to its current step, simulated agents only."""
         scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
         origin = scene_origin(scene)
         batch = collate([until_now(scene)]).to(self.device)
@@ -130,9 +125,9 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:
-        """Encode the maps of a batch of scenes; constant while the reference is frozen, so worth keeping.
+        """Encode the maps of a batch of scenes; the result can be cached while the reference is frozen.
 
-        Rows can be taken (``MapEncoding.row``) and put together (``stack_map_encodings``).
+        Rows can be selected (``MapEncoding.row``) and stacked (``stack_map_encodings``).
         """
         scene = scene.to(self.device)
         origin = scene_origin(scene)
@@ -142,17 +137,17 @@ class ReferenceAgent:
     def score(
         self, encoding: MapEncoding, scene: Scene, token_ids: Tensor, token_valid: Tensor, poses: Tensor
     ) -> Tensor:
-        """Log-probabilities of all tokens at every boundary of executed motion, in teacher-forced passes.
+        """Log-probabilities of all tokens at every boundary of executed motion, by teacher forcing.
 
-        What ``tokenize_scene`` gives of the logged first second stands in front; the tokens executed since follow.
-        Entry n is conditioned on tokens before n of all agents, never on token n of any; it is what the reference
-        would have sampled token n from. Temperature 1, nothing cut off.
+        The sequence begins with the tokens of the logged first second (``tokenize_scene``), followed by the
+        executed ones. Entry n is the distribution of token n given the tokens before n of all agents, without
+        temperature, top-k or top-p.
 
         Args:
             encoding: of ``encode_map``, for the same scenes in the same order.
             scene: B scenes; types, sizes at the current step, and lights up to it are read.
-            token_ids: [B, A, N] int64 executed. token_valid: [B, A, N] bool, whether the token is real; what is not
-                (padding, no history, not simulated) is invisible to the others, and its row means nothing.
+            token_ids: [B, A, N] int64. token_valid: [B, A, N] bool; false for padding, missing history, and agents
+                that are not simulated. These are masked, and their rows of the result are undefined.
             poses: [B, A, N + 1, 3] float32 at the boundaries (boundary n is step n * token_steps of the scene),
                 minus ``encoding.origin`` in x and y.
 

@@ -1,7 +1,7 @@
-"""Augmentation of recordings on the device of the batch, with numbers drawn beforehand for each scene.
+"""Augmentation of recordings on the device of the batch, with uniform numbers drawn by the loader.
 
-What is drawn for a scene at a step is a function of (seed, step, scene), so it does not depend on how many loaders
-or devices share the work. Shape legend: B scenes, A agents, T steps, N tokens, M pieces, S lights.
+The numbers are a function of (seed, step, scene), so they do not depend on the number of loaders or devices. Shape
+legend: B scenes, A agents, T steps, N tokens, M pieces, S lights.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ __all__ = ["AugmentationConfig", "Draws", "augment", "draw_for", "token_ranks"]
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """What is done to a recording before it is learnt from; each probability is of a scene or an agent alone.
+    """Augmentation of recordings for training; probabilities are per scene or per agent.
 
     Args:
         mirror: probability that a scene is mirrored left to right.
-        rotate: turn every scene by any angle. The reference sees relative poses only, so that its logits stay the
-            same but for rounding; for models that do not.
-        time_shift: a scene begins up to this many 0.1 s steps later; what is then missing at its end is unknown.
-        agent_drop: probability that an agent is taken out of the scene.
-        history_drop: probability that an agent comes into view only at the current step (0.1 in CAT-K).
-        noise: probability that a token of the context is not the nearest one but another near one, so that the
-            model learns to come back (SMART, Trajeglish); what is learnt stays the token that leads back.
-        noise_choices: among how many of the nearest tokens that one is drawn.
+        rotate: rotate every scene by a random angle. The reference uses relative poses only, so this changes its
+            logits by rounding only; it is for models with absolute poses.
+        time_shift: a scene starts up to this many steps of 0.1 s later; missing steps at its end become invalid.
+        agent_drop: probability that an agent is removed from the scene.
+        history_drop: probability that an agent has no history before the current step (0.1 in CAT-K).
+        noise: probability that a token of the context is a random near one instead of the nearest, so that the
+            model
+            learns to recover (SMART, Trajeglish). The target is the token that leads back to the recording.
+        noise_choices: number of nearest tokens that the noisy one is drawn from.
     """
 
     mirror: float = 0.5
@@ -64,21 +65,17 @@ class Draws:
 
 
 def draw_for(seed: int, step: int, row: int, agents: int, tokens: int) -> Draws:
-    """The numbers of one scene (B = 1).
-
-    Args:
-        seed, step, row: of the training, its step, and the scene. agents, tokens: A and N.
-    """
+    """Uniform numbers of one scene (B = 1); ``row`` is the index of the scene, ``agents`` A and ``tokens`` N."""
     generator = generator_for(seed, f"{step}/{row}")
     shapes = ((1, 3), (1, agents, 2), (1, agents, tokens, 2))
     return Draws(*(torch.rand(shape, generator=generator) for shape in shapes))
 
 
 def augment(recording: Recording, draws: Draws, config: AugmentationConfig) -> Recording:
-    """Mirror, turn and shift the scenes of a batch, and take agents out of them."""
+    """Drop agents and histories of a batch, and shift, mirror and rotate its scenes."""
     if config.agent_drop:
-        gone = draws.agent[..., 0] < config.agent_drop
-        recording = dataclasses.replace(recording, valid=recording.valid & ~gone.unsqueeze(-1))
+        dropped = draws.agent[..., 0] < config.agent_drop
+        recording = dataclasses.replace(recording, valid=recording.valid & ~dropped.unsqueeze(-1))
     if config.time_shift:
         recording = _shift(recording, (draws.scene[:, 2] * (config.time_shift + 1)).long())
     if config.history_drop:
@@ -86,12 +83,12 @@ def augment(recording: Recording, draws: Draws, config: AugmentationConfig) -> R
     if config.mirror:
         recording = _mirror(recording, draws.scene[:, 0] < config.mirror)
     if config.rotate:
-        recording = _turn(recording, (2 * draws.scene[:, 1] - 1) * math.pi)
+        recording = _rotate(recording, (2 * draws.scene[:, 1] - 1) * math.pi)
     return recording
 
 
 def token_ranks(draws: Draws, config: AugmentationConfig) -> Tensor | None:
-    """[B, A, N] which of the nearest tokens is executed, see ``tokenize_noisy``; None for the nearest always."""
+    """Ranks [B, A, N] for ``tokenize_noisy``; None for the nearest tokens."""
     if not config.noise:
         return None
     other = (draws.token[..., 1] * config.noise_choices).long()
@@ -99,16 +96,16 @@ def token_ranks(draws: Draws, config: AugmentationConfig) -> Tensor | None:
 
 
 def _hide_history(recording: Recording, hidden: Tensor) -> Recording:
-    """Invalidate everything before the current step of some agents [B, A]; their last token is made up then."""
+    """Invalidate the steps before the current one of some agents [B, A]; their last token is extrapolated then."""
     early = torch.arange(recording.valid.shape[-1], device=hidden.device) < CURRENT_INDEX
     return dataclasses.replace(recording, valid=recording.valid & ~(hidden.unsqueeze(-1) & early))
 
 
 def _shift(recording: Recording, shift: Tensor) -> Recording:
-    """Begin ``shift`` [B] steps later."""
+    """Start ``shift`` [B] steps later."""
     steps = recording.valid.shape[-1]
     index = torch.arange(steps, device=shift.device) + shift.unsqueeze(-1)  # [B, T]
-    there = (index < steps).unsqueeze(1)
+    exists = (index < steps).unsqueeze(1)
     index = index.clamp(max=steps - 1)
 
     def take(values: Tensor) -> Tensor:
@@ -118,15 +115,15 @@ def _shift(recording: Recording, shift: Tensor) -> Recording:
     return dataclasses.replace(
         recording,
         light_state=take(recording.light_state),
-        light_observed=take(recording.light_observed) & there,
+        light_observed=take(recording.light_observed) & exists,
         pose=take(recording.pose),
         velocity=take(recording.velocity),
-        valid=take(recording.valid) & there,
+        valid=take(recording.valid) & exists,
     )
 
 
 def _moved(recording: Recording, move: Callable[[Tensor, bool], Tensor]) -> Recording:
-    """Everything that has a place or a direction, moved by ``move(values, whether they are poses)``."""
+    """Apply ``move(values, whether they are poses)`` to all positions, poses and velocities."""
     pieces = recording.pieces
     return dataclasses.replace(
         recording,
@@ -136,9 +133,9 @@ def _moved(recording: Recording, move: Callable[[Tensor, bool], Tensor]) -> Reco
     )
 
 
-def _mirror(recording: Recording, chosen: Tensor) -> Recording:
+def _mirror(recording: Recording, mirrored: Tensor) -> Recording:
     """Reflect some scenes [B] at the x axis."""
-    sign = torch.where(chosen, -1.0, 1.0)
+    sign = torch.where(mirrored, -1.0, 1.0)
 
     def flipped(values: Tensor, is_pose: bool) -> Tensor:
         factor = sign.view(-1, *(1,) * (values.dim() - 2))
@@ -148,14 +145,14 @@ def _mirror(recording: Recording, chosen: Tensor) -> Recording:
     return _moved(recording, flipped)
 
 
-def _turn(recording: Recording, angle: Tensor) -> Recording:
-    """Turn each scene about its centre by ``angle`` [B]."""
+def _rotate(recording: Recording, angle: Tensor) -> Recording:
+    """Rotate each scene about its centre by ``angle`` [B]."""
 
-    def turned(values: Tensor, is_pose: bool) -> Tensor:
+    def rotated(values: Tensor, is_pose: bool) -> Tensor:
         about = angle.view(-1, *(1,) * (values.dim() - 2)).expand(values.shape[:-1])
         position = rotate(values[..., :2], about)
         if not is_pose:
             return position
         return torch.cat((position, wrap_angle(values[..., 2] + about).unsqueeze(-1)), dim=-1)
 
-    return _moved(recording, turned)
+    return _moved(recording, rotated)

@@ -1,4 +1,4 @@
-"""Reference checkpoints: one file with configuration, vocabulary and weights, and nothing that could run code."""
+"""Reference checkpoints: one file with configuration, vocabulary and weights; loading runs no code from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMAT = 2
 
 
 def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = None) -> None:
-    """Write atomically. ``notes`` (plain values) travel along, such as how the model was trained."""
+    """Write atomically; ``notes`` (plain values) are stored too, such as the options of the training."""
     content = {
         "kind": _KIND,
         "format": _FORMAT,
@@ -36,7 +36,7 @@ def save_reference(path: Path, model: Reference, notes: dict[str, Any] | None = 
 
 
 def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
-    """Read what ``save_reference`` wrote. An untrained one is named.
+    """Read what ``save_reference`` wrote; warns of an untrained reference.
 
     Raises:
         UserError: no such file, another kind of file, or of another version.
@@ -45,7 +45,7 @@ def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
     try:
         model = Reference(ReferenceConfig(**content["config"]), Vocabulary.from_state_dict(content["vocabulary"]))
         model.load_state_dict(content["weights"])
-        # Those of earlier versions do not say.
+        # Checkpoints of earlier versions lack it.
         model.trained_on = content.get("trained_on", model.trained_on)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: reference checkpoint of another version of the code; train again") from error
@@ -54,10 +54,6 @@ def load_reference(path: Path, device: torch.device | str = "cpu") -> Reference:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """The notes of a checkpoint.
-
-    Raises:
-        UserError: as ``load_reference``.
-    """
+    """The notes of a checkpoint; UserError as ``load_reference``."""
     notes: dict[str, Any] = read_checkpoint(path, _KIND, _FORMAT)["notes"]
     return notes

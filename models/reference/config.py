@@ -23,13 +23,13 @@ class ReferenceConfig:
         piece_neighbours: map pieces that a map piece attends to.
         map_neighbours: map pieces that an agent attends to.
         agent_neighbours: agents that an agent attends to.
-        map_radius: how far an agent sees map pieces, metres.
-        agent_radius: how far an agent sees agents, metres.
-        piece_radius: how far a map piece sees map pieces, metres.
-        time_span: how far back an agent sees its own past, seconds.
-        time_slots: how many past moments in that span it attends to, denser towards the present.
+        map_radius: range of attention of agents to map pieces, metres.
+        agent_radius: range of attention of agents to agents, metres.
+        piece_radius: range of attention of map pieces to map pieces, metres.
+        time_span: range of attention of agents to their past, seconds.
+        time_slots: number of past boundaries in that span, denser towards the present.
         dropout: probability, in training only.
-        inertia: add logits that fall with the distance from the last motion (``models.inertia``).
+        inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``).
     """
 
     hidden: int = 64
@@ -58,12 +58,12 @@ class ReferenceConfig:
             )
 
     def time_offsets(self, token_steps: int) -> tuple[int, ...]:
-        """How many tokens back each time slot looks, ascending from 1, spaced ever wider."""
+        """Offset of each time slot in tokens, ascending from 1 with increasing steps."""
         furthest = max(1, round(self.time_span / (token_steps * STEP_SECONDS)))
         slots = min(self.time_slots, furthest)
         offsets = [1]
         for slot in range(1, slots):
-            # Geometric from where we are to the end, but always at least one further.
+            # Geometric from the last offset to the end, but at least one more.
             left = slots - slot
             step = offsets[-1] * (furthest / offsets[-1]) ** (1 / left)
             offsets.append(min(max(offsets[-1] + 1, round(step)), furthest - left + 1))
@@ -120,11 +120,7 @@ SIZES: dict[str, ReferenceConfig] = {
 
 
 def size_preset(name: str) -> ReferenceConfig:
-    """The configuration of a named size.
-
-    Raises:
-        UserError: no such size.
-    """
+    """The configuration of a named size; UserError if there is none."""
     if name not in SIZES:
         raise UserError(f"no reference size {name!r}; choose one of {', '.join(SIZES)}")
     return SIZES[name]

@@ -3,9 +3,9 @@
 The same code serves teacher forcing (T boundaries at once) and rollouts (T = 1). Shape legend: B rows (scenes, or
 scenes times rollouts), A agents, T boundaries, J neighbours, D hidden, F relation width, L blocks.
 
-Map neighbours are looked up once for a block of boundaries (a second), around where the agent will be half a
-block later at its present velocity; what the agents see of them is nonetheless relative to their pose of every
-boundary. So the boundaries of a block share the gathered keys and values, and rollouts search once a second.
+Map neighbours are looked up once per block of boundaries (a second), around the position of the agent half a block
+later at constant velocity. So the boundaries of a block share the gathered keys and values, and rollouts search
+once a second. The encoded relations are relative to the pose at every boundary.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from models.reference.map_encoder import MapEncoding
 __all__ = ["AgentLayer", "Edges", "MapView", "Relations", "block_length", "expected_centre", "look_at_map"]
 
 _LIGHT_STATES = 9
-# How fast the last observed state of a light loses its meaning, seconds.
+# Time constant of the last observed state of a light, seconds.
 _LIGHT_FADE = 3.0
 _OCTAVES = 7
 
 
 def block_length(token_steps: int) -> int:
-    """Boundaries per block: as many as make a second, so that the current step begins a block."""
+    """Boundaries per block of one second; the current step begins a block."""
     return CURRENT_INDEX // token_steps
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Encoded relations of targets to their sources, as ``RelativeAttention`` reads them."""
+    """Encoded relations of targets to sources for ``RelativeAttention``."""
 
     relation: Tensor  # [..., S, J, F]
     bias: Tensor  # [..., S, J]
-    index: Tensor | None = None  # [..., S, J] int64, which of the sources; None for all in order
+    index: Tensor | None = None  # [..., S, J] int64 index of the sources; None for all in order
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,16 @@ class MapView:
     """The map neighbours of each agent for some blocks."""
 
     pose: Tensor  # [B, A, L, J, 3]
-    bias: Tensor  # [B, A, L, J] how well each is seen, see ``models.attention.neighbour_lists``
+    bias: Tensor  # [B, A, L, J] log weight, see ``models.attention.neighbour_lists``
     light: Tensor  # [B, A, L, J] int64 row of the lights, -1 for none
 
 
 def expected_centre(pose: Tensor, previous: Tensor, moved: Tensor, block: int) -> Tensor:
-    """Around which point the map is looked up: where constant velocity leads in half a block.
+    """Centre [..., 2] of the map lookup: the position after half a block at constant velocity.
 
     Args:
-        pose, previous: [..., 3] at this boundary and the one before. moved: [...] bool, whether a token led from
-            one to the other.
-
-    Returns:
-        [..., 2].
+        pose, previous: [..., 3] at this boundary and the one before. moved: [...] bool, whether the token between
+            them is valid.
     """
     step = torch.where(moved.unsqueeze(-1), pose[..., :2] - previous[..., :2], 0.0)
     return pose[..., :2] + step * (block / 2)
@@ -71,10 +68,10 @@ def look_at_map(encoding: MapEncoding, centre: Tensor, config: ReferenceConfig) 
     """Find the map neighbours of each agent.
 
     Args:
-        centre: [B, R, A, L, 2]; R rollouts of a scene look at the same map.
+        centre: [B, R, A, L, 2]; R rollouts of a scene share its map.
 
     Returns:
-        A view with B * R rows, and which pieces they are, [B, R, A, L, J] int64.
+        A view with B * R rows, and the indices of the pieces [B, R, A, L, J] int64.
     """
     batch, rollouts, agents, blocks, _ = centre.shape
     near = neighbour_lists(
@@ -94,7 +91,7 @@ def look_at_map(encoding: MapEncoding, centre: Tensor, config: ReferenceConfig) 
 
 
 class Relations(nn.Module):
-    """Encode the three relations; once per forward pass, read by all layers."""
+    """Encode the three relations once per forward pass for all layers."""
 
     def __init__(self, config: ReferenceConfig, slots: int) -> None:
         super().__init__()
@@ -103,26 +100,27 @@ class Relations(nn.Module):
         self.time = RelationEncoder(width, 32.0, _OCTAVES, slots=slots)
         self.map = RelationEncoder(width, config.map_radius, _OCTAVES)
         self.agent = RelationEncoder(width, config.agent_radius, _OCTAVES)
-        # Last observed state, and the same fading with its age; code 0 (no light, never observed) says nothing.
+        # Embeddings of the last observed state, constant and fading with age; code 0 (none, never observed) is
+        # zero.
         self.light = nn.Parameter(torch.randn(2, _LIGHT_STATES, width) * 0.1)
 
-    def over_time(self, pose: Tensor, source: Tensor, present: Tensor, index: Tensor, reached: Tensor) -> Edges:
-        """Edges of boundaries to past ones of the same agent.
+    def over_time(self, pose: Tensor, source: Tensor, present: Tensor, index: Tensor, exists: Tensor) -> Edges:
+        """Edges of boundaries to past boundaries of the same agent.
 
         Args:
             pose: [B, A, T, 3] of the targets. source, present: [B, A, W, 3] and [B, A, W] of the sources.
-            index: [T, J] which source is in each time slot. reached: [T, J] bool, whether that time exists.
+            index: [T, J] source in each time slot. exists: [T, J] bool, whether that time exists.
         """
         relation = self.time(source[:, :, index], pose.unsqueeze(-2))
-        seen = present[:, :, index] & reached
+        seen = present[:, :, index] & exists
         return Edges(relation, torch.zeros_like(relation[..., 0]).masked_fill(~seen, -torch.inf), index)
 
     def to_map(self, view: MapView, pose: Tensor, lights: KnownLights) -> Edges:
         """Edges of each boundary to the map neighbours of its block.
 
         Args:
-            pose: [B, A, L, S, 3], S boundaries in each of L blocks. lights: of these blocks, for scenes; the rows
-                of the view that share a scene follow one another.
+            pose: [B, A, L, S, 3], S boundaries in each of L blocks. lights: of these blocks, by scene; rows of the
+                view of the same scene are consecutive.
         """
         source, target = view.pose.unsqueeze(-3), pose.unsqueeze(-2)  # [B, A, L, 1, J, 3], [B, A, L, S, 1, 3]
         relation = self.map(source, target, self._light_bias(view, lights).unsqueeze(-3))
@@ -130,21 +128,21 @@ class Relations(nn.Module):
         return Edges(relation, view.bias.unsqueeze(-2) + fading(distance, self.config.map_radius))
 
     def _light_bias(self, view: MapView, lights: KnownLights) -> Tensor:
-        """[B, A, L, J, F] what the light of each piece says."""
+        """Embedding [B, A, L, J, F] of the light of each piece."""
         steady, fading = (nn.functional.pad(table, (0, 0, 1, 0)) for table in self.light)
         fade = torch.exp(-lights.age / _LIGHT_FADE).unsqueeze(-1)
-        says = steady[lights.code] + fading[lights.code] * fade  # [scenes, S, L, F]
+        embedding = steady[lights.code] + fading[lights.code] * fade  # [scenes, S, L, F]
         # Row 0 is "no light"; there are far fewer lights than edges.
-        says = nn.functional.pad(says, (0, 0, 0, 0, 1, 0))
-        scenes, count, blocks = says.shape[:3]
+        embedding = nn.functional.pad(embedding, (0, 0, 0, 0, 1, 0))
+        scenes, count, blocks = embedding.shape[:3]
         row = (view.light + 1).view(scenes, -1, *view.light.shape[1:])  # [B, R, A, L, J]
         scene = torch.arange(scenes, device=row.device).view(-1, 1, 1, 1, 1)
         block = torch.arange(blocks, device=row.device).unsqueeze(-1)
-        place = (scene * count + row) * blocks + block
-        return says.flatten(0, 2).index_select(0, place.flatten()).view(*view.light.shape, -1)
+        flat = (scene * count + row) * blocks + block
+        return embedding.flatten(0, 2).index_select(0, flat.flatten()).view(*view.light.shape, -1)
 
     def between_agents(self, pose: Tensor, present: Tensor) -> Edges:
-        """Edges of each agent to the agents nearest to it at the same moment.
+        """Edges of each agent to the nearest agents at the same boundary.
 
         Args:
             pose: [G, A, 3]. present: [G, A].
@@ -167,7 +165,7 @@ class AgentLayer(nn.Module):
         self.feed_forward = FeedForward(config.hidden, config.dropout)
 
     def see(self, source: Tensor, index: Tensor) -> Tensor:
-        """Keys and values of the pieces that agents look at, [2, B * R, A, L, H, J, D / H].
+        """Keys and values [2, B * R, A, L, H, J, D / H] of the map neighbours of agents.
 
         Args:
             source: [B, M, 2 D] from ``map.sources``, of all pieces. index: [B, R, A, L, J] from ``look_at_map``.
@@ -180,13 +178,13 @@ class AgentLayer(nn.Module):
         Args:
             x: [B, A, T, D]. past: [2, B, A, H, W, D / H] keys and values for ``time``, by head.
             view: [2, B, A, L, H, J, D / H] from ``see``; T = L * S.
-            time, road, social: edges; those between agents have [B * T, A] in front.
+            time, road, social: edges; those between agents lead with [B * T, A].
         """
         blocks = view.shape[3]
         x = x + self.time(x, past, time.relation, time.bias, time.index)
         x = x + self.map(x.unflatten(2, (blocks, -1)), view, road.relation, road.bias).flatten(2, 3)
-        together = x.transpose(1, 2).flatten(0, 1)  # [B * T, A, D]
-        source = self.agent.by_head(self.agent.sources(together))
-        update = self.agent(together, source, social.relation, social.bias, social.index)
+        by_time = x.transpose(1, 2).flatten(0, 1)  # [B * T, A, D]
+        source = self.agent.by_head(self.agent.sources(by_time))
+        update = self.agent(by_time, source, social.relation, social.bias, social.index)
         x = x + update.unflatten(0, (len(x), -1)).transpose(1, 2)
         return x + self.feed_forward(x)

@@ -1,8 +1,8 @@
-"""Rollouts: tokens chosen one boundary after the other, many futures of a scene on the batch axis.
+"""Autoregressive rollouts, with many futures of a scene on the batch axis.
 
-The map is encoded once per scene, the past lives in a ring of fixed size, and who chooses the tokens is a
-parameter: sampling for ``sample``, the token nearest to the log for closed-loop fine-tuning. Shape legend: B
-scenes, R rollouts, A agents, M new tokens, K vocabulary size.
+The map is encoded once per scene, and the KV cache has a fixed size. The choice of tokens is a parameter: sampling
+for ``sample``, the token nearest to the log for closed-loop fine-tuning. Shape legend: B scenes, R rollouts, A
+agents, M new tokens, K vocabulary size.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from models.sampling import SamplingConfig, draw
 
 __all__ = ["Chooser", "Engine", "Rollout", "Sampler", "Unrolling"]
 
-# (number of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
+# (index of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
 Chooser = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class Sampler:
-    """Draws tokens with numbers drawn beforehand, so that a rollout's randomness depends on nothing beside it.
+    """Draws tokens with given uniform numbers, the only randomness of a rollout.
 
     Args:
         uniform: [B * R, M, A] in [0, 1). types: [B * R, A] of the agents.
@@ -45,17 +45,17 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Rollout:
-    """New tokens and the motion they are."""
+    """New tokens and their motion."""
 
     ids: Tensor  # [B, R, A, M] int64
     poses: Tensor  # [B, R, A, M, token_steps, 3] after each 0.1 s, centred on the scene
 
 
 class Unrolling:
-    """Rollouts of one or more scenes, one token after the other; made by ``Engine.begin``.
+    """Rollouts of one or more scenes, token by token; made by ``Engine.begin``.
 
     Attributes:
-        pose: [B * R, A, 3] where the agents are, centred on the scene.
+        pose: [B * R, A, 3] current poses, centred on the scene.
     """
 
     def __init__(
@@ -78,18 +78,19 @@ class Unrolling:
 
     @torch.no_grad()
     def logits(self) -> Tensor:
-        """[B * R, A, K] of the next token of every agent; asked for once before each ``execute``."""
+        """Logits [B * R, A, K] of the next token of every agent; called once before each ``execute``."""
         step = StepInput(self.pose, self._previous, self._moved, self._agents.simulated)
         return self._decode(self._boundary, self._agents, step)
 
     @torch.no_grad()
     def execute(self, ids: Tensor, motion: Tensor | None = None) -> Tensor:
-        """Move everybody by a token.
+        """Move all agents by a token.
 
         Args:
             ids: [B * R, A] int64 tokens.
-            motion: [B * R, A, token_steps, 3] where the agents went instead, for those that somebody else drives;
-                ``ids`` are then the tokens nearest to it. By default what the tokens say.
+            motion: [B * R, A, token_steps, 3] executed motion if it differs from that of the tokens, for agents
+            that
+                something else drives; ``ids`` are then the nearest tokens.
 
         Returns:
             [B * R, A, token_steps, 3] the poses after each 0.1 s.
@@ -103,10 +104,10 @@ class Unrolling:
 
 
 class Engine:
-    """Rolls a reference out; weights must not change during its life.
+    """Rollouts of a reference with fixed weights.
 
     Args:
-        compiled: fuse the step of a rollout with torch.compile, once for all sizes of scenes.
+        compiled: compile the step of a rollout with torch.compile, once for all sizes of scenes.
     """
 
     def __init__(self, model: Reference, compiled: bool = False) -> None:
@@ -128,11 +129,11 @@ class Engine:
         tokens: int,
         choose: Chooser,
     ) -> Rollout:
-        """Let every simulated agent move ``tokens`` tokens on from the current step.
+        """Move every simulated agent by ``tokens`` tokens from the current step.
 
         Args:
             encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
-                of every second that is entered.
+                those of every second.
             choose: see ``Chooser``.
         """
         unrolling = self.begin(encoding, agents, history, lights, rollouts)
@@ -156,12 +157,12 @@ class Engine:
         lights: KnownLights,
         rollouts: int,
     ) -> Unrolling:
-        """Rollouts that are taken token by token, with room for what others decide; arguments as ``rollout``."""
+        """Rollouts token by token, for callers that decide some tokens; arguments as ``rollout``."""
         first = CURRENT_INDEX // self.model.vocabulary.token_steps
         sources = self.model.map_sources(encoding)
         cache = self._prefill(encoding, agents, history, lights, sources, first).repeat(rollouts)
-        # A boundary behind: the last token of the history, which led to where the agents are now.
-        # Tensors of their own: to compiled code, a view, or one tensor given twice, is another case.
+        # The last token of the history, which ends at the current poses. Cloned, since compiled code has guards on
+        # views and aliases.
         previous, moved, pose = (
             t.repeat_interleave(rollouts, 0).clone()
             for t in (history.ids[:, :, first - 1], history.valid[:, :, first - 1], history.poses[:, :, first])
@@ -181,13 +182,13 @@ class Engine:
         """A cache of the boundaries before the current step."""
         rows, count = agents.types.shape
         cache = self.model.empty_cache(rows, count)
-        nothing = torch.zeros_like(history.valid[:, :, 0])
+        none = torch.zeros_like(history.valid[:, :, 0])
         for boundary in range(first):
-            previous = history.ids[:, :, boundary - 1] if boundary else nothing.long()
-            moved = history.valid[:, :, boundary - 1] if boundary else nothing
+            previous = history.ids[:, :, boundary - 1] if boundary else none.long()
+            moved = history.valid[:, :, boundary - 1] if boundary else none
             present = moved | history.valid[:, :, boundary]
             step = StepInput(history.poses[:, :, boundary], previous, moved, present)
-            # Few steps of few rows: not worth compiling for.
+            # Not compiled, since there are few steps of few rows.
             self._step(self.model.decode_step, boundary, agents, step, cache, encoding, sources, lights)
         return cache
 

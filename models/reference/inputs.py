@@ -1,7 +1,7 @@
-"""What the reference reads of a batch of scenes, as tensors centred on each scene.
+"""Inputs of the reference: a batch of scenes as tensors, centred on each scene.
 
 Shape legend: B scenes, A agents, N tokens, S lights, L blocks of a second, K vocabulary size. Boundary n is the
-moment before token n, step n * token_steps; there the model predicts token n from what happened before it.
+step n * token_steps, before token n; there the model predicts token n.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PartT = TypeVar("PartT")
 
 @dataclass(frozen=True)
 class KnownLights:
-    """What an entry may know of the lights at the start of each second: nothing after the current step."""
+    """Known lights at the start of each second; the challenge hides those after the current step."""
 
     code: Tensor  # [B, S, L] int64: 0 never observed, else LightState + 1 as last observed
     age: Tensor  # [B, S, L] float32 seconds since that observation
@@ -43,47 +43,45 @@ class KnownLights:
 
 @dataclass(frozen=True)
 class AgentInputs:
-    """What of the agents never changes in a rollout."""
+    """Constant features of agents."""
 
     types: Tensor  # [B, A] int64 from type_index
     size: Tensor  # [B, A, 3] float32 length, width, height at the current step, metres
-    simulated: Tensor  # [B, A] bool: valid at the current step; the model sees no others
+    simulated: Tensor  # [B, A] bool: valid at the current step; others are masked
 
 
 @dataclass(frozen=True)
 class SceneInputs:
-    """A batch for training: everything that ``Reference.forward`` reads."""
+    """A batch for training."""
 
     pieces: MapPieces
     lights: KnownLights
     agents: AgentInputs
     tokens: MotionTokens  # [B, A, N] and [B, A, N + 1, ...], valid only for simulated agents
     recorded: Tensor  # [B, A, N + 1, 3] poses at the boundaries as recorded (see tokens.pose_valid)
-    target: Tensor  # [B, A, N] int64 the token that leads nearest to the recording from where the tokens led
-    learnt: Tensor  # [B, A] bool agents whose tokens are learnt; others are context
+    target: Tensor  # [B, A, N] int64 the token that ends nearest to the recording, from the pose of the tokens
+    learnt: Tensor  # [B, A] bool agents with a loss; others are context
 
 
 def known_lights(state: Tensor, observed: Tensor, seconds: int) -> KnownLights:
-    """Light states by second, under the challenge's rule that those after the current step are unknown.
+    """Light states by second, without those after the current step, which the challenge hides.
 
-    A light keeps the state it was last observed in, until the current step; its age grows from then on. Training
-    sees exactly this too, whatever its scenes recorded later.
+    A light keeps its last state observed up to the current step, with increasing age. Training uses the same.
 
     Args:
         state: [B, S, T] int64 LightState. observed: [B, S, T] bool.
-        seconds: L; the current step begins the second of them.
+        seconds: L; the second of them begins at the current step.
     """
     observed, state = observed[..., : CURRENT_INDEX + 1], state[..., : CURRENT_INDEX + 1]
     step = torch.arange(CURRENT_INDEX + 1, device=state.device)
     last = torch.where(observed, step, -1).cummax(-1).values  # [B, S, 11]
-    moment = torch.arange(seconds, device=state.device) * CURRENT_INDEX
-    last = last[..., moment.clamp(max=CURRENT_INDEX)]  # [B, S, L]
+    begin = torch.arange(seconds, device=state.device) * CURRENT_INDEX
+    last = last[..., begin.clamp(max=CURRENT_INDEX)]  # [B, S, L]
     code = torch.where(last >= 0, state.gather(-1, last.clamp(min=0)) + 1, 0)
-    return KnownLights(code, torch.where(last >= 0, (moment - last) * STEP_SECONDS, 0.0))
+    return KnownLights(code, torch.where(last >= 0, (begin - last) * STEP_SECONDS, 0.0))
 
 
 def agent_inputs(scene: Scene) -> AgentInputs:
-    """The unchanging part of a batch's agents."""
     return AgentInputs(
         types=type_index(scene.agents.type),
         size=scene.agents.size[..., CURRENT_INDEX, :],
@@ -92,8 +90,7 @@ def agent_inputs(scene: Scene) -> AgentInputs:
 
 
 def collate_inputs(parts: Sequence[PartT]) -> PartT:
-    """Concatenate equal dataclasses of tensors [B_i, n_i, ...] along B, padded to the largest n (of agents, lights,
-    pieces)."""
+    """Concatenate dataclasses of tensors [B_i, n_i, ...] along B, padded to the largest n."""
     joined: dict[str, Any] = {}
     first: Any = parts[0]
     for field in dataclasses.fields(first):
@@ -112,20 +109,22 @@ def collate_inputs(parts: Sequence[PartT]) -> PartT:
 
 
 def keep_agents(scene: Scene, count: int, until: int = CURRENT_INDEX) -> Scene:
-    """A single scene with at most ``count`` agents: those evaluated, then those that come nearest to the AV between
-    the current step and ``until``; agents not valid then are left out always. The order of those kept stays.
+    """A single scene with at most ``count`` agents, in the same order.
+
+    Evaluated agents come first, then those that come nearest to the AV between the current step and ``until``.
+    Agents that are not valid in this span are dropped.
     """
     agents, time = scene.agents, slice(CURRENT_INDEX, until + 1)
     position, valid = agents.position[:, time, :2], agents.valid[:, time]
     distance = (position - position[agents.is_sdc].mean(0)).norm(dim=-1).nan_to_num(0.0)
     distance = distance.masked_fill(~valid, torch.inf).amin(-1)
-    there = valid.any(-1)
-    rank = torch.where(scene.evaluated & there, -1.0, distance)
-    kept = torch.argsort(rank, stable=True)[: min(count, int(there.sum()))].sort().values
+    exists = valid.any(-1)
+    rank = torch.where(scene.evaluated & exists, -1.0, distance)
+    kept = torch.argsort(rank, stable=True)[: min(count, int(exists.sum()))].sort().values
     return select_agents(scene, kept)
 
 
 def select_agents(scene: Scene, index: Tensor) -> Scene:
-    """A single scene with the agents named by ``index``."""
+    """A single scene with the agents at ``index``."""
     parts = {name: tensor[index] for name, tensor in vars(scene.agents).items()}
     return Scene(scene.scenario_id, scene.timestamp, type(scene.agents)(**parts), scene.map, scene.lights)

@@ -1,4 +1,4 @@
-"""What the reference keeps between the steps of a rollout: keys and values of the past, and the map in view.
+"""KV cache of a rollout: keys and values of the past, and of the current map neighbours.
 
 Shape legend: B rows (scenes times rollouts), A agents, W slots of the ring, H heads, D hidden, J neighbours.
 """
@@ -18,9 +18,10 @@ __all__ = ["KVCache"]
 
 @dataclass
 class KVCache:
-    """A ring of the last W boundaries of each agent, W being the furthest time slot; boundary n sits at n mod W.
+    """A ring buffer of the last W boundaries of each agent; W is the largest time offset, boundary n has slot n mod
+    W.
 
-    All shapes are the same at every boundary, and writes are in place, so that a step compiles once.
+    All shapes are the same at every boundary and writes are in place, so that a step compiles once.
 
     Attributes:
         keys_values: per layer [2, B, A, H, W, D / H].
@@ -37,11 +38,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, like: Tensor, layers: int, rows: int, agents: int, heads: int, slots: int) -> KVCache:
-        """A cache in which nobody was present.
-
-        Args:
-            like: [D], gives the width, the dtype and the device. layers, rows, agents, heads, slots: sizes.
-        """
+        """An empty cache; ``like`` [D] gives width, dtype and device."""
         shape = (2, rows, agents, heads, slots, len(like) // heads)
         return cls(
             keys_values=[like.new_zeros(shape) for _ in range(layers)],
@@ -54,7 +51,7 @@ class KVCache:
         return self.present.shape[-1]
 
     def repeat(self, rollouts: int) -> KVCache:
-        """A cache with R copies of each row, one after the other."""
+        """Repeat each row R times."""
 
         def copy(tensor: Tensor, dim: int = 0) -> Tensor:
             return tensor.repeat_interleave(rollouts, dim=dim)
@@ -66,18 +63,18 @@ class KVCache:
         return KVCache(keys_values, copy(self.pose), copy(self.present), view, tuple(of_map))
 
     def lookup(self, boundary: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Where earlier boundaries sit.
+        """Slots of earlier boundaries.
 
         Args:
-            boundary: [1] int64 the current boundary. offset: [J] int64 how many boundaries back, at most W.
+            boundary: [1] int64 the current boundary. offset: [J] int64 boundaries before it, at most W.
 
         Returns:
-            [1, J] int64 their slots, and [1, J] bool whether they exist.
+            [1, J] int64 slots, and [1, J] bool whether these boundaries exist.
         """
         return ((boundary - offset) % self.slots).unsqueeze(0), (offset <= boundary).unsqueeze(0)
 
     def pose_before(self, boundary: int) -> Tensor:
-        """[B, A, 3] at the boundary before this one."""
+        """Poses [B, A, 3] at the previous boundary."""
         return self.pose[:, :, (boundary - 1) % self.slots]
 
     def write_layer(self, boundary: Tensor, layer: int, keys_values: Tensor) -> None:
@@ -92,5 +89,5 @@ class KVCache:
         self.present.index_copy_(2, slot, present.unsqueeze(2))
 
     def set_map(self, view: MapView, keys_values: Sequence[Tensor]) -> None:
-        """Replace the map in view, at the begin of a block."""
+        """Replace the map neighbours, at the beginning of a block."""
         self.view, self.map_keys_values = view, tuple(keys_values)

@@ -18,31 +18,28 @@ from models.reference.config import ReferenceConfig
 __all__ = ["MapEncoder", "MapEncoding", "stack_map_encodings"]
 
 _KINDS = 8
-# map.proto's enums end at 8 (road lines); anything newer counts as undefined.
+# The enums of map.proto end at 8 (road lines); newer values count as undefined.
 _SUBTYPES = 9
 _OCTAVES = 5
 
 
 @dataclass(frozen=True)
 class MapEncoding:
-    """The encoded map of a batch of scenes; static, so it can be kept as long as the weights stay.
+    """The encoded map of a batch of scenes; it can be cached as long as the weights are fixed."""
 
-    Rows may be taken and put together with ``stack_map_encodings``.
-    """
-
-    origin: Tensor  # [B, 2] float32, where the scene is centred: poses given with this encoding are minus it
+    origin: Tensor  # [B, 2] float32 origin of the scene; poses used with this encoding are relative to it
     feature: Tensor  # [B, M, hidden]
     pose: Tensor  # [B, M, 3]
     valid: Tensor  # [B, M] bool
     light: Tensor  # [B, M] int64 row of the scene's lights, -1 for none
 
     def row(self, index: int) -> MapEncoding:
-        """The encoding of one scene, still with a leading dimension of 1."""
+        """The encoding of one scene, with a leading dimension of 1."""
         return MapEncoding(*(getattr(self, f.name)[index : index + 1] for f in dataclasses.fields(self)))
 
 
 def stack_map_encodings(encodings: Sequence[MapEncoding]) -> MapEncoding:
-    """Put encodings (of any B each) together along B, padding M."""
+    """Concatenate encodings along B, padding M."""
     longest = max(encoding.valid.shape[1] for encoding in encodings)
 
     def join(name: str) -> Tensor:
@@ -75,7 +72,7 @@ class MapLayer(nn.Module):
 
 
 class MapEncoder(nn.Module):
-    """Embed the shape and kind of each piece and let neighbouring pieces exchange what they know."""
+    """Embed the shape and kind of each piece, then attend to neighbouring pieces."""
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__()
@@ -88,7 +85,7 @@ class MapEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden)
 
     def forward(self, pieces: MapPieces) -> Tensor:
-        """[B, M, hidden]; rows of padded pieces mean nothing."""
+        """Features [B, M, hidden]; rows of padded pieces are undefined."""
         pose, valid = pieces.pose, pieces.valid
         ends = pieces.point[:, :, ::2]  # start and end; the middle is the origin of the piece's frame
         shape = to_local(ends, pose[..., None, :2], pose[..., 2:]) / PIECE_LENGTH

@@ -1,8 +1,8 @@
-"""The reference network: teacher forcing over whole token sequences, and one boundary at a time for rollouts.
+"""The reference network: teacher forcing over whole token sequences, and decoding of one boundary for rollouts.
 
-Step-t logits depend on tokens before t, on the map and on the lights known by then, never on any token t: agents
-are independent within a step. Shape legend: B scenes, R rollouts, A agents, N tokens, W ring size, K vocabulary
-size, D hidden. All poses are centred on the scene (see ``MapEncoding.origin``).
+Logits of token t depend on the tokens before t of all agents, the map and the known lights, but not on any token t:
+agents are independent within a step. Shape legend: B scenes, R rollouts, A agents, N tokens, W ring size, K
+vocabulary size, D hidden. All poses are centred on the scene (see ``MapEncoding.origin``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from data.map_pieces import MapPieces
 from data.tokenizer import MotionTokens
 from data.vocabulary import TYPE_NAMES, Vocabulary
-from models.inertia import Inertia
-from models.layers import mlp
+from models.layers import Inertia, mlp
 from models.reference.config import ReferenceConfig
 from models.reference.decoder import (
     AgentLayer,
@@ -39,7 +38,7 @@ _SIZE_SCALE = (5.0, 2.0, 2.0)
 
 @dataclass(frozen=True)
 class TokenTables:
-    """What the network knows of each token; depends on weights alone, so rollouts compute it once."""
+    """Embedding and output layer of all tokens; depends on the weights only, so rollouts compute it once."""
 
     embedding: Tensor  # [3 * K + 1, D], the last row is "no token"
     weight: Tensor  # [3, K, D] of the output layer
@@ -48,11 +47,11 @@ class TokenTables:
 
 @dataclass(frozen=True)
 class StepInput:
-    """The agents of all rows at a boundary."""
+    """State of all agents at a boundary."""
 
     pose: Tensor  # [B * R, A, 3]
-    previous: Tensor  # [B * R, A] int64 the token that led here
-    moved: Tensor  # [B * R, A] bool, whether that token is real
+    previous: Tensor  # [B * R, A] int64 the token before the boundary
+    moved: Tensor  # [B * R, A] bool, whether that token is valid
     present: Tensor  # [B * R, A] bool
 
 
@@ -60,11 +59,10 @@ class Reference(nn.Module):
     """A SMART-style decoder over padded neighbour lists.
 
     Args:
-        config: sizes. vocabulary: becomes buffers that follow the weights from device to device.
+        config: sizes. vocabulary: stored as buffers, which move with the weights between devices.
 
     Attributes:
-        recompute: let the backward pass compute what layers hold in between again, instead of keeping it: less
-            memory, more time.
+        recompute: recompute the activations of layers in the backward pass, for less memory and more time.
         trained_on: digests of the scenarios it was trained on, see ``models.checkpoints``.
     """
 
@@ -104,9 +102,9 @@ class Reference(nn.Module):
             yield layer
 
     def token_tables(self) -> TokenTables:
-        """Embeddings of all tokens by their motion, and the output layer made of them.
+        """Embeddings of all tokens from their motion, and the output layer computed from them.
 
-        Similar motions start with similar embeddings and logits; free weights per type let them differ.
+        Similar motions start with similar embeddings and logits; free weights per type allow differences.
         """
         kind = torch.eye(len(TYPE_NAMES), device=self.motion.device)[:, None].expand(-1, self.motion.shape[1], -1)
         embedding = self.token(torch.cat((self.motion, kind), dim=-1))  # [3, K, D]
@@ -115,7 +113,7 @@ class Reference(nn.Module):
         return TokenTables(flat, weight, self.token_bias)
 
     def encode_map(self, pieces: MapPieces, origin: Tensor) -> MapEncoding:
-        """Encode the maps of a batch; ``origin`` [B, 2] is carried along."""
+        """Encode the maps of a batch; ``origin`` [B, 2] is stored with them."""
         return MapEncoding(origin, self.map_encoder(pieces), pieces.pose, pieces.valid, pieces.light)
 
     def map_sources(self, encoding: MapEncoding) -> tuple[Tensor, ...]:
@@ -123,10 +121,10 @@ class Reference(nn.Module):
         return tuple(layer.map.sources(encoding.feature) for layer in self.agent_layers())
 
     def embed(self, tables: TokenTables, agents: AgentInputs, previous: Tensor, moved: Tensor) -> Tensor:
-        """[B, A, T, D] what an agent is and which token it just executed.
+        """Embedding [B, A, T, D] of agents and their last tokens.
 
         Args:
-            previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is real.
+            previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is valid.
         """
         size = tables.weight.shape[1]
         row = torch.where(moved, agents.types.unsqueeze(-1) * size + previous, len(TYPE_NAMES) * size)
@@ -137,14 +135,14 @@ class Reference(nn.Module):
         return moving + static.unsqueeze(2)
 
     def logits(self, tables: TokenTables, types: Tensor, x: Tensor, previous: Tensor, moved: Tensor) -> Tensor:
-        """[B, A, T, D] to [B, A, T, K], by the head of each agent's type and by inertia.
+        """Logits [B, A, T, K] of features [B, A, T, D], by the head of each agent's type plus inertia.
 
         Args:
-            types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is real.
+            types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is valid.
         """
         hidden = self.head[1](self.head[0](x))
         with torch.autocast(hidden.device.type, enabled=False):
-            # Differences of logits near ten are lost in bfloat16.
+            # bfloat16 is too coarse for differences of logits near ten.
             hidden, weight = hidden.float(), tables.weight.float()
             result = hidden @ weight[0].T + tables.bias[0]
             for index in range(1, len(TYPE_NAMES)):
@@ -171,7 +169,7 @@ class Reference(nn.Module):
         Args:
             tokens: [B, A, N]; ``valid`` must be false for agents that are not simulated. An agent is present at
                 boundary n if token n - 1 or n is valid.
-            lights: [B, S, L], L the blocks begun by the N boundaries.
+            lights: [B, S, L] for the L blocks of the N boundaries.
         """
         real = tokens.ids.shape[-1]
         tokens = _fill_last_block(tokens, self.block)
@@ -182,11 +180,11 @@ class Reference(nn.Module):
         count = pose.shape[2]
         tables = self.token_tables()
         slot = torch.arange(count, device=pose.device).unsqueeze(-1) - self.offset  # [N, J]
-        reached, slot = slot >= 0, slot.clamp(min=0)
+        exists, slot = slot >= 0, slot.clamp(min=0)
         before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
         centre = expected_centre(pose, before, moved, self.block)[:, :, :: self.block]
         view, seen = look_at_map(encoding, centre.unsqueeze(1), self.config)
-        time = self.relations.over_time(pose, pose, present, slot, reached)
+        time = self.relations.over_time(pose, pose, present, slot, exists)
         road = self.relations.to_map(view, pose.unflatten(2, (-1, self.block)), lights)
         social = self.relations.between_agents(
             pose.transpose(1, 2).flatten(0, 1), present.transpose(1, 2).flatten(0, 1)
@@ -210,7 +208,7 @@ class Reference(nn.Module):
     def lookup_map(
         self, boundary: int, cache: KVCache, encoding: MapEncoding, sources: tuple[Tensor, ...], step: StepInput
     ) -> None:
-        """Find the map neighbours for the block that begins at a boundary; the cache keeps them.
+        """Find the map neighbours for the block that begins at a boundary, and store them in the cache.
 
         Args:
             boundary: n, counted from 0. encoding, sources: of B scenes (see ``map_sources``).
@@ -233,10 +231,10 @@ class Reference(nn.Module):
     ) -> Tensor:
         """Logits [B * R, A, K] at one boundary, which is added to the cache.
 
-        Shapes are the same at every boundary and nothing depends on a value, so that it compiles once.
+        Shapes are the same at every boundary and do not depend on values, so that it compiles once.
 
         Args:
-            boundary: [1] int64 n, counted from 0; to be called in order, after ``lookup_map`` where a block begins.
+            boundary: [1] int64 n from 0, in order; ``lookup_map`` is called before the first of a block.
             agents: of B * R rows. lights: [B, S, 1] of this block.
         """
         if cache.view is None:
@@ -262,7 +260,7 @@ def _motion_features(vocabulary: Vocabulary) -> Tensor:
 
 
 def _fill_last_block(tokens: MotionTokens, block: int) -> MotionTokens:
-    """Lengthen a sequence to whole blocks with boundaries at which nobody is present."""
+    """Pad a sequence to whole blocks with boundaries at which no agent is present."""
     missing = -tokens.ids.shape[-1] % block
     if not missing:
         return tokens

@@ -1,11 +1,13 @@
-"""What the reference reads of scenes before it is tokenised: light enough to keep in memory, and batched.
+"""Recordings: the inputs of the reference before augmentation and tokenisation, small enough to cache in memory.
 
-Augmentation works on this, and tokenising follows it, both on the device of the batch. Shape legend: B scenes, A
-agents, T steps, S lights, M pieces, N tokens.
+Augmentation and then tokenisation run on the device of the batch. Shape legend: B scenes, A agents, T steps, S
+lights, M pieces, N tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +17,15 @@ from data.map_pieces import MapPieces, cut_map
 from data.scene import CURRENT_INDEX, Scene
 from data.tokenizer import MotionTokens, extend_back, scene_origin, tokenize_noisy
 from data.vocabulary import Vocabulary, type_index
+from models.attention import k_nearest
+from models.reference.config import ReferenceConfig
+from models.reference.decoder import block_length, expected_centre
 from models.reference.inputs import AgentInputs, SceneInputs, known_lights
 
-__all__ = ["Recording", "recording_inputs", "recording_of", "scene_inputs"]
+__all__ = ["Recording", "prune_map", "recording_inputs", "recording_of", "scene_inputs"]
 
-# CAT-K learns from agents with a role, and from those this near to the AV that have this much of a future.
+# CAT-K has a loss for agents with a role, and for those within this distance of the AV (metres) with this many
+# valid future steps.
 _LEARNT_RADIUS = 100.0
 _LEARNT_STEPS = 5
 
@@ -40,11 +46,11 @@ class Recording:
 
 
 def recording_of(scene: Scene) -> Recording:
-    """What a batch of scenes holds for the reference."""
+    """The recording of a batch of scenes."""
     agents, origin = scene.agents, scene_origin(scene)
     position = agents.position[..., :2] - origin[:, None, None]
     now = agents.position[:, :, CURRENT_INDEX, :2]
-    # Where no AV is known, all are near.
+    # Without an AV all agents count as near.
     apart = (now.unsqueeze(2) - now.unsqueeze(1)).norm(dim=-1).masked_fill(~agents.is_sdc.unsqueeze(1), torch.inf)
     near = (apart.amin(-1) <= _LEARNT_RADIUS) | ~agents.is_sdc.any(-1, keepdim=True)
     lasting = agents.valid[..., CURRENT_INDEX + 1 :].sum(-1) >= _LEARNT_STEPS
@@ -62,7 +68,7 @@ def recording_of(scene: Scene) -> Recording:
 
 
 def _size(scene: Scene) -> Tensor:
-    """[B, A, 3] at the current step, or when the agent is first seen after it."""
+    """Sizes [B, A, 3] at the first valid step from the current one on."""
     later = scene.agents.valid[..., CURRENT_INDEX:].int().argmax(-1)[..., None, None]  # 0 if never
     size = scene.agents.size[..., CURRENT_INDEX:, :]
     return size.gather(2, later.expand(*later.shape[:-1], 3)).squeeze(2)
@@ -102,3 +108,43 @@ def recording_inputs(recording: Recording, vocabulary: Vocabulary, rank: Tensor 
 def scene_inputs(scene: Scene, vocabulary: Vocabulary) -> SceneInputs:
     """Tokenise a batch of scenes and cut its map."""
     return recording_inputs(recording_of(scene), vocabulary)
+
+
+def prune_map(inputs: SceneInputs, config: ReferenceConfig, token_steps: int, margin: float = 1.0) -> SceneInputs:
+    """Inputs of one scene (B = 1) without the map pieces that cannot influence its agents, in the same order.
+
+    In training the positions of the agents are known, and so are their map neighbours and the neighbours of those
+    in the map layers. A third of the pieces remains, at a third of the cost; at least one remains.
+
+    Args:
+        margin: multiple of the model's number of map neighbours to keep around each agent. With 1 the logits of the
+            recorded motion are unchanged; more is for motion that deviates from it.
+    """
+    tokens, pieces = inputs.tokens, inputs.pieces
+    pose, valid = tokens.poses[:, :, :-1], tokens.valid
+    block = block_length(token_steps)
+    moved = torch.cat((torch.zeros_like(valid[..., :1]), valid[..., :-1]), dim=-1)
+    before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
+    centre = expected_centre(pose, before, moved, block)[:, :, ::block].flatten(1, 2)
+    position, present = pieces.pose[..., :2], pieces.valid
+    count = math.ceil(margin * config.map_neighbours)
+    # One more than the neighbours, since the first one outside the list sets the weights.
+    index, distance = k_nearest(centre, position, present, count + 1)
+    used = _mark(index, distance <= 2 * config.map_radius, present)
+    for _ in range(config.map_layers):
+        rows = used[0].nonzero().squeeze(-1)
+        # One more again, since a piece is its own nearest neighbour.
+        index, distance = k_nearest(position[:, rows], position, present, config.piece_neighbours + 2)
+        used = used | _mark(index, distance <= config.piece_radius, present)
+    kept = used[0].nonzero().squeeze(-1)
+    if not len(kept):
+        kept = torch.zeros(1, dtype=torch.int64, device=used.device)
+    fields = {field.name: getattr(pieces, field.name)[:, kept] for field in dataclasses.fields(pieces)}
+    return dataclasses.replace(inputs, pieces=type(pieces)(**fields))
+
+
+def _mark(index: Tensor, mask: Tensor, like: Tensor) -> Tensor:
+    """Pieces [1, M] that occur in neighbour lists."""
+    marked = torch.zeros_like(like)
+    marked[0, index[mask]] = True
+    return marked

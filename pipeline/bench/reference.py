@@ -24,8 +24,7 @@ from models.reference.config import size_preset
 from models.reference.inputs import SceneInputs, collate_inputs, keep_agents
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
-from models.reference.pruning import prune_map
-from models.reference.recording import recording_inputs, recording_of
+from models.reference.recording import prune_map, recording_inputs, recording_of
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 from pipeline.execution.clock import Clock
 

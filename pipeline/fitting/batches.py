@@ -17,8 +17,7 @@ from data.vocabulary import Vocabulary
 from models.reference.augmentation import Draws, draw_for
 from models.reference.config import ReferenceConfig
 from models.reference.inputs import collate_inputs, keep_agents
-from models.reference.pruning import prune_map
-from models.reference.recording import Recording, recording_inputs, recording_of
+from models.reference.recording import Recording, prune_map, recording_inputs, recording_of
 from pipeline.fitting.config import FitConfig
 
 __all__ = ["Batch", "RecordedScenes", "SizeBatchSampler", "training_loader"]

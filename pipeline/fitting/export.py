@@ -1,18 +1,36 @@
-"""Command ``export``: a trained reference as safetensors and JSON."""
+"""Command ``export``: a trained reference as safetensors and JSON for other programs; neither file can run code.
+
+``model.safetensors`` holds the weights by their names in ``Reference`` and the vocabulary as ``vocabulary.poses``
+[3, K, token_steps, 3], ``vocabulary.box`` [3, 2] and ``vocabulary.tolerance`` [3]. ``config.json`` holds the sizes,
+the seconds of a token, the names of the types, and the notes of the training.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from data.errors import UserError
+from data.files import atomic_write, write_json
+from data.scene import STEP_SECONDS
+from data.vocabulary import TYPE_NAMES, Vocabulary
 from models.reference.checkpoint import load_reference, read_notes
-from models.reference.export import CONFIG_NAME, WEIGHTS_NAME, export_reference
+from models.reference.config import ReferenceConfig
+from models.reference.network import Reference
 
-__all__ = ["ExportConfig", "run_export"]
+__all__ = ["ExportConfig", "export_reference", "import_reference", "run_export"]
 
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_PREFIX = "vocabulary."
+_FORMAT = "spacer-reference/2"
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,7 +62,54 @@ def run_export(config: ExportConfig, *, checkpoint: Path, out: Path) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     export_reference(out, model, read_notes(checkpoint), _TYPES[config.dtype])
     return {
-        "weights": str(out / WEIGHTS_NAME),
-        "config": str(out / CONFIG_NAME),
-        "megabytes": round((out / WEIGHTS_NAME).stat().st_size / 1e6, 2),
+        "weights": str(out / _WEIGHTS),
+        "config": str(out / _CONFIG),
+        "megabytes": round((out / _WEIGHTS).stat().st_size / 1e6, 2),
     }
+
+
+def export_reference(
+    folder: Path, model: Reference, notes: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write both files atomically; the vocabulary is always in float32."""
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    vocabulary = model.vocabulary
+    vocabulary_tensors = {f"{_PREFIX}{name}": part.contiguous() for name, part in vocabulary.state_dict().items()}
+    config = {
+        "format": _FORMAT,
+        "model": dataclasses.asdict(model.config),
+        "types": list(TYPE_NAMES),
+        "vocabulary_size": vocabulary.size,
+        "token_seconds": round(vocabulary.token_steps * STEP_SECONDS, 3),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(dtype).removeprefix("torch."),
+        "notes": notes,
+    }
+    content = save_tensors({**tensors, **vocabulary_tensors}, metadata={"format": _FORMAT})
+    atomic_write(folder / _WEIGHTS, lambda file: file.write(content))
+    write_json(folder / _CONFIG, config)
+
+
+def import_reference(folder: Path) -> Reference:
+    """Read what ``export_reference`` wrote, in float32.
+
+    Raises:
+        UserError: files that are missing, damaged, or of another kind.
+    """
+    weights, description = folder / _WEIGHTS, folder / _CONFIG
+    for path in (weights, description):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected a folder written by `python -m pipeline export`")
+    try:
+        config = json.loads(description.read_text())
+        version = config.get("format") if isinstance(config, dict) else None
+        if version != _FORMAT:
+            raise UserError(f"{description}: format {version!r}, this version reads {_FORMAT!r}; export again")
+        tensors = {name: tensor.float() for name, tensor in load_tensors(weights.read_bytes()).items()}
+        names = [name for name in tensors if name.startswith(_PREFIX)]
+        vocabulary = Vocabulary.from_state_dict({name.removeprefix(_PREFIX): tensors.pop(name) for name in names})
+        model = Reference(ReferenceConfig(**config["model"]), vocabulary)
+        model.load_state_dict(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: damaged export, or of another version; export again") from error
+    return model

@@ -34,8 +34,7 @@ from models.reference.config import size_preset
 from models.reference.inputs import keep_agents
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
-from models.reference.pruning import prune_map
-from models.reference.recording import recording_inputs, recording_of
+from models.reference.recording import prune_map, recording_inputs, recording_of
 
 # First match counts: part of a module's name to what it is called in the table.
 _PARTS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.inertia import Inertia
+from models.layers import Inertia
 
 ENDS = torch.randn(3, 7, 3, generator=torch.Generator().manual_seed(2))
 SPREAD = torch.tensor([0.15, 0.08, 0.04])

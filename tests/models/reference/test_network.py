@@ -18,8 +18,7 @@ from models.reference.inputs import AgentInputs, KnownLights, collate_inputs, se
 from models.reference.loss import loss_mask
 from models.reference.map_encoder import MapEncoder, MapEncoding
 from models.reference.network import Reference
-from models.reference.pruning import prune_map
-from models.reference.recording import scene_inputs
+from models.reference.recording import prune_map, scene_inputs
 from tests.models.scenes import random_scene
 from tests.transformations import move
 

@@ -13,8 +13,7 @@ from data.scenes_source import open_scenes
 from data.tokenizer import scene_origin
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import keep_agents
-from models.reference.pruning import prune_map
-from models.reference.recording import scene_inputs
+from models.reference.recording import prune_map, scene_inputs
 from tests.models.reference.test_engine import roll
 from tests.transformations import move
 

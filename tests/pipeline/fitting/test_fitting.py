@@ -252,13 +252,13 @@ def test_loss_and_figures_by_hand():
 
 def test_smoothed_targets_are_distributions_near_the_true_token():
     vocabulary = make_model(5).vocabulary
-    targets = smoothed_targets(vocabulary, share=0.1, spread=0.2)
+    targets = smoothed_targets(vocabulary, probability=0.1, spread=0.2)
     torch.testing.assert_close(targets.sum(-1), torch.ones(3, 40))
     torch.testing.assert_close(targets.diagonal(dim1=1, dim2=2), torch.full((3, 40), 0.9), atol=1e-5, rtol=0)
     centre = vocabulary.poses[0, :, -1, :2]
     far = int((centre - centre[5]).norm(dim=-1).argmax())
     assert float(targets[0, 5, far]) < 1e-4
-    exact = smoothed_targets(vocabulary, share=0.0, spread=0.2)
+    exact = smoothed_targets(vocabulary, probability=0.0, spread=0.2)
     torch.testing.assert_close(exact, torch.eye(40).expand(3, 40, 40))
 
 

@@ -11,13 +11,15 @@ from safetensors import safe_open
 from data.batch import collate
 from data.errors import UserError
 from models.reference.checkpoint import save_reference
-from models.reference.export import export_reference, import_reference
 from models.reference.recording import scene_inputs
-from pipeline.fitting.export import ExportConfig, run_export
+from pipeline.fitting.export import ExportConfig, export_reference, import_reference, run_export
+from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 
 
-def test_round_trip(model, tmp_path):
+@pytest.mark.parametrize("token_steps", [2, 5])
+def test_round_trip(token_steps, tmp_path):
+    model = make_model(token_steps)
     export_reference(tmp_path, model, {"stage": "test"})
     again = import_reference(tmp_path).eval()
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
@@ -25,7 +27,8 @@ def test_round_trip(model, tmp_path):
     assert again.vocabulary.token_steps == model.vocabulary.token_steps
 
 
-def test_the_command_writes_files_that_say_what_they_are(fast_model, tmp_path):
+def test_the_command_writes_files_that_say_what_they_are(tmp_path):
+    fast_model = make_model(5)
     save_reference(tmp_path / "reference.ckpt", fast_model, {"stage": "pretrain"})
     figures = run_export(ExportConfig("bfloat16"), checkpoint=tmp_path / "reference.ckpt", out=tmp_path / "out")
     assert figures["weights"] == str(tmp_path / "out" / "model.safetensors")
@@ -41,7 +44,8 @@ def test_the_command_writes_files_that_say_what_they_are(fast_model, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["missing", "cut", "format", "json", "shape"])
-def test_damaged_exports_are_named(fast_model, tmp_path, spoil):
+def test_damaged_exports_are_named(tmp_path, spoil):
+    fast_model = make_model(5)
     export_reference(tmp_path, fast_model, {})
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     content = json.loads(config.read_text())
