@@ -23,7 +23,7 @@ from models.reference.network import Reference
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 
-__all__ = ["ReferenceAgent"]
+__all__ = ["PreparedScene", "ReferenceAgent"]
 
 PartT = TypeVar("PartT")
 
@@ -34,8 +34,8 @@ _MAX_SCORED = 32_768
 
 
 @dataclass(frozen=True)
-class _Known:
-    """Start of a rollout."""
+class PreparedScene:
+    """A single scene up to its current step as the network takes it, simulated agents alone."""
 
     inputs: SceneInputs
     encoding: MapEncoding
@@ -85,14 +85,14 @@ class ReferenceAgent:
             [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
             order; z follows the map (see ``data.ground``), headings are in [-pi, pi).
         """
-        known = self._known(scene)
+        known = self.prepare(scene)
         agents = known.inputs.agents.types.shape[1]
         tokens = FUTURE_STEPS // self.vocabulary.token_steps
         uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
             self.device
         )
         parts = []
-        for part in uniform.split(self.together(agents)):
+        for part in uniform.split(self.max_batch_rollouts(agents)):
             sampler = Sampler(part, known.inputs.agents.types.expand(len(part), -1), self.sampling)
             rollout = self.engine.rollout(
                 known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, len(part), tokens, sampler
@@ -100,28 +100,29 @@ class ReferenceAgent:
             parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
         return joint_states(scene, torch.cat(parts), known.origin)
 
-    def together(self, agents: int) -> int:
-        """How many rollouts of a scene with so many agents move at once, to bound the memory."""
+    def max_batch_rollouts(self, agents: int) -> int:
+        """How many rollouts of a scene with so many agents are decoded at once, to bound the memory."""
         return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
 
     @torch.no_grad()
-    def unroll(self, scene: Scene, count: int) -> Unrolling:
-        """Rollouts of a single scene from its first 11 steps, token by token.
+    def unroll(self, prepared: PreparedScene, count: int) -> Unrolling:
+        """Rollouts of a single scene that are taken token by token.
 
         Poses are centred on ``scene_origin``; agents are the simulated ones, in order.
         """
-        known = self._known(scene)
-        return self.engine.begin(known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, count)
+        inputs = prepared.inputs
+        return self.engine.begin(prepared.encoding, inputs.agents, inputs.tokens, prepared.lights, count)
 
-    def _known(self, scene: Scene) -> _Known:
-        """Inputs of the network for a single scene up to its current step, simulated agents only."""
+    @torch.no_grad()
+    def prepare(self, scene: Scene) -> PreparedScene:
+        """A single scene with its map encoded, for ``unroll``; its first 11 steps are all that is read."""
         scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
         origin = scene_origin(scene)
         batch = collate([until_now(scene)]).to(self.device)
         inputs = scene_inputs(batch, self.vocabulary)
         encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
         lights = known_lights(batch.lights.state, batch.lights.observed, 1 + FUTURE_STEPS // CURRENT_INDEX)
-        return _Known(inputs, encoding, lights, origin)
+        return PreparedScene(inputs, encoding, lights, origin)
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:

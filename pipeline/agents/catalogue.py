@@ -1,32 +1,23 @@
-"""What a simulated agent is, and how one is made by name."""
+"""Agents by name: a new one is a line here."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from data.errors import UserError
-from data.scene import Scene
 from models.sampling import SamplingConfig
+from pipeline.agents.agent import Agent
+from pipeline.agents.baselines import ConstantVelocity, LogReplay
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 
-__all__ = ["AGENT_NAMES", "LEARNT", "SimAgent", "make_agent"]
+__all__ = ["AGENT_NAMES", "LEARNT", "make_agent"]
 
-AGENT_NAMES = ("log", "constant_velocity", "reference", "policy")
-LEARNT = ("reference", "policy")
-
-
-class SimAgent(Protocol):
-    """Simulates all agents of a scene that an entry must simulate."""
-
-    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        """[R, A, 80, 4] float32 (x, y, z, heading; global) for the A agents of ``scene.simulated``, in order.
-
-        Depends on the scene, ``count`` and ``seed`` alone.
-        """
-        ...
+_BASELINES: dict[str, type[Agent]] = {"log": LogReplay, "constant_velocity": ConstantVelocity}
+# Read from a checkpoint.
+_LEARNT: dict[str, type[PolicyAgent | ReferenceDriver]] = {"reference": ReferenceDriver, "policy": PolicyAgent}
+AGENT_NAMES, LEARNT = (*_BASELINES, *_LEARNT), tuple(_LEARNT)
 
 
 def make_agent(
@@ -35,7 +26,7 @@ def make_agent(
     sampling: SamplingConfig | None = None,
     device: str = "cpu",
     compiled: bool = False,
-) -> SimAgent:
+) -> Agent:
     """Make an agent.
 
     Args:
@@ -50,19 +41,8 @@ def make_agent(
         close = difflib.get_close_matches(name, AGENT_NAMES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"--agent {name}: no such agent, expected one of {', '.join(AGENT_NAMES)}{hint}")
-    if name in LEARNT and checkpoint is None:
+    if name in _BASELINES:
+        return _BASELINES[name]()
+    if checkpoint is None:
         raise UserError(f"--agent {name} needs --checkpoint FILE")
-    # Imported here: the baselines need no network code.
-    if name == "reference":
-        from models.reference.agent import ReferenceAgent
-
-        assert checkpoint is not None
-        return ReferenceAgent.from_checkpoint(checkpoint, sampling, device, compiled)
-    if name == "policy":
-        from pipeline.agents.policy_agent import PolicyAgent
-
-        assert checkpoint is not None
-        return PolicyAgent.from_checkpoint(checkpoint, sampling, device, compiled)
-    from pipeline.agents.baselines import ConstantVelocity, LogReplay
-
-    return LogReplay() if name == "log" else ConstantVelocity()
+    return _LEARNT[name].from_checkpoint(checkpoint, sampling, device, compiled)

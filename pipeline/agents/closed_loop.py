@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import warn_once
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
-from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.agent import SimAgent
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = ["closed_loop_figures"]

@@ -14,7 +14,7 @@ from models.policy import Policy, PolicyConfig, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
-from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.agent import SimAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.simulator.observation import ObservationConfig, feature_sizes

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.files import write_text
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
-from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.agent import SimAgent
 from pipeline.drawing.films import gif_bytes, scene_frames
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.evaluation.tables import csv_table

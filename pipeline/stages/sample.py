@@ -21,7 +21,8 @@ from data.places import is_remote, place
 from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
-from pipeline.agents.catalogue import LEARNT, SimAgent, make_agent
+from pipeline.agents.agent import SimAgent
+from pipeline.agents.catalogue import LEARNT, make_agent
 from pipeline.agents.leaks import RECIPE, TRAINED, trained_scenes
 from pipeline.execution.code_version import code_version
 from pipeline.execution.console import say

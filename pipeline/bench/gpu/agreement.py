@@ -170,7 +170,7 @@ def decoding(inputs: Inputs) -> Iterator[Row]:
     scene = inputs.scenes[0]
     rollouts = inputs.scale.together
     ours, theirs = inputs.reference(_CPU), inputs.reference()
-    one, other = ours.unroll(scene, rollouts), theirs.unroll(scene, rollouts)
+    one, other = (agent.unroll(agent.prepare(scene), rollouts) for agent in (ours, theirs))
     generator = torch.Generator().manual_seed(0)
     apart, away = 0.0, 0.0
     for _ in range(decisions(inputs.vocabulary)):

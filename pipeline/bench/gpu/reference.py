@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
-from pipeline.agents.catalogue import SimAgent
+from pipeline.agents.agent import SimAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep

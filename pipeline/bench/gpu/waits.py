@@ -115,7 +115,7 @@ def decoding(inputs: Inputs) -> Iterator[Row | str]:
     """Futures of a scene, by the reference and by the policy."""
     scene, rollouts = inputs.scenes[0], inputs.scale.rollouts
     agent = ReferenceAgent(inputs.network(inputs.scale.sizes[0]))
-    steps = agent.unroll(scene, rollouts)
+    steps = agent.unroll(agent.prepare(scene), rollouts)
 
     def step() -> None:
         steps.execute(steps.logits().argmax(-1))

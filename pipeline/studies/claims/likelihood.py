@@ -28,8 +28,9 @@ from data.vocabulary import TYPE_NAMES, type_index
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
 from models.reference.map_encoder import stack_map_encodings
+from pipeline.agents.agent import SimAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
-from pipeline.agents.catalogue import SimAgent, make_agent
+from pipeline.agents.catalogue import make_agent
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = [

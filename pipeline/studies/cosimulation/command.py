@@ -29,8 +29,14 @@ from pipeline.execution.parallel import run_tasks
 from pipeline.execution.progress import bar
 from pipeline.execution.result_cache import keep_settings
 from pipeline.studies.cosimulation.area import Area, build_area
-from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
-from pipeline.studies.cosimulation.drivers import ConstantVelocityDriver, PolicyDriver, ReplayDriver
+from pipeline.studies.cosimulation.drive import (
+    Drive,
+    DriveConfig,
+    drive,
+    policy_driver,
+    replay_driver,
+    straight_driver,
+)
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
 
 __all__ = ["CosimulationConfig", "drive_scene", "run_cosimulation", "write_pictures"]
@@ -112,9 +118,9 @@ def _drive_all(task: _Task, area: Area, agent: PolicyAgent) -> dict[str, Drive]:
     own = drive(area, how, None)
     return {
         "sumo": own,
-        "replay": drive(area, how, ReplayDriver(own.pose, own.present, steps)),
-        "policy": drive(area, how, PolicyDriver(agent, task.seed, area.name, len(area.users), decisions)),
-        "constant_velocity": drive(area, how, ConstantVelocityDriver(steps)),
+        "replay": drive(area, how, replay_driver(own.pose, own.present, steps)),
+        "policy": drive(area, how, policy_driver(agent, task.seed, area.name, len(area.users), decisions)),
+        "constant_velocity": drive(area, how, straight_driver(steps)),
     }
 
 

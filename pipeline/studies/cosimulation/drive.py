@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,29 +12,71 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, Scene
+from data.scene import CURRENT_INDEX, Scene, generator_for
 from data.traffic.sumo import SumoError, front_point
-from pipeline.simulator.events import collisions
-from pipeline.simulator.step import Motion
+from pipeline.agents.agent import Drive as AgentDrive
+from pipeline.agents.baselines import ReplayDrive, StraightDrive
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
-from pipeline.studies.cosimulation.drivers import Driver
 from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
 from pipeline.studies.cosimulation.setting import Setting, build_setting, snapshot
 
-__all__ = ["Drive", "DriveConfig", "drive"]
+__all__ = ["Drive", "DriveConfig", "Driver", "drive", "policy_driver", "replay_driver", "straight_driver"]
 
 
-# Whose front is this near to where a street ends is not taken over, metres.
+# Vehicles whose front is this near to the end of a street are not taken over, metres.
 _WORLDS_END = 3.0
 
 
 @dataclass(frozen=True)
-class DriveConfig:
-    """How long and with whom.
+class Driver:
+    """Decides for all taken vehicles at once.
+
+    Attributes:
+        start: a drive from a world at the moment of take-over; [A] bool are the vehicles that are taken.
+        steps: of 0.1 s in a decision. history: earlier decisions that it wants to know.
+        uniform: [D, A] random numbers of its decisions, if it draws any.
+    """
+
+    start: Callable[[World, Tensor], AgentDrive]
+    steps: int
+    history: int = 0
+    uniform: Tensor | None = None
+
+
+def policy_driver(agent: PolicyAgent, seed: int, name: str, users: int, decisions: int) -> Driver:
+    """Tokens of a policy, executed as they are. Goals are never shown.
 
     Args:
-        steps: of 0.1 s that are driven. warm_up: steps before. share: of the vehicles that are taken over.
-        seed: draws who they are.
+        agent: the policy. seed, name: of the random numbers; name is that of the world.
+        users: A in this world. decisions: that it will be asked for.
+    """
+    uniform = torch.rand(decisions, users, generator=generator_for(seed, name))
+    return Driver(lambda world, taken: agent.start(world, 1, taken), agent.token_steps, agent.view.history, uniform)
+
+
+def straight_driver(steps: int) -> Driver:
+    """Straight on at the speed of the moment of take-over, whatever comes: a yardstick."""
+    return Driver(lambda world, taken: StraightDrive(world.pose, world.velocity, steps), steps)
+
+
+def replay_driver(pose: Tensor, present: Tensor, steps: int) -> Driver:
+    """Where SUMO itself drove the same vehicles: tells what being moved from outside costs, before any policy.
+
+    Args:
+        pose: [A, T + 1, 3] from the moment of take-over on. present: [A, T + 1] bool. steps: of a decision.
+    """
+    return Driver(lambda world, taken: ReplayDrive(pose[None, :, 1:], present[None, :, 1:], steps), steps)
+
+
+@dataclass(frozen=True)
+class DriveConfig:
+    """How long, and how many vehicles are taken over.
+
+    Args:
+        steps: of 0.1 s that are driven. warm_up: steps before. share: fraction of the vehicles that are taken over.
+        seed: draws these vehicles.
     """
 
     steps: int
@@ -70,7 +113,7 @@ class Drive:
 
 
 def _choose(area: Area, frames: list[Frame], config: DriveConfig) -> NDArray[np.int64]:
-    """Rows of the vehicles that are taken over, all of them there for a second and not about to leave the world."""
+    """Rows of the vehicles that are taken over: there for a second, and not about to leave the world."""
     there = np.stack([frame.present for frame in frames]).all(axis=0)
     front = front_point(frames[-1].pose, area.lengths)
     inside = shapely.distance(shapely.points(front), area.caps) > _WORLDS_END
@@ -83,10 +126,11 @@ def _choose(area: Area, frames: list[Frame], config: DriveConfig) -> NDArray[np.
 
 
 def drive(area: Area, config: DriveConfig, driver: Driver | None) -> Drive:
-    """Run a world from its beginning; who is taken over does not depend on the driver.
+    """Run a world from its beginning; the vehicles that are taken over do not depend on the driver.
 
     Args:
-        area: the world. config: how long and with whom. driver: of the taken vehicles; None leaves them to SUMO.
+        area: the world. config: how long, and how many vehicles are taken over.
+        driver: of the taken vehicles; None leaves them to SUMO.
 
     Raises:
         SumoError: SUMO gave up, or there is nobody to take over. UserError: SUMO cannot be loaded.
@@ -104,13 +148,13 @@ def drive(area: Area, config: DriveConfig, driver: Driver | None) -> Drive:
         recent = list(before)[-CURRENT_INDEX - 1 :]
         scene = snapshot(area, recent)
         setting = build_setting(area, scene)
-        wheel = _Wheel(session, area, setting, driver, _choose(area, recent, config))
-        frames = [frame for _ in range(config.steps) for frame in [wheel.step(before)]]
-    return wheel.result(scene, tuple(recent), frames)
+        takeover = _Takeover(session, area, setting, driver, _choose(area, recent, config))
+        frames = [frame for _ in range(config.steps) for frame in [takeover.step(before)]]
+    return takeover.result(scene, tuple(recent), frames)
 
 
-class _Wheel:
-    """Steps a session with a driver, and notes what happens."""
+class _Takeover:
+    """Steps a session in which a driver has taken vehicles over, and records what happens."""
 
     def __init__(
         self, session: Session, area: Area, setting: Setting, driver: Driver | None, taken: NDArray[np.int64]
@@ -120,7 +164,8 @@ class _Wheel:
         self._moved = np.zeros(len(area.users), dtype=bool)
         self._moved[taken] = True
         self._driven = [] if driver is None else taken.tolist()
-        # Of the last decision: poses [n, steps, 3], and whose they are.
+        self._drive: AgentDrive | None = None
+        # Of the last decision: poses [n, steps, 3], and the rows of their vehicles.
         self._plan: NDArray[np.float64] = np.zeros((0, 0, 3))
         self._planned: list[int] = []
         self._steps, self._decision = 0, 0
@@ -149,30 +194,32 @@ class _Wheel:
         return frame
 
     def _decide(self, driver: Driver, recent: deque[Frame]) -> None:
-        moments = self._setting.moments(list(recent))
-        world = self._setting.world_at(moments)
-        taken = torch.tensor(self._driven)
-        collided = torch.zeros_like(moments.present[:, -1])
-        if self._decision:
-            last = slice(-driver.steps, None)
-            motion = Motion(
-                start=moments.pose[None, :, -1 - driver.steps],
-                pose=moments.pose[None, :, last],
-                present=moments.present[None, :, last],
-                first_step=0,
+        setting, steps = self._setting, driver.steps
+        moments = setting.moments(list(recent))
+        if self._drive is None:
+            world = setting.world_at(moments, steps, driver.history)
+            self._drive = driver.start(world, torch.from_numpy(self._moved))
+        else:
+            last = slice(-steps, None)
+            self._drive.observe(
+                moments.pose[None, :, last],
+                moments.present[None, :, last],
+                setting.velocity(moments),
+                moments.red.unsqueeze(0),
             )
-            who = (torch.zeros_like(taken), taken)
-            collided = collisions(world, motion, driver.box_scale, who)[0]
-        state = self._setting.state_at(moments, collided, driver.steps, driver.history)
-        plan = driver.drive(world, state, taken, self._decision).double()
-        plan[..., :2] += self._setting.origin
+        uniform = torch.zeros(1, len(self._moved))
+        if driver.uniform is not None:
+            uniform = driver.uniform[self._decision].unsqueeze(0)
+        pose, present = self._drive.step(uniform)
+        plan = torch.where(present.unsqueeze(-1), pose, torch.nan)[0, self._driven].double()
+        plan[..., :2] += setting.origin
         self._plan, self._planned = plan.numpy(), list(self._driven)
         self._decision += 1
         for row in self._driven:
             self._session.lead_on(row, float(self._exits.random()))
 
     def _put(self, wanted: dict[int, NDArray[np.float64]], recent: deque[Frame]) -> dict[int, NDArray[np.float64]]:
-        """Move vehicles to where they are wanted, and take out those that leave the world."""
+        """Move vehicles to their planned poses, and remove those that leave the world."""
         now, before = recent[-1], recent[-2]
         put = {}
         for row, pose in wanted.items():
@@ -206,7 +253,7 @@ class _Wheel:
         return Frame(pose, frame.present, frame.signals)
 
     def result(self, scene: Scene, before: tuple[Frame, ...], frames: list[Frame]) -> Drive:
-        """All that was noted."""
+        """All that was recorded."""
         moments = self._setting.moments([before[-1], *frames])
         if self._driver is None:
             end = moments.present[self._taken, -1]

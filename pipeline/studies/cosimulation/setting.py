@@ -1,4 +1,4 @@
-"""What a policy sees of a running world: SUMO's moments as the simulator's ``World`` and ``State``, one world.
+"""What an agent knows of a running world: SUMO's moments as one ``World`` of the simulator.
 
 Shape legend: A users, S signalled lanes, H remembered moments (0.1 s apart, the present one last), h decisions that
 the policy remembers, s steps in a token.
@@ -20,14 +20,12 @@ from data.geometry import wrap_angle
 from data.road import Segments, edge_segments, road_segments
 from data.road_grid import RoadGrid, as_batch
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, LightState, Scene
-from data.tokenizer import local_pose
 from data.traffic.motion import Motion
 from data.traffic.protos import Terrain, to_scenario
 from data.traffic.signals import SignalLane
 from data.traffic.window import Cast, Window
 from data.vocabulary import type_index
 from data.womd import parse_scenario
-from pipeline.simulator.step import State
 from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Frame
@@ -71,42 +69,34 @@ class Setting:
         signals = torch.isin(torch.from_numpy(frames[-1].signals), _STOPS)
         return Moments(pose, present, signals)
 
-    def world_at(self, moments: Moments) -> World:
-        """The world as the policy knows it: lights as they are now, nothing of what will be."""
-        return dataclasses.replace(self.world, light_now=moments.red.unsqueeze(0))
+    def world_at(self, moments: Moments, steps: int, history: int) -> World:
+        """The world as an agent knows it: where everybody is and how they came there, lights as they are now.
+
+        Args:
+            moments: recent ones, of at least ``history + 1`` decisions.
+            steps: in a decision. history: decisions that are remembered.
+        """
+        before = [-1 - steps * ago for ago in range(max(1, history), 0, -1)]
+        return dataclasses.replace(
+            self.world,
+            exists=moments.present[None, :, -1],
+            pose=moments.pose[None, :, -1],
+            velocity=self.velocity(moments),
+            history_poses=moments.pose[None, :, [*before, -1]],
+            history_valid=moments.present[None, :, before],
+            light_now=moments.red.unsqueeze(0),
+        )
+
+    def velocity(self, moments: Moments) -> Tensor:
+        """[1, A, 2] m/s over the last step; zero for users that were not there or that SUMO set down elsewhere."""
+        pose, present = moments.pose, moments.present
+        velocity = (pose[:, -1, :2] - pose[:, -2, :2]) / STEP_SECONDS
+        known = present[:, -1] & present[:, -2] & (velocity.norm(dim=-1) <= self.fastest)
+        return torch.where(known.unsqueeze(-1), velocity, 0.0).unsqueeze(0)
 
     def world_with(self, red: Tensor) -> World:
         """The world with lights that were red [1, S, T + 1], for judging what was done."""
         return dataclasses.replace(self.world, red=red)
-
-    def state_at(self, moments: Moments, collided: Tensor, steps: int, history: int) -> State:
-        """Where everybody is and how it got there.
-
-        Args:
-            moments: recent ones, of at least ``history + 1`` decisions.
-            collided: [A] bool, during the last decision.
-            steps: in a token. history: decisions that are remembered.
-        """
-        pose, present = moments.pose, moments.present
-        now, before = pose[:, -1], pose[:, -2]
-        velocity = (now[:, :2] - before[:, :2]) / STEP_SECONDS
-        # Somebody who was not there, or whom SUMO has set down elsewhere, did not fly here.
-        known = present[:, -1] & present[:, -2] & (velocity.norm(dim=-1) <= self.fastest)
-        moved = present[:, -1] & present[:, -1 - steps]
-        past = [-1 - steps * ago for ago in range(history, 0, -1)]
-        nobody = torch.zeros_like(collided).unsqueeze(0)
-        return State(
-            pose=now.unsqueeze(0),
-            velocity=torch.where(known.unsqueeze(-1), velocity, 0.0).unsqueeze(0),
-            present=present[:, -1].unsqueeze(0),
-            last_motion=torch.where(moved.unsqueeze(-1), local_pose(now, pose[:, -1 - steps]), 0.0).unsqueeze(0),
-            past=pose[:, past].unsqueeze(0),
-            past_known=present[:, past].unsqueeze(0),
-            collided=collided.unsqueeze(0),
-            goal_reached=nobody,
-            goal_hidden=~nobody,
-            decision=0,
-        )
 
 
 def _single_cell(segments: Segments) -> tuple[Segments, RoadGrid]:

@@ -19,6 +19,7 @@ from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene, until_now
 from data.tokenizer import scene_origin
 from data.vocabulary import type_index
+from pipeline.agents.agent import Agent
 from pipeline.simulator.world import signals_of
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.interface import (
@@ -111,12 +112,12 @@ def _stage(scene: Scene, origin: Tensor) -> _Stage:
     )
 
 
-def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Traffic, mission: Mission) -> Drive:
+def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Agent, mission: Mission) -> Drive:
     """Drive a scene for 8 s with every planner, each in a copy of its own.
 
     Args:
-        scene: single, with a future. planners: made anew here. traffic: around them; it draws the same numbers for
-            all planners.
+        scene: single, with a future. planners: made anew here.
+        traffic: drives everybody but the AV; it draws the same numbers for all planners.
         mission: of ``mission_of``, whose seed is that of planners and traffic.
 
     Returns:
@@ -127,7 +128,7 @@ def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Traf
     """
     agents = int(scene.simulated.sum())
     made = [(name, make(mission)) for name, make in planners.items()]
-    size = traffic.together(agents)
+    size = traffic.max_batch_rollouts(agents)
     parts = [
         _drive_together(scene, made[first : first + size], traffic, mission) for first in range(0, len(made), size)
     ]
@@ -142,7 +143,7 @@ def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Traf
 
 
 def _drive_together(
-    scene: Scene, planners: Sequence[tuple[str, Planner]], traffic: Traffic, mission: Mission
+    scene: Scene, planners: Sequence[tuple[str, Planner]], agent: Agent, mission: Mission
 ) -> tuple[Tensor, Tensor]:
     """Poses [P, A, 81, 3] and presence [P, A, 81]."""
     origin, count, ego = scene_origin(scene), len(planners), mission.ego
@@ -151,12 +152,12 @@ def _drive_together(
     start = torch.cat((now, scene.agents.heading[scene.simulated, CURRENT_INDEX].unsqueeze(-1)), dim=-1)
     pose = start[None, :, None].repeat(count, 1, FUTURE_STEPS + 1, 1)
     present = torch.ones(pose.shape[:3], dtype=torch.bool)
-    underway = traffic.begin(scene, count, mission.seed)
+    traffic = Traffic(agent, scene, count, mission.seed)
     drivers = [_Driver(name, planner, ego) for name, planner in planners]
-    steps = traffic.token_steps
+    steps = agent.token_steps
     for step in range(FUTURE_STEPS):
         if step % steps == 0:
-            moved, there = underway.decide()
+            moved, there = traffic.decide()
             pose[:, :, step + 1 : step + 1 + steps], present[:, :, step + 1 : step + 1 + steps] = moved, there
             present[:, ego] = True
         for index, driver in enumerate(drivers):
@@ -164,7 +165,7 @@ def _drive_together(
                 driver.ask(_situation(stage, pose[index], present[index], ego, step))
             pose[index, ego, step + 1] = torch.from_numpy(driver.next()).float()
         if (step + 1) % steps == 0:
-            underway.happened(pose[:, ego, step + 2 - steps : step + 2])
+            traffic.happened(pose[:, ego, step + 2 - steps : step + 2])
     return pose, present
 
 

@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.scene import Scene
 from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import scene_origin
+from pipeline.agents.agent import Agent
 from pipeline.execution.code_version import code_version
 from pipeline.execution.result_cache import digest_of
 from pipeline.studies.planners.catalogue import load_planner
@@ -22,7 +23,7 @@ from pipeline.studies.planners.interface import MakePlanner, Mission
 from pipeline.studies.planners.manoeuvres import MANOEUVRES, find_cut_in, find_follower
 from pipeline.studies.planners.reactivity import Reaction, measure
 from pipeline.studies.planners.scores import SCORE_NAMES, DriveScores, score_drives
-from pipeline.studies.planners.traffic import Traffic, load_traffic
+from pipeline.studies.planners.traffic import load_traffic
 
 __all__ = ["DriveTask", "Driven", "Entrant", "drive_task", "driven"]
 
@@ -82,7 +83,7 @@ def _source(scenarios: str, content: str) -> SceneSource:
 
 
 @lru_cache(maxsize=4)
-def _traffic(simulator: Entrant) -> Traffic:
+def _traffic(simulator: Entrant) -> Agent:
     """Opened once in a process."""
     return load_traffic(simulator.source)
 

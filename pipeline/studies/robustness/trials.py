@@ -21,7 +21,8 @@ from data.files import sha256_of
 from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
-from pipeline.agents.catalogue import LEARNT, SimAgent, make_agent
+from pipeline.agents.agent import SimAgent
+from pipeline.agents.catalogue import LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import csv_table, interval_cell
 from pipeline.execution.code_version import code_version

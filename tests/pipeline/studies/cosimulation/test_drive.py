@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from data.tokenizer import apply_token
+from data.tokenizer import local_pose
 from data.vocabulary import Vocabulary
-from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.policy_agent import PolicyAgent, PolicyDrive
+from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
-from pipeline.studies.cosimulation.drive import Drive, drive
-from pipeline.studies.cosimulation.drivers import PolicyDriver, ReplayDriver
+from pipeline.studies.cosimulation.drive import Drive, drive, policy_driver, replay_driver
 from pipeline.studies.cosimulation.measuring import measure
 from tests.pipeline.studies.cosimulation.conftest import CONFIG, STEPS
 
 
-class Watched(PolicyAgent):
-    """Remembers its tokens."""
+class Watched:
+    """A drive that remembers where it wanted to go, and for whom."""
 
-    tokens: list[tuple[torch.Tensor, torch.Tensor]]
+    def __init__(self, drive: PolicyDrive) -> None:
+        self.drive = drive
+        self.plans: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def decide(self, worlds, state, who, uniform):
-        tokens = super().decide(worlds, state, who, uniform)
-        self.tokens.append((who[1], tokens[0]))
-        return tokens
+    def step(self, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pose, present = self.drive.step(uniform)
+        rows = self.drive._agent_index[1]
+        self.plans.append((rows, pose[0, rows]))
+        return pose, present
+
+    def observe(
+        self,
+        pose: torch.Tensor,
+        present: torch.Tensor | None = None,
+        velocity: torch.Tensor | None = None,
+        red: torch.Tensor | None = None,
+    ) -> None:
+        self.drive.observe(pose, present, velocity, red)
 
 
 def test_taken_vehicles_follow_their_tokens(area: Area, agent: PolicyAgent, vocabulary: Vocabulary) -> None:
-    watched = Watched(agent.policy, agent.vocabulary, agent.view)
-    watched.tokens = []
-    done = drive(area, CONFIG, PolicyDriver(watched, 0, area.name, len(area.users), STEPS // 2))
+    driver = policy_driver(agent, 0, area.name, len(area.users), STEPS // 2)
+    watched: list[Watched] = []
+
+    def start(world: World, taken: torch.Tensor) -> Watched:
+        watched.append(Watched(agent.start(world, 1, taken)))
+        return watched[-1]
+
+    done = drive(area, CONFIG, dataclasses.replace(driver, start=start))
     assert done.deviation < 0.01, "where SUMO has them"
-    assert len(watched.tokens) == STEPS // 2
-    checked = 0
-    for number, (rows, tokens) in enumerate(watched.tokens):
+    plans = watched[0].plans
+    assert len(plans) == STEPS // 2
+    checked, tokens = 0, set()
+    for number, (rows, wanted) in enumerate(plans):
         first = number * 2
         types = done.setting.world.types[0, rows]
-        wanted = apply_token(vocabulary, done.pose[rows, first], tokens[rows], types)
+        ends = local_pose(wanted[:, -1], done.pose[rows, first]).unsqueeze(1)
+        error, token = (ends - vocabulary.ends[types]).abs().amax(-1).min(-1)
+        assert float(error.max()) < 1e-3
         there = done.present[rows, first + 1 : first + 3]
         got = done.pose[rows, first + 1 : first + 3]
         torch.testing.assert_close(got[there][:, :2], wanted[there][:, :2], atol=2e-4, rtol=0)
         assert bool((torch.cos(got[there][:, 2] - wanted[there][:, 2]) > 1 - 1e-6).all())
         checked += int(there.sum())
+        tokens |= set(token.tolist())
     assert checked > STEPS * len(done.taken) // 2
-    assert len({int(token) for rows, tokens in watched.tokens for token in tokens[rows]}) > 5, "it does something"
+    assert len(tokens) > 5, "it does something"
 
 
 def test_the_replay_is_what_was_replayed(area: Area, own: Drive) -> None:
-    again = drive(area, CONFIG, ReplayDriver(own.pose, own.present, 2))
+    again = drive(area, CONFIG, replay_driver(own.pose, own.present, 2))
     assert torch.equal(again.taken, own.taken)
     taken = own.taken
     there = own.present[taken] & again.present[taken]
@@ -59,11 +82,11 @@ def test_the_replay_is_what_was_replayed(area: Area, own: Drive) -> None:
 
 def test_same_seed_same_drive(area: Area, agent: PolicyAgent) -> None:
     first, second = (
-        drive(area, CONFIG, PolicyDriver(agent, 3, area.name, len(area.users), STEPS // 2)) for _ in range(2)
+        drive(area, CONFIG, policy_driver(agent, 3, area.name, len(area.users), STEPS // 2)) for _ in range(2)
     )
     assert torch.equal(first.pose, second.pose)
     assert measure(area, first) == measure(area, second)
-    other = drive(area, CONFIG, PolicyDriver(agent, 4, area.name, len(area.users), STEPS // 2))
+    other = drive(area, CONFIG, policy_driver(agent, 4, area.name, len(area.users), STEPS // 2))
     assert not torch.equal(first.pose, other.pose)
 
 

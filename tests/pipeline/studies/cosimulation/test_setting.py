@@ -48,8 +48,8 @@ def test_the_policy_sees_what_it_would_see_of_a_recorded_scene(
     number = {int(row): index for index, row in enumerate(rows)}
     setting = own.setting
     moments = setting.moments(own.before)
-    world = setting.world_at(moments)
-    state = setting.state_at(moments, torch.zeros(len(area.users), dtype=torch.bool), 2, 0)
+    world = setting.world_at(moments, 2, 0)
+    state = reset(world, torch.ones_like(world.exists))
     zero = torch.zeros_like(own.taken)
     here = (zero, own.taken)
     there = (zero, torch.tensor([number[int(row)] for row in own.taken]))
@@ -97,7 +97,8 @@ def test_motion_is_that_of_the_last_steps(area: Area, own: Drive) -> None:
     }
     setting = own.setting
     moments = setting.moments(_frames(area, tracks, setting.origin))
-    state = setting.state_at(moments, torch.zeros(len(area.users), dtype=torch.bool), 2, 1)
+    world = setting.world_at(moments, 2, 1)
+    state = reset(world, torch.ones_like(world.exists), history=1)
     assert state.velocity[0, 0].tolist() == pytest.approx([0.0, 8.0], abs=1e-3)
     assert state.last_motion[0, 0].tolist() == pytest.approx([1.5, 0.0, 0.0], abs=1e-3)
     assert state.past[0, 0, 0].tolist() == pytest.approx([0.0, 1.1, turned], abs=1e-3)
@@ -114,6 +115,6 @@ def test_lights_are_those_of_now(area: Area, own: Drive) -> None:
     red[::2] = 6
     frame = dataclasses.replace(own.before[-1], signals=red)
     moments = own.setting.moments([*own.before[:-1], frame])
-    world = own.setting.world_at(moments)
+    world = own.setting.world_at(moments, 2, 0)
     assert world.light_now[0].tolist() == [state == 4 for state in red]
     assert bool(world.light_known.all())

@@ -11,12 +11,12 @@ import torch
 from data.errors import UserError
 from data.scene import CURRENT_INDEX
 from data.tokenizer import scene_origin
+from pipeline.agents.baselines import LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.studies.planners.catalogue import ConstantVelocityPlanner, LogPlanner
 from pipeline.studies.planners.drive import drive_scene, mission_of
 from pipeline.studies.planners.drive_record import logged_drive
 from pipeline.studies.planners.interface import Control, MakePlanner, Mission, Situation, Trajectory
-from pipeline.studies.planners.traffic import LogTraffic, ModelTraffic
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
@@ -42,7 +42,7 @@ def ramp(speed: float) -> Trajectory:
 
 def test_log_in_log_replay_is_the_log() -> None:
     scene = random_scene(4)
-    found = drive_scene(scene, {"log": LogPlanner}, LogTraffic(), mission_of(scene))
+    found = drive_scene(scene, {"log": LogPlanner}, LogReplay(), mission_of(scene))
     expected = logged_drive(scene, scene_origin(scene))
     there = expected.present
     assert torch.equal(found.present, there)
@@ -55,7 +55,7 @@ def test_a_trajectory_is_followed_until_the_next_call() -> None:
     scene = random_scene(0)
     plan = Trajectory(np.arange(30, dtype=np.float64).reshape(10, 3))
     planner = Scripted(plan, period=7)
-    drive = drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    drive = drive_scene(scene, {"p": lambda mission: planner}, LogReplay(), mission_of(scene))
     assert [one.step for one in planner.told] == list(range(0, 80, 7))
     rows = plan.pose[:7]
     expected = np.concatenate([rows] * 12)[:80]
@@ -65,7 +65,7 @@ def test_a_trajectory_is_followed_until_the_next_call() -> None:
 def test_a_control_drives_a_circle() -> None:
     scene = hand_made([Mover(speed=5.0), Mover(x=50.0, y=50.0)])
     planner = Scripted(Control(0.0, 0.2), period=4)
-    drive = drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    drive = drive_scene(scene, {"p": lambda mission: planner}, LogReplay(), mission_of(scene))
     pose = drive.pose[0, drive.ego].double()
     step = (pose[1:, :2] - pose[:-1, :2]).norm(dim=-1)
     assert float((step - step[0]).abs().max()) < 1e-3
@@ -79,7 +79,7 @@ def test_a_control_drives_a_circle() -> None:
 def test_what_is_told_is_what_has_happened() -> None:
     scene = random_scene(2)
     planner = Scripted(Control(0.0, 0.0), period=1)
-    drive = drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    drive = drive_scene(scene, {"p": lambda mission: planner}, LogReplay(), mission_of(scene))
     for told in planner.told:
         np.testing.assert_allclose(told.pose, drive.pose[0, :, told.step].numpy(), atol=1e-6)
         assert told.present.tolist() == drive.present[0, :, told.step].tolist()
@@ -95,7 +95,7 @@ def test_what_is_told_is_what_has_happened() -> None:
 def test_accelerations_of_the_av() -> None:
     scene = hand_made([Mover(speed=4.0), Mover(x=90.0)])
     planner = Scripted(Control(2.0, 0.0), period=1)
-    drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    drive_scene(scene, {"p": lambda mission: planner}, LogReplay(), mission_of(scene))
     assert planner.told[0].acceleration == pytest.approx(0.0, abs=1e-4)
     # The velocity of a step is its mean: half a step of the acceleration is missing in the first one.
     assert planner.told[1].acceleration == pytest.approx(1.0, abs=1e-2)
@@ -112,9 +112,9 @@ def test_planners_do_not_meet() -> None:
         "calm": ConstantVelocityPlanner,
         "wild": lambda mission: Scripted(ramp(20.0), period=10),
     }
-    together = drive_scene(scene, both, ModelTraffic(agent), mission_of(scene))
+    together = drive_scene(scene, both, agent, mission_of(scene))
     for row, name in enumerate(both):
-        alone = drive_scene(scene, {name: both[name]}, ModelTraffic(agent), mission_of(scene))
+        alone = drive_scene(scene, {name: both[name]}, agent, mission_of(scene))
         torch.testing.assert_close(alone.pose[0], together.pose[row], atol=1e-3, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_planners_do_not_meet() -> None:
 def test_nonsense_is_one_line(answer, period, words) -> None:
     scene = random_scene(0)
     with pytest.raises(UserError, match=words) as caught:
-        drive_scene(scene, {"mine": lambda mission: Scripted(answer, period)}, LogTraffic(), mission_of(scene))
+        drive_scene(scene, {"mine": lambda mission: Scripted(answer, period)}, LogReplay(), mission_of(scene))
     assert "planner mine" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -15,7 +15,7 @@ from data.vocabulary import Vocabulary
 from models.policy import save_policy
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.observation import ObservationConfig
-from pipeline.simulator.step import State, agent_indices, controlled_agents, decisions, reset
+from pipeline.simulator.step import State, decisions, reset
 from pipeline.simulator.world import build_world
 from pipeline.studies.planners.catalogue import load_planner
 from pipeline.studies.planners.interface import Mission, Situation
@@ -56,25 +56,21 @@ def situation(world, state: State, step: int) -> Situation:
 @pytest.mark.parametrize("view", [VIEW, dataclasses.replace(VIEW, history=3)], ids=["plain", "with history"])
 def test_the_same_tokens_as_a_simulated_agent(vocabulary: Vocabulary, view: ObservationConfig) -> None:
     scene = random_scene(3)
-    policy = make_policy(vocabulary, view)
-    agent = PolicyAgent(policy, vocabulary, view)
-    world = build_world(until_now(scene), vocabulary, view.road_segments, with_edges=False)
-    controlled = controlled_agents(world)
-    who = agent_indices(controlled)
+    agent = PolicyAgent(make_policy(vocabulary, view), vocabulary, view)
+    world = agent.prepare(scene)
     mission = mission_for(scene)
     uniform = torch.rand(decisions(vocabulary), world.types.shape[1], generator=torch.Generator().manual_seed(7))
-    planner = PolicyPlanner(mission, policy, vocabulary, view, uniform=uniform[:, mission.ego])
-    state = reset(world, torch.ones_like(controlled), view.history)
+    planner = PolicyPlanner(mission, agent, uniform[:, mission.ego])
+    drive = agent.start(world, 1)
     moved, touched = 0.0, 0
-    with torch.no_grad():
-        for index in range(decisions(vocabulary)):
-            answer = planner.plan(situation(world, state, index * planner.period))
-            tokens = agent._drawn(world, state, who, agent._seen_road(world, state, who), uniform[index][None])
-            state, way = agent._moved(world, state, tokens, controlled, who)
-            # One agent alone and all of the scene: other shapes, the same token.
-            np.testing.assert_allclose(answer.pose, way[0, mission.ego].double().numpy(), atol=1e-4, rtol=0)
-            moved += float(np.linalg.norm(answer.pose[-1, :2] - answer.pose[0, :2]))
-            touched += int(state.collided[0, mission.ego])
+    for index in range(decisions(vocabulary)):
+        answer = planner.plan(situation(world, drive.state, index * planner.period))
+        path, _ = drive.step(uniform[index][None])
+        drive.observe(path)
+        # One agent alone and all of the scene: other shapes, the same token.
+        np.testing.assert_allclose(answer.pose, path[0, mission.ego].double().numpy(), atol=1e-4, rtol=0)
+        moved += float(np.linalg.norm(answer.pose[-1, :2] - answer.pose[0, :2]))
+        touched += int(drive.state.collided[0, mission.ego])
     assert moved > 5.0
     assert touched < decisions(vocabulary)
 

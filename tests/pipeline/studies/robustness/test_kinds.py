@@ -13,8 +13,8 @@ from data.errors import UserError
 from data.scene import Scene, generator_for, map_tensors, until_now
 from data.scenes_source import open_scenes
 from models.reference.agent import ReferenceAgent
+from pipeline.agents.agent import SimAgent
 from pipeline.agents.baselines import ConstantVelocity
-from pipeline.agents.catalogue import SimAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions, spoil
 from tests.models.reference.conftest import make_model

@@ -1,0 +1,122 @@
+"""What an agent is: it starts in a scene, says where it goes next, and is told where everybody went.
+
+    agent = make_agent("policy", Path("policy.ckpt"))
+    driven = ...                                     # [A] bool: which agents it drives
+    drive = agent.start(agent.prepare(scene), 1, driven)
+    while True:
+        pose, present = drive.step(torch.rand(1, A))  # the next agent.token_steps steps of 0.1 s
+        pose[:, ~driven] = ...                        # where the agents went that it does not drive
+        drive.observe(pose)
+
+The scene holds the map and the last second of everybody; later steps are not read, but by the log. With these calls
+agents are sampled, drive around a planner, and drive inside SUMO. A new agent is one file with a subclass of
+``Agent``, and one line in ``catalogue.py``.
+
+Shape legend: R rollouts, A agents (those of ``scene.simulated``, in order), s steps of 0.1 s in a decision.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from data.ground import joint_states
+from data.scene import FUTURE_STEPS, Scene, generator_for
+from data.tokenizer import scene_origin
+
+__all__ = ["Agent", "Drive", "SimAgent"]
+
+
+class Drive(Protocol):
+    """R rollouts of a scene that are under way. ``step`` and ``observe`` take turns.
+
+    Poses are x, y, heading in metres and radians, minus ``data.tokenizer.scene_origin``, on the agent's device.
+    """
+
+    def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Decide for all driven agents at once; none knows what another is about to do.
+
+        Args:
+            uniform: [R, A] random numbers in [0, 1), all that is random in the decision.
+
+        Returns:
+            Poses [R, A, s, 3] after each of the next steps, and whether the agent is there [R, A, s]. Rows of
+            agents that are not driven mean nothing.
+        """
+        ...
+
+    def observe(
+        self,
+        pose: Tensor,
+        present: Tensor | None = None,
+        velocity: Tensor | None = None,
+        red: Tensor | None = None,
+    ) -> None:
+        """Take note of what happened in these steps.
+
+        Args:
+            pose: [R, A, s, 3] where all agents went: driven ones as ``step`` said, or as they could.
+            present: [R, A, s] bool; by default, everybody stays who is there.
+            velocity: [R, A, 2] m/s at the end; by default, that of the last step.
+            red: [R, S] bool, signals that are red now; by default, as they were.
+        """
+        ...
+
+
+class SimAgent(Protocol):
+    """Simulates all agents of a scene that a submission must simulate."""
+
+    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
+        """[R, A, 80, 4] float32 (x, y, z, heading; global) for the A agents of ``scene.simulated``, in order.
+
+        Depends on the scene, ``count`` and ``seed`` alone.
+        """
+        ...
+
+
+class Agent(ABC):
+    """An agent of any kind; subclasses say how a drive starts.
+
+    Attributes:
+        token_steps: steps of 0.1 s from one decision to the next.
+        device: of the poses.
+    """
+
+    token_steps: int = FUTURE_STEPS
+    device: torch.device = torch.device("cpu")
+
+    def max_batch_rollouts(self, agents: int) -> int:
+        """How many rollouts of a scene with so many agents are driven at once, to bound the memory."""
+        return 4096
+
+    def prepare(self, scene: Scene) -> Any:
+        """What all drives in a single scene share, such as its encoded map."""
+        return scene
+
+    @abstractmethod
+    def start(self, prepared: Any, count: int, driven: Tensor | None = None) -> Drive:
+        """Rollouts at the current step of a scene.
+
+        Args:
+            prepared: of ``prepare``. count: R. driven: [A] bool, the agents that it drives; all by default.
+        """
+
+    @torch.no_grad()
+    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
+        """See ``SimAgent``; the first of more rollouts are the same rollouts up to rounding in a network."""
+        prepared, agents = self.prepare(scene), int(scene.simulated.sum())
+        shape = (count, FUTURE_STEPS // self.token_steps, agents)
+        uniform = torch.rand(shape, generator=generator_for(seed, str(scene.scenario_id))).to(self.device)
+        parts = []
+        for part in uniform.split(self.max_batch_rollouts(agents)):
+            drive = self.start(prepared, len(part))
+            poses: list[Tensor] = []
+            for number in range(part.shape[1]):
+                if poses:
+                    drive.observe(poses[-1])
+                poses.append(drive.step(part[:, number].contiguous())[0])
+            parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
+        return joint_states(scene, torch.cat(parts), scene_origin(scene))

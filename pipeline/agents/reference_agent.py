@@ -1,0 +1,78 @@
+"""The reference as an agent: it drives token by token, and reads where others went as their nearest tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.scene import Scene
+from data.tokenizer import apply_token, match_token
+from models.reference.agent import PreparedScene, ReferenceAgent
+from models.sampling import SamplingConfig, draw
+from pipeline.agents.agent import Agent
+
+__all__ = ["ReferenceDrive", "ReferenceDriver"]
+
+
+class ReferenceDriver(Agent):
+    """A reference that drives; only the first 11 steps of a scene influence it."""
+
+    def __init__(self, reference: ReferenceAgent) -> None:
+        self.reference = reference
+        self.token_steps, self.device = reference.vocabulary.token_steps, reference.device
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path,
+        sampling: SamplingConfig | None = None,
+        device: torch.device | str = "cpu",
+        compiled: bool = False,
+    ) -> ReferenceDriver:
+        """Load ``reference.ckpt``.
+
+        Raises:
+            UserError: not such a checkpoint.
+        """
+        return cls(ReferenceAgent.from_checkpoint(path, sampling, device, compiled))
+
+    def max_batch_rollouts(self, agents: int) -> int:
+        return self.reference.max_batch_rollouts(agents)
+
+    def prepare(self, scene: Scene) -> PreparedScene:
+        return self.reference.prepare(scene)
+
+    def start(self, prepared: PreparedScene, count: int, driven: Tensor | None = None) -> ReferenceDrive:
+        return ReferenceDrive(self.reference, prepared, count, driven)
+
+
+class ReferenceDrive:
+    """See ``Drive``. The reference assumes that everybody stays, and knows lights from before the start alone."""
+
+    def __init__(
+        self, reference: ReferenceAgent, prepared: PreparedScene, count: int, driven: Tensor | None
+    ) -> None:
+        self._vocabulary, self._sampling = reference.vocabulary, reference.sampling
+        self._unrolling = reference.unroll(prepared, count)
+        self._others = [] if driven is None else (~driven).nonzero().flatten().tolist()
+        self._tokens = torch.zeros(0)
+
+    @torch.no_grad()
+    def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        unrolling = self._unrolling
+        self._tokens = draw(unrolling.logits(), uniform, unrolling.types, self._sampling)
+        pose = apply_token(self._vocabulary, unrolling.pose, self._tokens, unrolling.types)
+        return pose, torch.ones(pose.shape[:-1], dtype=torch.bool, device=pose.device)
+
+    @torch.no_grad()
+    def observe(
+        self, pose: Tensor, present: Tensor | None = None, velocity: Tensor | None = None, red: Tensor | None = None
+    ) -> None:
+        tokens, rows = self._tokens, self._others
+        if rows:
+            before, types = self._unrolling.pose[:, rows], self._unrolling.types[:, rows]
+            tokens = tokens.clone()
+            tokens[:, rows], _ = match_token(self._vocabulary, before, pose[:, rows, -1], types)
+        self._unrolling.execute(tokens, pose)
