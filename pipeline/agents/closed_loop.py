@@ -1,4 +1,4 @@
-"""A quick look at a model in closed loop, while it is trained: distance from the log, and realism."""
+"""A quick score of a model in closed loop during training: distance from the log, and realism."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios that are used twice, to train and to judge: a score on them says nothing of others."""
+"""Scenarios used both in training and for scores: such a score says nothing about other scenarios."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trained_scenes(checkpoint: Path | None, ids: Sequence[str]) -> list[str]:
 
 
 def check_unseen(checkpoint: Path | None, scenarios: str | Path, ids: Sequence[str]) -> None:
-    """Refuse to judge a checkpoint on scenarios that it was trained on.
+    """Refuse to score a checkpoint on scenarios that it was trained on.
 
     Args:
         checkpoint: of an agent that learnt, or None. scenarios: where the ones with these ``ids`` are.

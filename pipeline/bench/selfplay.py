@@ -22,7 +22,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
-from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Scorer, collect
 from pipeline.selfplay.training import update
@@ -154,7 +154,7 @@ def _of_device(
     words = vocabulary.to(str(device))
     track = Track(world, words, view, compiled, _MINIBATCH[device.type])
     reference = ReferenceAgent(Reference(size_preset(size), vocabulary).to(device))
-    score = partial(reference_scores, ReferenceScorer(reference, scenes.__getitem__), names, world)
+    score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, names, world)
 
     epochs, steps = PPOConfig().epochs, int(world.exists.sum()) * decisions(vocabulary)
     on_cpu = device.type == "cpu"

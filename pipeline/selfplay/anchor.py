@@ -26,8 +26,7 @@ from models.policy import POLICY_KIND, Policy, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.map_encoder import MapEncoding, stack_map_encodings
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.pool import WorldPool
-from pipeline.selfplay.rollout import Executed, Scorer, act, collect
+from pipeline.selfplay.rollout import Executed, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import agent_indices, controlled_agents, decisions
@@ -35,16 +34,13 @@ from pipeline.simulator.world import World, build_world, stack_worlds
 
 __all__ = [
     "Anchor",
-    "PolicyAnchor",
-    "ReferenceAnchor",
+    "LogScorer",
+    "PolicyScorer",
     "ReferenceScorer",
     "SceneDivergence",
-    "divergence",
     "load_anchor",
-    "log_scores",
     "logged_tokens",
     "mean_divergence",
-    "reference_scores",
     "scene_divergences",
 ]
 
@@ -54,6 +50,18 @@ _SLOTS = {"cpu": 1 << 11, "cuda": 1 << 17}
 _NEVER = -30.0
 # Worlds that ``scene_divergences`` drives at once.
 _WORLDS = 4
+
+
+class Anchor(Protocol):
+    """A frozen model with log-probabilities of tokens."""
+
+    def scores(self, scene_index: Sequence[int], world: World, executed: Executed) -> Tensor:
+        """[D, N, K] log-probabilities of all tokens at the decisions of the controlled agents.
+
+        Args:
+            scene_index: [W] of the worlds' scenes. world: the batch of these worlds. executed: what they did.
+        """
+        ...
 
 
 class ReferenceScorer:
@@ -118,6 +126,13 @@ class ReferenceScorer:
             result[rows, :agents] = part[:, :, history:].to(result.device)
         return result
 
+    def scores(self, scene_index: Sequence[int], world: World, executed: Executed) -> Tensor:
+        """See ``Anchor``."""
+        log_probs = self.log_probs(
+            scene_index, world, executed.tokens, executed.poses, executed.controlled, executed.present
+        )
+        return log_probs[executed.agent_index].transpose(0, 1)
+
     def _groups(self, sizes: Sequence[int], tokens: int) -> list[list[int]]:
         """Rows of worlds to be scored together: of similar size, since padding costs as much as agents do."""
         limit = _SLOTS["cpu" if self.reference.device.type == "cpu" else "cuda"] // tokens
@@ -141,75 +156,49 @@ class ReferenceScorer:
         return self._known[index]
 
 
-class Anchor(Protocol):
-    """A frozen model with log-probabilities of tokens."""
+class PolicyScorer:
+    """Log-probabilities of a policy cloned from the log, as in HR-PPO (arXiv 2403.19648): it sees what the agent
+    sees."""
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of its tokens, which are the policy's actions."""
-        ...
-
-    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
-        """For an episode in the worlds of these scenes."""
-        ...
-
-
-class ReferenceAnchor:
-    """The reference, as in SPACeR: it sees the whole scene."""
-
-    def __init__(self, agent: ReferenceAgent, capacity: int) -> None:
-        self._agent, self._capacity = agent, capacity
-        self._reference: ReferenceScorer | None = None
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self._agent.vocabulary
-
-    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
-        if self._reference is None:
-            self._reference = ReferenceScorer(self._agent, pool.scene, self._capacity)
-        return partial(reference_scores, self._reference, scene_index, world)
-
-
-class PolicyAnchor:
-    """A policy cloned from the log, as in HR-PPO (arXiv 2403.19648): it sees what the agent sees."""
-
-    def __init__(self, policy: Policy, vocabulary: Vocabulary) -> None:
-        self._policy, self._vocabulary = policy, vocabulary
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self._vocabulary
-
-    def scorer(self, pool: WorldPool, scene_index: Sequence[int], world: World) -> Scorer:
-        return self._score
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
 
     @torch.no_grad()
-    def _score(self, executed: Executed) -> Tensor:
+    def scores(self, scene_index: Sequence[int], world: World, executed: Executed) -> Tensor:
+        """See ``Anchor``."""
         logits, _ = act(self._policy, executed.observations)
         return logits.log_softmax(-1).unflatten(0, (executed.tokens.shape[-1], -1))
 
 
-def load_anchor(path: Path, device: torch.device, capacity: int) -> tuple[Anchor, dict[str, object] | None]:
-    """An anchor from ``reference.ckpt`` or ``policy.ckpt``, and the observation that a policy needs.
+class LogScorer:
+    """Log-probabilities of an expert that does what was executed: for behaviour cloning, where the log drives."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def scores(self, scene_index: Sequence[int], world: World, executed: Executed) -> Tensor:
+        """See ``Anchor``; NaN where the agent was not there."""
+        present = executed.present[..., :-1] & executed.present[..., 1:]  # [W, A, D]
+        tokens, present = executed.tokens[executed.agent_index].T, present[executed.agent_index].T  # [D, N]
+        scores = torch.full((*tokens.shape, self._size), _NEVER, device=tokens.device)
+        scores = scores.scatter(-1, tokens.unsqueeze(-1), 0.0)
+        return torch.where(present.unsqueeze(-1), scores, torch.nan)
+
+
+def load_anchor(
+    path: Path, device: torch.device
+) -> tuple[ReferenceAgent | Policy, Vocabulary, dict[str, object] | None]:
+    """A frozen model from ``reference.ckpt`` or ``policy.ckpt``, its vocabulary, whose tokens are the policy's
+    actions, and the observation that a policy needs.
 
     Raises:
         UserError: neither.
     """
     if checkpoint_kind(path) == POLICY_KIND:
         policy, vocabulary, view = load_policy(path)
-        return PolicyAnchor(policy.to(device), vocabulary.to(device)), view
-    return ReferenceAnchor(ReferenceAgent.from_checkpoint(path, device=str(device)), capacity), None
-
-
-def reference_scores(
-    reference: ReferenceScorer, scene_index: Sequence[int], world: World, executed: Executed
-) -> Tensor:
-    """[D, N, K] of the controlled agents; a ``Scorer`` once the first three arguments are bound."""
-    log_probs = reference.log_probs(
-        scene_index, world, executed.tokens, executed.poses, executed.controlled, executed.present
-    )
-    return log_probs[executed.agent_index].transpose(0, 1)
+        return policy.to(device), vocabulary.to(device), view
+    agent = ReferenceAgent.from_checkpoint(path, device=str(device))
+    return agent, agent.vocabulary, None
 
 
 def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
@@ -218,15 +207,6 @@ def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
     poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
     types = world.types.unsqueeze(-1).expand(-1, -1, poses.shape[2] - 1)
     return match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)[0]
-
-
-def log_scores(size: int, executed: Executed) -> Tensor:
-    """[D, N, K] of an expert that does what was executed; NaN where it was not there."""
-    present = executed.present[..., :-1] & executed.present[..., 1:]  # [W, A, D]
-    tokens, present = executed.tokens[executed.agent_index].T, present[executed.agent_index].T  # [D, N]
-    scores = torch.full((*tokens.shape, size), _NEVER, device=tokens.device)
-    scores = scores.scatter(-1, tokens.unsqueeze(-1), 0.0)
-    return torch.where(present.unsqueeze(-1), scores, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -257,7 +237,7 @@ def scene_divergences(
         view: what the policy sees. seed: of its draws.
     """
     vocabulary, words = reference.vocabulary, reference.vocabulary.to("cpu")
-    scorer, simulator = ReferenceScorer(reference, scenes.__getitem__), Simulator(vocabulary, view)
+    anchor, simulator = ReferenceScorer(reference, scenes.__getitem__), Simulator(vocabulary, view)
     config = PPOConfig(goal_dropout=0.0)
     results: list[SceneDivergence] = []
     for first in range(0, len(scenes), _WORLDS):
@@ -266,7 +246,7 @@ def scene_divergences(
         world = map_tensors(stack_worlds(built), lambda tensor: tensor.to(reference.device))
         generator = torch.Generator().manual_seed(seed * len(scenes) + first)
         uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)
-        score = partial(reference_scores, scorer, scene_index, world)
+        score = partial(anchor.scores, scene_index, world)
         rollout = collect(policy, simulator, world, score, config, uniform.to(reference.device))
         log_reference = rollout.log_reference
         assert log_reference is not None
@@ -288,14 +268,6 @@ def scene_divergences(
             covered = rollout.covered[:, mine]
             results.append(SceneDivergence(kl, entropy, likelihood, int(covered.sum()), covered.numel()))
     return results
-
-
-def divergence(
-    policy: Policy, reference: ReferenceAgent, scenes: Sequence[Scene], view: ObservationConfig, seed: int
-) -> dict[str, float]:
-    """Means over the decisions of all scenes; arguments as of ``scene_divergences``, result as of
-    ``mean_divergence``."""
-    return mean_divergence(scene_divergences(policy, reference, scenes, view, seed))
 
 
 def mean_divergence(parts: Sequence[SceneDivergence]) -> dict[str, float]:

@@ -14,13 +14,40 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UserError
 from data.scene import Scene
-from data.store import SceneStore
+from data.store import SceneStore, check_disjoint
 from data.vocabulary import Vocabulary
+from pipeline.agents.leaks import check_unseen
 from pipeline.execution.parallel import prepare_worker
+from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.simulator.world import World, build_world
 
-__all__ = ["Schedule", "WorldPool"]
+__all__ = ["Schedule", "WorldPool", "choose_scenes", "held_out_scenes"]
+
+
+def choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
+    """Rows of the scenes to draw from, spread over the store."""
+    usable = [index for index, info in enumerate(store.infos) if info.simulated <= config.max_agents]
+    if not usable:
+        raise UserError(f"{store.folder}: no scene with at most {config.max_agents} agents; raise --max_agents")
+    count = min(config.pool or len(usable), len(usable))
+    return [usable[index * len(usable) // count] for index in range(count)]
+
+
+def held_out_scenes(
+    validation: Path | None, config: SelfPlayConfig, training: SceneStore, reference: Path
+) -> list[Scene]:
+    """Scenes of the evaluation, on none of which anything was trained."""
+    if validation is None:
+        return []
+    store = SceneStore(validation)
+    check_disjoint(training, store)
+    check_unseen(reference, validation, store.ids)
+    if not config.evaluate_every:
+        return []
+    count = min(config.evaluate_scenes, len(store))
+    return [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
 
 
 @dataclass(frozen=True)

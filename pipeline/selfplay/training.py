@@ -24,18 +24,25 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.files import atomic_write, sha256_of
 from data.scene import Scene, map_tensors
-from data.store import SceneStore, check_disjoint
-from data.vocabulary import LOAD_ERRORS
+from data.store import SceneStore
+from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.checkpoints import merge_digests, scene_digests, trained_on
 from models.policy import Policy, save_policy
+from models.reference.agent import ReferenceAgent
 from pipeline.agents.closed_loop import closed_loop_figures
-from pipeline.agents.leaks import check_unseen
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.drawing.training_log import TrainingLog, write_table
 from pipeline.execution.manifest import deciding
-from pipeline.selfplay.anchor import Anchor, load_anchor, log_scores, logged_tokens
+from pipeline.selfplay.anchor import (
+    Anchor,
+    LogScorer,
+    PolicyScorer,
+    ReferenceScorer,
+    load_anchor,
+    logged_tokens,
+)
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
-from pipeline.selfplay.pool import Schedule, WorldPool
+from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
 from pipeline.selfplay.ppo import (
     LOSS_PARTS,
     Shard,
@@ -45,7 +52,7 @@ from pipeline.selfplay.ppo import (
     ppo_loss,
     sum_over_devices,
 )
-from pipeline.selfplay.rollout import Rollout, Scorer, act, collect
+from pipeline.selfplay.rollout import Rollout, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
@@ -91,16 +98,16 @@ def train(
         The last row of figures, and how much was done.
     """
     # Data, anchor, policy.
-    anchor, anchor_view = load_anchor(reference, fabric.device, config.cache_worlds)
-    if anchor_view is not None and anchor_view != dataclasses.asdict(config.view):
+    frozen, vocabulary, view = load_anchor(reference, fabric.device)
+    if view is not None and view != dataclasses.asdict(config.view):
         raise UserError(f"{reference}: this policy sees other things than --view.*; give it the same view")
-    vocabulary = anchor.vocabulary
     store = SceneStore(scenes)
-    held_out = _held_out(validation, config, store, reference)
-    pool_rows = _choose_scenes(store, config)
+    held_out = held_out_scenes(validation, config, store, reference)
+    pool_rows = choose_scenes(store, config)
     pool = WorldPool(
         store, pool_rows, vocabulary.to("cpu"), config.view.road_segments, config.cache_worlds, config.workers
     )
+    anchor = _anchor(config, frozen, pool, vocabulary)
     schedule = Schedule(len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds"))
     simulator = Simulator(vocabulary, config.view, config.reward, config.compile)
     torch.manual_seed(_seed_of(seed, 0, "weights"))
@@ -115,9 +122,9 @@ def train(
         state.restore(out / TRAINING_FILE, fingerprint, keep)
     fabric.barrier()
     policy, optimizer = fabric.setup(state.policy, state.optimizer)
-    compiled = cast(nn.Module, torch.compile(policy, dynamic=True)) if config.compile else policy
+    actor = cast(nn.Module, torch.compile(policy, dynamic=True)) if config.compile else policy
     # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
-    learner = compiled if fabric.device.type == "cuda" else policy
+    learner = actor if fabric.device.type == "cuda" else policy
     before, started = state.agent_steps, time.perf_counter()
     is_first = fabric.is_global_zero
     log = TrainingLog(out, "selfplay", config.agent_steps, before, config.tensorboard and is_first, is_first)
@@ -133,16 +140,19 @@ def train(
             torch.manual_seed(_seed_of(seed, number, f"dropout {fabric.global_rank}"))
             policy.eval()
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
-            score, logged = _scorer(config, anchor, pool, scene_index, world)
-            rollout = collect(compiled, simulator, world, score, config.ppo, uniform, logged)
+            score = None if anchor is None else partial(anchor.scores, scene_index, world)
+            logged = logged_tokens(world, vocabulary) if config.driver == "log" else None
+            rollout = collect(actor, simulator, world, score, config.ppo, uniform, logged)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
             steps, transitions = sum_over_devices(fabric, counts).tolist()
             state.updates += 1
             if not transitions:
-                state.idle_worlds += config.worlds
-                _check_idle(state.idle_worlds, len(pool), config.ppo)
+                state.idle += config.worlds
+                if state.idle >= 2 * len(pool):
+                    kind = "moving vehicle" if config.ppo.driven == "vehicles" else "moving agent"
+                    raise UserError(f"no scene has a {kind} to control; use more scenes, or control all agents")
                 continue
-            state.idle_worlds = 0
+            state.idle = 0
             clock.append(time.perf_counter())
 
             # Learn.
@@ -237,25 +247,18 @@ class _State:
     optimizer: torch.optim.Optimizer
     updates: int = 0
     agent_steps: int = 0
-    idle_worlds: int = 0  # in a row without an agent to control
+    idle: int = 0  # worlds in a row without an agent to control
     best: float = -1.0  # realism
     rows: list[Row] = field(default_factory=list)
 
-    # Names in the checkpoint.
-    _PLAIN = {  # noqa: RUF012  Not a field.
-        "updates": "updates",
-        "agent_steps": "agent_steps",
-        "idle": "idle_worlds",
-        "best": "best",
-        "rows": "rows",
-    }
+    _PLAIN = ("updates", "agent_steps", "idle", "best", "rows")
 
     def save(self, path: Path, fingerprint: str) -> None:
         content = {
             "fingerprint": fingerprint,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{key: getattr(self, name) for key, name in self._PLAIN.items()},
+            **{name: getattr(self, name) for name in self._PLAIN},
         }
         atomic_write(path, lambda file: torch.save(content, file))
 
@@ -276,8 +279,8 @@ class _State:
             raise UserError(
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
             ) from error
-        for key, name in self._PLAIN.items():
-            setattr(self, name, content[key])
+        for name in self._PLAIN:
+            setattr(self, name, content[name])
 
 
 def _worlds_of(
@@ -302,20 +305,17 @@ def _uniform(fabric: Fabric, config: SelfPlayConfig, world: World, seed: int, co
     return uniform[:, first : first + own, :agents].to(fabric.device)
 
 
-def _scorer(
-    config: SelfPlayConfig, anchor: Anchor, pool: WorldPool, scene_index: Sequence[int], world: World
-) -> tuple[Scorer | None, Tensor | None]:
-    """The log-probabilities to learn from or to compare with, and the tokens of the log if the log drives."""
+def _anchor(
+    config: SelfPlayConfig, model: ReferenceAgent | Policy, pool: WorldPool, vocabulary: Vocabulary
+) -> Anchor | None:
+    """What the policy learns from or is compared with."""
     if config.driver == "log":
-        return partial(log_scores, anchor.vocabulary.size), logged_tokens(world, anchor.vocabulary)
-    scored = config.ppo.anchored or config.ppo.compared
-    return (anchor.scorer(pool, scene_index, world) if scored else None), None
-
-
-def _check_idle(idle_worlds: int, scenes: int, config: PPOConfig) -> None:
-    if idle_worlds >= 2 * scenes:
-        kind = "moving vehicle" if config.driven == "vehicles" else "moving agent"
-        raise UserError(f"no scene has a {kind} to control; use more scenes, or control all agents")
+        return LogScorer(vocabulary.size)
+    if not (config.ppo.anchored or config.ppo.compared):
+        return None
+    if isinstance(model, Policy):
+        return PolicyScorer(model)
+    return ReferenceScorer(model, pool.scene, config.cache_worlds)
 
 
 def _evaluate(
@@ -327,30 +327,6 @@ def _evaluate(
         state.best = figures["realism"]
         save_policy(best, state.policy, agent.vocabulary.to("cpu"), dataclasses.asdict(config.view))
     return {f"evaluation_{name}": value for name, value in figures.items()}
-
-
-def _choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
-    """Rows of the scenes to draw from, spread over the store."""
-    usable = [index for index, info in enumerate(store.infos) if info.simulated <= config.max_agents]
-    if not usable:
-        raise UserError(f"{store.folder}: no scene with at most {config.max_agents} agents; raise --max_agents")
-    count = min(config.pool or len(usable), len(usable))
-    return [usable[index * len(usable) // count] for index in range(count)]
-
-
-def _held_out(
-    validation: Path | None, config: SelfPlayConfig, training: SceneStore, reference: Path
-) -> list[Scene]:
-    """Scenes of the evaluation, on none of which anything was trained."""
-    if validation is None:
-        return []
-    store = SceneStore(validation)
-    check_disjoint(training, store)
-    check_unseen(reference, validation, store.ids)
-    if not config.evaluate_every:
-        return []
-    count = min(config.evaluate_scenes, len(store))
-    return [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
 
 
 def _fingerprint(

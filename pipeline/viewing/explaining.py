@@ -1,4 +1,4 @@
-"""What the policy and the reference would have done at every decision of a rollout, beside what was done."""
+"""The probabilities of the policy and the reference at every decision of a rollout."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Explainer", "Explanation", "Opinion"]
 
 @dataclass(frozen=True)
 class Opinion:
-    """Of one model on all decisions: A simulated agents, D decisions, N likeliest tokens."""
+    """Of one model at all decisions: A simulated agents, D decisions, N likeliest tokens."""
 
     token: Tensor  # [A, D, N] int64
-    share: Tensor  # [A, D, N] float32 probabilities
-    chosen: Tensor  # [A, D] float32 probability of the token that was executed
+    probability: Tensor  # [A, D, N] float32
+    executed: Tensor  # [A, D] float32 probability of the token that was executed
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explainer:
-    """Models that are asked; those that are None are not. They must share a vocabulary.
+    """Models whose opinions are wanted, each or none; they must have the same vocabulary.
 
     Attributes:
         policy: in evaluation mode, and what it sees. reference: frozen. vocabulary: of both.
-        likeliest: tokens that are named at each decision.
+        likeliest: number of tokens that are listed at each decision.
     """
 
     vocabulary: Vocabulary
@@ -74,9 +74,9 @@ class Explainer:
         return Explanation(tokens[0], opinions)
 
     def _opinion(self, log_probs: Tensor, tokens: Tensor) -> Opinion:
-        share = log_probs.exp()
-        top = share.topk(min(self.likeliest, share.shape[-1]), dim=-1)
-        return Opinion(top.indices, top.values, share.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+        probability = log_probs.exp()
+        top = probability.topk(min(self.likeliest, probability.shape[-1]), dim=-1)
+        return Opinion(top.indices, top.values, probability.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
 
     def _policy_scores(self, net: Policy, view: ObservationConfig, world: World, tokens: Tensor) -> Tensor:
         """[A, D, K]. Goals are hidden, as in ``sample``."""
@@ -92,8 +92,8 @@ class Explainer:
         steps = self.vocabulary.token_steps
         poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), dim=2)
         present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
-        anchor = ReferenceScorer(self.reference, lambda _: scene)
-        return anchor.log_probs([0], world, tokens, poses, world.exists, present)[0]
+        scorer = ReferenceScorer(self.reference, lambda _: scene)
+        return scorer.log_probs([0], world, tokens, poses, world.exists, present)[0]
 
 
 def _replayed(world: World, states: Tensor) -> World:

@@ -128,7 +128,7 @@ def _explained(prefix: str, found: Explanation) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {f"{prefix}.token": found.token.numpy().astype(np.uint16)}
     for name, opinion in found.opinions.items():
         arrays[f"{prefix}.{name}.token"] = opinion.token.numpy().astype(np.uint16)
-        for part, share in (("share", opinion.share), ("chosen", opinion.chosen)):
+        for part, share in (("share", opinion.probability), ("chosen", opinion.executed)):
             arrays[f"{prefix}.{name}.{part}"] = np.rint(share.double().numpy() * _SHARE).astype(np.uint16)
     return arrays
 

@@ -20,7 +20,7 @@ from pipeline.bench.gpu.inputs import Inputs, largest
 from pipeline.bench.metric import noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.selfplay.anchor import ReferenceScorer, divergence, logged_tokens
+from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens, mean_divergence, scene_divergences
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, Rollout, act, collect, join
 from pipeline.selfplay.training import update
@@ -284,8 +284,8 @@ def paths(inputs: Inputs) -> Iterator[Row]:
     scenes = inputs.scenes[:2]
     net, view = inputs.policy()
     ours, our_view = inputs.policy(_CPU)
-    there = divergence(net, inputs.reference(), scenes, view, 0)
-    here = divergence(ours, inputs.reference(_CPU), scenes, our_view, 0)
+    there = mean_divergence(scene_divergences(net, inputs.reference(), scenes, view, 0))
+    here = mean_divergence(scene_divergences(ours, inputs.reference(_CPU), scenes, our_view, 0))
     yield Row("divergence of policy and reference", max(abs(there[n] - here[n]) for n in here), "nats")
 
 

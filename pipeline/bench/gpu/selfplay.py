@@ -12,7 +12,7 @@ from models.reference.agent import ReferenceAgent
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
-from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.rollout import Scorer
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
@@ -30,7 +30,7 @@ def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Tr
     world, words = inputs.world(worlds), inputs.vocabulary.to(inputs.device)
     track = Track(world, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
     anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
-    return track, partial(reference_scores, anchor, names, world), anchor
+    return track, partial(anchor.scores, names, world), anchor
 
 
 def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:

@@ -29,11 +29,11 @@ from pipeline.studies.cosimulation.drive import Drive
 __all__ = ["COUNTS", "RATES", "Rate", "cosimulation_table", "measure", "summarise"]
 
 _STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
-# Another vehicle whose centre lies farther behind ours than this share of our length came from behind.
+# Another vehicle came from behind if its centre lies farther behind ours than this fraction of our length.
 _BEHIND = 0.25
 # A vehicle this near to the middle of a lane is in it, metres.
 _LANE_REACH = 1.8
-# Lights are looked at in pieces of so many steps: one that is run twice counts twice.
+# Lights are checked in pieces of so many steps: a light that is run twice counts twice.
 _PIECE = 2
 
 COUNTS = (

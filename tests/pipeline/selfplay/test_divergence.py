@@ -14,7 +14,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 from pipeline.selfplay import anchor as anchor_module
-from pipeline.selfplay.anchor import SceneDivergence, divergence, mean_divergence, scene_divergences
+from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.selfplay.rollout import collect
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from tests.models.scenes import random_scene
@@ -41,7 +41,7 @@ def test_two_uniform_distributions_do_not_differ(models: tuple[Policy, Reference
     policy, agent = models
     for model in (policy, agent.model):
         uniform(model)
-    found = divergence(policy, agent, [random_scene(3)], VIEW, seed=0)
+    found = mean_divergence(scene_divergences(policy, agent, [random_scene(3)], VIEW, seed=0))
     assert found["kl"] == pytest.approx(0.0, abs=1e-6)
     assert found["entropy"] == pytest.approx(math.log(8), abs=1e-5)
     assert found["log_likelihood"] == pytest.approx(-math.log(8), abs=1e-5)
@@ -53,7 +53,7 @@ def test_scenes_add_up(models: tuple[Policy, ReferenceAgent]) -> None:
     scenes = [random_scene(seed, agents=agents) for seed, agents in ((0, 6), (1, 4), (2, 5))]
     parts = scene_divergences(policy, agent, scenes, VIEW, seed=0)
     assert [part.decided for part in parts] == [40 * int(scene.simulated.sum()) for scene in scenes]
-    whole = divergence(policy, agent, scenes, VIEW, seed=0)
+    whole = mean_divergence(scene_divergences(policy, agent, scenes, VIEW, seed=0))
     covered = sum(part.covered for part in parts)
     assert whole["kl"] == pytest.approx(sum(part.kl for part in parts) / covered)
     assert whole["coverage"] == pytest.approx(covered / sum(part.decided for part in parts))
@@ -67,7 +67,7 @@ def test_the_kl_to_a_uniform_reference_is_what_entropy_lacks(models: tuple[Polic
     with torch.no_grad():
         policy.actor.bias.copy_(2 * torch.randn(24, generator=torch.Generator().manual_seed(0)))
     scenes = [random_scene(seed, agents=3) for seed in range(5)]
-    found = divergence(policy, agent, scenes, VIEW, seed=0)
+    found = mean_divergence(scene_divergences(policy, agent, scenes, VIEW, seed=0))
     assert found["entropy"] < 0.8 * math.log(8)
     assert found["kl"] == pytest.approx(math.log(8) - found["entropy"], abs=1e-5)
 

@@ -15,8 +15,8 @@ from data.errors import UserError
 from data.scene import map_tensors
 from data.store import SceneStore, shard_name, write_shard
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
-from pipeline.selfplay.pool import Schedule, WorldPool
-from pipeline.selfplay.training import _choose_scenes, _fingerprint, _held_out, _seed_of
+from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
+from pipeline.selfplay.training import _fingerprint, _seed_of
 from pipeline.simulator.world import World
 from tests.models.scenes import random_scene
 
@@ -100,20 +100,20 @@ def test_only_the_latest_worlds_are_kept(store, vocabulary) -> None:
 
 def test_scenes_are_spread_over_the_store(store, tmp_path: Path) -> None:
     """Those with too many agents are left out; held out are scenes from the middle of equal parts."""
-    assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=6)) == [0, 2]
-    assert _choose_scenes(store, SelfPlayConfig(pool=2, max_agents=5)) == [1, 2]
-    assert _choose_scenes(store, SelfPlayConfig(pool=0, max_agents=5)) == [1, 2, 3]
+    assert choose_scenes(store, SelfPlayConfig(pool=2, max_agents=6)) == [0, 2]
+    assert choose_scenes(store, SelfPlayConfig(pool=2, max_agents=5)) == [1, 2]
+    assert choose_scenes(store, SelfPlayConfig(pool=0, max_agents=5)) == [1, 2, 3]
     with pytest.raises(UserError, match="raise --max_agents"):
-        _choose_scenes(store, SelfPlayConfig(max_agents=2))
+        choose_scenes(store, SelfPlayConfig(max_agents=2))
     others, reference = SceneStore(store.folder), tmp_path / "reference.ckpt"
     others.infos = []
     torch.save({"kind": "reference"}, reference)
-    held = _held_out(store.folder, SelfPlayConfig(evaluate_every=1, evaluate_scenes=2), others, reference)
+    held = held_out_scenes(store.folder, SelfPlayConfig(evaluate_every=1, evaluate_scenes=2), others, reference)
     assert [scene.scenario_id for scene in held] == [store[1].scenario_id, store[3].scenario_id]
-    assert _held_out(store.folder, SelfPlayConfig(evaluate_every=0), others, reference) == []
-    assert _held_out(None, SelfPlayConfig(evaluate_every=1), others, reference) == []
+    assert held_out_scenes(store.folder, SelfPlayConfig(evaluate_every=0), others, reference) == []
+    assert held_out_scenes(None, SelfPlayConfig(evaluate_every=1), others, reference) == []
     with pytest.raises(UserError, match="are in"):
-        _held_out(store.folder, SelfPlayConfig(evaluate_every=1), store, reference)
+        held_out_scenes(store.folder, SelfPlayConfig(evaluate_every=1), store, reference)
 
 
 def test_what_a_training_computes_decides_whether_it_goes_on(store, tmp_path: Path) -> None:

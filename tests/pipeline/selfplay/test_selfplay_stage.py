@@ -118,9 +118,7 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
     original, load = training._State.restore, training.load_anchor
     monkeypatch.setattr(training._State, "restore", restore)
-    monkeypatch.setattr(
-        training, "load_anchor", lambda path, device, capacity: load(path, torch.device("cpu"), capacity)
-    )
+    monkeypatch.setattr(training, "load_anchor", lambda path, device: load(path, torch.device("cpu")))
     with pytest.raises(KeyboardInterrupt):
         training.train(Elsewhere(accelerator="cpu"), CONFIG, **data, out=tmp_path, seed=1)
     assert found == [{"meta"}]

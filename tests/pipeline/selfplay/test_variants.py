@@ -15,7 +15,7 @@ from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.command.options import command_parser
 from pipeline.run.presets import CONFIGS
-from pipeline.selfplay.anchor import log_scores, logged_tokens
+from pipeline.selfplay.anchor import LogScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Executed, collect
 from pipeline.simulator.episode import Simulator
@@ -92,7 +92,7 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
 
     def score(driven: Executed) -> torch.Tensor:
         kept.append(driven)
-        return log_scores(vocabulary.size, driven)
+        return LogScorer(vocabulary.size).scores([], world, driven)
 
     episode = collect(policy, Simulator(vocabulary, VIEW), world, score, PPOConfig(), uniform, logged=tokens)
     assert torch.equal(episode.actions, tokens[kept[0].agent_index].T)

@@ -32,10 +32,10 @@ def test_tokens_are_those_that_were_executed(explainer: Explainer, reference: Re
         for opinion in found.opinions.values():
             assert opinion.token.shape == (*found.token.shape, 3)
             # Likeliest first, and what was executed has the probability that the list says.
-            assert (opinion.share.diff(dim=-1) <= 0).all()
+            assert (opinion.probability.diff(dim=-1) <= 0).all()
             named = opinion.token == found.token.unsqueeze(-1)
-            torch.testing.assert_close(opinion.share[named], opinion.chosen[named.any(-1)])
-            assert (opinion.chosen[~named.any(-1)] <= opinion.share[..., -1][~named.any(-1)] + 1e-6).all()
+            torch.testing.assert_close(opinion.probability[named], opinion.executed[named.any(-1)])
+            assert (opinion.executed[~named.any(-1)] <= opinion.probability[..., -1][~named.any(-1)] + 1e-6).all()
 
 
 def test_the_policy_is_asked_as_it_was_when_it_drove(explainer: Explainer, reference: ReferenceAgent) -> None:
@@ -47,7 +47,7 @@ def test_the_policy_is_asked_as_it_was_when_it_drove(explainer: Explainer, refer
     state = reset(world, torch.ones_like(world.exists), VIEW.history)
     logits, _ = act(policy, observe(world, state, agent_indices(world.exists), VIEW))
     expected = logits.softmax(-1).topk(3, dim=-1)
-    torch.testing.assert_close(opinion.share[:, 0], expected.values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(opinion.probability[:, 0], expected.values, atol=1e-5, rtol=0)
 
 
 def test_models_think_more_of_what_they_do_themselves(explainer: Explainer, reference: ReferenceAgent) -> None:
@@ -60,7 +60,9 @@ def test_models_think_more_of_what_they_do_themselves(explainer: Explainer, refe
             "reference": reference.rollouts(scene, 1, 0),
         }.items():
             opinions = explainer.explain(scene, states[0]).opinions
-            logs = {kind: float(opinion.chosen.clamp(min=1e-9).log().mean()) for kind, opinion in opinions.items()}
+            logs = {
+                kind: float(opinion.executed.clamp(min=1e-9).log().mean()) for kind, opinion in opinions.items()
+            }
             sums[name] += logs[name] - logs["policy" if name == "reference" else "reference"]
     assert all(value > 0 for value in sums.values())
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
 from pipeline.execution.clock import Clock
-from pipeline.selfplay.anchor import ReferenceScorer, reference_scores
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, Rollout, Scorer, collect
 from pipeline.selfplay.training import update
@@ -78,7 +78,7 @@ def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, referen
     config = PPOConfig(minibatch=128, epochs=2, beta=0.5, alpha=0.01, vehicles_only=vehicles_only)
     found = []
     for world in (batch, dirty):
-        score = partial(reference_scores, ReferenceScorer(reference, scenes.__getitem__), range(3), world)
+        score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, range(3), world)
         episode = collected(policy, vocabulary, world, config, score)
         student = copy.deepcopy(policy).train()
         optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
