@@ -71,13 +71,13 @@ def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> i
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    chosen = [step for step in STEPS if not options.only or step.name in options.only]
+    steps = [step for step in STEPS if not options.only or step.name in options.only]
     log = out / "gpu_check.log"
     log.unlink(missing_ok=True)
 
     def report(found: list[Found]) -> None:
         text = write(out, about, found)
-        if len(found) == len(chosen):
+        if len(found) == len(steps):
             print(text)
         else:
             last = found[-1]
@@ -86,7 +86,7 @@ def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> i
                 print(f"    FAILED {check}: {error}", flush=True)
 
     tiny = options.size == "tiny" or (options.size is None and device == "cpu")
-    found = run_steps(chosen, Task(data.resolve(), device, tiny, log.resolve()), options.budget, report)
+    found = run_steps(steps, Task(data.resolve(), device, tiny, log.resolve()), options.budget, report)
     print(f"{out / TABLE_FILE}, {out / JSON_FILE}; all that was printed on the way: {log}")
     return int(any(step.state != "done" for step in found))
 

@@ -66,8 +66,8 @@ class DrawnMap:
 
     def lines(self, kind: Line) -> list[NDArray[np.float64]]:
         """All lines [n, 2] of a kind."""
-        chosen = np.flatnonzero(self.kinds == kind)
-        return [self.points[self.starts[index] : self.starts[index + 1]] for index in chosen]
+        rows = np.flatnonzero(self.kinds == kind)
+        return [self.points[self.starts[index] : self.starts[index + 1]] for index in rows]
 
 
 def drawn_map(scene: Scene) -> DrawnMap:

@@ -135,11 +135,11 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
     if config.ttc_all_types or config.metric_name not in _YEARS:
         raise UserError("--official compares the 2025 and 2024 metrics as Waymo's code computes them, nothing else")
     count = min(config.official_scenarios, len(scored))
-    chosen = random.Random(seed).sample(scored, count)
+    sample = random.Random(seed).sample(scored, count)
     source = open_scenes(scenarios)
-    messages = _find(rollouts, {row["scenario_id"] for row in chosen})
+    messages = _find(rollouts, {row["scenario_id"] for row in sample})
     differences, refused = dict.fromkeys(METRIC_FIELDS, 0.0), dict[str, str]()
-    for row in chosen:
+    for row in sample:
         name = row["scenario_id"]
         job = _Job(source.get(name), messages[name], config.metric_name)
         official = run_isolated(partial(_judge, job)).value
@@ -148,4 +148,4 @@ def largest_differences(config: Any, scenarios: str, rollouts: str, scored: list
             continue
         for field in METRIC_FIELDS:
             differences[field] = max(differences[field], abs(row["values"][field] - official[field]))
-    return {"scenarios": [row["scenario_id"] for row in chosen], "differences": differences, "refused": refused}
+    return {"scenarios": [row["scenario_id"] for row in sample], "differences": differences, "refused": refused}

@@ -191,7 +191,7 @@ def machine_facts() -> dict[str, str]:
 def source_commit() -> str | None:
     """Commit of the source, with a note where files differ from it; None outside a git checkout."""
     try:
-        asked = [
+        answers = [
             subprocess.run(
                 ["git", "-C", str(_ROOT), *words], capture_output=True, text=True, timeout=20, check=True
             )
@@ -202,8 +202,8 @@ def source_commit() -> str | None:
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    top, commit = asked[0].stdout.split()
+    top, commit = answers[0].stdout.split()
     # A checkout around this folder says nothing of this code.
     if Path(top).resolve() != _ROOT:
         return None
-    return commit[:12] + (" with changes" if asked[1].stdout.strip() else "")
+    return commit[:12] + (" with changes" if answers[1].stdout.strip() else "")

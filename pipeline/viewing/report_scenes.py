@@ -64,8 +64,8 @@ def choose_scenes(values: Mapping[str, float], count: int) -> list[tuple[str, st
     ranked = sorted(values, key=lambda name: (values[name], name))
     worst = min(len(ranked), count - count // 2)
     best = min(len(ranked) - worst, count // 2)
-    chosen = [(name, f"worst {rank}") for rank, name in enumerate(ranked[:worst], 1)]
-    return chosen + [(name, f"best {rank}") for rank, name in enumerate(reversed(ranked[len(ranked) - best :]), 1)]
+    titled = [(name, f"worst {rank}") for rank, name in enumerate(ranked[:worst], 1)]
+    return titled + [(name, f"best {rank}") for rank, name in enumerate(reversed(ranked[len(ranked) - best :]), 1)]
 
 
 def find_rollouts(path: Path, wanted: Sequence[str]) -> dict[str, Entry]:

@@ -180,7 +180,7 @@ class SceneMaker:
 
     Attributes:
         catalogue: of scenarios. metric: scores and marks rollouts.
-        explainer: is asked about the first ``explained`` rollouts of each set, if there is one.
+        explainer: explains the first ``explained`` rollouts of each set, if there is one.
     """
 
     catalogue: Catalogue
@@ -243,17 +243,17 @@ def _number(request: Request, name: str, default: float | None) -> float | None:
 
 
 def _filter(request: Request) -> Filter:
-    asked = request.query_params
-    sort = asked.get("sort", "file")
+    query = request.query_params
+    sort = query.get("sort", "file")
     if sort not in _SORTS:
         raise HTTPException(400, f"sort: expected one of {', '.join(_SORTS)}")
-    lights = {"": None, "yes": True, "no": False}.get(asked.get("lights", ""))
+    lights = {"": None, "yes": True, "no": False}.get(query.get("lights", ""))
     return Filter(
-        text=asked.get("text", "").strip(),
+        text=query.get("text", "").strip(),
         least_agents=int(min(_number(request, "least_agents", 0) or 0, 1e6)),
-        kinds=tuple(kind for kind in asked.get("kinds", "").split(",") if kind),
+        kinds=tuple(kind for kind in query.get("kinds", "").split(",") if kind),
         lights=lights,
-        rollouts=asked.get("rollouts") == "yes",
+        rollouts=query.get("rollouts") == "yes",
         least_score=_number(request, "least_score", None),
         most_score=_number(request, "most_score", None),
         sort=sort,
@@ -264,7 +264,7 @@ def viewer_app(maker: SceneMaker, hosts: Sequence[str]) -> Starlette:
     """The web application.
 
     Args:
-        maker: of scenes. hosts: names under which it may be asked for; ``*`` allows all.
+        maker: of scenes. hosts: names under which it may be reached; ``*`` allows all.
     """
 
     def scenes(request: Request) -> Response:

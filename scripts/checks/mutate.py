@@ -10,7 +10,7 @@ Changes are those of mutmut, and of tensor code: another reduction, a step of a 
 (``scripts/checks/mutants.py``). Every one is made in a copy of the repository, and the tests that execute its line
 run, the quickest first, until one fails. Which these are is measured once for each of --tests; --map measures anew.
 Results are lines of OUT/results.jsonl; a change whose file and text are the same keeps its result. Prints what
-survived, and the share caught with its 95 % interval (Wilson); the exit status is 1 if anything survived that
+survived, and the fraction caught with its 95 % interval (Wilson); the exit status is 1 if anything survived that
 ``scripts/checks/changes_nothing.yaml`` does not explain. Needs `make setup-dev`.
 """
 
@@ -298,9 +298,12 @@ def _try(copy: Path, change: Change, text: str, reach: Reach, budget: float, log
 
 
 def _interval(caught: int, tried: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, share = 1.96, caught / tried
-    middle, half = share + z * z / (2 * tried), z * math.sqrt(share * (1 - share) / tried + (z / (2 * tried)) ** 2)
+    """Wilson's 95 % interval of a fraction."""
+    z, fraction = 1.96, caught / tried
+    middle, half = (
+        fraction + z * z / (2 * tried),
+        z * math.sqrt(fraction * (1 - fraction) / tried + (z / (2 * tried)) ** 2),
+    )
     return (middle - half) / (1 + z * z / tried), (middle + half) / (1 + z * z / tried)
 
 
@@ -317,7 +320,7 @@ def _report(results: Iterable[Mapping[str, Any]], nothing: Mapping[str, str]) ->
             survivors += 1
             place = f"{found['file']}:{found['line']}"
             print(f"{found['name']}  {place}  {found['outcome']}: {found['old']}  ->  {found['new']}")
-    print("| package | tried | caught | changes nothing | survived | share caught, 95 % interval |")
+    print("| package | tried | caught | changes nothing | survived | fraction caught, 95 % interval |")
     print("|---|---|---|---|---|---|")
     total: Counter[str] = Counter()
     for counts in by_package.values():

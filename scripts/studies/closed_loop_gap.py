@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
             differ.append((loop.tokens.ids != loop.target)[loop.mask])
             errors.append(error[..., first + 1 :][loop.mask[..., first + 1 :]])
         distance = torch.cat(errors)
-        share = torch.cat(differ).double().mean()
+        fraction = torch.cat(differ).double().mean()
         tail = [float(torch.quantile(distance[:: max(1, len(distance) // 1_000_000)], q)) for q in (0.9, 0.99)]
-        cells = [f"{100 * share:.1f}", f"{distance.mean():.3f}", *(f"{value:.2f}" for value in tail)]
+        cells = [f"{100 * fraction:.1f}", f"{distance.mean():.3f}", *(f"{value:.2f}" for value in tail)]
         rows.append([str(top_k), *cells, f"{100 * (distance > 1).double().mean():.1f}"])
     print(render_table(rows))
     return 0

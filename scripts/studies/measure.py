@@ -76,11 +76,14 @@ def motion(options: argparse.Namespace) -> None:
     steps: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(TYPE_NAMES))}
     rises: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(TYPE_NAMES))}
     for scene in open_scenes(options.scenarios):
-        chosen = scene.simulated
-        position, valid = scene.agents.position[chosen, CURRENT_INDEX:], scene.agents.valid[chosen, CURRENT_INDEX:]
+        selected = scene.simulated
+        position, valid = (
+            scene.agents.position[selected, CURRENT_INDEX:],
+            scene.agents.valid[selected, CURRENT_INDEX:],
+        )
         both = valid[:, 1:] & valid[:, :-1]
         step = position[:, 1:] - position[:, :-1]
-        types = type_index(scene.agents.type[chosen])
+        types = type_index(scene.agents.type[selected])
         for index in steps:
             mine = both & (types == index)[:, None]
             steps[index].append(step[mine][:, :2].norm(dim=-1))
@@ -109,18 +112,20 @@ def speeds(options: argparse.Namespace) -> None:
     source = open_scenes(options.scenarios)
     now: list[Tensor] = []
     rows: dict[str, list[Tensor]] = {"log": []}
-    chosen: dict[str, Tensor] = {}
+    selected: dict[str, Tensor] = {}
     for scene in source:
         agents, simulated = scene.agents, scene.simulated
         speed = agents.velocity[simulated, CURRENT_INDEX].norm(dim=-1)
         moments = [CURRENT_INDEX + round(seconds / STEP_SECONDS) for seconds in _SECONDS]
         seen = torch.stack([agents.valid[simulated][:, [m - 1, m]].all(-1) for m in moments]).all(0)
         mine = seen & (speed > _MOVING) & (type_index(agents.type[simulated]) == 0)
-        chosen[str(scene.scenario_id)] = mine
+        selected[str(scene.scenario_id)] = mine
         now.append(speed[mine])
         rows["log"].append(_speeds(agents.position[simulated][mine, CURRENT_INDEX + 1 :, :2]))
     for path in options.rollouts:
-        rows[path] = [_speeds(one.states[:, chosen[one.scenario_id], :, :2]).mean(0) for one in read_rollouts(path)]
+        rows[path] = [
+            _speeds(one.states[:, selected[one.scenario_id], :, :2]).mean(0) for one in read_rollouts(path)
+        ]
     start = torch.cat(now).mean()
     print(f"{len(torch.cat(now))} vehicles, m/s: now {start:.2f}; after {', '.join(map(str, _SECONDS))} s")
     for name, parts in rows.items():

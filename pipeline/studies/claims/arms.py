@@ -292,10 +292,10 @@ def run_arm(trial: Trial, folder: Path) -> ArmResult:
 
 def _begin(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Scores that an interrupted arm left are used again only if they were to be the same."""
-    begun = folder / _RECIPE_FILE
-    if begun.exists():
-        _refuse_changes(folder, read_json(begun), recipe)
-    write_json(begun, recipe)
+    recipe_file = folder / _RECIPE_FILE
+    if recipe_file.exists():
+        _refuse_changes(folder, read_json(recipe_file), recipe)
+    write_json(recipe_file, recipe)
 
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -80,8 +80,8 @@ def kind_names(levels: Sequence[float]) -> list[str]:
 
 def moving_agents(scene: Scene) -> Tensor:
     """[A] bool: whose log ends elsewhere than where they are."""
-    agents, chosen = scene.agents, scene.simulated
-    position, valid = agents.position[chosen, :, :2], agents.valid[chosen]
+    agents, simulated = scene.agents, scene.simulated
+    position, valid = agents.position[simulated, :, :2], agents.valid[simulated]
     last = torch.where(valid, torch.arange(valid.shape[1]), -1).amax(-1)
     goal = position[torch.arange(len(position)), last]
     return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > _STILL
@@ -165,29 +165,29 @@ def score_scene(task: LikelihoodTask) -> str:
 
 def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: LikelihoodTask) -> dict[str, Any]:
     steps = reference.vocabulary.token_steps
-    chosen, moving = scene.simulated, moving_agents(scene)
-    there = scene.agents.valid[chosen, CURRENT_INDEX::steps]  # [A, D + 1]
-    asked = there[:, :-1] & there[:, 1:] & moving.unsqueeze(-1)
-    types = type_index(scene.agents.type[chosen])
-    recorded = scene.agents.valid[chosen, CURRENT_INDEX + 1 : CURRENT_INDEX + 1 + FUTURE_STEPS]
+    simulated, moving = scene.simulated, moving_agents(scene)
+    recorded_at = scene.agents.valid[simulated, CURRENT_INDEX::steps]  # [A, D + 1]
+    moves = recorded_at[:, :-1] & recorded_at[:, 1:] & moving.unsqueeze(-1)
+    types = type_index(scene.agents.type[simulated])
+    recorded = scene.agents.valid[simulated, CURRENT_INDEX + 1 : CURRENT_INDEX + 1 + FUTURE_STEPS]
     everywhere = torch.ones_like(recorded)
     all_types = task.metric == "2024"
     context = prepare_scene(scene) if unscorable_reason(scene, all_types) is None else None
     futures = futures_of(scene, reference, policy, task.levels, task.rollouts, task.seed)
     found: dict[str, Any] = {}
     for name, states in futures.items():
-        # Who is disturbed is there when the record is; who is simulated never leaves.
+        # Disturbed agents are there when the recorded ones are; simulated ones never leave.
         present = recorded if name == "log" or name.startswith("perturbed") else everywhere
         likelihood, known = score_futures(reference, scene, _distinct(states, task.scored, name), present)
-        counted = known & asked
+        counted = known & moves
         row: dict[str, Any] = {**_sums(likelihood, counted)}
         row["types"] = {
             kind: _sums(likelihood, counted & (types == index).unsqueeze(-1))
             for index, kind in enumerate(TYPE_NAMES)
         }
-        row["coverage"] = int(counted.sum()) / max(1, int(asked.sum()) * len(likelihood))
+        row["coverage"] = int(counted.sum()) / max(1, int(moves.sum()) * len(likelihood))
         if context is not None:
-            ids, metric = scene.agents.id[chosen], load_config(task.metric)
+            ids, metric = scene.agents.id[simulated], load_config(task.metric)
             values = score(context, ids, states, metric, all_types).values
             row["realism"] = float(values["metametric"])
         found[name] = row

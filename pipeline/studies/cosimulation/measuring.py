@@ -82,8 +82,8 @@ def measure(area: Area, drive: Drive) -> dict[str, float]:
     off = _unblamed(_off_road(drive), there)
     others = torch.from_numpy(area.motorised).clone()
     others[taken] = False
-    chosen = set(taken.tolist())
-    said = {frozenset(pair) for step in drive.sumo_collisions for pair in step if chosen & set(pair)}
+    taken_rows = set(taken.tolist())
+    said = {frozenset(pair) for step in drive.sumo_collisions for pair in step if taken_rows & set(pair)}
     sums = {
         "vehicles": len(taken),
         "seconds": STEP_SECONDS * int(both.sum()),
@@ -97,7 +97,7 @@ def measure(area: Area, drive: Drive) -> dict[str, float]:
         "sumo_says_collisions": len(said),
         "other_seconds": STEP_SECONDS * int(drive.present[others, 1:].sum()),
         "hard_brakes": len(drive.brakes),
-        "hard_brakes_behind_taken": sum(brake.leader in chosen for brake in drive.brakes),
+        "hard_brakes_behind_taken": sum(brake.leader in taken_rows for brake in drive.brakes),
         **_collisions(area, drive),
     }
     return {name: float(sums.get(name, 0)) for name in COUNTS}

@@ -151,7 +151,7 @@ def _at_contact(before: Tensor, after: Tensor, known: Tensor, half: Tensor) -> T
     """
     motion = after[..., :2] - before[..., :2]
     axes = torch.stack((after[..., 2].cos(), after[..., 2].sin()))  # [2, E, 2]
-    share = time_to_contact(
+    fraction = time_to_contact(
         before[:, 0, :2].unbind(-1),
         axes[..., 0],
         half[:, 0].unbind(-1),
@@ -160,8 +160,8 @@ def _at_contact(before: Tensor, after: Tensor, known: Tensor, half: Tensor) -> T
         half[:, 1].unbind(-1),
         (motion[:, 1] - motion[:, 0]).unbind(-1),
     )
-    share = torch.where(known, share.clamp(max=1.0), 1.0)
-    place = torch.lerp(before[..., :2], after[..., :2], share[:, None, None])
+    fraction = torch.where(known, fraction.clamp(max=1.0), 1.0)
+    place = torch.lerp(before[..., :2], after[..., :2], fraction[:, None, None])
     return torch.cat((place, after[..., 2:]), dim=-1)
 
 
@@ -173,8 +173,8 @@ def find_collisions(drive: Drive, velocity: Tensor, between: Tensor, off_road: T
         between: [P, T] bool, the AV is not in one lane. off_road: [P, T] bool, it has a corner off the road.
     """
     first, _ = first_overlaps(drive)
-    happened = (first > 0) & (first < drive.pose.shape[2])
-    p, a = happened.nonzero(as_tuple=True)
+    collided = (first > 0) & (first < drive.pose.shape[2])
+    p, a = collided.nonzero(as_tuple=True)
     k = first[p, a]
     pair = torch.stack((torch.full_like(a, drive.ego), a), dim=-1)  # [E, 2]
     p2, k2 = p[:, None], k[:, None]
@@ -201,9 +201,9 @@ def find_collisions(drive: Drive, velocity: Tensor, between: Tensor, off_road: T
     lateral = between[p, k] | off_road[p, k]
     fault = ~ego_stands & (other_stands | (~behind & ((bumper < _TOUCH) | lateral)))
     closing = ((came[:, 1] - came[:, 0]) * torch.stack((cos, sin), dim=-1)).sum(-1) > 0
-    none = torch.zeros_like(happened)
+    none = torch.zeros_like(collided)
     return Collisions(
-        step=torch.where(happened, first, -1),
+        step=torch.where(collided, first, -1),
         at_fault=none.index_put((p, a), fault),
         rear_hit=none.index_put((p, a), behind & closing & ~other_stands),
     )

@@ -64,13 +64,13 @@ class PlannersConfig:
         most = len(characters(self.trained))
         if self.trained > most:
             raise UserError(f"--trained {self.trained}: there are {most} rewards to train")
-        for name, chosen, known in (
+        for name, given, known in (
             ("simulators", self.simulators, _SIMULATORS),
             ("planners", self.planners, tuple(builtin_planners())),
         ):
-            wrong = [one for one in chosen if one not in known]
-            if wrong or len(set(chosen)) != len(chosen):
-                raise UserError(f"--{name} {chosen}: expected some of {', '.join(known)}, each once")
+            wrong = [one for one in given if one not in known]
+            if wrong or len(set(given)) != len(given):
+                raise UserError(f"--{name} {given}: expected some of {', '.join(known)}, each once")
         if not self.simulators:
             raise UserError("--simulators []: expected at least one")
 
@@ -138,7 +138,7 @@ def _trained(config: PlannersConfig, inputs: _Inputs, seed: int) -> tuple[dict[s
             "self-play planners are trained with the store and reference of a finished run: give --run FOLDER of "
             "one, or --trained 0 and --plain FILE (or leave plain out of --simulators)"
         )
-    scenes, base, chosen = inputs.store, config.selfplay, reference
+    scenes, base, anchor = inputs.store, config.selfplay, reference
 
     def train(name: str, character: Character, number: int) -> Path:
         say(f"planners: {name}")
@@ -147,7 +147,7 @@ def _trained(config: PlannersConfig, inputs: _Inputs, seed: int) -> tuple[dict[s
             character,
             config.trained_steps,
             scenes=scenes,
-            reference=chosen,
+            reference=anchor,
             out=inputs.out / "trained" / name,
             seed=seed + number,
         )
@@ -242,8 +242,7 @@ def run_planners(
         [(task.simulator.name, row) for task, part in zip(tasks, rows, strict=True) for row in part]
     )
     summary = summarise(found, left_out, [one.name for one in planners], seed)
-    chosen = choose_cases(found, config.cases)
-    cases = write_cases(chosen, path, simulators, planners, folder / "cases", seed)
+    cases = write_cases(choose_cases(found, config.cases), path, simulators, planners, folder / "cases", seed)
     write_json(folder / "planners.json", {**summary.plain(), "cases": cases})
     for name, text in csv_tables(summary).items():
         write_text(folder / f"{name}.csv", text)

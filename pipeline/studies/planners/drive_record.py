@@ -81,14 +81,14 @@ def logged_drive(scene: Scene, origin: Tensor) -> Drive:
     """
     if not scene.has_future:
         raise ValueError(f"scene {scene.scenario_id}: {scene.unscorable_reason}")
-    agents, chosen = scene.agents, scene.simulated
-    ego = agents.is_sdc[chosen].nonzero().flatten().tolist()
+    agents, simulated = scene.agents, scene.simulated
+    ego = agents.is_sdc[simulated].nonzero().flatten().tolist()
     if len(ego) != 1:
         raise ValueError(f"scene {scene.scenario_id}: {len(ego)} AVs at the current step, expected one")
     steps = slice(CURRENT_INDEX, CURRENT_INDEX + DRIVE_STEPS)
-    place = agents.position[chosen, steps, :2] - origin
-    pose = torch.cat((place, agents.heading[chosen, steps].unsqueeze(-1)), dim=-1)
-    present = agents.valid[chosen, steps].clone()
+    place = agents.position[simulated, steps, :2] - origin
+    pose = torch.cat((place, agents.heading[simulated, steps].unsqueeze(-1)), dim=-1)
+    present = agents.valid[simulated, steps].clone()
     row = ego[0]
     last = torch.where(present[row], torch.arange(DRIVE_STEPS), 0).cummax(0).values
     pose[row], present[row] = pose[row, last], True
@@ -96,7 +96,7 @@ def logged_drive(scene: Scene, origin: Tensor) -> Drive:
         pose=pose.unsqueeze(0),
         present=present.unsqueeze(0),
         ego=row,
-        sizes=agents.size[chosen, CURRENT_INDEX],
-        heights=agents.position[chosen, CURRENT_INDEX, 2],
-        types=type_index(agents.type[chosen]),
+        sizes=agents.size[simulated, CURRENT_INDEX],
+        heights=agents.position[simulated, CURRENT_INDEX, 2],
+        types=type_index(agents.type[simulated]),
     )

@@ -133,8 +133,8 @@ class FrenetPlanner:
             stop = np.array([max(lines.min() - half[0], start.s)])
             possible &= tried.s[:, -1] <= stop + _TOUCH
             cost = cost + self._unable_to_stop(tried, stop, np.zeros(1))
-        chosen = self._cheapest_free(tried, cost, possible, situation, start)
-        kept = self._braking(start) if chosen is None else tried.one(chosen)
+        cheapest = self._cheapest_free(tried, cost, possible, situation, start)
+        kept = self._braking(start) if cheapest is None else tried.one(cheapest)
         pose = kept.pose(route)[0]
         self._last = situation.step, kept, pose
         return Trajectory(pose)

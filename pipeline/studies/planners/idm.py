@@ -72,7 +72,7 @@ class IDMSettings:
     keep_limit: bool = True
 
     @property
-    def zeal(self) -> float:
+    def acceleration_scale(self) -> float:
         """What aggressiveness multiplies accelerations by."""
         return 0.5 + self.aggressiveness
 
@@ -99,7 +99,7 @@ def free_and_interaction(
     Args:
         speed: m/s. desired: v0, m/s. gap: [M] from bumper to bumper, metres. leader: [M] speeds, m/s.
     """
-    a, b = settings.acceleration * settings.zeal, settings.braking
+    a, b = settings.acceleration * settings.acceleration_scale, settings.braking
     # Faster than desired, the formula brakes without bound: comfortably will do.
     free = max(a * (1 - (speed / max(desired, 0.1)) ** _EXPONENT), -b)
     wanted = settings.gap + np.maximum(
@@ -187,7 +187,7 @@ class IDMPlanner:
             self._path,
             settings.speed,
             speed,
-            settings.lateral * settings.zeal,
+            settings.lateral * settings.acceleration_scale,
             settings.braking / 2,
             settings.keep_limit,
         )

@@ -125,11 +125,11 @@ def along(lane: Lane, point: Floats) -> tuple[Floats, Floats, Floats]:
     step = np.diff(lane.point, axis=0)
     gap = point[:, None] - lane.point[None, :-1]  # [K, n - 1, 2]
     length = np.diff(lane.travelled)
-    share = np.clip((gap * step).sum(-1) / length**2, 0.0, 1.0)
-    distance = np.linalg.norm(gap - share[..., None] * step, axis=-1)
+    fraction = np.clip((gap * step).sum(-1) / length**2, 0.0, 1.0)
+    distance = np.linalg.norm(gap - fraction[..., None] * step, axis=-1)
     best = distance.argmin(1)
     row = np.arange(len(point))
-    travelled = lane.travelled[best] + share[row, best] * length[best]
+    travelled = lane.travelled[best] + fraction[row, best] * length[best]
     return travelled, distance[row, best], lane.heading[best]
 
 

@@ -79,17 +79,17 @@ class _Now:
 
 def _now(scene: Scene, origin: Tensor) -> _Now | None:
     """Or None if there is no AV at the current step."""
-    agents, chosen = scene.agents, scene.simulated
-    ego = agents.is_sdc[chosen].nonzero().flatten().tolist()
+    agents, simulated = scene.agents, scene.simulated
+    ego = agents.is_sdc[simulated].nonzero().flatten().tolist()
     if not ego:
         return None
-    place = agents.position[chosen, CURRENT_INDEX, :2] - origin
-    vehicle = type_index(agents.type[chosen]) == 0
+    place = agents.position[simulated, CURRENT_INDEX, :2] - origin
+    vehicle = type_index(agents.type[simulated]) == 0
     vehicle[ego[0]] = False
     return _Now(
-        pose=torch.cat((place, agents.heading[chosen, CURRENT_INDEX, None]), dim=-1),
-        speed=agents.velocity[chosen, CURRENT_INDEX].norm(dim=-1),
-        length=agents.size[chosen, CURRENT_INDEX, 0],
+        pose=torch.cat((place, agents.heading[simulated, CURRENT_INDEX, None]), dim=-1),
+        speed=agents.velocity[simulated, CURRENT_INDEX].norm(dim=-1),
+        length=agents.size[simulated, CURRENT_INDEX, 0],
         vehicle=vehicle,
         ego=ego[0],
     )

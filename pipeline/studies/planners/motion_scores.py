@@ -115,8 +115,8 @@ def progress(pose: Tensor, logged: Tensor, route: Tensor) -> Tensor:
         pose: [P, T, 3] of the AV. logged: [1, T, 3] of the AV in the log. route: [N, 2] points.
     """
     made, expected = progress_along(pose, route), progress_along(logged, route)
-    share = (made / expected.clamp(min=_LEAST)).clamp(0.0, 1.0)
-    return torch.where(expected < _LEAST, 1.0, share)
+    fraction = (made / expected.clamp(min=_LEAST)).clamp(0.0, 1.0)
+    return torch.where(expected < _LEAST, 1.0, fraction)
 
 
 _WORST = 2.23  # m/s, 5 mph

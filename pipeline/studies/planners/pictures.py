@@ -91,10 +91,10 @@ def choose_cases(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], count: int
             )
     # Of planners that drive well where agents answer, the one that the replay wrongs most.
     found.sort(key=lambda case: (not case.rear_hit, -round(case.score, 1), case.log_score - case.score))
-    chosen: dict[str, Case] = {}
+    best_cases: dict[str, Case] = {}
     for case in found:
-        chosen.setdefault(case.scenario_id, case)
-    return list(chosen.values())[:count]
+        best_cases.setdefault(case.scenario_id, case)
+    return list(best_cases.values())[:count]
 
 
 def write_cases(

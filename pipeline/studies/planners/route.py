@@ -1,6 +1,6 @@
 """The route: lane centrelines that the AV is to follow, as one polyline; coordinates and allowed speeds along it.
 
-Shape legend: N route points, M points asked about.
+Shape legend: N route points, M points.
 """
 
 from __future__ import annotations
@@ -164,11 +164,11 @@ def make_route(point: Floats, speed_limit: Floats | float = 0.0, smoothing: floa
         # Continued by its own point reflection, so that the ends stay and keep their direction.
         grown = np.pad(fine, ((pad, pad), (0, 0)), mode="reflect", reflect_type="odd")
         fine = gaussian_filter1d(grown, width, axis=0, mode="nearest")[pad : pad + len(fine)]
-    even, share = _resampled(fine, _SPACING)
+    even, along_fine = _resampled(fine, _SPACING)
     step = np.gradient(even, axis=0)
     distance = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(even, axis=0), axis=1)))
     # Lengths along the smoothed line, as lengths along the given one.
-    given = np.interp(share / share[-1], where / where[-1], where)
+    given = np.interp(along_fine / along_fine[-1], where / where[-1], where)
     index = np.clip(np.searchsorted(travelled, given + 1e-9, side="right") - 1, 0, len(travelled) - 1)
     heading = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
     return Route(even, heading, distance, np.asarray(limits[index], dtype=np.float64))

@@ -1,7 +1,7 @@
 """What drives add up to: scores by planner and simulator, agreement of simulators, reactivity.
 
-Whether simulators agree about planners is asked three times, each with Pearson's and Spearman's coefficient and a
-95 % bootstrap interval over scenes:
+Whether simulators agree about planners is answered in three ways, each with Pearson's and Spearman's coefficient
+and a 95 % bootstrap interval over scenes:
 
 - over ``planners``: of the planners' means over scenes; do the simulators rank planners alike?
 - over ``pairs``: of all (planner, scene) scores at once; do they say the same of each drive?
@@ -56,7 +56,7 @@ class Summary:
         left_out: scenes that could not be driven, and why.
         scores: [S, P, N] for each of ``SCORE_NAMES``.
         means: of the planners' scores over scenes, by simulator, planner and score.
-        struck: share of drives in which the AV was struck from behind, or otherwise without being to blame, by
+        struck: fraction of drives in which the AV was struck from behind, or otherwise without being at fault, by
             simulator; its intervals are over scenes.
         agreement: of the simulators, by score.
         reactions: of who has to answer an AV that brakes or cuts in, by simulator, manoeuvre and measure.
@@ -171,16 +171,16 @@ def _reaction(values: Mapping[str, float | None]) -> Reaction:
 def _struck(
     rows: Mapping[str, Mapping[str, Any]], scenes: Sequence[str], planners: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Shares of a scene's planners that somebody ran into without their being to blame, averaged over scenes."""
+    """Fraction of a scene's planners that an agent hit without their being at fault, averaged over scenes."""
 
-    def share(key: str, value: bool) -> Interval:
+    def fraction(key: str, value: bool) -> Interval:
         each = [
             np.mean([any(one[key] is value for one in rows[scene]["planners"][p]["collisions"]) for p in planners])
             for scene in scenes
         ]
         return mean(np.array(each, dtype=np.float64), seed)
 
-    return {"from_behind": share("rear_hit", True), "not_at_fault": share("at_fault", False)}
+    return {"from_behind": fraction("rear_hit", True), "not_at_fault": fraction("at_fault", False)}
 
 
 METHODS: tuple[Method, ...] = ("pearson", "spearman")

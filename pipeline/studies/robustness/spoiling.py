@@ -104,13 +104,13 @@ def velocity_noise(scene: Scene, speed: float, generator: torch.Generator) -> Sc
     return _with_agents(scene, velocity=velocity)
 
 
-def size_noise(scene: Scene, share: float, generator: torch.Generator) -> Scene:
+def size_noise(scene: Scene, sigma: float, generator: torch.Generator) -> Scene:
     """Length, width and height of a whole track times exp(e), e normal of this standard deviation, one for each.
 
-    A box keeps a positive size, and its logarithm is off by ``share``: 0.1 is an error of about a tenth.
+    A box keeps a positive size, and its logarithm is off by ``sigma``: 0.1 is an error of about a tenth.
     """
     agents = scene.agents
-    factor = (share * _drawn(agents, generator, 3, constant=True)).exp()
+    factor = (sigma * _drawn(agents, generator, 3, constant=True)).exp()
     size = agents.size.clone()
     size[:, :_HISTORY] *= torch.where(_seen(agents).unsqueeze(-1), factor, 1.0)
     return _with_agents(scene, size=size)
@@ -129,10 +129,10 @@ def _without(scene: Scene, lost: Tensor) -> Scene:
     return _with_agents(scene, **{name: cleared(getattr(agents, name)) for name in names})
 
 
-def drop_detections(scene: Scene, share: float, generator: torch.Generator) -> Scene:
+def drop_detections(scene: Scene, fraction: float, generator: torch.Generator) -> Scene:
     """Every state before the current step is missing with this probability, independently."""
     agents = scene.agents
-    lost = (torch.rand(len(agents.id), _HISTORY, generator=generator) < share) & _seen(agents)
+    lost = (torch.rand(len(agents.id), _HISTORY, generator=generator) < fraction) & _seen(agents)
     lost[:, CURRENT_INDEX] = False
     return _without(scene, lost)
 
@@ -200,11 +200,11 @@ SWAPPED = {
 }
 
 
-def _some(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """[count] bool: this share of them, to the nearest whole number, chosen at random."""
-    chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[torch.randperm(count, generator=generator)[: int(share * count + 0.5)]] = True
-    return chosen
+def _some(count: int, fraction: float, generator: torch.Generator) -> Tensor:
+    """[count] bool: this fraction of them, to the nearest whole number, at random."""
+    selected = torch.zeros(count, dtype=torch.bool)
+    selected[torch.randperm(count, generator=generator)[: int(fraction * count + 0.5)]] = True
+    return selected
 
 
 def keep_features(road: RoadMap, kept: Tensor) -> RoadMap:
@@ -227,34 +227,34 @@ def keep_features(road: RoadMap, kept: Tensor) -> RoadMap:
     )
 
 
-def drop_map(scene: Scene, share: float, generator: torch.Generator) -> Scene:
-    """This share of the map's features (lanes, lines, edges and all others alike) is missing; one is always left.
+def drop_map(scene: Scene, fraction: float, generator: torch.Generator) -> Scene:
+    """This fraction of the map's features (lanes, lines, edges and all others alike) is missing, but never all.
 
     A signal stays, though its lane may be gone.
     """
     count = len(scene.map.kind)
-    lost = _some(count, share, generator)
+    lost = _some(count, fraction, generator)
     if bool(lost.all()):
         lost[:1] = False
     return dataclasses.replace(scene, map=keep_features(scene.map, ~lost))
 
 
-def _show(scene: Scene, share: float, generator: torch.Generator, table: Tensor) -> Scene:
-    """The scene with this share of its signals in the states that ``table`` gives for theirs."""
+def _show(scene: Scene, fraction: float, generator: torch.Generator, table: Tensor) -> Scene:
+    """The scene with this fraction of its signals in the states that ``table`` gives for theirs."""
     lights = scene.lights
-    chosen = _some(len(lights.lane_id), share, generator).unsqueeze(-1)
+    selected = _some(len(lights.lane_id), fraction, generator).unsqueeze(-1)
     state = lights.state.clone()
     shown, observed = state[:, :_HISTORY], lights.observed[:, :_HISTORY]
-    state[:, :_HISTORY] = torch.where(chosen & observed, table[shown], shown)
+    state[:, :_HISTORY] = torch.where(selected & observed, table[shown], shown)
     return dataclasses.replace(scene, lights=dataclasses.replace(lights, state=state))
 
 
-def swap_lights(scene: Scene, share: float, generator: torch.Generator) -> Scene:
-    """This share of the signals shows the wrong state of ``SWAPPED`` whenever it is observed up to now."""
+def swap_lights(scene: Scene, fraction: float, generator: torch.Generator) -> Scene:
+    """This fraction of the signals shows the wrong state of ``SWAPPED`` whenever it is observed up to now."""
     table = torch.tensor([int(SWAPPED[state]) for state in LightState])
-    return _show(scene, share, generator, table)
+    return _show(scene, fraction, generator, table)
 
 
-def hide_lights(scene: Scene, share: float, generator: torch.Generator) -> Scene:
-    """Of this share of the signals it is seen that they are there, but not what they show."""
-    return _show(scene, share, generator, torch.full((len(LightState),), int(LightState.UNKNOWN)))
+def hide_lights(scene: Scene, fraction: float, generator: torch.Generator) -> Scene:
+    """Of this fraction of the signals it is seen that they are there, but not what they show."""
+    return _show(scene, fraction, generator, torch.full((len(LightState),), int(LightState.UNKNOWN)))

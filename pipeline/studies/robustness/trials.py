@@ -137,23 +137,23 @@ def choose_scenes(path: str, count: int, seed: int) -> Scenes:
     """
     source = open_scenes(path)
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
-    chosen: list[str] = []
+    ids: list[str] = []
     left_out: dict[str, str] = {}
     for index in order.tolist():
         scene = source[index]
         reason = unscorable_reason(scene)
         if reason is None:
-            chosen.append(str(scene.scenario_id))
+            ids.append(str(scene.scenario_id))
         else:
             left_out[str(scene.scenario_id)] = reason
-        if len(chosen) == (count or len(source)):
+        if len(ids) == (count or len(source)):
             break
     first = ": ".join(next(iter(left_out.items()), ("", "")))
-    if not chosen:
+    if not ids:
         raise UserError(f"{path}: no scenario can be scored ({first})")
     if left_out:
         warn_once(f"{path}: {len(left_out)} scenarios cannot be scored and do not count ({first})")
-    return Scenes(str(path), content_digest(path), tuple(chosen), tuple(left_out.items()))
+    return Scenes(str(path), content_digest(path), tuple(ids), tuple(left_out.items()))
 
 
 def split(scenes: Scenes, size: int) -> list[Scenes]:
