@@ -22,9 +22,10 @@ from pipeline.simulator.observation import Observation
 from pipeline.simulator.step import AgentIndex, controlled_agents
 from pipeline.simulator.world import World
 
-__all__ = ["Executed", "Rollout", "Scorer", "act", "collect", "join"]
+__all__ = ["LEAST_LOG_LIKELIHOOD", "Executed", "Rollout", "Scorer", "act", "collect", "join"]
 
-_LEAST_LOG_LIKELIHOOD = -20.0
+# Of a token under the reference, nats: what it excludes must not outweigh everything else.
+LEAST_LOG_LIKELIHOOD = -20.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def collect(
         log_reference = score(Executed(*executed, controlled, agent_index, observations))
         covered = torch.isfinite(log_reference).all(-1)
         log_likelihood = log_reference.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        log_likelihood = torch.where(covered, log_likelihood.clamp(min=_LEAST_LOG_LIKELIHOOD), 0.0)
+        log_likelihood = torch.where(covered, log_likelihood.clamp(min=LEAST_LOG_LIKELIHOOD), 0.0)
         clock.lap("reference")
     # Only vehicles are paid for the road and its lights, so the rates of both are theirs.
     vehicles = controlled & (world.types == 0)

@@ -22,6 +22,7 @@ from data.vocabulary import Vocabulary, type_index
 
 __all__ = [
     "EDGE_CELL",
+    "STILL",
     "VIEW_CELL",
     "World",
     "build_world",
@@ -37,7 +38,8 @@ VIEW_CELL = 6.0
 # The grids reach where agents are, and where their velocity leads in this time (seconds), plus a margin (metres).
 _HORIZON = 8.0
 _MARGIN = 40.0
-_STILL = 0.2
+# An agent whose log ends nearer than this to where it is does not move, metres.
+STILL = 0.2
 # Signals are padded to this number: code would be compiled once more for zero, and once more for one.
 _LEAST_SIGNALS = 2
 
@@ -159,7 +161,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
         pose=now,
         velocity=agents.velocity[chosen, CURRENT_INDEX],
         goal=goal,
-        moves=(goal - now[:, :2]).norm(dim=-1) > _STILL,
+        moves=(goal - now[:, :2]).norm(dim=-1) > STILL,
         log=log,
         log_valid=log_valid,
         history_ids=tokens.ids[chosen, :history],

@@ -1,26 +1,38 @@
-"""Score the generated scenes of tests/submission/realism with Waymo's own code and store what it says.
+"""Score the generated scenes of the metric's tests with Waymo's own code, and compare ours with stored scores.
 
     python scripts/checks/official_scores.py            # all scenes; some minutes
     python scripts/checks/official_scores.py lights     # one of them
     python scripts/checks/official_scores.py odd        # odd scenarios: their meta-metric, or why there is none
+    python scripts/checks/official_scores.py compare [--oracle ORACLE --scenarios WOMD/validation]
 
-The tests compare the project's metric with these figures. Needs the Waymo wheel and TensorFlow.
+The tests compare the project's metric with these figures. Scoring needs the Waymo wheel and TensorFlow. ``compare``
+prints the largest difference of each field, on the generated scenes or on ORACLE: folders of ID.rollouts.binproto
+and ID.json, {"2025": {field: value}, "2024": ...}, by Waymo's code.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.files import read_json, write_json
+from data.scene import Scene
+from data.scenes_source import open_scenes
 from pipeline.evaluation.official_metric import scenario_proto, score_officially
+from pipeline.evaluation.tables import render_table
 from pipeline.execution.isolation import run_isolated
-from submission.protos import Rollouts, to_proto
+from submission.protos import Rollouts, read_rollouts, to_proto
+from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from tests.submission.realism.branches import BRANCHES
 from tests.submission.realism.odd import ODD, odd_scenario
 
@@ -53,7 +65,54 @@ def _odd() -> dict[str, float | str]:
     return found
 
 
+Case = tuple[Scene, torch.Tensor, torch.Tensor, dict[str, dict[str, float]]]
+
+
+def _generated() -> Iterator[Case]:
+    stored = read_json(_STORED)
+    for name, make in BRANCHES.items():
+        scene, states = make()
+        yield scene, scene.agents.id[scene.simulated], states, stored[name]
+
+
+def _oracle(folder: Path, scenarios: Path) -> Iterator[Case]:
+    source = open_scenes(scenarios)
+    for file in sorted(folder.rglob("*.rollouts.binproto")):
+        (rollouts,) = read_rollouts(file)
+        official = json.loads(file.with_name(f"{rollouts.scenario_id}.json").read_text())
+        yield source.get(rollouts.scenario_id), rollouts.agent_id, rollouts.states, official
+
+
+def _compare(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="official_scores.py compare")
+    parser.add_argument("--oracle", type=Path, help="folder of stored rollouts and scores")
+    parser.add_argument("--scenarios", type=Path, help="their scenarios")
+    options = parser.parse_args(arguments)
+    if (options.oracle is None) != (options.scenarios is None):
+        parser.error("--oracle and --scenarios belong together")
+    cases = _oracle(options.oracle, options.scenarios) if options.oracle else _generated()
+    years = ("2025", "2024")
+    configs = {year: load_config(year) for year in years}
+    largest = {field: dict.fromkeys(years, 0.0) for field in METRIC_FIELDS}
+    count = 0
+    for scene, agent_id, states, official in cases:
+        context = prepare_scene(scene)
+        count += 1
+        for year in years:
+            found = score(context, agent_id, states, configs[year]).values
+            for field in METRIC_FIELDS:
+                difference = abs(float(found[field]) - official[year][field])
+                largest[field][year] = max(largest[field][year], difference)
+    print(f"{count} sets of rollouts")
+    print(
+        render_table([["field", *years], *([f, *(f"{largest[f][y]:.1e}" for y in years)] for f in METRIC_FIELDS)])
+    )
+    return 0
+
+
 def main(names: list[str]) -> int:
+    if names[:1] == ["compare"]:
+        return _compare(names[1:])
     if names == ["odd"]:
         write_json(_FOLDER / "odd.json", run_isolated(_odd).value)
         return 0

@@ -31,6 +31,8 @@ from models.reference.map_encoder import stack_map_encodings
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.catalogue import make_agent
+from pipeline.selfplay.rollout import LEAST_LOG_LIKELIHOOD
+from pipeline.simulator.world import STILL
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = [
@@ -43,10 +45,6 @@ __all__ = [
     "score_scene",
     "smooth_noise",
 ]
-
-_LEAST = -20.0
-# An agent whose log ends nearer than this to where it is does not move, metres; as in self-play.
-_STILL = 0.2
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def moving_agents(scene: Scene) -> Tensor:
     position, valid = agents.position[simulated, :, :2], agents.valid[simulated]
     last = torch.where(valid, torch.arange(valid.shape[1]), -1).amax(-1)
     goal = position[torch.arange(len(position)), last]
-    return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > _STILL
+    return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > STILL
 
 
 def futures_of(
@@ -136,7 +134,7 @@ def score_futures(
         stack_map_encodings([encoding] * count), batch, tokens.ids, tokens.valid, tokens.poses
     ).cpu()
     first = CURRENT_INDEX // vocabulary.token_steps
-    likelihood = scores.gather(-1, tokens.ids.unsqueeze(-1)).squeeze(-1).clamp(min=_LEAST)
+    likelihood = scores.gather(-1, tokens.ids.unsqueeze(-1)).squeeze(-1).clamp(min=LEAST_LOG_LIKELIHOOD)
     return likelihood[..., first:], tokens.valid[..., first:]
 
 
