@@ -11,8 +11,6 @@ from typing import Any
 from data.errors import UserError
 from data.files import write_json, write_text
 from data.places import place
-from models.sampling import SamplingConfig
-from pipeline.agents.catalogue import AGENT_NAMES
 from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
@@ -22,6 +20,7 @@ from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
 from pipeline.studies.robustness.trials import (
     SCORE_TITLES,
+    ComparisonConfig,
     Contestant,
     Scenes,
     Summary,
@@ -44,55 +43,20 @@ Outcome = tuple[dict[str, dict[str, float]], int]
 
 
 @dataclass(frozen=True)
-class RobustnessConfig:
+class RobustnessConfig(ComparisonConfig):
     """What is tried.
 
     Args:
-        agents: of constant_velocity, reference and policy, those that are compared.
         scenes: how many, drawn at random among those that can be scored; 0 for all.
         rollouts: of every scene, condition and agent. Fewer than 32 give lower scores: compare within the table.
         kinds: names of the kinds that are tried, as '["latency", "dropped_map"]'; all where none is given.
         levels: of each kind.
-        sampling: how a learnt agent draws its tokens.
-        metric: 2025, 2024 or 2025_scenario_gen.
-        chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
-        workers: processes; 0 for one per core, or a single one on cuda.
-        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
     """
 
-    agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
     scenes: int = 16
     rollouts: int = 8
     kinds: list[str] = field(default_factory=list)
     levels: Levels = field(default_factory=Levels)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    metric: str = "2025"
-    chunk: int = 4
-    workers: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scenes, self.rollouts, self.chunk, self.workers)
-        check_agents(self.agents)
-
-
-def check_scale(scenes: int, rollouts: int, chunk: int, workers: int) -> None:
-    """Raises UserError for numbers that make no sense."""
-    for name, value, least in (
-        ("scenes", scenes, 0),
-        ("rollouts", rollouts, 1),
-        ("chunk", chunk, 1),
-        ("workers", workers, 0),
-    ):
-        if value < least:
-            raise UserError(f"--{name} {value}: expected {least} or more")
-
-
-def check_agents(agents: list[str]) -> None:
-    """Raises UserError unless there are agents, each known and once, that need no future."""
-    known = [name for name in AGENT_NAMES if name != "log"]
-    if not agents or len(set(agents)) != len(agents) or not set(agents) <= set(known):
-        raise UserError(f"--agents {agents}: expected some of {', '.join(known)}, each once")
 
 
 def _contestants(

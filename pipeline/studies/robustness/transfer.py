@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from data.completeness import some
 from data.errors import UserError
 from data.files import write_json, write_text
 from data.store import SceneStore, is_store
-from models.sampling import SamplingConfig
 from pipeline.agents.catalogue import LEARNT
 from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.tables import markdown_table, render_table
@@ -20,10 +19,10 @@ from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.run.run_folder import RunFolder
-from pipeline.studies.robustness.command import check_agents, check_scale
 from pipeline.studies.robustness.kinds import CLEAN, Condition
 from pipeline.studies.robustness.trials import (
     SCORE_TITLES,
+    ComparisonConfig,
     Contestant,
     Scenes,
     Summary,
@@ -42,33 +41,8 @@ __all__ = ["TransferConfig", "run_transfer"]
 
 
 @dataclass(frozen=True)
-class TransferConfig:
-    """What is compared.
-
-    Args:
-        agents: of constant_velocity, reference and policy. The first learns nothing, and says how
-            hard the scenes are.
-        scenes: of every run, drawn at random among those that can be scored; 0 for all.
-        rollouts: of every scene and agent; with 32 the figures are those of evaluate.
-        sampling: how a learnt agent draws its tokens.
-        metric: 2025, 2024 or 2025_scenario_gen.
-        chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
-        workers: processes; 0 for one per core, or a single one on cuda.
-        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
-    """
-
-    agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
-    scenes: int = 0
-    rollouts: int = 32
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    metric: str = "2025"
-    chunk: int = 4
-    workers: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scenes, self.rollouts, self.chunk, self.workers)
-        check_agents(self.agents)
+class TransferConfig(ComparisonConfig):
+    """What is compared."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.agents.agent import SimAgent
-from pipeline.agents.catalogue import LEARNT, make_agent
+from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import csv_table, interval_cell
 from pipeline.execution.code_version import code_version
@@ -43,6 +43,7 @@ from submission.realism import (
 
 __all__ = [
     "SCORE_TITLES",
+    "ComparisonConfig",
     "Contestant",
     "Scenes",
     "Summary",
@@ -59,6 +60,40 @@ __all__ = [
 _PARTS = "parts"
 # Prepared scenes that a process keeps: an experiment has some dozens.
 _CONTEXTS = 128
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What is compared.
+
+    Args:
+        agents: of constant_velocity, reference and policy. The first learns nothing: it says how hard scenes are.
+        scenes: of every run, drawn at random among those that can be scored; 0 for all.
+        rollouts: of every scene and agent; with 32 the figures are those of evaluate.
+        sampling: how a learnt agent draws its tokens.
+        metric: 2025, 2024 or 2025_scenario_gen.
+        chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were being done.
+        workers: processes; 0 for one per core, or a single one on cuda.
+        device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+    """
+
+    agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
+    scenes: int = 0
+    rollouts: int = 32
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    metric: str = "2025"
+    chunk: int = 4
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, least in (("scenes", 0), ("rollouts", 1), ("chunk", 1), ("workers", 0)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"--{name} {value}: expected {least} or more")
+        known = [name for name in AGENT_NAMES if name != "log"]
+        agents = self.agents
+        if not agents or len(set(agents)) != len(agents) or not set(agents) <= set(known):
+            raise UserError(f"--agents {agents}: expected some of {', '.join(known)}, each once")
 
 
 @dataclass(frozen=True)
@@ -303,11 +338,9 @@ def csv_text(labels: Sequence[str], rows: Sequence[tuple[Sequence[Any], Summary]
     table: list[list[Any]] = [[*labels, "scenes", *(f"{field}{part}" for field in METRIC_FIELDS for part in parts)]]
     for values, summary in rows:
         cells: list[Any] = []
-        for field in METRIC_FIELDS:
-            cells += [summary.metrics[field], *summary.intervals[field]]
+        for name in METRIC_FIELDS:
+            cells += [summary.metrics[name], *summary.intervals[name]]
             compared = bool(summary.differences)
-            cells += (
-                [summary.differences[field], *summary.difference_intervals[field]] if compared else ["", "", ""]
-            )
+            cells += [summary.differences[name], *summary.difference_intervals[name]] if compared else ["", "", ""]
         table.append([*values, summary.scenes, *cells])
     return csv_table(table)
