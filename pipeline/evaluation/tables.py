@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from data.errors import UserError
 
 __all__ = [
     "csv_table",
     "interval_cell",
     "loss_table",
     "markdown_table",
+    "numbers",
     "print_losses",
+    "read_table",
     "render_table",
     "result_table",
 ]
@@ -94,6 +100,30 @@ def csv_table(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV file.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            return list(reader.fieldnames or []), rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error}); run its stage again") from error
+
+
+def numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """Those cells of a row that are numbers."""
+    found = {}
+    for name, text in row.items():
+        with contextlib.suppress(TypeError, ValueError):
+            found[name] = float(text)
+    return found
 
 
 def interval_cell(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import subprocess
@@ -19,6 +18,7 @@ from data.files import read_json
 from data.sources import SPLITS
 from data.store import SceneInfo, SceneStore
 from data.vocabulary import Vocabulary
+from pipeline.evaluation.tables import numbers, read_table
 from pipeline.execution.manifest import Manifest
 from pipeline.run.run_folder import ARCHIVE, VERDICT, VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
@@ -70,44 +70,17 @@ class RunFacts(RunFolder):
     archive: Path | None
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV file.
-
-    Raises:
-        UserError: it cannot be read as one.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            return list(reader.fieldnames or []), rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error}); run its stage again") from error
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    values = {name: _number(text) for name, text in row.items() if isinstance(text, str)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _curve(folder: Path, stage: str) -> Curve | None:
     path = folder / stage / "metrics.csv"
     if not path.is_file():
         return None
     columns, rows = read_table(path)
-    return Curve(stage, columns, [_numbers(row) for row in rows])
+    return Curve(stage, columns, [numbers(row) for row in rows])
 
 
 def _result(folder: Path) -> AgentResult:
     columns, rows = read_table(folder / "per_scenario.csv")
-    scenarios = {row["scenario_id"]: _numbers(row) for row in rows if "scenario_id" in row}
+    scenarios = {row["scenario_id"]: numbers(row) for row in rows if "scenario_id" in row}
     if not all("metametric" in row for row in scenarios.values()) or "metametric" not in columns:
         raise UserError(f"{folder / 'per_scenario.csv'}: not what evaluate writes (no metametric); run it again")
     try:

@@ -30,10 +30,10 @@ from starlette.routing import Route
 from data.errors import UserError
 from data.places import place
 from data.scene import Scene
+from pipeline.evaluation.tables import read_table
 from pipeline.viewing.explaining import Explainer, Explanation
 from pipeline.viewing.judging import judge, log_events
 from pipeline.viewing.library import Catalogue, Filter
-from pipeline.viewing.report_facts import read_table
 from pipeline.viewing.report_scenes import load_explainer
 from pipeline.viewing.scene_pack import PAGE, SCRIPTS, RolloutSet, pack_scene, vocabulary_header
 from pipeline.viewing.shelves import RolloutShelf, open_shelf

@@ -12,7 +12,6 @@ challenge. What is finished is not done again, so that an interrupted soak goes 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import resource
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.files import write_json, write_text
 from data.scene import CURRENT_INDEX, Lights, Scene
 from data.store import SceneStore, shard_name, write_shard
-from pipeline.evaluation.tables import csv_table
+from pipeline.evaluation.tables import csv_table, numbers, read_table
 from pipeline.execution.progress import track
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -181,8 +180,7 @@ def _report(out: Path, count: int, names: list[str], archive: Path) -> None:
     print("| | time, s | scenarios/s | memory by tenth of the time, MB | files done by then | for 44,920 |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in names:
-        with (out / f"{name}.csv").open() as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [numbers(row) for row in read_table(out / f"{name}.csv")[1]]
         total = rows[-1]["seconds"]
         tenths = [[row for row in rows if tenth <= 10 * row["seconds"] / total < tenth + 1] for tenth in range(10)]
         memory = [max((row["memory_mb"] for row in part), default=0.0) for part in tenths]
@@ -200,8 +198,7 @@ def _report(out: Path, count: int, names: list[str], archive: Path) -> None:
 def _largest(out: Path, names: list[str]) -> float:
     largest = 0.0
     for name in names:
-        with (out / f"{name}.csv").open() as file:
-            largest = max(largest, *(float(row["largest_mb"]) for row in csv.DictReader(file)))
+        largest = max(largest, *(numbers(row)["largest_mb"] for row in read_table(out / f"{name}.csv")[1]))
     return largest
 
 

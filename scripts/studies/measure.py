@@ -4,6 +4,8 @@
     python scripts/studies/measure.py motion --scenarios WOMD/training
     python scripts/studies/measure.py speeds --scenarios runs/demo/tokenize/validation \\
         --rollouts runs/demo/sample/validation/policy [--rollouts ...]
+    python scripts/studies/measure.py gap --scenarios runs/demo/tokenize/training \\
+        --checkpoint runs/demo/pretrain/reference.ckpt
 """
 
 from __future__ import annotations
@@ -17,11 +19,18 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data.batch import collate
 from data.ground import follow_ground
 from data.scene import CURRENT_INDEX, STEP_SECONDS
 from data.scenes_source import open_scenes
-from data.vocabulary import TYPE_NAMES, type_index
+from data.store import SceneStore
+from data.vocabulary import TYPE_NAMES, corner_distance, pose_corners, type_index
 from models.reference.agent import ReferenceAgent
+from models.reference.checkpoint import load_reference
+from models.reference.inputs import keep_agents
+from models.reference.recording import scene_inputs
+from pipeline.evaluation.tables import render_table
+from pipeline.stages.finetune import roll_out
 from submission.plausibility import JUMP, RISE
 from submission.protos import read_rollouts
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
@@ -132,10 +141,38 @@ def speeds(options: argparse.Namespace) -> None:
         print(f"  {name}: {', '.join(f'{value:.2f}' for value in torch.cat(parts).mean(0).tolist())}")
 
 
+def gap(options: argparse.Namespace) -> None:
+    """What closed-loop fine-tuning has to learn from: how far rollouts of the reference near the log get from it.
+
+    A rollout takes, of the k likeliest tokens, the one nearest to the log (CAT-K). Prints for some k how often that
+    is another token than the nearest of all, the target of teacher forcing, and how far rollouts are from the log.
+    """
+    model = load_reference(options.checkpoint).eval()
+    store = SceneStore(options.scenarios)
+    rows = [["k", "another token, %", "mean distance, m", "p90, m", "p99, m", "beyond 1 m, %"]]
+    for top_k in options.top_k:
+        differ, errors = [], []
+        for index in range(0, len(store), max(1, len(store) // options.count)):
+            inputs = scene_inputs(collate([keep_agents(store[index], 32)]), model.vocabulary)
+            loop = roll_out(model, inputs, top_k, float("inf"))
+            first = CURRENT_INDEX // model.vocabulary.token_steps
+            box = model.vocabulary.box[inputs.agents.types.unsqueeze(-1)]
+            start = loop.tokens.poses[:, :, :-1]
+            error = corner_distance(pose_corners(start, box), pose_corners(inputs.recorded[:, :, :-1], box))
+            differ.append((loop.tokens.ids != loop.target)[loop.mask])
+            errors.append(error[..., first + 1 :][loop.mask[..., first + 1 :]])
+        distance = torch.cat(errors)
+        fraction = torch.cat(differ).double().mean()
+        tail = [float(torch.quantile(distance[:: max(1, len(distance) // 1_000_000)], q)) for q in (0.9, 0.99)]
+        cells = [f"{100 * fraction:.1f}", f"{distance.mean():.3f}", *(f"{value:.2f}" for value in tail)]
+        rows.append([str(top_k), *cells, f"{100 * (distance > 1).double().mean():.1f}"])
+    print(render_table(rows))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for measure in (heights, motion, speeds):
+    for measure in (heights, motion, speeds, gap):
         command = commands.add_parser(measure.__name__, help=(measure.__doc__ or "").splitlines()[0])
         command.set_defaults(measure=measure)
         command.add_argument("--scenarios", required=True, help="WOMD TFRecords or a store, with futures")
@@ -144,6 +181,10 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--rollouts", type=int, default=8, help="futures of each scenario")
         if measure is speeds:
             command.add_argument("--rollouts", action="append", required=True, help="of these scenarios; repeat")
+        if measure is gap:
+            command.add_argument("--checkpoint", type=Path, required=True, help="reference.ckpt")
+            command.add_argument("--count", type=int, default=24, help="scenes, spread over the store")
+            command.add_argument("--top_k", type=int, nargs="+", default=[1, 5, 32, 200])
     options = parser.parse_args(arguments)
     options.measure(options)
     return 0

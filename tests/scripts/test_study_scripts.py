@@ -35,6 +35,9 @@ def test_recorded_motion_and_heights_are_measured(made_run: Path, capsys: pytest
     assert re.search(r"vehicle +\d+ steps", capsys.readouterr().out)
     assert main(["heights", "--scenarios", scenarios]) == 0
     assert "followed" in capsys.readouterr().out
+    checkpoint = str(made_run / "finetune" / "reference.ckpt")
+    assert main(["gap", "--scenarios", scenarios, "--checkpoint", checkpoint, "--top_k", "1", "5"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["1", "5"]
 
 
 def test_curves_of_both_kinds_of_training_are_drawn(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ A folder holds an arm: ``training/``, ``scores_*`` and ``result.json``, written 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -20,6 +19,7 @@ from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest, open_scenes
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
+from pipeline.evaluation.tables import numbers, read_table
 from pipeline.execution.manifest import differences
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.simulator.observation import ObservationConfig
@@ -216,11 +216,8 @@ class ArmResult:
 
     def scenes(self, mode: str, targets: str = "all") -> dict[str, dict[str, float]]:
         """Fields of the metric by scenario id."""
-        with (_scores(self.folder, mode, targets) / "per_scenario.csv").open(newline="") as file:
-            return {
-                row.pop("scenario_id"): {name: float(value) for name, value in row.items()}
-                for row in csv.DictReader(file)
-            }
+        _, rows = read_table(_scores(self.folder, mode, targets) / "per_scenario.csv")
+        return {row["scenario_id"]: numbers(row) for row in rows}
 
     @cached_property
     def divergences(self) -> dict[str, SceneDivergence]:
@@ -258,8 +255,7 @@ def _scores(folder: Path, mode: str, targets: str) -> Path:
 
 
 def _rows(folder: Path) -> list[dict[str, float]]:
-    with (folder / "training" / "metrics.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [numbers(row) for row in read_table(folder / "training" / "metrics.csv")[1]]
 
 
 def is_done(folder: Path, recipe: Mapping[str, Any]) -> bool:
