@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pipeline.command.cli import main
-from pipeline.execution.allocator import keep_freed_memory
+from pipeline.execution.processes import keep_freed_memory
 
 if __name__ == "__main__":
     keep_freed_memory()

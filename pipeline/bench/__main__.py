@@ -14,7 +14,7 @@ import torch
 from data.files import write_json
 from pipeline.bench.rows import Row
 from pipeline.evaluation.tables import render_table
-from pipeline.execution.allocator import keep_freed_memory
+from pipeline.execution.processes import keep_freed_memory
 
 _BENCHES = ("ingest", "metric", "reference", "sample", "selfplay")
 

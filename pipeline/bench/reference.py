@@ -26,7 +26,7 @@ from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.recording import prune_map, recording_inputs, recording_of
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
-from pipeline.execution.clock import Clock
+from pipeline.execution.devices import Clock
 
 __all__ = ["TrainingStep", "bench"]
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 
 from data.scene import Scene
-from pipeline.execution.allocator import keep_freed_memory
+from pipeline.execution.processes import keep_freed_memory
 
 __all__ = [
     "Row",

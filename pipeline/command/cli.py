@@ -27,7 +27,7 @@ from pipeline.command.options import (
     split_config,
 )
 from pipeline.execution.console import be_quiet, logged
-from pipeline.execution.interruption import end_workers, interruptible
+from pipeline.execution.processes import end_workers, interruptible
 from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.stage_table import STAGES, Command, load
 

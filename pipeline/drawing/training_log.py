@@ -17,7 +17,7 @@ from pipeline.agents.agent import SimAgent
 from pipeline.drawing.films import gif_bytes, scene_frames
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.evaluation.tables import csv_table
-from pipeline.execution.progress import bar
+from pipeline.execution.console import bar
 
 __all__ = ["TABLE_FILE", "TrainingLog", "add_film", "write_table"]
 

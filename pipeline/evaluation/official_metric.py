@@ -12,7 +12,7 @@ from typing import Any
 from data.errors import UserError
 from data.scene import Scene
 from data.scenes_source import open_scenes
-from pipeline.execution.isolation import run_isolated
+from pipeline.execution.processes import run_isolated
 from submission.protos import file_messages, rollout_files
 from submission.realism import METRIC_FIELDS
 

@@ -1,16 +1,25 @@
-"""Who does independent tasks: processes of this machine, or those of a Ray cluster."""
+"""Independent tasks, done by processes of this machine or of a Ray cluster.
+
+Torch is imported late here: it takes seconds, and the command line reads this module for its options.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from data.errors import UserError
+from pipeline.execution.processes import die_with_parent, end_workers, keep_freed_memory
 
-__all__ = ["EngineConfig", "run_on", "worker_count"]
+__all__ = ["EngineConfig", "prepare_worker", "run_on", "run_tasks", "worker_count"]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -19,12 +28,12 @@ _KINDS = ("local", "ray")
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Who does independent tasks. Results depend on none of this.
+    """Workers for independent tasks. Results do not depend on them.
 
     Args:
-        kind: local, processes of this machine, or ray, those of a Ray cluster.
+        kind: local for processes of this machine, or ray for those of a Ray cluster.
         address: of the cluster: auto, HOST:PORT or ray://HOST:PORT; without one Ray runs on this machine alone.
-        retries: how often a task whose worker died is given to another one.
+        retries: how often a task is given to another worker after its worker died.
     """
 
     kind: str = "local"
@@ -64,27 +73,107 @@ def run_on(
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield ``(index, function(task))`` in order of completion.
 
-    A task must be safe to do twice: when a machine is cut off, its task is given to another, and the first may yet
-    end. Tasks here write their outputs atomically and with the same bytes every time.
+    A task must be safe to do twice: when a machine is cut off, its task is given to another machine, and both may
+    finish it. Tasks here write their outputs atomically and with the same bytes every time.
 
     Args:
-        engine: who does them.
+        engine: the workers.
         function: importable by name. tasks: its arguments, picklable, their paths absolute.
         workers: processes; 0 for one per core, or per CPU (or GPU) of the cluster.
         device: of the tasks; on cuda each takes a GPU.
-        folder: where they write. Machines of a cluster are asked whether they see it.
+        folder: where they write; every machine of a cluster must see it.
 
     Raises:
         UserError: workers died too often, or what ``function`` raised.
     """
     if engine.kind == "ray":
-        # Ray is an extra: whoever does not use it need not have it.
+        # Ray is optional.
         from pipeline.execution.ray_cluster import run_on_cluster
 
         yield from run_on_cluster(engine.address, engine.retries, function, tasks, workers, device, folder)
         return
-    # It takes torch, which takes seconds.
-    from pipeline.execution.parallel import run_tasks
-
     count = worker_count(workers or int(device != "cpu"))
     yield from run_tasks(function, tasks, count, engine.retries)
+
+
+def prepare_worker(parent: int) -> None:
+    """Set up a fresh worker: it ends with its parent, ignores Ctrl-C and uses one thread."""
+    # Both signals reach the whole process group; the parent alone decides what follows.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # The parent ends workers with SIGTERM; an exit removes their temporary files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    import torch
+
+    die_with_parent(parent)
+    keep_freed_memory()
+    torch.set_num_threads(1)
+
+
+def run_tasks(
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int, retries: int = 0
+) -> Iterator[tuple[int, ResultT]]:
+    """Yield ``(index, function(task))`` in order of completion.
+
+    Args:
+        function: importable by name, so that a fresh process can find it.
+        tasks: its arguments, picklable.
+        workers: processes; with 1, or for a single task, everything runs in this process. Torch uses one thread
+            in each of them, so that results do not depend on the number of workers.
+        retries: how often to go on with one process fewer after a worker was killed, most often because memory
+            ran out.
+
+    Raises:
+        UserError: workers were killed more often than that.
+        Exception: whatever ``function`` raised first; tasks not yet started are dropped.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from ((index, function(task)) for index, task in enumerate(tasks))
+        finally:
+            torch.set_num_threads(threads)
+        return
+    left = dict(enumerate(tasks))
+    while left:
+        try:
+            for index, result in _run_pool(function, left, workers):
+                del left[index]
+                yield index, result
+        except BrokenProcessPool as error:
+            if retries <= 0:
+                raise UserError(
+                    "a worker process was killed (often for want of memory): run the same command again to go on, "
+                    "with fewer workers"
+                ) from error
+            retries, workers = retries - 1, max(1, workers - 1)
+            print(f"a worker process was killed; going on with {workers}", file=sys.stderr, flush=True)
+
+
+def _run_pool(
+    function: Callable[[TaskT], ResultT], tasks: Mapping[int, TaskT], workers: int
+) -> Iterator[tuple[int, ResultT]]:
+    # Fresh processes: forking one with threads of torch or Arrow may deadlock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=context, initializer=prepare_worker, initargs=(os.getpid(),)
+    )
+    try:
+        futures: dict[Future[ResultT], int] = {pool.submit(function, task): index for index, task in tasks.items()}
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            # Finished results count, even if another worker died before.
+            for future in sorted(done, key=lambda future: (future.exception() is not None, futures[future])):
+                if isinstance(future.exception(), SystemExit):
+                    raise BrokenProcessPool("a worker was told to end")
+                yield futures[future], future.result()
+    except (KeyboardInterrupt, GeneratorExit):
+        # Tasks may take minutes: they are cut off, and done again later.
+        end_workers()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

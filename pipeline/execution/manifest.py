@@ -18,7 +18,7 @@ from typing import Any
 from data.errors import UserError
 from data.files import checksum, read_json, write_json
 from pipeline.execution.console import say
-from pipeline.execution.isolation import Outcome
+from pipeline.execution.processes import Outcome
 
 __all__ = [
     "NOTHING",

@@ -41,7 +41,7 @@ class _Worker:
     """A process of the cluster."""
 
     def __init__(self, token: str | None) -> None:
-        from pipeline.execution.allocator import keep_freed_memory
+        from pipeline.execution.processes import keep_freed_memory
 
         import torch  # isort: skip  (after the environment is set)
 

@@ -17,12 +17,11 @@ from data.places import is_remote, place
 from data.scenes_source import content_digest
 from data.sources import find_shards
 from data.store import is_store
-from pipeline.execution.code_version import code_version
 from pipeline.execution.console import say
 from pipeline.execution.devices import check_devices, is_first_process
-from pipeline.execution.isolation import measured
-from pipeline.execution.locking import locked
 from pipeline.execution.manifest import Recipe, State, Work, look, perform, set_aside
+from pipeline.execution.processes import locked, measured
+from pipeline.execution.result_cache import code_version
 from pipeline.run.stage_table import Command
 from submission.protos import rollout_files
 

@@ -19,7 +19,7 @@ from data.scene import Scene
 from data.store import SceneStore, check_disjoint
 from data.vocabulary import Vocabulary
 from pipeline.agents.leaks import check_unseen
-from pipeline.execution.parallel import prepare_worker
+from pipeline.execution.engine import prepare_worker
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.simulator.world import World, build_world
 

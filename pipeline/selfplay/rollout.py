@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.execution.clock import Clock
+from pipeline.execution.devices import Clock
 from pipeline.selfplay.config import PPOConfig
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation

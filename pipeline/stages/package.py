@@ -17,9 +17,9 @@ from data.files import atomic_write, read_json, remove_leftovers, write_json, wr
 from data.places import is_remote, place
 from data.receipts import Receipt, accepted, write_receipt
 from data.scenes_source import SceneSource, content_digest, open_scenes
-from pipeline.execution.code_version import code_version
+from pipeline.execution.console import bar
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
-from pipeline.execution.progress import bar
+from pipeline.execution.result_cache import code_version
 from submission.archive import (
     Entry,
     Shard,

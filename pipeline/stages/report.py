@@ -12,8 +12,8 @@ from typing import Any
 from data.errors import UserError
 from data.files import write_text
 from data.store import SceneStore
+from pipeline.execution.console import bar
 from pipeline.execution.engine import EngineConfig, run_on
-from pipeline.execution.progress import bar
 from pipeline.run.run_folder import REPORT
 from pipeline.viewing.report_facts import RunFacts, gather
 from pipeline.viewing.report_scenes import SceneTask, ShownScene, choose_scenes, find_rollouts, pack_task

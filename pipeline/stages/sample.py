@@ -24,12 +24,11 @@ from models.sampling import SamplingConfig
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.catalogue import LEARNT, make_agent
 from pipeline.agents.leaks import RECIPE, TRAINED, trained_scenes
-from pipeline.execution.code_version import code_version
-from pipeline.execution.console import say
+from pipeline.execution.console import bar, say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.manifest import Work, set_aside
-from pipeline.execution.progress import bar
+from pipeline.execution.result_cache import code_version
 from pipeline.run.run_folder import POLICY, REFERENCE, Run
 from submission.protos import Rollouts, encode_field, to_proto
 

@@ -29,8 +29,8 @@ from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from data.womd import RecordError, parse_scenario
+from pipeline.execution.console import bar, track
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
-from pipeline.execution.progress import bar, track
 from pipeline.run.run_folder import VOCABULARY, Run
 
 __all__ = ["TokenizeConfig", "changed_data", "ingest", "learn_vocabulary", "run_tokenize", "tokenize_run"]

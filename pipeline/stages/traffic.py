@@ -15,9 +15,8 @@ from data.sources import SPLITS
 from data.tfrecord import write_records
 from data.traffic.sumo import require_sumo
 from data.traffic.world import WorldTask, generate_world
-from pipeline.execution.engine import worker_count
-from pipeline.execution.parallel import run_tasks
-from pipeline.execution.progress import bar
+from pipeline.execution.console import bar
+from pipeline.execution.engine import run_tasks, worker_count
 from pipeline.execution.result_cache import keep_settings
 
 __all__ = ["TrafficConfig", "run_traffic"]

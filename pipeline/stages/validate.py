@@ -14,7 +14,7 @@ from data.files import sha256_of, write_json
 from data.places import place
 from data.scenes_source import open_scenes
 from data.store import SceneStore, is_store
-from pipeline.execution.progress import bar
+from pipeline.execution.console import bar
 from submission.suspicion import Suspicion
 from submission.validate import Verdict, validate_archive
 

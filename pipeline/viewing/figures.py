@@ -24,7 +24,7 @@ from pipeline.drawing.drawn_map import Line, drawn_map
 from pipeline.drawing.films import scene_frames, write_contact_sheet, write_video
 from pipeline.drawing.palette import COLOURS, LINES, MARKS, TYPES, agent_colour
 from pipeline.drawing.raster import Panel
-from pipeline.execution.progress import track
+from pipeline.execution.console import track
 from pipeline.viewing.report_facts import AgentResult, Curve, RunFacts
 from pipeline.viewing.report_scenes import find_rollouts, read_entry
 from submission.realism.config import COMPONENTS

@@ -27,7 +27,7 @@ from data.files import write_json, write_text
 from data.scene import CURRENT_INDEX, Lights, Scene
 from data.store import SceneStore, shard_name, write_shard
 from pipeline.evaluation.tables import csv_table, numbers, read_table
-from pipeline.execution.progress import track
+from pipeline.execution.console import track
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CHALLENGE = 44_920

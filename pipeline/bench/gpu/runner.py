@@ -25,7 +25,7 @@ from data.files import write_json, write_text
 from pipeline.bench.gpu.steps import Step
 from pipeline.bench.rows import Row
 from pipeline.evaluation.tables import render_table
-from pipeline.execution.isolation import die_with_parent
+from pipeline.execution.processes import die_with_parent
 
 __all__ = ["JSON_FILE", "TABLE_FILE", "Found", "Task", "run_steps", "table", "write"]
 

@@ -13,9 +13,8 @@ from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest
 from data.vocabulary import TYPE_NAMES
 from pipeline.evaluation.statistics import Array, Method, Over, correlation, difference, mean
-from pipeline.execution.console import say
+from pipeline.execution.console import bar, say
 from pipeline.execution.engine import EngineConfig, run_on
-from pipeline.execution.progress import bar
 from pipeline.studies.claims.figures import scatter_figure
 from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
 from pipeline.studies.claims.report import Report, Row, above, cell, render_rows

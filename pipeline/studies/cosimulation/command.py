@@ -23,10 +23,9 @@ from models.sampling import SamplingConfig
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.drawing.films import write_sheet, write_video
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
-from pipeline.execution.engine import worker_count
-from pipeline.execution.isolation import ProcessDied, run_isolated
-from pipeline.execution.parallel import run_tasks
-from pipeline.execution.progress import bar
+from pipeline.execution.console import bar
+from pipeline.execution.engine import run_tasks, worker_count
+from pipeline.execution.processes import ProcessDied, run_isolated
 from pipeline.execution.result_cache import keep_settings
 from pipeline.studies.cosimulation.area import Area, build_area
 from pipeline.studies.cosimulation.drive import (

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from data.files import checksum
 from data.scenes_source import content_digest
-from pipeline.execution.code_version import code_version
-from pipeline.execution.isolation import measured
 from pipeline.execution.manifest import Recipe, Work, perform
+from pipeline.execution.processes import measured
+from pipeline.execution.result_cache import code_version
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.selfplay import POLICY_FILE, run_selfplay
 

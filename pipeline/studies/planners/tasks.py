@@ -14,8 +14,7 @@ from data.scene import Scene
 from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import scene_origin
 from pipeline.agents.agent import Agent
-from pipeline.execution.code_version import code_version
-from pipeline.execution.result_cache import digest_of
+from pipeline.execution.result_cache import code_version, digest_of
 from pipeline.studies.planners.catalogue import load_planner
 from pipeline.studies.planners.drive import drive_scene, mission_of
 from pipeline.studies.planners.drive_record import Drive

@@ -25,9 +25,8 @@ from pipeline.agents.agent import SimAgent
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import csv_table, interval_cell
-from pipeline.execution.code_version import code_version
 from pipeline.execution.engine import EngineConfig
-from pipeline.execution.result_cache import digest_of, run_kept
+from pipeline.execution.result_cache import code_version, digest_of, run_kept
 from pipeline.studies.robustness.kinds import Condition, spoil
 from submission.realism import (
     METRIC_FIELDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution import code_version as module
+from pipeline.execution import result_cache as module
 
 
 @pytest.fixture

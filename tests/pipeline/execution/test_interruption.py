@@ -15,8 +15,7 @@ import pytest
 
 from data.tfrecord import write_records
 from pipeline.command.cli import main
-from pipeline.execution.interruption import Interrupted, interruptible
-from pipeline.execution.isolation import run_isolated
+from pipeline.execution.processes import Interrupted, interruptible, run_isolated
 from tests.builders import scenario_proto
 
 ROOT = Path(__file__).parents[3]
@@ -28,8 +27,8 @@ import os, signal, sys, time
 from pathlib import Path
 from pipeline.command import cli
 from pipeline.command.cli import main
-from pipeline.execution.isolation import run_isolated
-from pipeline.execution.parallel import run_tasks
+from pipeline.execution.processes import run_isolated
+from pipeline.execution.engine import run_tasks
 from tests.pipeline.execution.test_interruption import stubborn, beat
 
 FOLDER = Path(sys.argv[1])

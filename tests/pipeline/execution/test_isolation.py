@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from data.errors import UserError
-from pipeline.execution.isolation import run_isolated
-from pipeline.execution.parallel import run_tasks
+from pipeline.execution.engine import run_tasks
+from pipeline.execution.processes import run_isolated
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,7 +70,7 @@ def test_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     code = (
         "import os, time, pathlib\n"
-        "from pipeline.execution.isolation import run_isolated\n"
+        "from pipeline.execution.processes import run_isolated\n"
         f"run_isolated(lambda: (pathlib.Path({str(marker)!r}).write_text(str(os.getpid())), time.sleep(60)))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -126,7 +126,7 @@ def test_the_tasks_of_a_killed_worker_are_done_again(tmp_path: Path, capfd: pyte
 
 
 def test_who_starts_after_its_parent_died_ends_at_once() -> None:
-    code = "from pipeline.execution.isolation import die_with_parent; die_with_parent(2**22 + 1); print('alive')"
+    code = "from pipeline.execution.processes import die_with_parent; die_with_parent(2**22 + 1); print('alive')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
@@ -134,7 +134,7 @@ def test_who_starts_after_its_parent_died_ends_at_once() -> None:
 
 def test_workers_that_are_still_starting_die_with_a_killed_parent() -> None:
     code = (
-        "from pipeline.execution.parallel import run_tasks\n"
+        "from pipeline.execution.engine import run_tasks\n"
         "from tests.pipeline.execution.test_isolation import square\n"
         "if __name__ == '__main__': list(run_tasks(square, [1, 2, 3], 2))\n"
     )

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.execution.locking import locked
+from pipeline.execution.processes import locked
 
 ROOT = Path(__file__).parents[3]
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.execution.locking import locked
+from pipeline.execution.processes import locked
 with locked(Path(sys.argv[1]), "sample"):
     print("in", flush=True)
     time.sleep(60)

@@ -18,8 +18,8 @@ from data.tfrecord import write_records
 from data.vocabulary import VocabularyConfig
 from pipeline.command.cli import COMMANDS, preset_section, whole_run
 from pipeline.command.options import command_parser, split_config
-from pipeline.execution.locking import locked
 from pipeline.execution.manifest import Recipe, Work, finish, read_manifest
+from pipeline.execution.processes import locked
 from pipeline.run import runner
 from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.run_config import RunConfig

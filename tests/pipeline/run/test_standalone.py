@@ -14,7 +14,7 @@ import pytest
 from data.errors import UserError
 from data.tfrecord import write_records
 from pipeline.command.cli import CHOICES, COMMANDS, main
-from pipeline.execution.locking import locked
+from pipeline.execution.processes import locked
 from pipeline.run.standalone import identity, run_command
 from tests.builders import scenario_proto
 

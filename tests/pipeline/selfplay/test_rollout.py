@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.scene import AgentType, MapKind
 from models.policy import Policy, PolicyConfig
-from pipeline.execution.clock import Clock
+from pipeline.execution.devices import Clock
 from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, Rollout, Scorer, collect
