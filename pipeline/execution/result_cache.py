@@ -22,11 +22,12 @@ from data.errors import UserError
 from data.files import read_json, remove_leftovers, write_json
 from pipeline.execution.console import bar
 from pipeline.execution.engine import EngineConfig, run_on
+from pipeline.execution.manifest import differences
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = frozenset({"data", "models", "submission", "pipeline"})
 
-__all__ = ["KeptTask", "code_version", "digest_of", "keep_settings", "run_kept"]
+__all__ = ["KeptTask", "code_version", "digest_of", "is_kept", "keep_settings", "refuse_changes", "run_kept"]
 
 
 class KeptTask(Protocol):
@@ -79,6 +80,11 @@ def _held(target: Path) -> list[dict[str, Any]] | None:
     return rows if isinstance(rows, list) else None
 
 
+def is_kept(tasks: Sequence[KeptTask], folder: Path) -> bool:
+    """Whether the rows of all tasks are in the folder."""
+    return all(_held(folder / f"{task.name}.json") is not None for task in tasks)
+
+
 def run_kept(
     function: Callable[[TaskT], list[dict[str, Any]]],
     tasks: Sequence[TaskT],
@@ -129,10 +135,18 @@ def keep_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
         raise UserError(
             f"{path}: not JSON ({error}): run again with --fresh, which keeps what is there in replaced/"
         ) from error
-    if found != settings:
-        names = sorted(name for name in settings.keys() | found.keys() if found.get(name) != settings.get(name))
+    refuse_changes(path.parent, found, settings, what)
+
+
+def refuse_changes(folder: Path, before: Any, now: Mapping[str, Any], what: str) -> None:
+    """Raise ``UserError`` where settings differ from those that a folder was made with; says in what.
+
+    Args:
+        before, now: plain values. what: the folder holds, for the message.
+    """
+    if changes := differences(before, now):
         raise UserError(
-            f"{path.parent}: holds {what} with another {', '.join(names)}: start over with --fresh, "
+            f"{folder}: holds {what} made with other settings ({', '.join(changes[:3])}): start over with --fresh, "
             "which keeps it in replaced/, or give another folder"
         )
 

@@ -115,7 +115,7 @@ def _check_settings(config: TrafficConfig, out: Path, seed: int) -> None:
     settings = {"seed": seed, **dataclasses.asdict(config)}
     # How many processes work has no influence on the result.
     del settings["workers"]
-    keep_settings(out / SETTINGS_FILE, settings, "traffic generated")
+    keep_settings(out / SETTINGS_FILE, settings, "traffic")
 
 
 def _results(shards: list[_Shard], scratch: Path, workers: int) -> Iterator[int]:

@@ -14,13 +14,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest, open_scenes
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.evaluation.tables import numbers, read_table
 from pipeline.execution.manifest import differences
+from pipeline.execution.result_cache import keep_settings, refuse_changes
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
+_WHAT = "what an arm left"
 # How a result is computed may change; what is computed may not.
 _FREE = {"selfplay": ("workers", "tensorboard", "checkpoint_every"), "evaluate": ("workers", "cache")}
 
@@ -240,9 +241,9 @@ def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult
     recipe = reference_recipe(judged, checkpoint)
     if done.exists():
         values = read_json(done)
-        _refuse_changes(folder, values["recipe"], recipe)
+        refuse_changes(folder, values["recipe"], recipe, _WHAT)
         return ArmResult(folder, values)
-    _begin(folder, recipe)
+    keep_settings(folder / _RECIPE_FILE, recipe, _WHAT)
     values = {"recipe": recipe, "reports": judge_rollouts(judged, "reference", checkpoint, folder)}
     write_json(done, values)
     return ArmResult(folder, values)
@@ -278,28 +279,12 @@ def run_arm(trial: Trial, folder: Path) -> ArmResult:
     done, recipe = folder / RESULT_FILE, trial.recipe()
     values: dict[str, Any] = read_json(done) if done.exists() else {}
     if not values:
-        _begin(folder, recipe)
+        keep_settings(folder / _RECIPE_FILE, recipe, _WHAT)
         values = {**_train_and_score(trial, folder), **_measure(trial, folder), "recipe": recipe}
         write_json(done, values)
     else:
-        _refuse_changes(folder, values.get("recipe", {}), recipe)
+        refuse_changes(folder, values.get("recipe", {}), recipe, _WHAT)
     return ArmResult(folder, values)
-
-
-def _begin(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Scores that an interrupted arm left are used again only if they were to be the same."""
-    recipe_file = folder / _RECIPE_FILE
-    if recipe_file.exists():
-        _refuse_changes(folder, read_json(recipe_file), recipe)
-    write_json(recipe_file, recipe)
-
-
-def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if changes := differences(before, now):
-        raise UserError(
-            f"{folder}: made with other settings ({', '.join(changes[:3])}); start over with --fresh, "
-            "which keeps it in replaced/, or choose another --out"
-        )
 
 
 def _train_and_score(trial: Trial, folder: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from data.batch import collate
-from data.files import write_json
 from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for, map_tensors
 from data.scenes_source import SceneSource, open_scenes
@@ -31,6 +30,7 @@ from models.reference.map_encoder import stack_map_encodings
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.catalogue import make_agent
+from pipeline.execution.result_cache import digest_of
 from pipeline.selfplay.rollout import LEAST_LOG_LIKELIHOOD
 from pipeline.simulator.world import STILL
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
@@ -55,7 +55,7 @@ class LikelihoodTask:
         scenarios: store or records. digest: tells changed ones apart. index: of the scene.
         reference, policy: checkpoints. levels: of the disturbance, metres.
         rollouts: futures of each kind that the metric sees. scored: of these, how many the reference scores.
-        metric: name of the metric's configuration. seed: of everything drawn. target: file of the result.
+        metric: name of the metric's configuration. seed: of everything drawn. checkpoints: digests of both.
     """
 
     scenarios: str
@@ -68,7 +68,16 @@ class LikelihoodTask:
     scored: int
     metric: str
     seed: int
-    target: Path
+    checkpoints: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """Stands for all that decides the result; not where the files are."""
+        return digest_of(replace(self, scenarios="", reference=Path(), policy=Path()))
+
+    @property
+    def size(self) -> int:
+        return 1
 
 
 def kind_names(levels: Sequence[float]) -> list[str]:
@@ -145,20 +154,15 @@ def _opened(
     return open_scenes(scenarios), ReferenceAgent.from_checkpoint(reference), make_agent("policy", policy)
 
 
-def score_scene(task: LikelihoodTask) -> str:
-    """Score all kinds of futures of a scene and write ``task.target``; returns the scenario's id.
+def score_scene(task: LikelihoodTask) -> list[dict[str, Any]]:
+    """Score all kinds of futures of a scene; the result is the only row.
 
     The result has, for every kind, ``sum`` and ``count`` of log-likelihoods over counted decisions, in all and by
     type; ``coverage``; and ``realism``, if the scene can be scored.
     """
     source, reference, policy = _opened(task.scenarios, task.digest, task.reference, task.policy)
     scene = source[task.index]
-    values = {
-        "scenario_id": str(scene.scenario_id),
-        "kinds": _kinds(scene, reference, policy, task),
-    }
-    write_json(task.target, values)
-    return str(scene.scenario_id)
+    return [{"scenario_id": str(scene.scenario_id), "kinds": _kinds(scene, reference, policy, task)}]
 
 
 def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: LikelihoodTask) -> dict[str, Any]:

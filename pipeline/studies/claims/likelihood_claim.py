@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.files import read_json, sha256_of, write_json
+from data.files import sha256_of
 from data.scenes_source import content_digest
 from data.vocabulary import TYPE_NAMES
 from pipeline.evaluation.statistics import Array, Method, Over, correlation, difference, mean
-from pipeline.execution.console import bar, say
-from pipeline.execution.engine import EngineConfig, run_on
+from pipeline.execution.engine import EngineConfig
+from pipeline.execution.result_cache import is_kept, run_kept
 from pipeline.studies.claims.figures import scatter_figure
 from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
 from pipeline.studies.claims.report import Report, Row, above, cell, render_rows
@@ -28,7 +28,6 @@ _SAYS = (
     "The reference finds what humans did likelier than the same disturbed, and that likelier than naive motion; "
     "and what it finds likely, the realism metric finds real."
 )
-_RECIPE_FILE = "recipe.json"
 _METHODS: dict[str, Method] = {"Pearson": "pearson", "Spearman": "spearman"}
 _NEARNESS_OVER: dict[Over, str] = {"groups": "over kinds", "within": "in each scene"}
 _OVER: dict[Over, str] = {
@@ -39,71 +38,37 @@ _OVER: dict[Over, str] = {
 }
 
 
-def _recipe(study: Study) -> dict[str, Any]:
-    """Everything that decides what is measured."""
+def _tasks(study: Study) -> list[LikelihoodTask]:
+    """A task for each of the study's scenes."""
     config, inputs = study.config, study.inputs
-    return {
-        "scenarios": content_digest(str(study.scenarios.absolute())),
-        "reference": sha256_of(inputs.reference),
-        "policy": sha256_of(inputs.policy),
-        "levels": list(config.levels),
-        "rollouts": config.likelihood_rollouts,
-        "scored": config.likelihood_scored,
-        "metric": config.metric,
-        "seed": study.seed,
-    }
-
-
-def _target(study: Study, index: int) -> Path:
-    return study.out.absolute() / LIKELIHOOD / f"scene-{index:05d}.json"
+    scenarios = str(study.scenarios.absolute())
+    one = LikelihoodTask(
+        scenarios=scenarios,
+        digest=content_digest(scenarios),
+        index=0,
+        reference=inputs.reference.absolute(),
+        policy=inputs.policy.absolute(),
+        levels=tuple(config.levels),
+        rollouts=config.likelihood_rollouts,
+        scored=config.likelihood_scored,
+        metric=config.metric,
+        seed=study.seed,
+        checkpoints=(sha256_of(inputs.reference), sha256_of(inputs.policy)),
+    )
+    return [replace(one, index=index) for index in range(len(study.scenes))]
 
 
 def is_measured(study: Study) -> bool:
     """Whether nothing is left to do."""
-    recipe = study.out / LIKELIHOOD / _RECIPE_FILE
-    return (
-        study.inputs.checkpoint("policy") is not None
-        and recipe.exists()
-        and read_json(recipe) == _recipe(study)
-        and all(_target(study, index).exists() for index in range(len(study.scenes)))
-    )
+    folder = study.out / LIKELIHOOD
+    return folder.is_dir() and study.inputs.checkpoint("policy") is not None and is_kept(_tasks(study), folder)
 
 
 def measure_likelihood(study: Study) -> list[dict[str, Any]]:
-    """One result a scene (see ``score_scene``), in the order of the study's; what is there is not done again."""
-    config, inputs, folder = study.config, study.inputs, study.out / LIKELIHOOD
-    scenarios = str(study.scenarios.absolute())
-    recipe = _recipe(study)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / _RECIPE_FILE).exists() or read_json(folder / _RECIPE_FILE) != recipe:
-        # Minutes, not hours: with other settings it is measured again.
-        for stale in folder.glob("scene-*.json"):
-            stale.unlink()
-        write_json(folder / _RECIPE_FILE, recipe)
-    tasks = [
-        LikelihoodTask(
-            scenarios=scenarios,
-            digest=recipe["scenarios"],
-            index=index,
-            reference=inputs.reference.absolute(),
-            policy=inputs.policy.absolute(),
-            levels=tuple(config.levels),
-            rollouts=config.likelihood_rollouts,
-            scored=config.likelihood_scored,
-            metric=config.metric,
-            seed=study.seed,
-            target=_target(study, index),
-        )
-        for index in range(len(study.scenes))
-    ]
-    todo = [task for task in tasks if not task.target.exists()]
-    if todo:
-        with bar(LIKELIHOOD, len(tasks), " scene", initial=len(tasks) - len(todo)) as progress:
-            for _ in run_on(EngineConfig(), score_scene, todo, config.workers, folder=folder):
-                progress.update()
-    else:
-        say(f"{LIKELIHOOD}: was done")
-    return [read_json(task.target) for task in tasks]
+    """One result for each of the study's scenes, in order (see ``score_scene``); earlier results are read."""
+    folder, workers = study.out / LIKELIHOOD, study.config.workers
+    rows = run_kept(score_scene, _tasks(study), folder, LIKELIHOOD, workers, EngineConfig())
+    return [result for (result,) in rows]
 
 
 def _table(results: Sequence[dict[str, Any]], kinds: Sequence[str], field: str) -> Array:

@@ -51,7 +51,7 @@ def test_a_world_from_end_to_end(checkpoint: Path, tmp_path: Path, capsys: pytes
     world.unlink()
     run_cosimulation(CONFIG, policy=checkpoint, out=out, seed=1)
     assert world.read_text() == text
-    with pytest.raises(UserError, match=r"another share: start over with --fresh"):
+    with pytest.raises(UserError, match=r"other settings \(share .*\): start over with --fresh"):
         run_cosimulation(dataclasses.replace(CONFIG, share=0.5), policy=checkpoint, out=out, seed=1)
 
 
