@@ -96,7 +96,8 @@ def test_seed_changes_everything(generated: Path, tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused(generated: Path) -> None:
-    with pytest.raises(UserError, match="another radius, seed"):
+    changes = r"holds traffic made with other settings \(radius .* -> 140.0, seed \d+ -> \d+\)"
+    with pytest.raises(UserError, match=changes):
         run_traffic(dataclasses.replace(CONFIG, radius=140.0), out=generated, seed=SEED + 1)
 
 
