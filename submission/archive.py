@@ -1,7 +1,7 @@
-"""A submission archive: complete shards in a .tar.gz whose bytes depend on their content alone.
+"""A submission archive: shards in a .tar.gz with reproducible bytes.
 
-It is made of parts, one for each shard, which can be written anywhere and in any order and outlive a crash. A part
-is compressed tar (see ``submission.deflate``) with a few bytes behind it that say what it holds.
+The archive is assembled from parts, one per shard. Parts can be written on any machine and in any order, and are
+kept after a crash. A part is compressed tar (see ``submission.deflate``) followed by its checksum and size.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _ROLLOUTS_FIELD = 1
 _LEVEL = 6
 _TRAILER = struct.Struct("<IQ")
 _BLOCK = 1 << 20
-# From how many scenarios, spread over all, the size of the archive is estimated.
+# The size of the archive is estimated from this many scenarios.
 _PROBES = 8
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the serialized ``ScenarioRollouts`` of a scenario lies (``submission.members``), and its SHA-256."""
+    """Position of a serialized ``ScenarioRollouts`` in a file (``submission.members``), and its SHA-256."""
 
     scenario_id: str
     file: Path
@@ -53,15 +53,11 @@ class Entry:
 
     @property
     def encoded_length(self) -> int:
-        """Bytes as a field of the submission message."""
+        """Length as a field of the submission message, bytes."""
         return len(encode_field(_ROLLOUTS_FIELD, b"")) - 1 + _varint_length(self.length) + self.length
 
     def payload(self) -> bytes:
-        """The bytes.
-
-        Raises:
-            UserError: they are not what they were.
-        """
+        """The serialized message; UserError if it changed since it was indexed."""
         payload = read_at(self.file, self.offset, self.length)
         if hashlib.sha256(payload).hexdigest() != self.digest:
             raise UserError(f"{self.file}: changed while it was read; run package again")
@@ -73,8 +69,7 @@ class Shard:
     """One file of the archive.
 
     Attributes:
-        name: of the file. metadata: serialized submission without rollouts, which it starts with.
-        entries: what follows.
+        name: of the file. metadata: serialized submission without rollouts, at its start. entries: its rollouts.
     """
 
     name: str
@@ -88,7 +83,7 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        """Of everything that decides the bytes of its part."""
+        """Digest of everything that the bytes of its part depend on."""
         lines = [self.name, hashlib.sha256(self.metadata).hexdigest(), str(_LEVEL), zlib.ZLIB_RUNTIME_VERSION]
         lines += [entry.digest for entry in self.entries]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -99,7 +94,7 @@ def _varint_length(value: int) -> int:
 
 
 def index_rollouts(file: Path, check: Callable[[Any, str], None]) -> Iterator[Entry]:
-    """Find all rollouts of a file, or of the shards in an archive, calling ``check(message, where)`` on each.
+    """Find all rollouts in a file or in the shards of an archive, and call ``check(message, where)`` on each.
 
     Raises:
         UserError: a damaged file or one of another kind, or what ``check`` raises.
@@ -116,10 +111,10 @@ def locate_rollouts(handle: IO[bytes], where: str, size: int) -> Iterator[tuple[
     """Offset and bytes of every serialized ``ScenarioRollouts`` of a file of either kind, at its start.
 
     Args:
-        handle: can be sought in. where: named in errors. size: of the file, bytes.
+        handle: a seekable file. where: name in errors. size: of the file, bytes.
 
     Raises:
-        UserError: damaged, or no submission.
+        UserError: damaged, or not a submission.
     """
     if holds_one_scenario(handle, where, size):
         yield 0, handle.read()
@@ -153,8 +148,7 @@ def shard_file_name(index: int, count: int) -> str:
 
 
 def compression_ratio(entries: Sequence[Entry]) -> float:
-    """What compression leaves of rollouts, by trying it on a few: a tenth of straight lines, two thirds of a
-    policy's motion."""
+    """Compressed over uncompressed size of a few rollouts: a tenth for straight lines, two thirds for a policy."""
     step = max(1, len(entries) // _PROBES)
     payloads = [entry.payload() for entry in entries[::step][:_PROBES]]
     return sum(len(zlib.compress(payload, _LEVEL)) for payload in payloads) / max(1, sum(map(len, payloads)))
@@ -171,7 +165,7 @@ def _tar_pieces(shard: Shard) -> Iterator[bytes]:
 
 
 def write_part(shard: Shard, target: Path) -> None:
-    """Write the part of a shard atomically, holding one scenario in memory.
+    """Write the part of a shard atomically, with one scenario in memory at a time.
 
     Raises:
         UserError: rollouts that changed since they were indexed.
@@ -202,10 +196,10 @@ def _copied(part: Path, digest: Any, out: IO[bytes]) -> Part:
 
 
 def assemble(out: Path, parts: Sequence[Path], advance: Callable[[int], object]) -> str:
-    """Put parts together, atomically; they are left where they are.
+    """Assemble the archive from parts atomically; the parts are kept.
 
     Args:
-        out: the .tar.gz. parts: in order. advance: called with 1 after each.
+        out: the .tar.gz. parts: in order. advance: called with 1 after each part.
 
     Returns:
         SHA-256 of the archive.
@@ -222,7 +216,7 @@ def assemble(out: Path, parts: Sequence[Path], advance: Callable[[int], object])
         for part in parts:
             held.append(_copied(part, digest, file))
             advance(1)
-        # Two empty blocks end a tar, and more of them fill its last record.
+        # A tar ends with two empty blocks, and more of them fill its last record.
         filled = sum(part.size for part in held) + 2 * tarfile.BLOCKSIZE
         end = bytes(2 * tarfile.BLOCKSIZE + -filled % tarfile.RECORDSIZE)
         for piece in compressed([end], _LEVEL):

@@ -1,4 +1,4 @@
-"""What is wrong with the rollouts of one scenario, every defect with its place."""
+"""Defects and suspicions of the rollouts of one scenario."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from waymo_open_dataset.utils.sim_agents import submission_specs
 
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene
 from submission.conventions import convention_suspicions
-from submission.plausibility import Array, Recorded, suspicions
-from submission.suspicion import Suspicion
+from submission.suspicion import Array, Recorded, Suspicion, suspicions
 
 __all__ = ["ROLLOUTS", "Findings", "examine", "official_defect", "required_ids", "suspicions_of"]
 
@@ -28,11 +27,12 @@ _HEADING_LIMIT = math.pi + 1e-6
 
 @dataclass
 class Findings:
-    """About a scenario, one line each.
+    """Findings about a scenario.
 
     Attributes:
-        defects: the server or the rules refuse it. suspicions: accepted, and almost surely a mistake; looked for
-            where there are no defects.
+        defects: reasons why the server or the rules refuse it, one line each. suspicions: searched only if there
+            are
+            no defects.
     """
 
     defects: list[str] = field(default_factory=list)
@@ -40,17 +40,13 @@ class Findings:
 
 
 def required_ids(scene: Scene) -> list[int]:
-    """Ids of the objects that must be simulated, no more and no fewer."""
+    """Ids of exactly the objects that must be simulated."""
     ids: list[int] = scene.agents.id[scene.simulated].tolist()
     return ids
 
 
 def examine(message: Any, scene: Scene) -> Findings:
-    """Look for all that is wrong with a ``ScenarioRollouts`` message.
-
-    Args:
-        message: the proto. scene: its scenario, with or without a future.
-    """
+    """Check a ``ScenarioRollouts`` message against its scenario, which may lack the future."""
     required = required_ids(scene)
     findings = Findings()
     defects = findings.defects
@@ -59,14 +55,14 @@ def examine(message: Any, scene: Scene) -> Findings:
     wanted, row_of = set(required), {value: row for row, value in enumerate(required)}
     states: Array = np.zeros((len(message.joint_scenes), len(required), FUTURE_STEPS, 4), np.float32)
     for number, joint in enumerate(message.joint_scenes):
-        place = f"joint scene {number}"
+        where = f"joint scene {number}"
         counts = Counter(trajectory.object_id for trajectory in joint.simulated_trajectories)
-        defects += [f"{place}: object {i} is missing" for i in sorted(wanted - counts.keys())]
-        defects += [f"{place}: object {i} is not to be simulated" for i in sorted(counts.keys() - wanted)]
-        defects += [f"{place}: object {i} occurs {n} times" for i, n in sorted(counts.items()) if n > 1]
+        defects += [f"{where}: object {i} is missing" for i in sorted(wanted - counts.keys())]
+        defects += [f"{where}: object {i} is not to be simulated" for i in sorted(counts.keys() - wanted)]
+        defects += [f"{where}: object {i} occurs {n} times" for i, n in sorted(counts.items()) if n > 1]
         for trajectory in joint.simulated_trajectories:
-            values, found = _trajectory(trajectory)
-            defects += [f"{place}: object {trajectory.object_id}: {text}" for text in found]
+            values, texts = _trajectory(trajectory)
+            defects += [f"{where}: object {trajectory.object_id}: {text}" for text in texts]
             row = row_of.get(trajectory.object_id)
             if values is not None and row is not None:
                 states[number, row] = values.T
@@ -76,11 +72,11 @@ def examine(message: Any, scene: Scene) -> Findings:
 
 
 def _trajectory(trajectory: Any) -> tuple[Array | None, list[str]]:
-    """[4, 80] values, None where they are not as many, and what is wrong with them."""
+    """Values [4, 80], None if the lengths are wrong, and their defects."""
     columns = [np.array(getattr(trajectory, name), dtype=np.float32) for name in _COORDINATES]
     if all(len(column) == FUTURE_STEPS for column in columns):
         values = np.stack(columns)
-        # Most often nothing is wrong, which is seen at once.
+        # The common case without defects is fast.
         if np.isfinite(values).all() and np.abs(values[3]).max() <= _HEADING_LIMIT:
             return values, []
     else:
@@ -107,7 +103,7 @@ def _suspicions(ids: list[int], states: Array, scene: Scene) -> list[Suspicion]:
 
 
 def suspicions_of(agent_id: Tensor, states: Tensor, scene: Scene) -> list[Suspicion]:
-    """The suspicions of rollouts of any number, objects in any order; none where objects or values are wrong.
+    """Suspicions of any number of rollouts, with objects in any order; empty if objects or values are wrong.
 
     Args:
         agent_id: [A]. states: [R, A, 80, 4], see ``Rollouts``. scene: its scenario.
@@ -120,28 +116,27 @@ def suspicions_of(agent_id: Tensor, states: Tensor, scene: Scene) -> list[Suspic
 
 
 def _recorded(scene: Scene) -> Recorded:
-    agents, chosen = scene.agents, scene.simulated
+    agents, simulated = scene.agents, scene.simulated
     past, after = slice(0, CURRENT_INDEX), slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
-    position, valid = agents.position[chosen].numpy(), agents.valid[chosen].numpy()
+    position, valid = agents.position[simulated].numpy(), agents.valid[simulated].numpy()
     return Recorded(
         now=position[:, CURRENT_INDEX],
         future=position[:, after],
         valid=valid[:, after],
-        heading=agents.heading[chosen, CURRENT_INDEX].numpy(),
-        velocity=agents.velocity[chosen, CURRENT_INDEX].numpy(),
-        height=agents.size[chosen, CURRENT_INDEX, 2].numpy(),
+        heading=agents.heading[simulated, CURRENT_INDEX].numpy(),
+        velocity=agents.velocity[simulated, CURRENT_INDEX].numpy(),
+        height=agents.size[simulated, CURRENT_INDEX, 2].numpy(),
         past=position[:, past, :2],
         past_valid=valid[:, past],
-        kind=agents.type[chosen].numpy(),
-        is_sdc=agents.is_sdc[chosen].numpy(),
+        kind=agents.type[simulated].numpy(),
+        is_sdc=agents.is_sdc[simulated].numpy(),
     )
 
 
 def official_defect(message: Any, scene: Scene) -> str | None:
-    """What Waymo's ``validate_scenario_rollouts`` says against a message, or None if it accepts it.
+    """Error of Waymo's ``validate_scenario_rollouts`` for a message, or None if it accepts it.
 
-    It reads of the scenario nothing but track ids and their validity at the current step; a proto with just these
-    is rebuilt from the scene.
+    It only reads track ids and their validity at the current step, so a proto with these is built from the scene.
     """
     scenario = scenario_pb2.Scenario(scenario_id=str(scene.scenario_id))
     valid = scene.agents.valid[:, CURRENT_INDEX].tolist()

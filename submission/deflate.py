@@ -1,7 +1,7 @@
-"""One gzip file out of parts that were compressed apart: in other processes, on other machines, before a crash.
+"""One gzip file from parts that were compressed independently, such as in other processes or before a crash.
 
-A part is raw deflate data that ends at a byte with the state of the compressor thrown away (``Z_FULL_FLUSH``), so
-that any other part may follow (RFC 1951; as pigz does). The result is one gzip member, which every reader takes.
+A part is raw deflate data that ends at a byte boundary with a reset compressor (``Z_FULL_FLUSH``), so that any
+other part may follow (RFC 1951; pigz does the same). The result is one gzip member, which every reader accepts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 
 __all__ = ["GZIP_HEADER", "Part", "combine_crc", "compressed", "gzip_end"]
 
-# Magic, deflate, no flags, no time, no hint of the effort, unknown system: the same bytes wherever it is written.
+# Magic, deflate, no flags, no time, no compression level, unknown system, for reproducible bytes.
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 # An empty final block.
 _END_OF_DEFLATE = b"\x03\x00"
@@ -24,32 +24,32 @@ _BITS = 32
 
 @dataclass(frozen=True)
 class Part:
-    """Checksum and number of bytes of what a part holds, before compression."""
+    """Checksum and number of bytes of a part before compression."""
 
     crc: int
     size: int
 
 
 class Compressor:
-    """Turns data into one part, piece by piece."""
+    """Compresses data to one part."""
 
     def __init__(self, level: int) -> None:
         self._packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
         self._crc, self._size = 0, 0
 
     def feed(self, data: bytes) -> bytes:
-        """Compressed bytes that are ready."""
+        """Compressed bytes that are available."""
         self._crc = zlib.crc32(data, self._crc)
         self._size += len(data)
         return self._packer.compress(data)
 
     def end(self) -> tuple[bytes, Part]:
-        """The last compressed bytes, and what the part holds."""
+        """The last compressed bytes, and the part."""
         return self._packer.flush(zlib.Z_FULL_FLUSH), Part(self._crc, self._size)
 
 
 def compressed(pieces: Iterable[bytes], level: int) -> Iterator[bytes | Part]:
-    """Compressed bytes of some data, and at the very end what they hold."""
+    """Yield the compressed bytes of pieces of data, and at the end their ``Part``."""
     packer = Compressor(level)
     for piece in pieces:
         if data := packer.feed(piece):
@@ -72,7 +72,7 @@ def _times(matrix: Sequence[int], vector: int) -> int:
 
 @lru_cache(maxsize=64)
 def _zeros(power: int) -> tuple[int, ...]:
-    """What 2^power zero bytes do to a CRC-32, as a matrix."""
+    """Effect of 2^power zero bytes on a CRC-32, as a matrix."""
     if power == 0:
         bit = (_POLYNOMIAL, *(1 << index for index in range(_BITS - 1)))
         byte = bit
@@ -84,9 +84,9 @@ def _zeros(power: int) -> tuple[int, ...]:
 
 
 def combine_crc(first: int, second: int, length: int) -> int:
-    """CRC-32 of two pieces of data one behind the other, of their own CRCs and the second one's length.
+    """CRC-32 of two concatenated pieces of data from their CRCs and the length of the second.
 
-    CRC is linear: that of the whole is that of the first one followed by zeros, plus that of the second.
+    CRC is linear: the result is the CRC of the first piece followed by zeros, plus that of the second.
     """
     power = 0
     while length:
@@ -98,7 +98,7 @@ def combine_crc(first: int, second: int, length: int) -> int:
 
 
 def gzip_end(parts: Sequence[Part]) -> bytes:
-    """What follows the last part: the end of the data, their checksum and their length."""
+    """Bytes after the last part: the end of the data, checksum and length."""
     crc, size = 0, 0
     for part in parts:
         crc = combine_crc(crc, part.crc, part.size)

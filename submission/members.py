@@ -1,7 +1,6 @@
-"""Files of rollouts as they lie: messages in the open, or shards in a tar, which may be gzipped.
+"""Files of rollouts: plain messages, or shards in a tar, which may be gzipped.
 
-Archives are read in place and never unpacked to the disk. One that is gzipped is remembered at points from which
-decompression can go on (indexed_gzip), so that what was found in it can be read again.
+Archives are read without unpacking them to the disk. indexed_gzip gives random access to a gzipped one.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from data.tfrecord import HEAD, is_record_header, other_kind
 
 __all__ = ["MAX_SHARD_BYTES", "Member", "file_version", "open_members", "read_at"]
 
-# The server takes smaller ones only. A megabyte of gzip may be a gigabyte of zeros, of which a message could be one
-# field.
+# The server requires smaller shards. The limit also protects against a small gzip of a gigabyte of zeros.
 MAX_SHARD_BYTES = 500_000_000
 _EXPECTED = "rollouts (*.binproto)"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -31,11 +29,10 @@ _ROLLOUTS = ".binproto"
 
 @dataclass(frozen=True)
 class Member:
-    """A piece of a file that holds messages.
+    """A file, or a shard in an archive, that holds messages.
 
     Attributes:
-        handle: its bytes, at their start; can be sought in. where: named in errors.
-        offset: in what ``read_at`` reads. size: bytes.
+        handle: seekable, at its start. where: name in errors. offset: for ``read_at``. size: bytes.
     """
 
     handle: IO[bytes]
@@ -45,16 +42,16 @@ class Member:
 
 
 def file_version(file: Path) -> str:
-    """Tells a file that was written again from what it was before, without reading it."""
+    """Size and time of a file, to notice that it was written again without reading it."""
     status = file.stat()
     return f"{status.st_size}:{getattr(status, 'st_mtime_ns', None) or status.st_mtime}"
 
 
 class _Unzipped:
-    """A gzipped file as it was before; several threads may read it."""
+    """The decompressed bytes of a gzipped file; thread-safe."""
 
     def __init__(self, file: Path) -> None:
-        # Only whoever reads archives needs it.
+        # Imported here, since only readers of archives need it.
         import indexed_gzip
 
         self._path, self._lock = file, threading.Lock()
@@ -87,7 +84,7 @@ class _Plain:
 
 
 class _Part:
-    """Bytes from ``start`` on as a file of its own; of ``size`` bytes, or as long as there are any."""
+    """Bytes from ``start`` on as a file, of ``size`` bytes, or up to the end."""
 
     def __init__(self, source: _Unzipped | _Plain, start: int = 0, size: int | None = None) -> None:
         self._source, self._start, self._size, self._at = source, start, size, 0
@@ -97,7 +94,7 @@ class _Part:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 2:
-            raise OSError("the end is not known before it is reached")
+            raise OSError("cannot seek from the end, which is unknown")
         self._at = offset + (self._at if whence else 0)
         return self._at
 
@@ -112,7 +109,7 @@ class _Part:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[tuple[_Unzipped | _Plain, bool]]:
-    """What a file holds, and whether that is gzipped."""
+    """Content of a file, and whether it is gzipped."""
     with file.open("rb") as handle:
         packed = handle.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         yield (_unzipped(file, file_version(file)) if packed else _Plain(handle)), packed
@@ -122,13 +119,13 @@ def _is_tar(head: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        # Of a tar without members there is the end alone.
+        # A tar without members consists of its end.
         return type(error).__name__ == "EOFHeaderError"
     return True
 
 
 def open_members(file: Path) -> Iterator[Member]:
-    """All that may hold rollouts in a file: itself, or the shards in it where it is a .tar.gz or .tar.
+    """The file itself, or the shards in it if it is a .tar.gz or .tar.
 
     Raises:
         UserError: another kind of file, a damaged archive, or one without shards.
@@ -147,21 +144,21 @@ def open_members(file: Path) -> Iterator[Member]:
 
 
 def _shards(file: Path, source: _Unzipped | _Plain) -> Iterator[Member]:
-    found = False
+    empty = True
     for member in _headers(file, source):
         name = member.name.rpartition("/")[2]
-        # Only what is in the file itself: no links, no devices.
+        # Regular files only: no links, no devices.
         if not member.isreg() or _ROLLOUTS not in name or name.startswith("."):
             continue
-        found, where = True, f"{file}: {member.name}"
+        empty, where = False, f"{file}: {member.name}"
         if member.size >= MAX_SHARD_BYTES:
             raise UserError(
                 f"{where}: {member.size / 1e6:.0f} MB, expected less than {MAX_SHARD_BYTES / 1e6:.0f}; "
-                "neither it nor what follows was read"
+                "it and the rest were not read"
             )
         part = cast(IO[bytes], _Part(source, member.offset_data, member.size))
         yield Member(part, where, member.offset_data, member.size)
-    if not found:
+    if empty:
         raise UserError(
             f"{file}: the archive holds no rollouts; expected names such as submission.binproto-00000-of-00150"
         )
@@ -171,16 +168,16 @@ def _headers(file: Path, source: _Unzipped | _Plain) -> Iterator[tarfile.TarInfo
     try:
         with tarfile.open(fileobj=cast(IO[bytes], _Part(source)), mode="r:") as tar:
             yield from tar
-    # Numbers in a header that are none are errors of the archive too.
+    # Invalid numbers in a header raise ValueError.
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise UserError(f"{file}: damaged archive ({' '.join(str(error).split())})") from error
 
 
 def read_at(file: Path, offset: int, size: int) -> bytes:
-    """Bytes of a member; fewer where the file has become shorter.
+    """Bytes of a member; fewer if the file has become shorter.
 
     Args:
-        file: of ``open_members``. offset: of its ``Member``, and beyond. size: how many.
+        file: of ``open_members``. offset: in the file, see ``Member``. size: number of bytes.
 
     Raises:
         UserError: a damaged archive.

@@ -1,4 +1,4 @@
-"""What the challenge wants to know of an entry (the non-repeated fields of SimAgentsChallengeSubmission)."""
+"""Metadata of a submission: the fields of SimAgentsChallengeSubmission except rollouts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ EXAMPLE_METADATA = Path(__file__).with_name("metadata.example.yaml")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # The proto asks for an integer and a suffix; Waymo's own tutorial sends a bare integer.
 _PARAMETERS = re.compile(r"\d+[KMBT]?")
-# What stands for another text, anywhere in a field: template marks, reminders (in capitals alone, since some
-# languages have the words), and hosts that are nobody's (RFC 2606).
+# Placeholders anywhere in a field: template marks, reminders (in capitals only, since some languages have the
+# words), and reserved hosts (RFC 2606).
 _MARK = re.compile(
     r"""<[A-Za-z][^<>]*> | \{\{ | \$\{ | \$[A-Z_]{3,} | \b(?:TODO|TBD|TBA|FIXME|XXX+)\b
     | (?i: lorem\ ipsum | \bchange[ _-]?me\b | \bfill[ _-](?:this[ _-]|me[ _-])?in\b | \bplace[ _-]?holder\b
@@ -42,7 +42,7 @@ _MARK = re.compile(
     | //localhost\b )""",
     re.VERBOSE,
 )
-# The same of a whole field: what templates and Waymo's tutorials send.
+# Placeholders that are a whole field, as in templates and Waymo's tutorials.
 _WHOLE = re.compile(
     r"""[\W_]* | n/?a | none | null | unknown | string | text | dummy | foo | bar | asdf | https?://(?:www\.)?
     | \W*(?:enter[ _]|insert[ _])?your(?:[\W_].{0,40})? | my[ _-]?(?:method|model|name|team|paper|lab)
@@ -53,7 +53,8 @@ _WHOLE = re.compile(
     | (?:\w+_)?tutorial | submission\ from\ the\ .*tutorial | https://waymo\.com/open/?""",
     re.VERBOSE | re.IGNORECASE,
 )
-# What is an entry's own; description, link and size of the example are true of this repository's policy.
+# Fields that differ between entries. Description, link and size of the example are right for this repository's
+# policy.
 _OWN = ("account_name", "unique_method_name", "authors", "affiliation")
 _REQUIRED_TEXT = ("unique_method_name", "affiliation", "description", "method_link")
 _REQUIRED_FLAGS = ("uses_lidar_data", "uses_camera_data", "uses_public_model_pretraining")
@@ -78,12 +79,12 @@ class Metadata:
 
 
 class _Loader(yaml.SafeLoader):
-    """Of two values for one key YAML takes the last in silence."""
+    """Refuses a key that occurs twice; YAML silently takes the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -126,7 +127,7 @@ def load_metadata(path: Path) -> Metadata:
 
 
 def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
-    # Aliases make small files with values too large to print.
+    # Aliases make values that are too large to print.
     printer = reprlib.Repr()
     printer.maxlevel = 1
     shown = printer.repr(value)
@@ -144,15 +145,15 @@ def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
 
 
 def metadata_message(metadata: Metadata) -> Any:
-    """A ``SimAgentsChallengeSubmission`` with everything but the rollouts."""
+    """A ``SimAgentsChallengeSubmission`` without rollouts."""
     return pb.SimAgentsChallengeSubmission(
         submission_type=pb.SimAgentsChallengeSubmission.SIM_AGENTS_SUBMISSION, **dataclasses.asdict(metadata)
     )
 
 
 def metadata_defects(message: Any) -> list[str]:
-    """What the server would refuse in a submission's metadata, one line each."""
-    # The parser hands bytes that are not UTF-8 through.
+    """Reasons for the server to refuse a submission's metadata, one line each."""
+    # The parser returns bytes where a string is not UTF-8.
     if garbled := sorted(name for name, values in _texts(message) if not all(isinstance(v, str) for v in values)):
         return [f"{name} is not UTF-8" for name in garbled]
     defects = []
@@ -177,7 +178,7 @@ def metadata_defects(message: Any) -> list[str]:
 
 @cache
 def _example_texts() -> dict[str, frozenset[str]]:
-    """Texts of the example by field, of those fields that no two entries share."""
+    """Texts of the example by field, for the fields that differ between entries."""
     message = metadata_message(load_metadata(EXAMPLE_METADATA))
     return {name: frozenset(map(_plain, map(str, values))) for name, values in _texts(message) if name in _OWN}
 
@@ -187,30 +188,30 @@ def _plain(text: str) -> str:
 
 
 def placeholders(message: Any) -> dict[str, str]:
-    """Fields of a submission's metadata that were not filled in, with the text that stands there instead."""
-    found: dict[str, str] = {}
+    """Fields of a submission's metadata that still hold a placeholder, with their text."""
+    fields: dict[str, str] = {}
     for name, values in _texts(message):
         for value in values:
             text = str(value).strip()
             copied = _plain(text) in _example_texts().get(name, ())
             if copied or _MARK.search(text) or _WHOLE.fullmatch(text):
-                found.setdefault(name, text)
+                fields.setdefault(name, text)
     if re.fullmatch(r"0+[KMBT]?", message.num_model_parameters):
-        found["num_model_parameters"] = message.num_model_parameters
-    return found
+        fields["num_model_parameters"] = message.num_model_parameters
+    return fields
 
 
 def metadata_suspicions(message: Any) -> list[Suspicion]:
-    """What the server takes in a submission's metadata and cannot be meant."""
-    found = []
+    """Suspicions about a submission's metadata: accepted by the server, but certainly a mistake."""
+    suspicions = []
     if left := placeholders(message):
         fields = ", ".join(f"{name} is {reprlib.repr(text)}" for name, text in left.items())
-        found.append(Suspicion("metadata is not filled in", (f"{fields}; expected those of your entry",)))
+        suspicions.append(Suspicion("metadata is not filled in", (f"{fields}; expected those of your entry",)))
     if message.public_model_names and not message.uses_public_model_pretraining:
         names = reprlib.repr(list(message.public_model_names))
         text = f"public_model_names is {names}, but uses_public_model_pretraining is false"
-        found.append(Suspicion("metadata contradicts itself", (text,)))
-    return found
+        suspicions.append(Suspicion("metadata contradicts itself", (text,)))
+    return suspicions
 
 
 def _texts(message: Any) -> Iterator[tuple[str, Sequence[str | bytes]]]:

@@ -1,8 +1,8 @@
-"""Joint futures as tensors and as Waymo's protos (sim_agents_submission.proto), and the files that hold them.
+"""Joint futures as tensors and as Waymo's protos (sim_agents_submission.proto), and files of them.
 
 A shard ``NAME.binproto-00000-of-00004`` is one serialized ``SimAgentsChallengeSubmission``. Its repeated field
-``scenario_rollouts`` can be written and read one message at a time, so neither side holds a whole shard. Shards
-of ``sample`` carry no metadata; ``package`` adds it. A file may also hold a single ``ScenarioRollouts``.
+``scenario_rollouts`` is written and read one message at a time, so a whole shard is never in memory. Shards of
+``sample`` have no metadata; ``package`` adds it. A file may also hold a single ``ScenarioRollouts``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def to_proto(rollouts: Rollouts) -> Any:
             f"scenario {rollouts.scenario_id}: object {int(ids[agent])}: simulated state is NaN or infinite"
         )
     heading = states[..., 3]
-    # A heading that is in range keeps its bits; the modulo would round it.
+    # A heading in range keeps its bits, since the modulo would round it.
     heading = torch.where((heading >= -math.pi) & (heading < math.pi), heading, wrap_angle(heading))
     values = (
         torch.cat((states[..., :3], heading.unsqueeze(-1)), dim=-1).movedim(-1, 2).contiguous()
@@ -103,10 +103,10 @@ def from_proto(message: Any, where: str) -> Rollouts:
     """Tensors of a ``ScenarioRollouts`` message; every joint scene must hold the same objects.
 
     Args:
-        message: the proto. where: named in errors, a file.
+        message: the proto. where: its file, for errors.
 
     Raises:
-        UserError: no scenes, objects that differ between scenes or repeat, arrays that are not 80 long, or values
+        UserError: no scenes, objects that repeat or differ between scenes, arrays that are not 80 long, or values
             that are not finite.
     """
     where = f"{where}: scenario {message.scenario_id or '(no id)'}"
@@ -119,9 +119,9 @@ def from_proto(message: Any, where: str) -> Rollouts:
         raise UserError(f"{where}: joint scene 0: object {twice} occurs more than once")
     states = np.empty((len(message.joint_scenes), len(ids), 4, FUTURE_STEPS), dtype=np.float32)
     for number, scene in enumerate(message.joint_scenes):
-        found = [trajectory.object_id for trajectory in scene.simulated_trajectories]
-        if found != ids and sorted(found) != sorted(ids):
-            odd = sorted(set(found) ^ set(ids)) or sorted(found)
+        own_ids = [trajectory.object_id for trajectory in scene.simulated_trajectories]
+        if own_ids != ids and sorted(own_ids) != sorted(ids):
+            odd = sorted(set(own_ids) ^ set(ids)) or sorted(own_ids)
             raise UserError(f"{where}: joint scene {number}: its objects differ from scene 0's (object {odd[0]})")
         for trajectory in scene.simulated_trajectories:
             target = states[number, row_of[trajectory.object_id]]
@@ -153,7 +153,7 @@ class Wire:
     payload: bytes
 
     def encode(self) -> bytes:
-        """The bytes it was read from, in the shortest form."""
+        """The serialized field, with the shortest varints."""
         tag = _varint(self.number << 3 | self.kind)
         return tag + (_varint(len(self.payload)) if self.kind == _LENGTH else b"") + self.payload
 
@@ -190,8 +190,8 @@ def read_fields(file: IO[bytes], where: str, size: int) -> Iterator[Wire]:
     """Stream the top-level fields of a serialized message.
 
     Args:
-        file: positioned at its start. where: named in errors.
-        size: bytes of the message; a length beyond it is an error before memory is taken.
+        file: at its start. where: name in errors.
+        size: of the message, bytes; a longer field is an error before memory is allocated.
 
     Raises:
         UserError: truncated, or not a protobuf message.
@@ -219,28 +219,28 @@ def read_fields(file: IO[bytes], where: str, size: int) -> Iterator[Wire]:
 
 
 def _head(fields: Iterator[Wire]) -> tuple[list[Wire], bool]:
-    """The first two fields, and whether they begin a ``ScenarioRollouts`` rather than a submission."""
+    """The first two fields, and whether they are of a ``ScenarioRollouts`` and not of a submission."""
     head = list(itertools.islice(fields, 2))
-    # Field 2 of a ScenarioRollouts is a message, of a submission it is an enum.
+    # Field 2 of a ScenarioRollouts is a message; that of a submission is an enum.
     return head, any((field.number, field.kind) == (_SCENE_FIELD, _LENGTH) for field in head)
 
 
 def holds_one_scenario(file: IO[bytes], where: str, size: int) -> bool:
-    """Whether a seekable file at its start holds a single ``ScenarioRollouts``; leaves it at its start."""
+    """Whether a seekable file at its start holds a single ``ScenarioRollouts``; rewinds it."""
     _, single = _head(read_fields(file, where, size))
     file.seek(0)
     return single
 
 
 def scenario_rollouts_messages(file: IO[bytes], where: str, size: int) -> Iterator[tuple[Any, list[Wire]]]:
-    """Stream the ``ScenarioRollouts`` of a file of either kind, which need not be seekable.
+    """Stream the ``ScenarioRollouts`` of a file of either kind; it need not be seekable.
 
     Yields:
-        (message, fields): ``fields`` is the growing list of the submission's other fields, complete at the end; it
-        is empty for a file that holds a single ``ScenarioRollouts``.
+        (message, fields): ``fields`` is the list of the submission's other fields, which is complete at the end and
+        empty for a single ``ScenarioRollouts``.
 
     Raises:
-        UserError: damaged, or no submission. One without any rollouts is no error.
+        UserError: damaged, or not a submission. A submission without rollouts is accepted.
     """
     fields = read_fields(file, where, size)
     others: list[Wire] = []
@@ -257,11 +257,12 @@ def scenario_rollouts_messages(file: IO[bytes], where: str, size: int) -> Iterat
 
 
 def check_submission(others: list[Wire], where: str) -> None:
-    """Whether what a file holds beside rollouts is of a submission. A shard of metadata alone is one, as the
-    tutorial writes them where there are more shards than scenarios.
+    """Check that the fields of a file other than rollouts are those of a submission.
+
+    A shard of metadata only is accepted; the tutorial writes them where there are more shards than scenarios.
 
     Raises:
-        UserError: it is not.
+        UserError: they are not.
     """
     try:
         message = pb.SimAgentsChallengeSubmission.FromString(b"".join(field.encode() for field in others))
@@ -275,20 +276,20 @@ def parse_rollouts(data: bytes, where: str) -> Any:
     """A ``ScenarioRollouts`` message.
 
     Raises:
-        UserError: ``data`` is none, or its scenario id is no text.
+        UserError: ``data`` is not one, or its scenario id is not UTF-8.
     """
     try:
         message = pb.ScenarioRollouts.FromString(data)
     except DecodeError as error:
         raise UserError(f"{where}: holds no {_EXPECTED}") from error
-    # The parser hands bytes that are not UTF-8 through.
+    # The parser returns bytes where a string is not UTF-8.
     if not isinstance(message.scenario_id, str):
         raise UserError(f"{where}: scenario id {message.scenario_id!r} is not UTF-8")
     return message
 
 
 def file_messages(file: Path) -> Iterator[tuple[Any, str]]:
-    """Stream the ``ScenarioRollouts`` of a file, or of the shards in an archive, each with its place for errors.
+    """Stream the ``ScenarioRollouts`` of a file or of the shards in an archive, each with a name for errors.
 
     Raises:
         UserError: damaged, or a file of another kind.
@@ -301,19 +302,19 @@ def file_messages(file: Path) -> Iterator[tuple[Any, str]]:
 def rollout_files(path: str | Path) -> list[Path]:
     """Files of a path or URL: itself, all ``*.binproto*`` of a folder, or what a local glob matches, sorted.
 
-    A file may be an archive (``submission.members``); those of a folder count where it has no other files.
+    A file may be an archive (``submission.members``). Archives in a folder are used if it has no other files.
 
     Raises:
-        UserError: nothing there, or in a folder a file that is not finished, or a shard twice by its name.
+        UserError: no files, or in a folder an unfinished file or a shard that occurs twice.
     """
-    found = place(path)
-    if found.is_dir():
-        names = [file for file in found.iterdir() if not file.name.startswith(".")]
+    root = place(path)
+    if root.is_dir():
+        names = [file for file in root.iterdir() if not file.name.startswith(".")]
         files = [file for file in names if ".binproto" in file.name]
         series_of(sorted(file.name for file in files))
         files = files or [file for file in names if file.name.endswith(_ARCHIVES)]
-    elif found.is_file():
-        files = [found]
+    elif root.is_file():
+        files = [root]
     else:
         files = [Path(name) for name in globbing.glob(str(path)) if Path(name).is_file()]
     if not files:
@@ -325,12 +326,12 @@ def read_rollouts(path: str | Path) -> Iterator[Rollouts]:
     """Stream the rollouts of a file, a folder of shards or a glob.
 
     Raises:
-        UserError: nothing there, damaged, or inconsistent (see ``from_proto``).
+        UserError: no files, damaged, or inconsistent (see ``from_proto``).
     """
-    found = False
+    empty = True
     for file in rollout_files(path):
         for message, where in file_messages(file):
-            found = True
+            empty = False
             yield from_proto(message, where)
-    if not found:
+    if empty:
         raise UserError(f"{path}: holds no {_EXPECTED}")

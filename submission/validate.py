@@ -1,4 +1,4 @@
-"""Opening a submission archive as the server would and listing all that is wrong with it. Nothing is extracted."""
+"""Validation of a submission archive as the server does it, without extracting it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from submission.suspicion import Suspicion, Tally
 
 __all__ = ["MAX_LISTED", "MAX_SHARD_BYTES", "Verdict", "validate_archive"]
 
-# An archive with every heading unwrapped has a million of them; all are counted, these are kept.
+# An archive with unwrapped headings has a million defects; all are counted, this many are kept.
 MAX_LISTED = 100_000
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# The tutorial's pattern; with a count, so that missing shards are noticed.
+# The pattern of the tutorial, with the count, to notice missing shards.
 _NAME = re.compile(r".*\.binproto(-(?P<index>\d{5})-of-(?P<count>\d{5}))?")
-# Larger members are not even skipped.
+# Larger members end the validation.
 _MAX_SKIPPED_BYTES = 10 * MAX_SHARD_BYTES
 _BLOCK = 1 << 20
-# Two empty blocks of 512 bytes end a tar; programs fill the rest of a record with more of them.
+# A tar ends with two empty blocks of 512 bytes; programs fill the rest of a record with more of them.
 _TAR_END = bytes(1024)
 _MAX_PADDING = 16 * _BLOCK
 _MAX_EMPTY_READS = 8
@@ -44,14 +44,12 @@ _FIELDS = pb.SimAgentsChallengeSubmission.DESCRIPTOR.fields_by_number
 
 @dataclass
 class Verdict:
-    """What was found.
+    """Result of the validation.
 
     Attributes:
-        count: of all defects.
-        defects: one line each, place first; the first ``MAX_LISTED``.
-        suspected: how much is accepted and almost surely a mistake. suspicions: of these the first, as above.
-        kinds: the same by kind.
-        scenarios: messages seen. accepted: those that Waymo's own validator accepts, each scenario once.
+        count: number of defects. defects: the first ``MAX_LISTED`` of them, one line each.
+        suspected: number of suspicions. suspicions: the first ``MAX_LISTED`` of them. kinds: all of them by kind.
+        scenarios: number of messages. accepted: number of scenarios that Waymo's validator accepts.
         shards: names of the files in the archive.
     """
 
@@ -65,21 +63,21 @@ class Verdict:
     shards: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:
-        """Count a defect and, while there is room, keep it as one printable line."""
+        """Count a defect and keep it as one printable line, up to ``MAX_LISTED``."""
         self.count += 1
         if self.count <= MAX_LISTED:
             self.defects.append(_printable(text))
 
-    def suspect(self, place: str, suspicion: Suspicion) -> None:
-        """The same of a suspicion."""
+    def suspect(self, where: str, suspicion: Suspicion) -> None:
+        """The same for a suspicion."""
         self.suspected += 1
-        self.kinds.add(_printable(place), suspicion)
+        self.kinds.add(_printable(where), suspicion)
         if self.suspected <= MAX_LISTED:
-            self.suspicions.append(_printable(f"{place}: {suspicion}"))
+            self.suspicions.append(_printable(f"{where}: {suspicion}"))
 
 
 def _printable(text: str) -> str:
-    """Names come from the archive: no line breaks or control sequences reach the terminal."""
+    """Replace line breaks and control characters, since names come from the archive."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -89,14 +87,14 @@ def validate_archive(
     advance: Callable[[int], object],
     others: Mapping[str, Collection[str]] | None = None,
 ) -> Verdict:
-    """Check an archive against the set of scenarios it should cover, holding one scenario in memory.
+    """Check an archive against the set of evaluated scenarios, with one scenario in memory at a time.
 
     Args:
-        archive: the file. source: the evaluated scenarios. advance: called after every scenario with 1.
-        others: ids of other sets by name, such as those of other splits, in which foreign scenarios are looked for.
+        archive: the file. source: the evaluated scenarios. advance: called with 1 after every scenario.
+        others: ids of other sets by name, such as other splits, to explain scenarios that are not in ``source``.
 
     Raises:
-        UserError: the file cannot be opened at all.
+        UserError: the file cannot be opened.
     """
     inspection = _Inspection(source, advance)
     verdict = inspection.verdict
@@ -121,7 +119,7 @@ def validate_archive(
 
 
 def _check_foreign(inspection: _Inspection, archive: str, others: Mapping[str, Collection[str]]) -> None:
-    """Say where scenarios that do not belong here come from: most often all are of another split."""
+    """Report scenarios that are not in the evaluated set; usually all are of another split."""
     foreign = inspection.foreign
     for name, ids in others.items():
         count = len(foreign.intersection(ids))
@@ -142,10 +140,10 @@ def _is_plain_tar(file: IO[bytes]) -> bool:
 
 
 class _Unpacked:
-    """The decompressed archive as a stream that remembers its end.
+    """The decompressed archive as a stream that keeps its last bytes.
 
-    ``tarfile`` skips a member by reading on until its announced size, which may be 2^70 bytes, is reached; so it is
-    told when it goes on asking after the end.
+    ``tarfile`` skips a member by reading up to its declared size, which may be 2^70 bytes. So repeated reads after
+    the end raise EOFError.
     """
 
     def __init__(self, file: gzip.GzipFile) -> None:
@@ -157,7 +155,7 @@ class _Unpacked:
         data = self._file.read(size)
         self._empty += not data
         if self._empty > _MAX_EMPTY_READS:
-            raise EOFError("ends before its last member does")
+            raise EOFError("the archive ends inside its last member")
         self.end = (self.end + data)[-len(_TAR_END) :]
         return data
 
@@ -167,8 +165,8 @@ class _Inspection:
     """One pass over an archive.
 
     Attributes:
-        seen: ids of the scenarios met so far. foreign: of those that are not in the set.
-        head: name of the first shard, and its metadata.
+        seen: ids of the scenarios so far. foreign: of those that are not in the set.
+        head: name and metadata of the first shard.
     """
 
     source: SceneSource
@@ -200,10 +198,10 @@ class _Inspection:
         while data := stream.read(_BLOCK):
             padding += len(data)
             if padding > _MAX_PADDING:
-                self.verdict.add(f"{name}: goes on after the end of the tar")
+                self.verdict.add(f"{name}: data after the end of the tar")
                 return
         if stream.end != _TAR_END:
-            self.verdict.add(f"{name}: damaged or truncated: the tar has no end, or something follows it")
+            self.verdict.add(f"{name}: damaged or truncated: the tar has no end, or data after it")
 
     def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         name = member.name
@@ -224,7 +222,7 @@ class _Inspection:
                 f"{name}: {member.size / 1e6:.0f} MB, expected less than {MAX_SHARD_BYTES / 1e6:.0f}; not read"
             )
             if member.size > _MAX_SKIPPED_BYTES:
-                raise _Bomb(f"{name} announces {member.size / 1e9:.0f} GB: nothing behind it was looked at")
+                raise _Bomb(f"{name} declares {member.size / 1e9:.0f} GB: the rest was not checked")
             return
         others: list[Wire] = []
         try:
@@ -244,7 +242,7 @@ class _Inspection:
             if known is None:
                 self.verdict.add(f"{name}: unknown field {number}")
             elif count > 1 and not known.is_repeated:
-                self.verdict.add(f"{name}: {known.name} is there {count} times")
+                self.verdict.add(f"{name}: {known.name} occurs {count} times")
         try:
             head = pb.SimAgentsChallengeSubmission.FromString(b"".join(wire.encode() for wire in fields))
         except DecodeError:
@@ -262,39 +260,39 @@ class _Inspection:
     def _scenario(self, message: Any, where: str) -> None:
         self.verdict.scenarios += 1
         name = message.scenario_id
-        place = f"{where}: scenario {name or '(no id)'}"
+        where = f"{where}: scenario {name or '(no id)'}"
         if name not in self._known:
-            self.verdict.add(f"{place} is not in the evaluated set")
+            self.verdict.add(f"{where} is not in the evaluated set")
             self.foreign.add(name)
             return
         again = name in self.seen
         if again:
-            self.verdict.add(f"{place} occurs more than once")
+            self.verdict.add(f"{where} occurs more than once")
         self.seen.add(name)
         scene = self.source.get(name)
         findings = examine(message, scene)
         for text in findings.defects:
-            self.verdict.add(f"{place}: {text}")
+            self.verdict.add(f"{where}: {text}")
         for suspicion in findings.suspicions:
-            self.verdict.suspect(place, suspicion)
+            self.verdict.suspect(where, suspicion)
         refusal = official_defect(message, scene)
         if refusal is not None:
-            self.verdict.add(f"{place}: refused by Waymo's validator: {refusal}")
+            self.verdict.add(f"{where}: refused by Waymo's validator: {refusal}")
         elif not again:
             self.verdict.accepted += 1
 
 
 class _Bomb(Exception):
-    """Data that would take long to skip: a thousandth of it packed is enough for that."""
+    """A member that would take long to skip."""
 
 
 class _Unreadable(Exception):
-    """A shard that is no message; the text says why."""
+    """A shard that is not a message; the text says why."""
 
 
 @contextlib.contextmanager
 def _header() -> Iterator[None]:
-    """For reading a header: numbers in it that are none are errors of the archive too."""
+    """Turn the ValueError of invalid numbers in a header into an error of the archive."""
     try:
         yield
     except ValueError as error:
@@ -302,7 +300,7 @@ def _header() -> Iterator[None]:
 
 
 def _members(stream: _Unpacked) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Members in order, each to be read before the next is asked for."""
+    """Members in order; each must be read before the next."""
     with _header():
         tar = tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK)  # type: ignore[call-overload]  # noqa: SIM115
     with tar:
@@ -315,7 +313,7 @@ def _members(stream: _Unpacked) -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
 
 
 def _messages(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[Any, list[Wire]]]:
-    """Rollouts of a member. Only errors of the member itself become ``_Unreadable``."""
+    """Rollouts of a member; errors of the member become ``_Unreadable``."""
     handle = tar.extractfile(member)
     assert handle is not None
     try:
@@ -330,7 +328,7 @@ def _check_names(verdict: Verdict) -> None:
         return
     for name, times in sorted(Counter(verdict.shards).items()):
         if times > 1:
-            verdict.add(f"{name} is there {times} times")
+            verdict.add(f"{name} occurs {times} times")
     matches = [match for name in verdict.shards if (match := _NAME.fullmatch(name)) and match["count"]]
     counts = {int(match["count"]) for match in matches}
     if len(counts) > 1:

@@ -31,9 +31,9 @@ from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
 from pipeline.evaluation.tables import render_table
 from pipeline.stages.finetune import roll_out
-from submission.plausibility import JUMP, RISE
 from submission.protos import read_rollouts
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
+from submission.suspicion import JUMP, RISE
 
 _QUANTILES = (0.5, 0.99, 0.999, 0.9999, 1.0)
 _MOVING = 0.5

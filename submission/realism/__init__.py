@@ -9,12 +9,20 @@ result = score(context, agent_id, states, load_config("2025"))   # [A], [R, A, 8
 result.values["metametric"]
 """
 
-from submission.realism.aggregate import buckets, mean_metrics
-from submission.realism.cache import load_context, save_context
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
-from submission.realism.diagnosis import Loss, diagnose
-from submission.realism.features import Features, SceneContext, prepare_scene
-from submission.realism.score import METRIC_FIELDS, SceneScore, score, score_scenes, score_states, unscorable_reason
+from submission.realism.features import Features, SceneContext, load_context, prepare_scene, save_context
+from submission.realism.score import (
+    METRIC_FIELDS,
+    Loss,
+    SceneScore,
+    buckets,
+    diagnose,
+    mean_metrics,
+    score,
+    score_scenes,
+    score_states,
+    unscorable_reason,
+)
 
 __all__ = [
     "BUCKETS",

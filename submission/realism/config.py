@@ -1,7 +1,7 @@
 """Configurations of the metric, read from the textprotos in the Waymo wheel (or a file in that format).
 
-The schema is declared here, so that a machine with the textprotos alone can read them (``gpu_check``). Kernel
-densities are left out of it: no challenge uses them.
+The schema is declared here, so that a machine without the rest of the wheel can read the textprotos
+(``gpu_check``). It has no kernel densities, since no challenge uses them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _MESSAGES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Histogram:
-    """Values are clipped to [low, high] and counted in bins of equal width, each started at ``pseudocount``."""
+    """Histogram of values clipped to [low, high], with bins of equal width that start at ``pseudocount``."""
 
     low: float
     high: float
@@ -79,14 +79,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """Yes or no, each count started at ``pseudocount``."""
+    """Yes or no, with counts that start at ``pseudocount``."""
 
     pseudocount: float = _DEFAULT_PSEUDOCOUNT
 
 
 @dataclass(frozen=True)
 class Component:
-    """``FeatureConfig``: how one feature becomes a likelihood.
+    """``FeatureConfig``: estimation of the likelihood of a feature.
 
     Attributes:
         estimator: of the simulated distribution.
@@ -126,7 +126,7 @@ class MetricConfig:
 
 
 def load_config(name_or_path: str | Path = "2025") -> MetricConfig:
-    """A configuration of Waymo's by name, or an own file in the same format.
+    """A configuration of Waymo by name, or another file of the same format.
 
     Args:
         name_or_path: "2025", "2024" (its weights on today's features, see docs/metric.md), "2025_scenario_gen", or
@@ -158,7 +158,7 @@ def _package_folder() -> Path:
     if not places:
         raise UserError(
             "the package waymo-open-dataset-tf-2-12-0 is not installed, and Waymo's metric configurations come "
-            "with it: install requirements-waymo.txt, or give the path of an own textproto"
+            "with it: install requirements-waymo.txt, or give the path of another textproto"
         )
     return Path(places[0])
 
@@ -187,7 +187,7 @@ def parse_config(text: str, where: str) -> MetricConfig:
 
 @cache
 def _config_class() -> Any:
-    """The class of ``SimAgentMetricsConfig`` messages, declared here: text has no field numbers, so any will do."""
+    """The class of ``SimAgentMetricsConfig`` messages; field numbers are arbitrary, since a textproto has none."""
     file = descriptor_pb2.FileDescriptorProto(name="metric_config.proto", package="spacer", syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

@@ -11,7 +11,7 @@ __all__ = ["indicator_log_likelihood", "timeseries_log_likelihood"]
 
 
 def _histogram(component: Component) -> Histogram:
-    """The histogram of a component; yes or no are two bins around 0 and 1."""
+    """The histogram of a component; a Bernoulli has two bins around 0 and 1."""
     estimator = component.estimator
     if isinstance(estimator, Bernoulli):
         return Histogram(-0.5, 1.5, 2, estimator.pseudocount)
@@ -19,7 +19,7 @@ def _histogram(component: Component) -> Histogram:
 
 
 def _edges(histogram: Histogram, device: torch.device) -> Tensor:
-    """Bin edges as tf.linspace makes them: start + step * i in float32, the last one exact."""
+    """Bin edges as tf.linspace: start + step * i in float32, the last one exact."""
     low, high = (torch.full((), value, device=device) for value in (histogram.low, histogram.high))
     step = (high - low) / histogram.bins
     index = torch.arange(histogram.bins, dtype=torch.float32, device=device)
@@ -40,7 +40,7 @@ def timeseries_log_likelihood(
 
     Args:
         log_values: [E, T]. sim_values: [R, E, T]. component: of the feature.
-        drop_nan: simulated NaN are no samples; in Waymo's code they fall in the last bin.
+        drop_nan: ignore simulated NaN, which count in the last bin in Waymo's code.
 
     Returns:
         [E, T] float32.
@@ -66,7 +66,7 @@ def timeseries_log_likelihood(
 
 
 def indicator_log_likelihood(log_values: Tensor, sim_values: Tensor, component: Component) -> Tensor:
-    """[E] log-likelihood of logged events [E] bool under simulated ones [R, E] bool."""
+    """Log-likelihood [E] of logged events [E] bool under simulated ones [R, E] bool."""
     log_likelihood = timeseries_log_likelihood(
         log_values.unsqueeze(-1).to(torch.float32), sim_values.unsqueeze(-1).to(torch.float32), component
     )

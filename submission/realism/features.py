@@ -6,27 +6,30 @@ Shape legend: R rollouts, E evaluated agents, A all simulated agents (the evalua
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from data.files import atomic_write
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, AgentType, Scene, map_tensors
 from submission.realism.kinematics import kinematics, norm
 from submission.realism.objects import Boxes, nearest_object_distance, planar_speed, time_to_collision
-from submission.realism.red_light import SignalFences, prepare_signals, violations
+from submission.realism.red_light import Lanes, SignalFences, prepare_signals, violations
 from submission.realism.road_edge import RoadEdges, box_distance, prepare_edges
 
-__all__ = ["Features", "SceneContext", "compute_features", "prepare_scene"]
+__all__ = ["Features", "SceneContext", "compute_features", "load_context", "prepare_scene", "save_context"]
 
 _HISTORY = CURRENT_INDEX + 1
-# Steps whose neighbours the scored steps need: speeds at 11 reach back to 10, accelerations to 9.
+# Steps before the scored ones that differences need: speeds at 11 need step 10, accelerations step 9.
 _LEAD = 2
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of E agents over the 80 scored steps; [R, E, 80] unless said otherwise."""
+    """Features of E agents over the 80 scored steps, [R, E, 80] except where noted."""
 
     linear_speed: Tensor
     linear_acceleration: Tensor
@@ -43,7 +46,7 @@ class Features:
 
 @dataclass(frozen=True)
 class SceneContext:
-    """All that is computed once per scene.
+    """Everything that is computed once per scene.
 
     Attributes:
         agent_id: [A] in the order of the tensors: evaluated ids ascending, then the others.
@@ -108,14 +111,14 @@ def prepare_scene(scene: Scene, bug_compatible: bool = True) -> SceneContext:
 def compute_features(
     context: SceneContext, future: Tensor, valid: Tensor | None = None, exhaustive: bool | None = None
 ) -> Features:
-    """Features of futures.
+    """Compute the features of futures.
 
     Args:
         context: of the scene.
         future: [R, A, 80, 4] x, y, z, heading, agents in the order of ``context.agent_id``.
         valid: [A, 91] bool for the log; simulated agents are always valid.
-        exhaustive: compare all with all instead of pruning; the same figures, with shapes that depend on no value,
-            so that a GPU never waits for the host. By default pruned on CPUs, exhaustive elsewhere.
+        exhaustive: compare all pairs instead of pruning: the same values, with shapes that do not depend on values,
+            so that a GPU never waits for the host. None prunes on CPUs only.
     """
     if exhaustive is None:
         exhaustive = future.device.type != "cpu"
@@ -154,3 +157,35 @@ def compute_features(
         traffic_light_violation=red,
         displacement=total / mask.sum(-1).to(torch.float32),
     )
+
+
+_FORMAT = 1
+_NESTED: dict[str, Any] = {"edges": RoadEdges, "fences": SignalFences, "lanes": Lanes, "log_features": Features}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass as nested dicts of tensors and numbers."""
+    items = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: _plain(item) if name in _NESTED else item for name, item in items.items()}
+
+
+def _built(kind: Any, items: dict[str, Any]) -> Any:
+    return kind(**{name: _built(_NESTED[name], item) if name in _NESTED else item for name, item in items.items()})
+
+
+def save_context(path: Path, context: SceneContext) -> None:
+    """Write map and log features of a scene atomically, for callers that score the same scenes repeatedly."""
+    content = {"format": _FORMAT, "context": _plain(context)}
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def load_context(path: Path, device: torch.device | str = "cpu") -> SceneContext | None:
+    """Read what ``save_context`` wrote; None if there is no such file, or one of another version."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        if content["format"] != _FORMAT:
+            return None
+        context: SceneContext = _built(SceneContext, content["context"])
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError):
+        return None
+    return context

@@ -13,10 +13,10 @@ __all__ = ["central_and", "central_difference", "kinematics", "norm"]
 
 
 def norm(vector: Tensor) -> Tensor:
-    """Euclidean norm of [..., D], summed from first to last and rounded once, as TensorFlow does it.
+    """Euclidean norm of [..., D], summed from first to last and rounded once, as in TensorFlow.
 
-    On CPUs torch's vectorised float32 root may be off by one unit in the last place, which would decide ties
-    between equally near map segments differently. The rounded root of the double has no such error.
+    On CPUs torch's vectorised float32 root may be off by one unit in the last place, which would change ties
+    between equally near map segments. The rounded root in double precision is exact.
     """
     parts = vector.unbind(-1)
     total = parts[0] * parts[0]
@@ -37,7 +37,7 @@ def central_and(valid: Tensor) -> Tensor:
 
 
 def _wrap(angle: Tensor) -> Tensor:
-    # float32 modulo as the metric writes it: exactly pi becomes -pi.
+    # float32 modulo as in the metric: exactly pi becomes -pi.
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 

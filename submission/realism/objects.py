@@ -16,14 +16,14 @@ from submission.realism.kinematics import kinematics, norm
 
 __all__ = ["FAR", "Boxes", "nearest_object_distance", "planar_speed", "rotated", "time_to_collision"]
 
-# What stands for "nothing there" in the metric.
+# Distance to a missing object in the metric.
 FAR = 1e10
 _ROUNDING = 0.7
 _MAX_TTC = 5.0
 _MAX_YAW = math.radians(75.0)
 _MAX_YAW_SMALL_OVERLAP = math.radians(10.0)
 _SMALL_OVERLAP = 0.5
-# Added to the pruning bounds, metres: more than the rounding of float32 coordinates of a few kilometres.
+# Added to the pruning bounds, metres: larger than the rounding of float32 coordinates of a few kilometres.
 _MARGIN = 0.02
 # Boxes thinner than this count as lines, metres.
 _THIN = 0.01
@@ -45,7 +45,7 @@ class Boxes:
 
 
 def _corners(center: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """[..., 4, 2] corners in global float32 coordinates, rounded as the metric rounds them."""
+    """Corners [..., 4, 2] in global float32 coordinates, rounded as in the metric."""
     x = torch.stack((length, -length, -length, length), dim=-1) * 0.5
     y = torch.stack((width, width, -width, -width), dim=-1) * 0.5
     cos, sin = torch.cos(heading).unsqueeze(-1), torch.sin(heading).unsqueeze(-1)
@@ -53,10 +53,10 @@ def _corners(center: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> 
 
 
 def rotated(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[..., 2] rotated coordinates, the second product not rounded before the sum.
+    """Rotated coordinates [..., 2]; the second product is not rounded before the sum.
 
-    That is how TensorFlow's matrix product (fused multiply-add) rounds; without it one corner in some thousand
-    differs in the last place of coordinates of kilometres.
+    TensorFlow's matrix product (fused multiply-add) rounds like this. Otherwise about one corner in a thousand
+    would differ in the last place of coordinates of kilometres.
     """
     first = (x * cos).double() - y.double() * sin.double()
     second = (x * sin).double() + y.double() * cos.double()
@@ -64,11 +64,11 @@ def rotated(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
-    """[N] signed distance of convex boxes [N, 4, 2]: that of the origin to the Minkowski sum of a and -b."""
+    """Signed distance [N] of convex boxes [N, 4, 2]: that of the origin to the Minkowski sum of a and -b."""
     minus_b = -corners_b
-    # 0 0 1 1 2 2 3 3 and 0 1 1 2 2 3 3 0: in which order the corners of two boxes take turns along the outline.
-    turns = torch.arange(8, device=corners_a.device)
-    order_a, order_b = turns // 2, (turns + 1) // 2 % 4
+    # 0 0 1 1 2 2 3 3 and 0 1 1 2 2 3 3 0: the order in which corners of two boxes alternate along the outline.
+    position = torch.arange(8, device=corners_a.device)
+    order_a, order_b = position // 2, (position + 1) // 2 % 4
 
     def downmost(corners: Tensor) -> tuple[Tensor, Tensor]:
         start = corners[..., 1].argmin(dim=-1, keepdim=True)  # [N, 1]
@@ -79,8 +79,8 @@ def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
 
     start_a, edge_a = downmost(corners_a)
     start_b, edge_b = downmost(minus_b)
-    turn = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0]
-    a_first = (turn >= 0).unsqueeze(-1)
+    cross = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0]
+    a_first = (cross >= 0).unsqueeze(-1)
     index_a = (torch.where(a_first, order_b, order_a) + start_a) % 4
     index_b = (torch.where(a_first, order_a, order_b) + start_b) % 4
     polygon = corners_a.gather(1, index_a.unsqueeze(-1).expand(-1, -1, 2)) + minus_b.gather(
@@ -101,27 +101,23 @@ def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
 
 
 def nearest_object_distance(boxes: Boxes, evaluated: int, exhaustive: bool = False) -> Tensor:
-    """Signed distance to the nearest other object, boxes with rounded corners, in the plane.
+    """Signed planar distance [R, E, T] to the nearest other object, of boxes with rounded corners, metres.
 
-    Pairs are pruned with bounds that cannot exclude the minimum: the signed distance of two boxes lies between
-    those of their circumscribed and inscribed circles (signed distance falls as sets grow).
+    It is 1e10 where an agent is alone or invalid. Pairs are pruned with exact bounds: the signed distance of two
+    boxes lies between those of their circumscribed and their inscribed circles.
 
     Args:
         boxes: of all agents. evaluated: E.
-        exhaustive: all pairs, with shapes that depend on no value; for GPUs, which would wait for the host.
-
-    Returns:
-        [R, E, T] metres, 1e10 where an agent is alone or invalid.
+        exhaustive: compute all pairs, with shapes that do not depend on values, so that a GPU never waits.
     """
     position, size = boxes.position, boxes.size
     shrink = torch.minimum(size[:, 0], size[:, 1]) * _ROUNDING / 2.0  # [A]
     length, width = size[:, 0] - 2.0 * shrink, size[:, 1] - 2.0 * shrink
     if exhaustive:
         return _nearest_of_all(boxes, evaluated, shrink, length, width)
-    # Of the core boxes, plus what the rounding adds back.
+    # Radius of the core boxes plus the rounding.
     outer = torch.sqrt(length**2 + width**2) / 2 + shrink
-    # Waymo's code never finds the inside of a box that is a line; its distance to such a box is at most that to the
-    # farthest vertex.
+    # In Waymo's code a box that is a line has no inside; the distance to it is at most that to the farthest vertex.
     is_line = torch.minimum(length, width) < _THIN
     inner = torch.where(is_line, -outer, torch.minimum(length, width) / 2 + shrink)
     rollouts, agents, steps = position.shape[:3]
@@ -147,7 +143,7 @@ def nearest_object_distance(boxes: Boxes, evaluated: int, exhaustive: bool = Fal
 
 
 def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """[R, E, T] as ``nearest_object_distance``; ``shrink``, ``length`` and ``width`` [A] of the core boxes."""
+    """``nearest_object_distance`` of all pairs; ``shrink``, ``length`` and ``width`` [A] of the core boxes."""
     position = boxes.position
     rollouts, agents, steps = position.shape[:3]
     shape = (rollouts, agents, steps)
@@ -167,14 +163,11 @@ def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, length: Tensor
 
 
 def time_to_collision(boxes: Boxes, speed: Tensor, evaluated: int, wrap_yaw: bool) -> Tensor:
-    """Seconds until an agent hits the object it follows, at constant speeds; at most 5.
+    """Seconds [R, E, T], at most 5, until an agent hits the object that it follows, at constant speeds.
 
     Args:
         boxes: of all agents. speed: [R, A, T] m/s in the plane, NaN where undefined.
-        evaluated: E. wrap_yaw: compare headings modulo whole turns (the metric does not).
-
-    Returns:
-        [R, E, T] seconds.
+        evaluated: E. wrap_yaw: wrap differences of headings (the metric does not).
     """
     position, size = boxes.position, boxes.size
     yaw = boxes.heading
@@ -208,5 +201,5 @@ def time_to_collision(boxes: Boxes, speed: Tensor, evaluated: int, wrap_yaw: boo
 
 
 def planar_speed(position: Tensor, heading: Tensor) -> Tensor:
-    """[R, A, T] speed in the plane, m/s, from [R, A, T, 3] positions."""
+    """Planar speed [R, A, T] in m/s of positions [R, A, T, 3]."""
     return kinematics(position[..., :2], heading)[0]

@@ -1,8 +1,8 @@
 """Red-light violations (wosac metric, traffic light features, 2025).
 
-An agent violates a signal at step t if its nearest lane is the signal's, the signal says stop, and the agent passed
-the signal's stop point between t-1 and t. Crossings at red are rare, so the costly search for the nearest lane is
-done for those alone; the outcome is the same.
+An agent violates a signal at step t if its nearest lane is that of the signal, the signal shows stop, and the agent
+passed the stop point between t-1 and t. The nearest lane is expensive to find and crossings at red are rare, so it
+is searched only for these.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SignalFences:
         start, direction: [S, T, 2] segment of the lane nearest to the stop point.
         stop_t: [S, T] coordinate of the stop point along that segment.
         lanes: all surface-street lanes.
-        bug_compatible: how the nearest lane is found.
+        bug_compatible: use the rank of Waymo's code, see ``_rank``.
     """
 
     lane: Tensor
@@ -62,7 +62,7 @@ def _relative(to_point: Tensor, direction: Tensor) -> Tensor:
 
 
 def _rank(point: Tensor, start: Tensor, direction: Tensor, bug_compatible: bool) -> Tensor:
-    """What the search minimises. Waymo's code adds the projection where the distance would subtract it."""
+    """Quantity that the search minimises. Waymo's code adds the projection; the distance would subtract it."""
     to_point = point - start
     along = direction * _relative(to_point, direction).clamp(0.0, 1.0).unsqueeze(-1)
     offset = to_point + along if bug_compatible else to_point - along
@@ -72,8 +72,8 @@ def _rank(point: Tensor, start: Tensor, direction: Tensor, bug_compatible: bool)
 def _surface_lanes(scene: Scene, bug_compatible: bool) -> Lanes:
     """Segments of surface-street lanes of at least two points.
 
-    In Waymo's code a segment counts if its start is a point of the lane, so that a lane shorter than the longest
-    one has one more segment, from its last point to the origin with which it is padded.
+    In Waymo's code a segment counts if its start is a point of the lane. So a lane shorter than the longest one has
+    one more segment, from its last point to the padding at the origin.
     """
     road = scene.map
     feature = road.point_feature
@@ -101,9 +101,9 @@ def prepare_signals(scene: Scene, bug_compatible: bool = True) -> SignalFences:
     start, direction = torch.zeros_like(stop), torch.zeros_like(stop)
     for row, lane_id in enumerate(lane.tolist()):
         mine = lanes.lane == lane_id
-        # [T, n]: a lane has some hundred segments.
+        # [T, n]: a lane has about a hundred segments.
         rank = _rank(stop[row, :, None], lanes.start[mine], lanes.direction[mine], bug_compatible)
-        nearest = _first_least(rank)
+        nearest = _first_minimum(rank)
         start[row], direction[row] = lanes.start[mine][nearest], lanes.direction[mine][nearest]
     return SignalFences(
         lane=lane,
@@ -116,37 +116,33 @@ def prepare_signals(scene: Scene, bug_compatible: bool = True) -> SignalFences:
     )
 
 
-def _first_least(rank: Tensor) -> Tensor:
-    """Index of the first least element along the last dimension."""
+def _first_minimum(rank: Tensor) -> Tensor:
+    """Index of the first minimum along the last dimension."""
     index = torch.arange(rank.shape[-1], device=rank.device)
-    least = rank == rank.amin(-1, keepdim=True)
-    return torch.where(least, index, rank.shape[-1]).amin(-1)
+    is_minimum = rank == rank.amin(-1, keepdim=True)
+    return torch.where(is_minimum, index, rank.shape[-1]).amin(-1)
 
 
 def _nearest_lane(points: Tensor, lanes: Lanes, bug_compatible: bool) -> Tensor:
-    """[Q] feature id of the lane nearest to points [Q, 2]."""
+    """Feature id [Q] of the lane nearest to points [Q, 2]."""
     result = torch.empty(len(points), dtype=torch.int64, device=points.device)
     block = max(1, _BLOCK // max(1, len(lanes.lane)))
     for first in range(0, len(points), block):
         part = slice(first, first + block)
         rank = _rank(points[part, None], lanes.start, lanes.direction, bug_compatible)
-        result[part] = lanes.lane[_first_least(rank)]
+        result[part] = lanes.lane[_first_minimum(rank)]
     return result
 
 
 def violations(
     position: Tensor, valid: Tensor, fences: SignalFences, first_step: int, exhaustive: bool = False
 ) -> Tensor:
-    """Whether agents run a red light, step by step.
+    """Whether agents run a red light at each step from ``first_step`` on, [R, E, T - first_step] bool.
 
     Args:
-        position: [R, E, T, 2] metres, over all steps of the scene. valid: [E, T] bool.
-        fences: of the scene. first_step: earlier steps are not asked for.
-        exhaustive: find the nearest lane of every point, with shapes that depend on no value; for GPUs, which would
-            wait for the host.
-
-    Returns:
-        [R, E, T - first_step] bool.
+        position: [R, E, T, 2] metres, over all steps of the scene. valid: [E, T] bool. fences: of the scene.
+        exhaustive: find the nearest lane of every point, with shapes that do not depend on values, so that a GPU
+            never waits.
     """
     rollouts, agents, steps = position.shape[:3]
     result = torch.zeros(rollouts, agents, steps - first_step, dtype=torch.bool, device=position.device)

@@ -1,7 +1,7 @@
-"""Signed distance to the nearest road edge (wosac metric, map features): exact, with proven pruning.
+"""Signed distance to the nearest road edge (wosac metric, map features), with exact pruning.
 
-The nearest segment is that of least distance with heights weighted three times; the distance reported is planar,
-and its sign says on which side of the (port-side-is-road) edge the point lies.
+The nearest segment has the smallest distance with heights weighted three times. The result is the planar distance,
+negative on the road, which is on the left of an edge.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["RoadEdges", "box_distance", "prepare_edges", "signed_distance"]
 
 _Z_STRETCH = 3.0
 _CYCLIC_TOLERANCE = 1.0
-# Side of the cells in which query points are gathered, metres (heights divided by the stretch).
+# Side of the cells that query points are grouped in, metres (heights divided by the stretch).
 _CELL = 2.0
-# Added to the pruning bound, metres: more than float32 coordinates of a few kilometres are rounded.
+# Added to the pruning bound, metres: larger than the rounding of float32 coordinates of a few kilometres.
 _MARGIN = 0.02
-# Elements of one block of the pairwise tables: what caches hold.
+# Elements of one block of the pairwise tables, which fits into CPU caches.
 _BLOCK = 1 << 19
-# The same where every segment is looked at, on GPUs.
+# The same for the exhaustive search on GPUs.
 _WIDE_BLOCK = 1 << 26
 
 
@@ -36,7 +36,7 @@ class RoadEdges:
     Attributes:
         start, end: [N, 3] metres.
         before, after: [N] index of the neighbouring segment, -1 where there is none.
-        convex_before, convex_after: [N] bool, the edge turns left between the neighbour and this segment.
+        convex_before, convex_after: [N] bool, left turn between the neighbour and this segment.
     """
 
     start: Tensor
@@ -95,7 +95,7 @@ def prepare_edges(road: RoadMap, bug_compatible: bool = True) -> RoadEdges:
 
 
 def _project(point: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Relative coordinate along segments, and the vector from the segment's point that is nearest in the plane.
+    """Relative coordinate along segments, and the vector from the nearest point of the segment in the plane.
 
     All arguments broadcast: [..., 3]. Returns rel_t [...], offset [..., 3], start_to_point [..., 3].
     """
@@ -107,12 +107,12 @@ def _project(point: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _stretched(offset: Tensor) -> Tensor:
-    """Length of vectors with heights weighted."""
+    """Length of vectors with weighted heights."""
     return norm(torch.cat((offset[..., :2], offset[..., 2:] * _Z_STRETCH), dim=-1))
 
 
 def _cells(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gather points in cells: cell [Q] of every point, lowest and highest coordinates [C, 3] in every cell."""
+    """Group points in cells: cell [Q] of every point, smallest and largest coordinates [C, 3] of every cell."""
     scale = points.new_tensor([1.0, 1.0, _Z_STRETCH]) / _CELL
     key = torch.floor(points * scale).to(torch.int64)
     key = key - key.amin(0)
@@ -126,17 +126,15 @@ def _cells(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _candidates(points: Tensor, edges: RoadEdges) -> tuple[Tensor, Tensor]:
-    """For every point the segments that may be its nearest.
+    """For every point the segments that can be its nearest.
 
-    Take a cell whose points lie within r of its centre in the plane. Planar distance to a segment changes by at
-    most r from the centre to a point, and the height of the segment's point lies between those of its ends.
-    So a segment's stretched distance from any point of the cell is at least
-    sqrt(max(0, d - r)^2 + (3 gap)^2) and at most sqrt((d + r)^2 + (3 reach)^2), with d the planar distance of the
-    centre, gap and reach the least and largest difference of height between cell and segment. A segment whose least
-    exceeds the smallest largest is no candidate.
+    The points of a cell are within r of its centre in the plane. So the stretched distance of a segment from any of
+    them is at least sqrt(max(0, d - r)^2 + (3 gap)^2) and at most sqrt((d + r)^2 + (3 reach)^2), with d the planar
+    distance from the centre, gap and reach the smallest and largest height difference between cell and segment. A
+    segment is no candidate if its lower bound exceeds the smallest upper bound.
 
     Returns:
-        cell [Q] of every point, and table [C, K] of segment numbers ascending, N where padded.
+        cell [Q] of every point, and table [C, K] of ascending segment indices, N where padded.
     """
     cell, low, high = _cells(points)
     center = ((low + high) / 2)[:, :2]
@@ -158,21 +156,21 @@ def _candidates(points: Tensor, edges: RoadEdges) -> tuple[Tensor, Tensor]:
         gap = torch.maximum(low[part, 2, None] - top, bottom - high[part, 2, None]).clamp_(min=0.0)
         reach = torch.maximum(high[part, 2, None] - bottom, top - low[part, 2, None])
         r = radius[part, None]
-        least = torch.hypot((planar - r).clamp_(min=0.0), _Z_STRETCH * gap)
-        largest = torch.hypot(planar + r, _Z_STRETCH * reach)
-        row, column = (least <= largest.amin(1, keepdim=True) + _MARGIN).nonzero(as_tuple=True)
+        lower = torch.hypot((planar - r).clamp_(min=0.0), _Z_STRETCH * gap)
+        upper = torch.hypot(planar + r, _Z_STRETCH * reach)
+        row, column = (lower <= upper.amin(1, keepdim=True) + _MARGIN).nonzero(as_tuple=True)
         rows.append(row + first)
         columns.append(column)
     row, column = torch.cat(rows), torch.cat(columns)
     per_cell = torch.bincount(row, minlength=len(low))
-    place = torch.arange(len(row), device=row.device) - (torch.cumsum(per_cell, 0) - per_cell)[row]
+    slot = torch.arange(len(row), device=row.device) - (torch.cumsum(per_cell, 0) - per_cell)[row]
     table = torch.full((len(low), int(per_cell.max())), number, device=row.device)
-    table[row, place] = column
+    table[row, slot] = column
     return cell, table
 
 
 def _nearest_of_all(points: Tensor, edges: RoadEdges) -> Tensor:
-    """[Q] number of the nearest segment, every segment being looked at; shapes depend on no value."""
+    """Index [Q] of the nearest segment of all; shapes do not depend on values."""
     nearest = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     best = torch.full_like(points[:, 0], torch.inf)
     number = torch.arange(len(edges.start), device=points.device)
@@ -181,44 +179,40 @@ def _nearest_of_all(points: Tensor, edges: RoadEdges) -> Tensor:
         distance = _stretched(offset)
         least = distance.amin(1)
         first = torch.where(distance == least.unsqueeze(1), part, len(number)).amin(1)
-        # Earlier blocks win ties, as the first segment does within one.
+        # Ties go to the first segment, here to the earlier block.
         nearest = torch.where(least < best, first, nearest)
         best = torch.minimum(least, best)
     return nearest
 
 
 def _nearest_of_candidates(points: Tensor, edges: RoadEdges) -> Tensor:
-    """[Q] number of the nearest segment, found among proven candidates."""
+    """Index [Q] of the nearest segment among the candidates."""
     cell, table = _candidates(points, edges)
-    # A padding segment, infinitely far.
+    # A padding segment far away.
     far = points.new_full((1, 3), 1e8)
     start, end = torch.cat((edges.start, far)), torch.cat((edges.end, far))
     nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    # Cells with few candidates are most of them: points are handled in order of their candidates' number.
+    # Most cells have few candidates, so points are sorted by their number of candidates.
     width = (table < len(edges.start)).sum(1)[cell]
     order = torch.argsort(width, stable=True)
     block = max(1, _BLOCK // (8 * table.shape[1]))
     for first in range(0, len(points), block):
-        chosen = order[first : first + block]
-        few = table[cell[chosen], : int(width[chosen[-1]])]  # [Q', K']
-        _, offset, _ = _project(points[chosen, None], start[few], end[few])
+        part = order[first : first + block]
+        candidates = table[cell[part], : int(width[part[-1]])]  # [Q', K']
+        _, offset, _ = _project(points[part, None], start[candidates], end[candidates])
         distance = _stretched(offset)
         # Ties go to the first segment.
         is_least = distance == distance.amin(1, keepdim=True)
-        nearest[chosen] = torch.where(is_least, few, len(edges.start)).amin(1)
+        nearest[part] = torch.where(is_least, candidates, len(edges.start)).amin(1)
     return nearest
 
 
 def signed_distance(points: Tensor, edges: RoadEdges, exhaustive: bool = False) -> Tensor:
-    """Planar distance to the nearest road edge, negative on the road.
+    """Planar distance [Q] to the nearest road edge in metres, negative on the road.
 
     Args:
         points: [Q, 3] metres. edges: with at least one segment.
-        exhaustive: look at every segment, with shapes that depend on no value; for GPUs, which would wait for the
-            host.
-
-    Returns:
-        [Q] metres.
+        exhaustive: search all segments, with shapes that do not depend on values, so that a GPU never waits.
     """
     nearest = _nearest_of_all(points, edges) if exhaustive else _nearest_of_candidates(points, edges)
     rel_t, offset, to_point = _project(points, edges.start[nearest], edges.end[nearest])
@@ -249,14 +243,11 @@ def _direction(edges: RoadEdges, segment: Tensor) -> Tensor:
 def box_distance(
     position: Tensor, heading: Tensor, size: Tensor, edges: RoadEdges, exhaustive: bool = False
 ) -> Tensor:
-    """Signed distance of boxes: that of the bottom corner farthest off the road.
+    """Signed distance [...] of boxes in metres: that of the bottom corner farthest off the road.
 
     Args:
         position: [..., 3] box centres. heading: [...]. size: [..., 3] length, width, height.
         edges, exhaustive: see ``signed_distance``.
-
-    Returns:
-        [...] metres.
     """
     length, width, height = (size * 0.5).unbind(-1)
     x = torch.stack((length, -length, -length, length), dim=-1)

@@ -1,23 +1,31 @@
-"""From features to the realism meta-metric of a scene (wosac metric, ``SimAgentMetrics``)."""
+"""The realism meta-metric: score of a scene from its features (wosac metric, ``SimAgentMetrics``), mean over
+scenes,
+buckets, and the loss of every agent and feature."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.scene import CURRENT_INDEX, AgentType, Scene
-from submission.realism.config import COMPONENTS, MetricConfig
+from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig
 from submission.realism.estimators import indicator_log_likelihood, timeseries_log_likelihood
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
 __all__ = [
     "METRIC_FIELDS",
+    "Loss",
     "SceneScore",
     "align",
+    "buckets",
+    "diagnose",
+    "mean_metrics",
     "score",
     "score_features",
     "score_scenes",
@@ -51,8 +59,8 @@ class SceneScore:
         values: float32 scalars by the field names of the proto (``METRIC_FIELDS``).
         features: of the simulation.
         agent_log_likelihood: for each feature the summed log-likelihood of every evaluated agent [E].
-        agent_samples: for each feature how many log-likelihoods that sum has [E].
-        agent_events: by the fields of the rates, whether it happened to an evaluated agent [R, E].
+        agent_samples: for each feature the number of log-likelihoods in that sum [E].
+        agent_events: by the fields of the rates, whether an evaluated agent had the event [R, E].
     """
 
     scenario_id: str
@@ -64,7 +72,7 @@ class SceneScore:
 
 
 def align(context: SceneContext, agent_id: Tensor, states: Tensor) -> Tensor:
-    """Bring simulated states [R, A, 80, 4] into the order of the context.
+    """Reorder simulated states [R, A, 80, 4] to the order of the context.
 
     Raises:
         ValueError: the agents are not exactly those to be simulated.
@@ -86,7 +94,7 @@ def score(
         context: from ``prepare_scene``.
         agent_id: [A]. states: [R, A, 80, 4] float32 x, y, z, heading in the order of ``agent_id``.
         config: from ``load_config``.
-        ttc_all_types: time to collision counts for all types, as the 2024 leaderboard did, not for vehicles alone.
+        ttc_all_types: count time to collision for all types, as the 2024 leaderboard did, not only for vehicles.
     """
     return score_states(context, align(context, agent_id, states), config, ttc_all_types)
 
@@ -96,7 +104,7 @@ def score_states(
 ) -> SceneScore:
     """Score states [R, A, 80, 4] whose agents are in the order of ``context.agent_id``; see ``score``.
 
-    For use inside training: on a GPU nothing here waits for the host, and the values are tensors there.
+    For use in training: on a GPU it never waits for the host, and the values are tensors on the GPU.
     """
     return score_features(context, compute_features(context, states), config, ttc_all_types)
 
@@ -104,7 +112,7 @@ def score_states(
 def score_scenes(
     contexts: Sequence[SceneContext], states: Sequence[Tensor], config: MetricConfig, ttc_all_types: bool = False
 ) -> dict[str, Tensor]:
-    """Fields of the proto [B] of B scenes; see ``score_states``. Scenes queue up on a device, one by one."""
+    """Fields of the proto [B] of B scenes, one after the other; see ``score_states``."""
     rows = [score_states(*item, config, ttc_all_types).values for item in zip(contexts, states, strict=True)]
     return {name: torch.stack([row[name] for row in rows]) for name in METRIC_FIELDS}
 
@@ -114,7 +122,7 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _counted(valid: Tensor, is_vehicle: Tensor, ttc_all_types: bool) -> dict[str, Tensor]:
-    """Which log-likelihoods [E, 80] of features over time count; valid: [E, 80] of the log, is_vehicle: [E]."""
+    """Masks [E, 80] of the log-likelihoods of features over time; valid: [E, 80] of the log, is_vehicle: [E]."""
     speed = central_and(valid)
     acceleration = central_and(speed)
     return {
@@ -129,18 +137,18 @@ def _counted(valid: Tensor, is_vehicle: Tensor, ttc_all_types: bool) -> dict[str
 
 
 def unscorable_reason(scene: Scene, ttc_all_types: bool = False) -> str | None:
-    """Why a scene has no score whatever is simulated, or None if it has one.
+    """Why a scene has no score for any simulation, or None if it has one.
 
-    Waymo's code refuses it, or one of its likelihoods is the mean of nothing, 0/0, which makes the meta-metric NaN.
+    Waymo's code refuses it, or one of its likelihoods is a mean of no values, 0/0, which makes the meta-metric NaN.
 
     Args:
         scene: a single one, on a CPU. ttc_all_types: as in ``score``.
     """
     if (reason := scene.unscorable_reason) is not None:
         return reason
-    agents, chosen = scene.agents, scene.evaluated & scene.simulated
-    valid = agents.valid[chosen, _HISTORY:]
-    masks = _counted(valid, agents.type[chosen] == AgentType.VEHICLE, ttc_all_types)
+    agents, scored = scene.agents, scene.evaluated & scene.simulated
+    valid = agents.valid[scored, _HISTORY:]
+    masks = _counted(valid, agents.type[scored] == AgentType.VEHICLE, ttc_all_types)
     empty = [name for name in COMPONENTS if name in masks and not bool(masks[name].any())]
     if not empty:
         return None
@@ -154,7 +162,7 @@ def unscorable_reason(scene: Scene, ttc_all_types: bool = False) -> str | None:
 def score_features(
     context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
 ) -> SceneScore:
-    """Score features that have been computed before; see ``score``."""
+    """Score computed features; see ``score``."""
     log = context.log_features
     assert log is not None
     valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
@@ -167,7 +175,7 @@ def score_features(
     for name in COMPONENTS:
         if name in _INDICATORS:
             field = _INDICATORS[name]
-            # Steps that the log lacks are not held against the simulation either.
+            # Steps that are missing in the log do not count for the simulation either.
             mask = valid & vehicle if name == "traffic_light_violation" else valid
             logged = (getattr(log, field) & mask).any(-1)[0]
             simulated = (getattr(sim, field) & mask).any(-1)
@@ -185,17 +193,79 @@ def score_features(
             values[f"{name}_likelihood"] = _mean(likelihood, masks[name]).exp()
             per_agent[name] = torch.where(masks[name], likelihood, 0.0).sum(-1)
             samples[name] = masks[name].sum(-1)
-    # Weights are float32 in the proto, the sum is taken in double precision and in this order.
+    # Weights are float32 in the proto; the sum is in double precision and in this order.
     total = sum(config.weights[name] * values[f"{name}_likelihood"].double() for name in COMPONENTS)
     assert isinstance(total, Tensor)
     metametric = total.float()
-    # Of the future alone, an agent that is recorded at the current step only has no error. It does not count.
+    # Over the future only, an agent without valid future steps has no error (NaN) and is skipped.
     displacement = torch.mean if context.bug_compatible else torch.nanmean
     values = {
         "metametric": metametric,
         "average_displacement_error": displacement(sim.displacement),
         "min_average_displacement_error": displacement(sim.displacement, dim=-1).min(),
         **values,
-        **{name: happened.float().mean() for name, happened in events.items()},
+        **{name: event.float().mean() for name, event in events.items()},
     }
     return SceneScore(context.scenario_id, values, sim, per_agent, samples, events)
+
+
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Plain mean over scenes of every field, in double precision, as the leaderboard does.
+
+    Raises:
+        ValueError: NaN or infinity in a row.
+    """
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise ValueError(f"row {number}: {name} is {value}")
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def buckets(metrics: Mapping[str, float], config: MetricConfig) -> dict[str, float]:
+    """Kinematic, interactive and map-based score: likelihoods weighted within each bucket."""
+    result = {"realism_meta_metric": metrics["metametric"]}
+    for bucket, names in BUCKETS.items():
+        weights = [config.weights[name] for name in names]
+        total = sum(weight * metrics[f"{name}_likelihood"] for name, weight in zip(names, weights))
+        result[bucket] = total / sum(weights)
+    return result
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss of one agent and feature of a scene.
+
+    Attributes:
+        loss: of the meta-metric; the losses of a scene add up to 1 - meta-metric.
+        likelihood: of this feature for this agent, exp of its mean log-likelihood.
+    """
+
+    scenario_id: str
+    agent_id: int
+    feature: str
+    loss: float
+    likelihood: float
+
+
+def diagnose(context: SceneContext, score: SceneScore, config: MetricConfig) -> list[Loss]:
+    """Losses of all evaluated agents and features of a scene, the largest first.
+
+    A feature of weight w and likelihood L = exp(mean log-likelihood) loses w (1 - L). The loss is divided among
+    agents in proportion to their negative log-likelihoods, so that all losses add up to 1 - meta-metric. A replay
+    of the log also has a loss; the difference to it is what can be gained.
+    """
+    losses = []
+    agents = context.agent_id[: context.evaluated].tolist()
+    for name in COMPONENTS:
+        weight = config.component(name).weight
+        missing = weight * (1.0 - float(score.values[f"{name}_likelihood"]))
+        surprise = -score.agent_log_likelihood[name].double()
+        fraction = surprise / surprise.sum().clamp(min=1e-12)
+        # A feature without samples, such as time to collision of a pedestrian, has likelihood 1.
+        mean = torch.exp(-surprise / score.agent_samples[name].clamp(min=1))
+        losses += [
+            Loss(score.scenario_id, agent, name, missing * part, likelihood)
+            for agent, part, likelihood in zip(agents, fraction.tolist(), mean.tolist(), strict=True)
+        ]
+    return sorted(losses, key=lambda loss: -loss.loss)

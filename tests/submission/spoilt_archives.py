@@ -255,10 +255,10 @@ SPOILT = (
     Spoilt("gzip of something else", "damaged or truncated", lambda data: gzip.compress(data)),
     Spoilt("a member that is no message", f"{NAME}:", lambda data: packed([(NAME, b"this is not a proto")])),
     Spoilt("an empty archive", "the archive holds no files", lambda data: packed([])),
-    Spoilt("a size of a terabyte announced", "nothing behind it was looked at", lambda data: _announced(2**40)),
+    Spoilt("a declared size of a terabyte", "the rest was not checked", lambda data: _announced(2**40)),
     Spoilt(
         "data behind the end",
-        "goes on after the end of the tar",
+        "data after the end of the tar",
         lambda data: gzip.compress(packed([(NAME, data)], mode="w") + bytes(40_000_000)),
     ),
     Spoilt(

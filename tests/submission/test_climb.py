@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from submission.plausibility import Recorded, suspicions
+from submission.suspicion import Recorded, suspicions
 
 
 def climbing(speed: float, slope: float, rise: float) -> list[str]:

@@ -52,7 +52,7 @@ def test_a_single_text_of_the_example_is_noticed(name: str) -> None:
 def test_a_field_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "metadata.yaml"
     path.write_text(f"{EXAMPLE_METADATA.read_text()}\naccount_name: other@lab.org\n")
-    with pytest.raises(UserError, match=r"metadata\.yaml: not valid YAML: account_name is there twice"):
+    with pytest.raises(UserError, match=r"metadata\.yaml: not valid YAML: account_name occurs twice"):
         load_metadata(path)
 
 

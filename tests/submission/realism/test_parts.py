@@ -15,12 +15,12 @@ from data.errors import UserError
 from data.scene import LightState, MapKind, RoadMap
 from data.womd import parse_scenario
 from submission.realism import COMPONENTS, load_config, prepare_scene, score
-from submission.realism.aggregate import buckets
 from submission.realism.config import BUCKETS, Component, Histogram, config_path, parse_config
 from submission.realism.estimators import timeseries_log_likelihood
 from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
 from submission.realism.red_light import prepare_signals, violations
 from submission.realism.road_edge import prepare_edges, signed_distance
+from submission.realism.score import buckets
 from tests.builders import scenario_proto
 from tests.scenes import Mover, Signal, hand_made
 
