@@ -114,7 +114,7 @@ class SceneRaster:
         return [self._pixels(box) for box in corners]
 
     def _logged(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, positions and headings of who is recorded at a step."""
+        """Rows, positions and headings of agents that are recorded at a step."""
         agents = self.scene.agents
         if step >= self.scene.num_steps:
             none = torch.zeros(0)

@@ -96,7 +96,7 @@ def with_targets(scene: Scene, targets: str) -> Scene:
 def _prepared(scene: Scene, bug_compatible: bool, cache: Path | None, targets: str) -> SceneContext:
     if cache is None:
         return prepare_scene(scene, bug_compatible)
-    # Not the id itself: whoever wrote the scenario chose it, and it may lead anywhere.
+    # Not the id itself: it is input, and may lead to any folder.
     name = hashlib.sha256(str(scene.scenario_id).encode()).hexdigest()
     counted = "" if targets == "all" else f".{targets}"
     path = cache / f"{name}{counted}{'' if bug_compatible else '.mended'}.pt"

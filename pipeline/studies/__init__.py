@@ -1,1 +1,1 @@
-"""What stands behind a run: planners, claims, robustness, co-simulation. Nobody imports them."""
+"""What stands behind a run: planners, claims, robustness, co-simulation. No other room imports them."""

@@ -70,7 +70,7 @@ class Arm:
         name: of the arm, and of its folder.
         overrides: options of self-play by dotted name.
         settings: a file in ``pipeline/run/configs/selfplay`` that lies below the overrides.
-        reference: which reference it is anchored to, by a name that whoever runs the arm knows.
+        reference: which reference it is anchored to, by its name in the study.
         targets: whose likelihoods count when it is judged, see ``EvaluateConfig.targets``.
         watched: look at held-out scenes in the course of its training.
     """

@@ -129,7 +129,7 @@ def _selfplay(study: Study, claim: Claim) -> Report:
     ]
     note = (
         f"Both learn from {study.config.single_steps} decisions of agents that move, anchored by beta 0.1; all "
-        "others replay the log, and with one agent a scene nobody reacts to it. Judged as all: everybody is driven."
+        "others replay the log, and with one agent a scene no other reacts to it. All are driven when judged."
     )
     return _told(study, claim, rows, statements, note)
 
@@ -293,7 +293,7 @@ def _goals(study: Study, claim: Claim) -> Report:
         above("with the KL, hiding half of the goals is better than showing all", _minus(study, SPACER, SHOWN)),
         above("without it, too", _minus(study, PLAIN, PPO)),
     ]
-    note = "Nobody sees a goal when sampled. The last two statements have no figure in the paper."
+    note = "No agent sees a goal when sampled. The last two statements have no figure in the paper."
     return _told(study, claim, rows, statements, note)
 
 

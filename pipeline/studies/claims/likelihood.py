@@ -227,7 +227,7 @@ def smooth_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def perturbed(states: Tensor, moving: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
-    """Disturb futures of agents that move; who stands goes on standing.
+    """Disturb futures of agents that move; standing agents keep standing.
 
     Args:
         states: [A, T, 4] x, y, z, heading. moving: [A] bool.

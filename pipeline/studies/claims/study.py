@@ -166,7 +166,7 @@ class Study:
 
     def _arm_is_done(self, arm: Arm) -> bool:
         folders = [self.folder(arm, seed) for seed in range(self.config.seeds)]
-        # Recipes take a moment: of an arm that was never begun none is made.
+        # Recipes take a moment: none is made of an arm that was not started.
         return all((folder / RESULT_FILE).exists() for folder in folders) and all(
             is_done(folder, self.trial(arm, seed).recipe()) for seed, folder in enumerate(folders)
         )

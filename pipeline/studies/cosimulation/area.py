@@ -56,7 +56,7 @@ class Area:
 
     @cached_property
     def fastest(self) -> NDArray[np.float64]:
-        """[A] m/s that nobody exceeds: who seems to has been set down elsewhere."""
+        """[A] m/s that no user exceeds: a user that seems to was moved by SUMO."""
         return np.array([fastest(user) for user in self.users])
 
     @cached_property

@@ -44,7 +44,7 @@ _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
 _VIDEO, _SHEET = "world.mp4", "world.png"
 # Networks in a row that SUMO may refuse.
 _MOST_ATTEMPTS = 8
-# How SUMO's native code ends when it is at fault. Who is killed for want of memory must not get another network.
+# How SUMO's native code ends when it crashes. A process that is killed for lack of memory gets no other network.
 _CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
 # The least warm-up: a second of history, and time for vehicles to be there at all.
 _LEAST_WARM_UP = 5.0
@@ -252,7 +252,7 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
     velocity = torch.nn.functional.pad(torch.where(known, step, 0.0), (0, 0, 1, 0))
     taken = torch.zeros(len(pose), dtype=torch.bool)
     taken[drive.taken] = True
-    nobody = torch.zeros_like(taken)
+    nothing = torch.zeros_like(taken)
     position = torch.cat((pose[..., :2] + world.origin[0], height.view(-1, 1, 1).expand(-1, steps, 1)), dim=-1)
     earlier = torch.from_numpy(np.stack([frame.signals for frame in drive.before], axis=1))
     state = torch.cat((earlier, drive.signals[:, behind]), dim=1)
@@ -269,8 +269,8 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
             size=size.unsqueeze(1).expand(-1, steps, -1),
             valid=valid,
             is_sdc=taken,
-            to_predict=nobody,
-            of_interest=nobody,
+            to_predict=nothing,
+            of_interest=nothing,
         ),
         lights=Lights(
             lane_id=torch.tensor([link.lane for link in area.links], dtype=torch.int64),

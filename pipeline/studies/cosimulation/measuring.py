@@ -254,7 +254,7 @@ def summarise(worlds: Sequence[World], seed: int) -> dict[str, dict[str, Any]]:
         worlds: for each world the sums of each driver. seed: of the resampling.
 
     Returns:
-        For each driver ``sums``, and for each of ``RATES`` ``value`` and ``interval``, None where nobody drove.
+        For each driver ``sums``, and for each of ``RATES`` ``value`` and ``interval``, None where no vehicle drove.
     """
 
     def column(driver: str, name: str) -> np.ndarray:

@@ -16,8 +16,8 @@ from pipeline.studies.cosimulation.area import Area
 
 __all__ = ["Brake", "Frame", "Session", "open_session"]
 
-# Nobody in generated traffic brakes harder than this by choice, m/s^2 (``data.traffic.demand``); SUMO's vehicles
-# can do 8 in an emergency.
+# No generated vehicle brakes harder than this by choice, m/s^2 (``data.traffic.demand``); in an emergency SUMO's
+# vehicles can do 8.
 _HARD_BRAKE = 4.5
 # How far ahead the cause of a hard braking is looked for, metres.
 _LOOK_AHEAD = 40.0

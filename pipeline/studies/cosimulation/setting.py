@@ -50,7 +50,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Setting:
-    """What does not change: ``world`` with the road and the boxes, ``fastest`` [A] m/s that nobody exceeds."""
+    """What does not change: ``world`` with the road and the boxes, ``fastest`` [A] m/s that no user exceeds."""
 
     world: World
     fastest: Tensor
@@ -130,7 +130,7 @@ def build_setting(area: Area, scene: Scene) -> Setting:
     origin = middle.round()
     size = torch.tensor([[user.length, user.width, user.height] for user in users]).view(1, -1, 3)
     pose, vector = torch.zeros(1, count, 3), torch.zeros(1, count, 2)
-    nobody, signals = torch.zeros(1, count, dtype=torch.bool), len(area.links)
+    nothing, signals = torch.zeros(1, count, dtype=torch.bool), len(area.links)
     dark, lit = torch.zeros(1, signals, dtype=torch.bool), torch.ones(1, signals, dtype=torch.bool)
     edges, edge_grid = _single_cell(edge_segments(scene, origin))
     road, road_grid = _single_cell(road_segments(scene, origin))
@@ -140,11 +140,11 @@ def build_setting(area: Area, scene: Scene) -> Setting:
         size=size,
         # The ground is flat and at zero (``snapshot``).
         height=size[..., 2] / 2,
-        exists=~nobody,
+        exists=~nothing,
         pose=pose,
         velocity=vector,
         goal=vector,
-        moves=nobody,
+        moves=nothing,
         log=torch.zeros(1, count, FUTURE_STEPS, 3),
         log_valid=torch.zeros(1, count, FUTURE_STEPS, dtype=torch.bool),
         history_ids=torch.zeros(1, count, 0, dtype=torch.int64),
@@ -170,10 +170,10 @@ _EVERYWHERE = 1e5
 
 def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
     """The scene that the recorder of generated traffic would write of these 11 frames, the last one being now: all
-    who are there, as SUMO has them (the recorder smooths over the future, which nobody knows here), on flat ground.
+    who are there, as SUMO has them (the recorder smooths over the future, which is not known here), on flat ground.
 
     Raises:
-        ValueError: not 11 frames, or nobody is there now.
+        ValueError: not 11 frames, or no user is there now.
     """
     if len(frames) != CURRENT_INDEX + 1:
         raise ValueError(f"{len(frames)} frames, expected {CURRENT_INDEX + 1}")
@@ -181,7 +181,7 @@ def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
     present = np.stack([frame.present for frame in frames], axis=1)
     here = np.flatnonzero(present[:, -1])
     if not len(here):
-        raise ValueError("nobody is there at the last frame")
+        raise ValueError("no user is there at the last frame")
     signals = np.stack([frame.signals for frame in frames], axis=1)
     cast = Cast(
         users=area.users,
@@ -198,7 +198,7 @@ def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
 
 
 def _velocity(pose: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[A, T, 2] over the step before, zero for who was not there."""
+    """[A, T, 2] over the step before, zero for users that were not there."""
     step = np.diff(pose[..., :2], axis=1, prepend=pose[:, :1, :2]) / STEP_SECONDS
     known = present & np.concatenate((present[:, :1], present[:, :-1]), axis=1)
     return np.where(known[..., None], step, 0.0)

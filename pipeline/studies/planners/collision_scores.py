@@ -216,7 +216,7 @@ _AHEAD = math.radians(30.0)
 def ego_time_to_contact(drive: Drive, velocity: Tensor) -> Tensor:
     """Seconds [P, A, T] until each agent and the AV touch at their present velocities.
 
-    Infinite where they would not, from their first overlap on, and for who is absent or on another level.
+    Infinite where they would not, from their first overlap on, and for agents that are absent or on another level.
 
     Args:
         velocity: [P, A, T, 2] of ``Drive.velocity``.

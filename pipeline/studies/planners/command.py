@@ -33,7 +33,7 @@ _SIMULATORS = ("log", "reference", "policy", "plain")
 
 @dataclass(frozen=True)
 class PlannersConfig:
-    """Who drives among whom.
+    """Which planners drive among which agents.
 
     Args:
         scenes: how many, spread evenly over those given; 0 for all.
@@ -214,7 +214,7 @@ def run_planners(
     Writes planners.json, report.md, CSV tables, figures, and cases that log replay gets wrong.
 
     Args:
-        config: who drives among whom.
+        config: which planners drive among which agents.
         run: folder of a finished run, whose validation scenes and models are taken where none are given.
         scenarios: WOMD TFRecords or an ingested store, with futures.
         reference: reference.ckpt. policy: policy.ckpt of anchored self-play. plain: of plain self-play.
@@ -222,7 +222,7 @@ def run_planners(
             policy.ckpt.
         out: folder of the results; RUN/planners by default.
         seed: of planners, traffic, trainings and bootstrap.
-        engine: who drives.
+        engine: of the tasks.
 
     Raises:
         UserError: something is missing, was trained on the scenes, or no scene can be driven.

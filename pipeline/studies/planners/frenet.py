@@ -33,9 +33,9 @@ _HARDEST = 7.0
 _COMFORTABLE_LATERAL = 2.0
 _OVER = 10.0
 _LOOKS = 20
-# Agents nearer than this to a candidate cost something, metres; the share of the penalty falls to nothing there.
+# Agents nearer than this to a candidate cost something, metres; the penalty falls to zero there.
 _CLEARANCE = 0.5
-# Whoever could not stop behind an agent or a red light pays: the full penalty if that many metres were missing.
+# A candidate that could not stop behind an agent or a red light costs the full penalty if it lacks so many metres.
 _MISSING = 10.0
 _EDGE_MARGIN = 0.1
 # Collisions are looked for at every second step; candidates are looked at so many at a time, the cheapest first.
@@ -43,7 +43,7 @@ _EVERY = 2
 _CHUNK = 48
 # A plan is continued from itself if the AV is where it should be, metres and m/s.
 _ASTRAY, _ASTRAY_SPEED = 0.3, 1.0
-# Slack of limits, m/s^2 and m; below this speed one stands, m/s; room that is left behind who stands, metres.
+# Slack of limits, m/s^2 and m; below this speed an agent stands, m/s; room left behind standing agents, metres.
 _TOLERANCE, _TOUCH = 0.25, 0.05
 _STILL = 0.3
 _STANDSTILL = 1.5
@@ -235,7 +235,7 @@ class FrenetPlanner:
         if settings.collisions and len(rows):
             times = _DT * np.arange(_EVERY, settings.horizon + 1, _EVERY)
             seen = predict(self.mission.route, now, rows, times)
-            # Who follows in the own lane keeps its distance itself; who overlaps already tells nothing.
+            # Followers in the own lane keep their distance; agents that overlap already tell nothing.
             width = (now.size[rows, 1] + now.size[ego, 1]) / 2
             touching = _separation(now.pose[ego], now.size[ego], now.pose[rows], now.size[rows]) < 0
             matters = ~touching & ((seen.s > start.s) | (np.abs(seen.d - start.d) > width))
@@ -263,7 +263,7 @@ class FrenetPlanner:
     def _behind_others(
         self, tried: Candidates, seen: Prediction, matters: NDArray[np.bool_], now: Situation
     ) -> Floats:
-        """[C] the penalty for ends from which the AV could not stop behind who is ahead in the lane it ends in."""
+        """[C] the penalty for ends from which the AV could not stop behind the agent ahead in that lane."""
         size, ego = now.size[seen.row], now.size[self.mission.ego]
         still = np.linalg.norm(now.velocity[seen.row], axis=1) < _STILL
         there = matters & (seen.follows | still)

@@ -46,7 +46,7 @@ class Mission:
         route: the lanes to follow.
         recorded: [80, 3] x, y, heading that the AV drove in the log; for the log planner alone, which is a
             yardstick and no planner.
-        seed: for whoever draws numbers.
+        seed: for planners that draw random numbers.
     """
 
     scene: Scene
@@ -59,7 +59,7 @@ class Mission:
 
 @dataclass(frozen=True)
 class Situation:
-    """The world as it is now. What the others are about to do is nobody's to know.
+    """The world as it is now. What the others will do is not known.
 
     Attributes:
         step: 0.1 s steps since the current step of the scenario; 0 at the first call.

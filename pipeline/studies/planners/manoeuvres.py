@@ -48,7 +48,7 @@ __all__ = [
 _EGO_SPEED, _MOVING = 3.0, 1.0
 # Between bumpers, metres: how far back a follower matters, and one that is cut in on.
 _REACH, _CUT_IN_REACH, _CUT_IN_ROOM = 40.0, 25.0, 2.0
-# Nobody may be in the target lane so far ahead of the AV, metres.
+# The target lane is empty so far ahead of the AV, metres.
 _CLEAR_AHEAD = 15.0
 # Parallel lanes are so far apart, metres, and differ in direction by no more.
 _NEAREST_LANE, _FARTHEST_LANE = 2.5, 5.0
@@ -60,7 +60,7 @@ _MOST_CORRIDORS = 16
 
 @dataclass(frozen=True)
 class CutIn:
-    """A change of lane in front of somebody: metres to port, and the row of who is cut in on."""
+    """A change of lane in front of an agent: metres to port, and the row of that agent."""
 
     offset: float
     follower: int
@@ -146,7 +146,7 @@ def _nearest_behind(lanes: Sequence[Lane], now: _Now, pose: Tensor) -> tuple[int
         along, aside, segment = project_on_polyline(now.pose[:, :2], line)
         same_way = wrap_angle(_direction(line, segment) - now.pose[:, 2]).abs() < _SAME_WAY
         gap = _length(line) - along - (now.length + now.length[now.ego]) / 2
-        # Whoever is beside or ahead of it is no follower, and the line does not go on beyond its ends here.
+        # Agents beside or ahead of it are no followers, and here the line ends at its ends.
         behind = now.vehicle & same_way & (aside.abs() < LANE_HALF_WIDTH) & (along >= 0) & (gap > 0)
         for row in behind.nonzero().flatten().tolist():
             found[row] = min(found.get(row, math.inf), float(gap[row]))
@@ -175,9 +175,9 @@ def find_follower(scene: Scene, origin: Tensor) -> int | None:
 
 
 def find_cut_in(scene: Scene, origin: Tensor, route: Route) -> CutIn | None:
-    """A lane beside the AV's that it can change to in front of somebody, or None.
+    """A lane beside the AV's that it can change to in front of an agent, or None.
 
-    The AV is faster than 3 m/s; a lane runs parallel to its route for as long as the change takes; nobody is in it
+    The AV is faster than 3 m/s; a lane runs parallel to its route as long as the change takes; no agent is in it
     beside the AV or within 15 m ahead; and the first vehicle behind there moves, 2 to 25 m away. Of two such lanes
     the one with the nearer follower is taken.
 
@@ -311,11 +311,11 @@ def cut_in(mission: Mission) -> Manoeuvre:
     """Drives on for a second and changes lane in front of somebody.
 
     Raises:
-        ValueError: there is nobody to cut in on (``find_cut_in``).
+        ValueError: there is no agent to cut in on (``find_cut_in``).
     """
     found = find_cut_in(mission.scene, torch.from_numpy(mission.origin).float(), mission.route)
     if found is None:
-        raise ValueError(f"scene {mission.scene.scenario_id}: nobody to cut in on")
+        raise ValueError(f"scene {mission.scene.scenario_id}: no agent to cut in on")
     return Manoeuvre(mission.route, mission.ego, offset=found.offset)
 
 

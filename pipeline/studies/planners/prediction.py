@@ -64,8 +64,9 @@ def others_near(now: Situation, ego: int, reach: float) -> NDArray[np.int64]:
 def predict(path: Route, now: Situation, rows: NDArray[np.int64], times: Floats) -> Prediction:
     """Expect agents at times [H], seconds from now.
 
-    Who follows the road keeps speed and drift relative to it, so that a bend does not lead a neighbour into the own
-    lane; anybody else goes straight on. Headings stay what they are relative to the road, or as they are.
+    An agent that follows the road keeps speed and drift relative to it, so that a bend does not lead a neighbour
+    into the own lane; anybody else goes straight on. Headings stay what they are relative to the road, or as they
+    are.
     """
     pose, velocity = now.pose[rows], now.velocity[rows]
     s, d = path.project(pose[:, :2])
@@ -187,7 +188,7 @@ def red_lines_ahead(path: Route, s: float, now: Situation, length: float, speed:
     where, aside = path.project(line[:, :2])
     heading = path.at(where)[2]
     mine = (np.abs(aside) < _LINE_HALF_WIDTH) & (np.cos(heading - line[:, 2]) > 0.5)
-    # Who stands with the nose over the line still stops: it is passed by the centre.
+    # An AV that stands with its nose over the line still stops: the line is passed by the centre.
     mine &= (where > s) & (where < s + length / 2 + reach)
     mine &= speed**2 <= 2 * _HARDEST_STOP * (where - s)
     return np.asarray(where[mine])

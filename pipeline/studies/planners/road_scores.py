@@ -109,7 +109,7 @@ def between_lanes(drive: Drive, around: Surroundings) -> Tensor:
 def metres_against(drive: Drive, around: Surroundings) -> Tensor:
     """How far the AV moved against the lane in each step of 0.1 s.
 
-    Who has its centre in no lane does nothing wrong, nor does who is in lanes of many directions, as in a junction:
+    An AV with its centre in no lane does nothing wrong. It may be in lanes of many directions, as in a junction:
     of all lanes that its box reaches into, the one that suits its motion best counts.
 
     Returns:

@@ -59,7 +59,7 @@ class Summary:
         struck: fraction of drives in which the AV was struck from behind, or otherwise without being at fault, by
             simulator; its intervals are over scenes.
         agreement: of the simulators, by score.
-        reactions: of who has to answer an AV that brakes or cuts in, by simulator, manoeuvre and measure.
+        reactions: of the agent behind an AV that brakes or cuts in, by simulator, manoeuvre and measure.
     """
 
     simulators: tuple[str, ...]

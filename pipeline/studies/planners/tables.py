@@ -193,7 +193,7 @@ def _sections(summary: Summary, cases: Sequence[Mapping[str, Any]]) -> list[tupl
         ("Reactivity", "What follows an AV that brakes, stops or cuts in.", reaction_table(summary)),
         (
             "False collisions of log replay",
-            "Nobody is to blame in the replay, and nothing happens where agents answer; the mean of parts.",
+            "No fault in the replay, and no collision where agents react; the mean of parts.",
             case_table(cases),
         ),
     ]

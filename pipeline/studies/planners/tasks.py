@@ -120,7 +120,7 @@ def driven(scene: Scene, planners: tuple[Entrant, ...], simulator: Entrant, seed
 
 
 def _followers(scene: Scene, mission: Mission) -> dict[str, int]:
-    """Who has to react to which manoeuvre; without those that concern nobody."""
+    """The agent that has to react, by manoeuvre; without manoeuvres that concern no agent."""
     origin = scene_origin(scene)
     behind, beside = find_follower(scene, origin), find_cut_in(scene, origin, mission.route)
     rows = {"hard_brake": behind, "gentle_stop": behind, "cut_in": None if beside is None else beside.follower}

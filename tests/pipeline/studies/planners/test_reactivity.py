@@ -116,7 +116,7 @@ def test_the_route_goes_straight_on_beyond_its_end() -> None:
 
 def test_a_cut_in_needs_somebody() -> None:
     mission = Mission(hand_made([Mover(speed=9.0)]), np.zeros(2), 0, route_of(), np.zeros((80, 3)))
-    with pytest.raises(ValueError, match="nobody to cut in on"):
+    with pytest.raises(ValueError, match="no agent to cut in on"):
         MANOEUVRES["cut_in"](mission)
 
 
