@@ -1,8 +1,8 @@
 """Training of the reference with Lightning, shared by ``pretrain`` and ``finetune``.
 
-Batch t, its randomness and its learning rate are functions of (seed, t), and everything else lives in
-``training.ckpt``; so a run that is killed and started again ends with the same weights, bit for bit on a CPU, and
-several devices that share the batches end with the weights of one, up to rounding.
+Batch t, its randomness and its learning rate are functions of (seed, t); all other state is in ``training.ckpt``.
+So a training that is killed and resumed ends with the same weights, bit for bit on a CPU. Several devices that
+share the batches end with the weights of one device, up to rounding.
 """
 
 from pipeline.fitting.config import FitConfig

@@ -46,7 +46,7 @@ class RecordedScenes(Dataset[Batch]):
     """Recordings of the scenes of a store, with at most ``max_agents`` agents and the map near them.
 
     Args:
-        rows: which scenes of the store. margin: see ``prune_map``.
+        rows: indices of the scenes in the store. margin: see ``prune_map``.
     """
 
     def __init__(
@@ -95,20 +95,17 @@ class SizeBatchSampler(Sampler[list[int]]):
     """Endless batches of indices of similar size; batch ``t`` depends on (seed, t) alone.
 
     Args:
-        sizes: one number for each scene, what padding costs (agents, or points).
+        sizes: one number for each scene, such as its agents; batches pad to the largest.
         batch_size: scenes in a batch; the last batch of an epoch may hold fewer.
         seed: of the order.
-        start: number of the first batch, for going on after an interruption.
-        stop: number of the batch before which to end; None for no end.
+        start: index of the first batch, to resume a training.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], batch_size: int, seed: int, start: int = 0, stop: int | None = None
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], batch_size: int, seed: int, start: int = 0) -> None:
         if not len(sizes) or batch_size < 1:
             raise ValueError(f"{len(sizes)} scenes in batches of {batch_size}: nothing to sample")
         self._sizes = np.asarray(sizes)
-        self._batch_size, self._seed, self._start, self._stop = batch_size, seed, start, stop
+        self._batch_size, self._seed, self._start = batch_size, seed, start
         self._epoch_length = -(-len(sizes) // batch_size)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
@@ -126,17 +123,12 @@ class SizeBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         step, epoch, batches = self._start, -1, []
-        while self._stop is None or step < self._stop:
+        while True:
             if epoch != step // self._epoch_length:
                 epoch = step // self._epoch_length
                 batches = self._epoch(epoch)
             yield batches[step % self._epoch_length]
             step += 1
-
-    def __len__(self) -> int:
-        if self._stop is None:
-            raise TypeError("an endless sampler has no length")
-        return max(0, self._stop - self._start)
 
 
 class _DeviceBatches(Sampler[list[_Key]]):

@@ -19,29 +19,29 @@ class FitConfig:
     Args:
         steps: optimisation steps in all.
         batch_size: scenes in a step, of all devices together.
-        max_agents: agents of a scene that are trained on: those evaluated, then those nearest to the AV.
+        max_agents: maximum of agents per scene: those evaluated, then those nearest to the AV.
         learning_rate: peak of AdamW's learning rate.
         warmup_steps: steps over which the learning rate rises from 0.
-        final_rate: share of the peak at which the cosine ends.
+        final_rate: final learning rate of the cosine schedule, as a fraction of the peak.
         weight_decay: of AdamW, on matrices only.
-        gradient_clip: largest norm of the gradient.
-        ema: decay by step of the average of weights that is validated and kept; 0 for the last weights (0.999 is
-            common for long trainings).
-        augment: what is done to recordings before they are learnt from.
-        validation_scenes: scenes of the validation split that are looked at, spread over it.
+        gradient_clip: maximum norm of the gradient.
+        ema: decay per step of the moving average of weights that is validated and saved; 0 for the last weights
+            (0.999 is common for long trainings).
+        augment: augmentation of recordings.
+        validation_scenes: number of scenes of the validation split to use, spread over it.
         validate_every: steps between validations.
-        rollout_scenes: of these, how many on which futures are sampled and compared with the log.
+        rollout_scenes: number of these for which futures are sampled and compared with the log.
         rollout_every: steps between such comparisons, a multiple of validate_every; 0 for one at the end.
-        checkpoint_every: steps between checkpoints for going on after an interruption.
+        checkpoint_every: steps between checkpoints to resume from.
         workers: processes that prepare batches; 0 prepares them in the training process.
-        cache_scenes: scenes kept in memory by each process (some 0.2 MB each).
-        recompute: keep less of the forward pass and compute it again in the backward pass: less memory, more time.
-        tensorboard: write curves, and at every comparison with the log a rollout to look at.
-        compile: fuse the network with torch.compile; pays off in trainings of many minutes.
+        cache_scenes: scenes cached by each process (about 0.2 MB each).
+        recompute: recompute activations in the backward pass: less memory, more time.
+        tensorboard: write curves, and a film of a rollout at every comparison with the log.
+        compile: compile the network with torch.compile; worthwhile for trainings of many minutes.
         precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
-        device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU where there is one.
-        devices: how many of them on each machine.
-        nodes: machines; each runs this command, started by torchrun or Slurm.
+        device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU if there is one.
+        devices: number of devices on each machine.
+        nodes: number of machines; each runs this command, started by torchrun or Slurm.
     """
 
     steps: int = 1000

@@ -8,25 +8,21 @@ the seconds of a token, the names of the types, and the notes of the training.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from data.errors import UserError
 from data.files import atomic_write, write_json
 from data.scene import STEP_SECONDS
-from data.vocabulary import TYPE_NAMES, Vocabulary
+from data.vocabulary import TYPE_NAMES
 from models.reference.checkpoint import load_reference, read_notes
-from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 
-__all__ = ["ExportConfig", "export_reference", "import_reference", "run_export"]
+__all__ = ["ExportConfig", "export_reference", "run_export"]
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _PREFIX = "vocabulary."
@@ -36,7 +32,7 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """How weights are written.
+    """Options of the export.
 
     Args:
         dtype: float32, or bfloat16 for half the size.
@@ -88,28 +84,3 @@ def export_reference(
     content = save_tensors({**tensors, **vocabulary_tensors}, metadata={"format": _FORMAT})
     atomic_write(folder / _WEIGHTS, lambda file: file.write(content))
     write_json(folder / _CONFIG, config)
-
-
-def import_reference(folder: Path) -> Reference:
-    """Read what ``export_reference`` wrote, in float32.
-
-    Raises:
-        UserError: files that are missing, damaged, or of another kind.
-    """
-    weights, description = folder / _WEIGHTS, folder / _CONFIG
-    for path in (weights, description):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; expected a folder written by `python -m pipeline export`")
-    try:
-        config = json.loads(description.read_text())
-        version = config.get("format") if isinstance(config, dict) else None
-        if version != _FORMAT:
-            raise UserError(f"{description}: format {version!r}, this version reads {_FORMAT!r}; export again")
-        tensors = {name: tensor.float() for name, tensor in load_tensors(weights.read_bytes()).items()}
-        names = [name for name in tensors if name.startswith(_PREFIX)]
-        vocabulary = Vocabulary.from_state_dict({name.removeprefix(_PREFIX): tensors.pop(name) for name in names})
-        model = Reference(ReferenceConfig(**config["model"]), vocabulary)
-        model.load_state_dict(tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: damaged export, or of another version; export again") from error
-    return model

@@ -1,4 +1,4 @@
-"""One training from a store of scenes to ``reference.ckpt``, going on where an interrupted one stopped."""
+"""One training from a store of scenes to ``reference.ckpt``, resumed if it was interrupted."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ def fit_reference(
     Args:
         name: of the stage, for the progress bar. loss: see ``Loss``.
         scenes: store to train on. validation: store to validate on, or None.
-        settings: plain values that say what is being trained (configuration, start); an interrupted run goes on
-            only with the same. margin: see ``prune_map``.
-        keep: an interrupted run with other settings goes on too, from its last checkpoint with the settings of now.
+        settings: plain values that identify the training (configuration, initial checkpoint); an interrupted run is
+            resumed only with the same. margin: see ``prune_map``.
+        keep: resume an interrupted run with other settings too, from its last checkpoint with the new settings.
 
     Returns:
         Final ``training_loss`` (mean of the last 50 steps), validation figures, and errors of sampled futures.
 
     Raises:
-        UserError: ``out`` holds an interrupted training with other settings, scenarios are both trained on and
-            validated on, or training diverged.
+        UserError: ``out`` holds an interrupted training with other settings, training and validation share
+            scenarios, or training diverged.
     """
-    found = find_devices(config.device, "--fit.device", config.devices)
+    devices = find_devices(config.device, "--fit.device", config.devices)
     store = SceneStore(scenes)
     held_out = None if validation is None else SceneStore(validation)
     if held_out is not None:
         check_disjoint(store, held_out)
-        if begun_on := seen_scenes(model.trained_on, held_out.ids):
+        if seen := seen_scenes(model.trained_on, held_out.ids):
             raise UserError(
-                f"{validation}: {len(begun_on)} of its scenarios are among those that the checkpoint to begin with "
-                f"was trained on ({some(begun_on)}); validate on others"
+                f"{validation}: {len(seen)} of its scenarios are among those that the initial checkpoint was "
+                f"trained on ({some(seen)}); validate on others"
             )
     model.trained_on = merge_digests(model.trained_on, scene_digests(store.ids))
     fingerprint = _fingerprint(settings, seed, store.ids, held_out.ids if held_out else [], model.vocabulary)
@@ -87,30 +87,30 @@ def fit_reference(
         shifted = replace(config, augment=replace(config.augment, time_shift=shift))
         return RecordedScenes(source, rows, model.vocabulary, model.config, shifted, seed=seed, margin=margin)
 
-    looked_at = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
+    rows = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
     prepared: list[SceneInputs] = []
     futures: list[Scene] = []
     if held_out is not None:
-        kept = recorded(held_out, looked_at, 0)
-        prepared = [recording_inputs(kept.recording(index), model.vocabulary) for index in range(len(kept))]
-        futures = [held_out[row] for row in looked_at[: config.rollout_scenes]]
+        held = recorded(held_out, rows, 0)
+        prepared = [recording_inputs(held.recording(index), model.vocabulary) for index in range(len(held))]
+        futures = [held_out[row] for row in rows[: config.rollout_scenes]]
     training = recorded(store, range(len(store)), config.augment.time_shift)
     module = FitModule(model, loss, training, config, seed=seed, start=done, fingerprint=fingerprint)
     if done and keep:
         _adopt(interrupted, module, config)
     recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
-    trainer = _trainer(config, found, recorder)
+    trainer = _trainer(config, devices, recorder)
     if done < config.steps:
         try:
             trainer.fit(module, ckpt_path=interrupted if done else None, weights_only=True)
         except SystemExit as exit_:
-            # Lightning turns Ctrl-C into an exit of its own; what the caller must see is the interruption.
+            # Lightning turns Ctrl-C into SystemExit; the caller needs the KeyboardInterrupt.
             if isinstance(exit_.__context__, KeyboardInterrupt):
                 raise exit_.__context__ from None
             raise
     if not trainer.is_global_zero:
         return recorder.figures()
-    # What counts is the file: processes of several devices take what they trained with them when they end.
+    # The file is read back, since with several devices other processes hold the trained weights.
     content = _load_training(interrupted)
     module.load_state_dict(content["state_dict"])
     recorder.load_state_dict(content["callbacks"][recorder.state_key])
@@ -122,7 +122,7 @@ def fit_reference(
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """``count`` numbers spread over ``range(total)``, since neighbours in a shard may resemble one another."""
+    """``count`` indices spread over ``range(total)``, since neighbours in a shard may be similar."""
     count = min(count, total)
     return [(2 * index + 1) * total // (2 * count) for index in range(count)]
 
@@ -144,12 +144,12 @@ def _load_training(path: Path) -> dict[str, Any]:
 
 
 def _stamp(content: dict[str, Any]) -> str:
-    """Fingerprint of the settings that a checkpoint was trained with."""
+    """Fingerprint of the settings of a checkpoint."""
     return bytes(content["state_dict"]["fingerprint"].tolist()).hex()
 
 
 def _resumable(path: Path, fingerprint: str, steps: int, keep: bool) -> int:
-    """Steps done by an interrupted run, 0 where there is none."""
+    """Steps done by an interrupted run, 0 if there is none."""
     if not path.exists():
         return 0
     content = _load_training(path)
@@ -158,7 +158,7 @@ def _resumable(path: Path, fingerprint: str, steps: int, keep: bool) -> int:
         return done
     if not keep:
         raise UserError(
-            f"{path}: an interrupted training with other settings or data; go on with it by --keep, start over by "
+            f"{path}: an interrupted training with other settings or data; resume it with --keep, start again with "
             "--fresh, or choose another --out"
         )
     if done > steps:
@@ -167,19 +167,19 @@ def _resumable(path: Path, fingerprint: str, steps: int, keep: bool) -> int:
 
 
 def _adopt(path: Path, module: FitModule, config: FitConfig) -> None:
-    """Make the checkpoint of another training's settings that of these: weights and moments stay, rates change.
+    """Adapt a checkpoint with other settings to these: weights and moments stay, rates change.
 
     Raises:
-        UserError: of another network.
+        UserError: it is of another network.
     """
     content = _load_training(path)
     own = module.state_dict()
     if _stamp(content) == _stamp({"state_dict": own}):
         return
-    held = content["state_dict"]
-    if {name: value.shape for name, value in held.items()} != {name: value.shape for name, value in own.items()}:
+    stored = content["state_dict"]
+    if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in own.items()}:
         raise UserError(f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options")
-    held["fingerprint"] = own["fingerprint"]
+    stored["fingerprint"] = own["fingerprint"]
     for state in content["optimizer_states"]:
         for group, decay in zip(state["param_groups"], (config.weight_decay, 0.0), strict=True):
             group |= {"initial_lr": config.learning_rate, "weight_decay": decay}
@@ -188,10 +188,10 @@ def _adopt(path: Path, module: FitModule, config: FitConfig) -> None:
     atomic_write(path, lambda file: torch.save(content, file))
 
 
-def _trainer(config: FitConfig, found: Devices, recorder: Recorder) -> lightning.Trainer:
+def _trainer(config: FitConfig, devices: Devices, recorder: Recorder) -> lightning.Trainer:
     silence_lightning()
     return lightning.Trainer(
-        **found.launch(config.nodes, config.precision),
+        **devices.launch(config.nodes, config.precision),
         max_steps=config.steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,
@@ -202,6 +202,6 @@ def _trainer(config: FitConfig, found: Devices, recorder: Recorder) -> lightning
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        # Threads must not add up gradients in the order in which they happen to come.
+        # Otherwise threads add gradients in a random order.
         deterministic="warn",
     )

@@ -1,4 +1,4 @@
-"""The reference with its loss, optimiser, schedule and average of weights, as Lightning trains it."""
+"""Lightning module of the reference: loss, optimiser, schedule and moving average of weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipeline.fitting.config import FitConfig
 
 __all__ = ["FitModule", "Loss"]
 
-# (model, batch) to the loss of every token and which of them count, both [B, A, N]; what is random in it uses the
-# global generator, seeded for each step.
+# (model, batch) to the loss of every token and its mask, both [B, A, N]; randomness in it uses the global
+# generator, which is seeded for each step.
 Loss = Callable[[Reference, SceneInputs], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class _Decay:
-    """The new average of weights; torch's own function for it cannot be sent to other processes."""
+    """Update of the moving average; unlike torch's own function it can be pickled."""
 
     decay: float
 
@@ -40,11 +40,10 @@ class _Decay:
 
 
 class FitModule(lightning.LightningModule):
-    """Trains ``model``; ``result`` is what is validated and kept.
+    """Trains ``model``; ``result`` is validated and saved.
 
     Args:
-        start: number of the first step, for going on after an interruption.
-        fingerprint: of the settings, kept in checkpoints.
+        start: index of the first step, to resume a training. fingerprint: of the settings, saved in checkpoints.
     """
 
     def __init__(
@@ -69,12 +68,12 @@ class FitModule(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self._config.compile:
-            # Sizes differ from batch to batch; one compilation serves them all.
+            # Sizes differ between batches; dynamic shapes need one compilation.
             self.model.compile(fullgraph=True, dynamic=True)
 
     @property
     def result(self) -> Reference:
-        """The trained network, or the average of its weights."""
+        """The trained network, or the moving average of its weights."""
         network = self.model if self.averaged is None else self.averaged.module
         assert isinstance(network, Reference)
         return network
@@ -99,7 +98,7 @@ class FitModule(lightning.LightningModule):
             recording = augment(batch.recording, batch.draws, config)
             inputs = recording_inputs(recording, self.model.vocabulary, token_ranks(batch.draws, config))
         loss, mask = self._loss(self.model, inputs)
-        # Devices average their gradients: each must divide by the tokens of all, not by its own.
+        # Devices average their gradients, so each divides by the tokens of all.
         count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
         return (loss * mask).sum() * self.trainer.world_size / count
 
@@ -112,8 +111,8 @@ class FitModule(lightning.LightningModule):
         config = self._config
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
-        share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-        return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+        progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""What happens between steps: validation, a row of figures for each, the log, and checkpoints."""
+"""Lightning callback: validation, a row of figures per step, the log, and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ TRAINING_FILE = "training.ckpt"
 _TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
 _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_velocity_ade_m", "validation_realism")
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
-# Of each validation scene.
+# Sampled futures per validation scene.
 _FUTURES = 8
 
 
 def silence_lightning() -> None:
-    """Its hints are for authors of training loops, not for users of this one."""
+    """Hide Lightning's hints for authors of training loops."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 class Recorder(Callback):
-    """Does all of it; of several devices each validates some scenes, and the first one writes.
+    """Validates, logs and saves. With several devices each validates some scenes, and the first one writes.
 
     Args:
         name: of the stage, for the progress bar. out: folder of the outputs.
@@ -69,7 +69,7 @@ class Recorder(Callback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         silence_lightning()
         if trainer.is_global_zero:
-            # Not before: with several devices this is another process.
+            # Not in the constructor, since with several devices this is another process.
             curves = self._config.tensorboard
             self._log = TrainingLog(self._out, self._name, self._config.steps, self._start, curves, shown=True)
 
@@ -95,11 +95,11 @@ class Recorder(Callback):
         return sum(losses) / len(losses)
 
     def figures(self) -> dict[str, float]:
-        """The last figures of each kind."""
-        found = {"training_loss": self.recent_loss()}
+        """The last figure of each kind."""
+        figures = {"training_loss": self.recent_loss()}
         for row in self.rows:
-            found |= {n: float(v) for n, v in zip(COLUMNS[3:], row[3:], strict=True) if v is not None}
-        return found
+            figures |= {n: float(v) for n, v in zip(COLUMNS[3:], row[3:], strict=True) if v is not None}
+        return figures
 
     def on_train_batch_end(
         self,
@@ -130,7 +130,7 @@ class Recorder(Callback):
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write all that is needed to go on; every device takes part."""
+        """Write a checkpoint to resume from; every device takes part."""
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self._out / TRAINING_FILE)
             return
@@ -156,15 +156,15 @@ class Recorder(Callback):
         return dict(zip(_TOKENS, (total[:3] / total[3]).tolist(), strict=True))
 
     def _futures(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
-        """What ``closed_loop_figures`` says of each scene, the mean over scenes."""
+        """Mean over scenes of ``closed_loop_figures``."""
         mine = self._scenes[trainer.global_rank :: trainer.world_size]
         total = torch.zeros(2, len(_ROLLOUTS), dtype=torch.float64, device=module.device)
         trained = [parameter.requires_grad for parameter in module.result.parameters()]
         agent = ReferenceAgent(module.result)
         for scene in mine:
-            found = closed_loop_figures(agent, [scene], rollouts=_FUTURES, seed=self._seed)
+            figures = closed_loop_figures(agent, [scene], rollouts=_FUTURES, seed=self._seed)
             for column, name in enumerate(_ROLLOUTS):
-                value = found.get(name.removeprefix("validation_"))
+                value = figures.get(name.removeprefix("validation_"))
                 if value is not None:
                     total[:, column] += torch.tensor([value, 1.0], dtype=torch.float64, device=module.device)
         if self._log is not None and self._scenes:

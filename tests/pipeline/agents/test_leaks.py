@@ -117,7 +117,7 @@ def test_trainings_refuse_shared_scenarios(checkpoint: Path, tmp_path: Path) -> 
             validation=store(tmp_path / "c", 0),
             out=tmp_path,
         )
-    with pytest.raises(UserError, match="1 of its scenarios are among those that the checkpoint to begin with"):
+    with pytest.raises(UserError, match="1 of its scenarios are among those that the initial checkpoint"):
         run_pretrain(
             _config(model),
             scenes=training,
