@@ -60,7 +60,7 @@ def _commit() -> str:
 def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> int:
     import torch
 
-    from pipeline.bench.gpu.runner import JSON_FILE, TABLE_FILE, Found, Task, run_steps, write
+    from pipeline.bench.gpu.runner import JSON_FILE, TABLE_FILE, StepResult, Task, run_steps, write
     from pipeline.bench.gpu.steps import STEPS
 
     card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
@@ -75,20 +75,20 @@ def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> i
     log = out / "gpu_check.log"
     log.unlink(missing_ok=True)
 
-    def report(found: list[Found]) -> None:
-        text = write(out, about, found)
-        if len(found) == len(steps):
+    def report(results: list[StepResult]) -> None:
+        text = write(out, about, results)
+        if len(results) == len(steps):
             print(text)
         else:
-            last = found[-1]
+            last = results[-1]
             print(f"{last.step}: {last.state}, {last.seconds:.0f} s, {len(last.rows)} figures", flush=True)
             for check, error in last.failures.items():
                 print(f"    FAILED {check}: {error}", flush=True)
 
     tiny = options.size == "tiny" or (options.size is None and device == "cpu")
-    found = run_steps(steps, Task(data.resolve(), device, tiny, log.resolve()), options.budget, report)
+    results = run_steps(steps, Task(data.resolve(), device, tiny, log.resolve()), options.budget, report)
     print(f"{out / TABLE_FILE}, {out / JSON_FILE}; all that was printed on the way: {log}")
-    return int(any(step.state != "done" for step in found))
+    return int(any(step.state != "done" for step in results))
 
 
 def main(arguments: list[str] | None = None) -> int:

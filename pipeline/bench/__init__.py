@@ -1,1 +1,1 @@
-"""Speed figures, each from code that anybody can run: ``make bench``."""
+"""Benchmarks: ``make bench`` measures speed and memory."""

@@ -26,7 +26,7 @@ def _cells(row: Row) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=_BENCHES, help="one of them; all otherwise")
+    parser.add_argument("--only", choices=_BENCHES, help="only this benchmark")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="JSON file")
     parser.add_argument("--policy", type=Path, help="policy.ckpt for sample, instead of random weights")
     parser.add_argument("--reference", type=Path, help="reference.ckpt for sample, instead of random weights")

@@ -1,4 +1,4 @@
-"""Ingest: records to scenes, scenes to a store and back, on one core."""
+"""Ingest: records to scenes, and scenes to a store and back, on one core."""
 
 from __future__ import annotations
 

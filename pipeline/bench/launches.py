@@ -1,7 +1,7 @@
-"""Counts of what a device is asked to do: kernels launched, and moments at which the host waits for the device.
+"""Counts of kernel launches and of waits of the host for the device.
 
-``LaunchCounter`` counts on any device, without a card, so that tests can hold a budget. ``reported_waits`` and
-``kernels`` ask CUDA itself, and need a card.
+``LaunchCounter`` works on any device without a GPU, so that tests can check a limit. ``reported_waits`` and
+``kernels`` use CUDA and need a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["Kernels", "LaunchCounter", "kernels", "project_line", "reported_waits"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Operators that hand a value to Python, or whose result has a size that depends on values.
+# Operators that read a value, or whose result has a size that depends on values.
 _READS = frozenset(
     {
         "_local_scalar_dense",
@@ -42,15 +42,15 @@ _READS = frozenset(
         "_unique2",
     }
 )
-# A tensor of Python numbers: on a device, a copy from memory that the host must not touch until it is done.
+# A tensor of Python numbers: on a GPU a copy from host memory, which waits.
 _FROM_PYTHON = "lift_fresh"
-# These neither compute nor copy on the device.
+# Operators without a kernel.
 _NO_KERNEL = frozenset({"_local_scalar_dense", "detach", "empty", "empty_like", "empty_strided", _FROM_PYTHON})
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
 
 def _callers() -> Iterator[tuple[str, int]]:
-    """File and line of every frame outside this module, the innermost first."""
+    """File and line of every frame outside this module, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename != __file__:
@@ -67,7 +67,7 @@ def project_line() -> str:
 
 
 class _HostChecks(TorchFunctionMode):
-    """Functions that look at values on a CPU and not on a GPU; what they do there is not counted."""
+    """Pauses counting in functions that read values on a CPU but not on a GPU."""
 
     def __init__(self, counter: LaunchCounter) -> None:
         super().__init__()
@@ -83,20 +83,19 @@ class _HostChecks(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         finally:
             self._counter.paused = False
-            self._counter.launches["one_hot"] += 2  # zeros, and ones among them
+            self._counter.launches["one_hot"] += 2  # zeros, and scattered ones
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts within ``with``; every ATen call that is no view is taken for one launch.
+    """Counts within ``with``; every ATen call that is not a view counts as one launch.
 
-    On a CPU the counts are those of the paths that a CPU takes; some code takes others on a GPU.
+    On a CPU these are the counts of the code for CPUs, which differs from that for GPUs in some places.
 
     Args:
-        device: reads of tensors elsewhere are no waits.
+        device: reads of tensors on other devices are not waits.
 
     Attributes:
-        launches: operator to calls. waits: ``OPERATOR at FILE:LINE`` to times that the host waits, or would on a
-            GPU.
+        launches: calls by operator. waits: number of waits, on a GPU, by ``OPERATOR at FILE:LINE``.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -118,12 +117,12 @@ class LaunchCounter(TorchDispatchMode):
 
     @property
     def launched(self) -> int:
-        """Launches of all operators."""
+        """Number of launches of all operators."""
         return self.launches.total()
 
     @property
     def waited(self) -> int:
-        """Waits at all places."""
+        """Number of waits."""
         return self.waits.total()
 
     def __torch_dispatch__(
@@ -151,41 +150,41 @@ def _waits(name: str, args: tuple[Any, ...], result: Any, kind: str) -> bool:
     if name in _READS or name == _FROM_PYTHON:
         return True
     if name in _INDEXING:
-        # A mask is turned into row numbers, whose count must be known.
+        # A mask is converted to indices, whose number is read.
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
     return name == "_to_copy" and _comes_back(first, result)
 
 
 def _comes_back(source: Any, result: Any) -> bool:
-    """Whether something is copied from a card to the host."""
+    """Whether a tensor is copied from a GPU to the host."""
     return isinstance(source, Tensor) and isinstance(result, Tensor) and source.is_cuda and not result.is_cuda
 
 
 @contextmanager
 def reported_waits() -> Iterator[Counter[str]]:
-    """Within ``with``, count ``FILE:LINE`` of every wait that CUDA's sync debug mode reports; nothing elsewhere."""
-    found: Counter[str] = Counter()
+    """Waits within ``with`` that CUDA's sync debug mode reports, by ``FILE:LINE``; empty without CUDA."""
+    waits: Counter[str] = Counter()
     if not torch.cuda.is_available():
-        yield found
+        yield waits
         return
 
     def note(message: Warning | str, *_: object, **__: object) -> None:
         if "synchroniz" in str(message):
-            found[project_line()] += 1
+            waits[project_line()] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield waits
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a profiler saw on a card: how many kernels, their seconds, and the seconds that passed."""
+    """Profile of a GPU: number of kernels, their total seconds, the wall time, and the longest kernels."""
 
     count: int
     busy: float
@@ -194,7 +193,7 @@ class Kernels:
 
 
 def kernels(work: Callable[[], object]) -> Kernels:
-    """Profile one call on a card; the clock runs without the profiler, which slows the host down."""
+    """Profile one call on a GPU; wall time is measured without the profiler, which slows the host."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     work()

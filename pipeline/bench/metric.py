@@ -1,7 +1,7 @@
-"""The realism metric with 32 rollouts, against Waymo's code on one rollout in the same run.
+"""The realism metric with 32 rollouts, compared with Waymo's code on one rollout in the same run.
 
-Waymo's code computes the log's features once and a rollout's features once for each rollout, so its time for one
-rollout is two of 33 parts; the row's name says that it is scaled.
+Waymo's code computes the features of the log once and those of each rollout once, so its time for one rollout is
+scaled by 33 / 2; the name of the row says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROLLOUTS = 32
 
 
 def noisy_rollouts(scene: Scene, count: int) -> torch.Tensor:
-    """Constant velocity with a factor of speed for every agent and rollout."""
+    """Constant velocity with a random factor of speed for every agent and rollout."""
     states = ConstantVelocity().rollouts(scene, count, 0)
     generator = torch.Generator().manual_seed(0)
     start = scene.agents.position[scene.simulated, 10, :2][None, :, None]
@@ -34,13 +34,13 @@ def noisy_rollouts(scene: Scene, count: int) -> torch.Tensor:
 def _ours(scene: Scene) -> tuple[float, float]:
     torch.set_num_threads(1)
     ids, states, config = scene.agents.id[scene.simulated], noisy_rollouts(scene, _ROLLOUTS), load_config("2025")
-    # The first call pays for what torch sets up once.
+    # The first call initialises torch.
     score(prepare_scene(scene), ids, states[:1], config)
     return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=5), peak_memory_mb()
 
 
 def _official(scene: Scene) -> tuple[float, float]:
-    # Waymo's wheel: for this comparison alone.
+    # Imported here, since only this comparison needs Waymo's wheel.
     from pipeline.evaluation.official_metric import scenario_proto, score_officially
     from submission.protos import Rollouts, to_proto
 
@@ -51,7 +51,7 @@ def _official(scene: Scene) -> tuple[float, float]:
 
 
 def larger_map(scene: Scene, times: int) -> Scene:
-    """The scene with its map several times, copies 300 m apart."""
+    """The scene with several copies of its map, 300 m apart."""
     road = scene.map
     count = len(road.kind)
     copies = torch.arange(times)
@@ -72,7 +72,7 @@ def larger_map(scene: Scene, times: int) -> Scene:
 
 
 def _fewer_agents(scene: Scene, count: int) -> Scene:
-    """The scene with its evaluated agents and others up to a number."""
+    """The scene with at most ``count`` agents, evaluated ones first."""
     order = torch.argsort((~(scene.simulated & scene.evaluated)).int() + (~scene.simulated).int(), stable=True)
     kept = order[:count]
     agents = Agents(**{name: value[kept] for name, value in vars(scene.agents).items()})
@@ -80,7 +80,7 @@ def _fewer_agents(scene: Scene, count: int) -> Scene:
 
 
 def _growth(scene: Scene, kind: str) -> list[Row]:
-    """How the time grows with rollouts, agents and map."""
+    """Time by number of rollouts and agents, and by size of the map."""
     config = load_config("2025")
 
     torch.set_num_threads(1)
@@ -90,7 +90,7 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
         return cpu_seconds(lambda: score(prepare_scene(scene), ids, states, config), repeats=3)
 
     agents = int(scene.simulated.sum())
-    seconds(scene, _ROLLOUTS)  # what torch sets up once
+    seconds(scene, _ROLLOUTS)  # initialises torch
     base = seconds(scene, _ROLLOUTS)
     title = f"metric, growth, {kind}"
     rows = [Row(f"{title}, {agents} agents, {_ROLLOUTS} rollouts", base, "CPU s")]
@@ -105,14 +105,14 @@ def _growth(scene: Scene, kind: str) -> list[Row]:
 
 def bench() -> list[Row]:
     kind, scenes = load_scenes()
-    chosen, _ = known_pair(scenes)
+    pair, _ = known_pair(scenes)
     rows = []
-    for scene in chosen:
+    for scene in pair:
         seconds, memory = fresh(partial(_ours, scene))
         theirs, their_memory = fresh(partial(_official, scene))
         name = f"{_ROLLOUTS} rollouts, {kind}, {int(scene.simulated.sum())} agents; Waymo's code on 1, scaled"
         rows.append(Row(f"metric, {name}", seconds, "CPU s", theirs, theirs / seconds))
         rows.append(Row(f"metric, {name}", memory, "MB peak", their_memory, their_memory / memory))
-    largest = max(chosen, key=lambda scene: int(scene.simulated.sum()))
+    largest = max(pair, key=lambda scene: int(scene.simulated.sum()))
     rows += fresh(partial(_growth, largest, kind))
     return rows

@@ -1,9 +1,8 @@
-"""The reference: tokens learnt and rollouts sampled a second, and the memory that takes, beside CAT-K.
+"""The reference: speed and memory of training and rollouts, compared with CAT-K.
 
-CAT-K cannot run here (its licence and its compiled extensions stay out of this repository). Its figures are those
-measured once with its own code on the kind of machine this project is developed on, two cores of an AMD EPYC, one
-thread, CPU seconds, for two real scenarios, with tokens of 0.5 s and a vocabulary of 2,048; machines differ, so
-take these ratios as rough.
+CAT-K cannot run here, because of its licence and its compiled extensions. Its figures were measured once with its
+own code on two cores of an AMD EPYC (one thread, CPU seconds), for two real scenarios, with tokens of 0.5 s and a
+vocabulary of 2,048. Machines differ, so the ratios are approximate.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ __all__ = ["TrainingStep", "bench"]
 
 _ROLLOUTS = 32
 _STEPS = 3
-# (size, number of the known scene) to agent-tokens (agents times 18 slots) per CPU second in training on one scene.
+# (size, index of the known scene) to agent-tokens (agents times 18 tokens) per CPU second of training on one scene.
 _CATK_TOKENS = {("tiny", 0): 45.0, ("tiny", 1): 118.0, ("mini", 0): 75.0, ("mini", 1): 196.0}
-# Size to peak memory of training, MB.
+# Peak memory of training by size, MB.
 _CATK_MEMORY = {"tiny": 8000.0, "mini": 4800.0}
-# (size, scenario) to CPU seconds of 32 rollouts: 32 times one, since they are serial.
+# (size, scenario) to CPU seconds of 32 rollouts: 32 times that of one, since they are serial.
 _CATK_ROLLOUTS = {("tiny", 0): 183.0, ("tiny", 1): 166.0, ("mini", 0): 107.0}
 _VOCABULARIES = {"0.5 s, K 2048": VocabularyConfig(size=2048, token_steps=5), "0.2 s, K 200": VocabularyConfig()}
 _SIZES = ("nano", "mini", "tiny")
@@ -48,14 +47,14 @@ def _model(size: str, words: Vocabulary) -> Reference:
 
 
 class TrainingStep:
-    """One optimisation step on some scenes, augmentation and tokens included; called, it makes one.
+    """One optimisation step on some scenes, with augmentation and tokenisation; each call makes a step.
 
     Args:
-        scenes: single ones. model: on the device to train on. words: its vocabulary, on the CPU.
-        precision: None, or what ``torch.autocast`` computes in.
+        scenes: single scenes. model: on the device to train on. words: its vocabulary, on the CPU.
+        precision: of ``torch.autocast``, or None.
 
     Attributes:
-        tokens: slots of agents times tokens in a step, padding not counted. seconds: of the last step, by phase.
+        tokens: agents times tokens in a step, without padding. seconds: of the last step, by phase.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class TrainingStep:
 
     @torch.no_grad()
     def inputs(self) -> SceneInputs:
-        """Augmented and tokenised."""
+        """Augmented and tokenised scenes."""
         return recording_inputs(augment(self._recording, self._draws, AugmentationConfig()), self._model.vocabulary)
 
     def loss(self, inputs: SceneInputs) -> Tensor:
-        """Mean over the tokens that are learnt."""
+        """Mean over the tokens with a loss."""
         mask = loss_mask(inputs)
         with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
             logits = self._model(inputs)
@@ -121,7 +120,7 @@ def _sampling(scene: Scene, size: str, words: Vocabulary, compiled: bool = False
 
 
 def _loading(scenes: list[Scene], words: Vocabulary) -> float:
-    """Scenes a second of one loader that has them parsed, but not yet cut and pruned."""
+    """Scenes per second of one loader, with parsed scenes whose maps are not cut and pruned yet."""
     torch.set_num_threads(1)
     config = size_preset("nano")
 
@@ -135,27 +134,27 @@ def _loading(scenes: list[Scene], words: Vocabulary) -> float:
 
 def bench() -> list[Row]:
     kind, scenes = load_scenes()
-    chosen, known = known_pair(scenes)
+    pair, known = known_pair(scenes)
     rows = []
     for title, config in _VOCABULARIES.items():
         words = build_vocabulary(scenes, dataclasses.replace(config, max_segments=20_000), 0)
         comparable = known and words.token_steps == 5
         for size in _SIZES:
             million = sum(p.numel() for p in _model(size, words).parameters()) / 1e6
-            for number, scene in enumerate(chosen):
+            for number, scene in enumerate(pair):
                 agents = int(scene.simulated.sum())
                 name = f"{size} {million:.1f}M, {title}, {kind}, {agents} agents"
                 slots = agents * (90 // words.token_steps)
-                # Computing again is for those short of memory, who have the larger networks.
-                ways = {"train": False, "train, computing again": True} if comparable else {"train": False}
-                for how, recompute in ways.items():
+                # Recomputation saves memory of the larger networks.
+                modes = {"train": False, "train, computing again": True} if comparable else {"train": False}
+                for mode, recompute in modes.items():
                     seconds, memory = fresh(partial(_training, scene, size, words, recompute))
                     theirs = _CATK_TOKENS.get((size, number)) if comparable else None
                     ratio = None if theirs is None else slots / seconds / theirs
-                    rows.append(Row(f"{how}, {name}", slots / seconds, "agent-tokens/CPU s", theirs, ratio))
+                    rows.append(Row(f"{mode}, {name}", slots / seconds, "agent-tokens/CPU s", theirs, ratio))
                     theirs = _CATK_MEMORY.get(size) if comparable else None
                     ratio = None if theirs is None else theirs / memory
-                    rows.append(Row(f"{how}, {name}", memory, "MB peak", theirs, ratio))
+                    rows.append(Row(f"{mode}, {name}", memory, "MB peak", theirs, ratio))
                 seconds, memory = fresh(partial(_sampling, scene, size, words))
                 theirs = _CATK_ROLLOUTS.get((size, number)) if comparable else None
                 ratio = None if theirs is None else theirs / seconds
@@ -167,8 +166,8 @@ def bench() -> list[Row]:
                         Row(f"{_ROLLOUTS} rollouts compiled, {name}", seconds, "CPU s", theirs, theirs / seconds)
                     )
     words = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
-    seconds, memory = fresh(partial(_sampling, chosen[0], "nano", words, compiled=True))
-    name = f"{_ROLLOUTS} rollouts compiled, nano, 0.2 s, K 200, {kind}, {int(chosen[0].simulated.sum())} agents"
+    seconds, memory = fresh(partial(_sampling, pair[0], "nano", words, compiled=True))
+    name = f"{_ROLLOUTS} rollouts compiled, nano, 0.2 s, K 200, {kind}, {int(pair[0].simulated.sum())} agents"
     rows += [Row(name, seconds, "CPU s"), Row(name, memory, "MB peak")]
     rows.append(Row(f"loader without its memory, {kind}", fresh(partial(_loading, scenes, words)), "scenes/CPU s"))
     return rows

@@ -1,4 +1,4 @@
-"""What a benchmark gives, and where its scenarios come from."""
+"""Rows of a benchmark, timers, and the scenarios that are measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
     "seconds_on",
 ]
 
-# Original Waymo protos with many agents, 50 and 84, on which other programs were measured.
+# Original Waymo scenarios with 50 and 84 agents, on which other programs were measured.
 _KNOWN = ("637f20cafde22ff8", "ee519cf571686d19")
 
 ValueT = TypeVar("ValueT")
@@ -42,9 +42,8 @@ class Row:
 
     Attributes:
         name: what was measured, on which data. value, unit: the figure.
-        baseline: the same of what it is compared with, in the same run; None where there is nothing.
-        ratio: how many times better than the baseline.
-        device: that it ran on.
+        baseline: the figure of what it is compared with, or None. ratio: factor of improvement over the baseline.
+        device: of the measurement.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Row:
 
 
 def cpu_seconds(function: Callable[[], object], repeats: int = 1) -> float:
-    """CPU seconds of one call, the mean of some; wall time lies on busy machines."""
+    """Mean CPU seconds of a call; wall time would depend on other processes."""
     started = time.process_time()
     for _ in range(repeats):
         function()
@@ -64,7 +63,7 @@ def cpu_seconds(function: Callable[[], object], repeats: int = 1) -> float:
 
 
 def seconds_on(device: torch.device, work: Callable[[], object], repeats: int = 1) -> float:
-    """Of one call, the mean of some: of a core, or of the clock until the GPU is done."""
+    """Mean seconds of a call: CPU time, or wall time until the GPU has finished."""
     if device.type != "cuda":
         return cpu_seconds(work, repeats)
     torch.cuda.synchronize(device)
@@ -76,12 +75,12 @@ def seconds_on(device: torch.device, work: Callable[[], object], repeats: int = 
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far."""
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def fresh(function: Callable[[], ValueT]) -> ValueT:
-    """Call a picklable function in a process that has loaded nothing else, so that its peak memory is its own."""
+    """Call a picklable function in a new process, so that the peak memory is its own."""
     with ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn"), initializer=keep_freed_memory
     ) as pool:
@@ -89,14 +88,7 @@ def fresh(function: Callable[[], ValueT]) -> ValueT:
 
 
 def record_files(scratch: Path) -> tuple[str, list[Path]]:
-    """Real validation shards where there are some (WOMD_DATA), else generated ones.
-
-    Args:
-        scratch: folder for generated shards.
-
-    Returns:
-        What they are, and their paths.
-    """
+    """Description and paths of real validation shards (WOMD_DATA), or of generated ones in folder ``scratch``."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "womd"
     folder = Path(os.environ.get("WOMD_DATA", beside)) / "validation"
     if folder.is_dir():
@@ -109,8 +101,8 @@ def record_files(scratch: Path) -> tuple[str, list[Path]]:
 
 
 def load_scenes(count: int | None = None) -> tuple[str, list[Scene]]:
-    """What the scenes are, and the first ``count`` of them, or all."""
-    # Readers of records need Waymo's protos, which a machine that is only measured need not have.
+    """Description of the scenes, and the first ``count`` of them, or all."""
+    # Imported here, since these need Waymo's protos.
     from data.tfrecord import read_records
     from data.womd import parse_scenario
 
@@ -121,6 +113,6 @@ def load_scenes(count: int | None = None) -> tuple[str, list[Scene]]:
 
 
 def known_pair(scenes: Sequence[Scene]) -> tuple[list[Scene], bool]:
-    """The two scenes that other programs were measured on, in order, and True; the first two where they lack."""
+    """The two known scenes in order and True, or the first two scenes and False."""
     known = [scene for name in _KNOWN for scene in scenes if scene.scenario_id == name]
     return (known, True) if len(known) == len(_KNOWN) else (list(scenes[:2]), False)

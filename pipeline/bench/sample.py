@@ -27,41 +27,42 @@ _SIZE = "mini"
 
 
 def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row]:
-    """Scenarios a second, plain and compiled, and parameters.
+    """Scenarios per second, plain and compiled, and number of parameters.
 
     Args:
-        policy, reference: checkpoints. Without them weights are random, the reference's of size mini, which is as
-            fast as a trained one; of a trained policy, parked agents stand still, and it is faster than a random
-            one, which sees a new road at every step.
+        policy, reference: checkpoints. Without them weights are random; the reference is of size mini and as fast
+            as
+            a trained one. A trained policy is faster than a random one, since its parked agents stand still and see
+            the same road again.
     """
     kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     torch.manual_seed(0)
     if policy is None:
-        student, drawn_from = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends), vocabulary
+        student, words = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends), vocabulary
     else:
-        student, drawn_from, fields = load_policy(policy)
+        student, words, fields = load_policy(policy)
         view = ObservationConfig(**fields)
     if reference is None:
         network = Reference(size_preset(_SIZE), vocabulary)
     else:
         network = ReferenceAgent.from_checkpoint(reference).model
     mean = sum(int(scene.simulated.sum()) for scene in scenes) / len(scenes)
-    what = f"{_ROLLOUTS} rollouts, {kind}, {mean:.0f} agents"
+    about = f"{_ROLLOUTS} rollouts, {kind}, {mean:.0f} agents"
 
     def rate(agent: SimAgent) -> float:
         work = _sampling(agent, scenes)
-        # Once without the clock, in which compiled code is compiled.
+        # The first call compiles and is not timed.
         work()
         return len(scenes) / cpu_seconds(work)
 
     rows = []
     for compiled in (False, True):
-        ours = rate(PolicyAgent(student, drawn_from, view, compiled=compiled))
+        ours = rate(PolicyAgent(student, words, view, compiled=compiled))
         theirs = rate(ReferenceAgent(network, compiled=compiled))
         name = f"sample, policy against {'reference' if reference else _SIZE}{', compiled' if compiled else ''}"
-        rows.append(Row(f"{name}, {what}", ours, "scenarios/CPU s", theirs, ours / theirs))
+        rows.append(Row(f"{name}, {about}", ours, "scenarios/CPU s", theirs, ours / theirs))
     own, other = _parameters(student), _parameters(network)
     rows.append(Row("parameters, policy against reference", own, "", other, other / own))
     return rows

@@ -1,6 +1,6 @@
-"""Self-play's unit: controlled, valid agents times decisions executed per second (agent-steps/s), by phase.
+"""Speed of self-play in agent-steps/s (controlled valid agents times decisions per second), by phase.
 
-On a CPU seconds are those of one core (``process_time``); on a GPU they are those of the clock, which waits for it.
+Seconds are CPU time of one core, or wall time until the GPU has finished.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from pipeline.simulator.world import World, build_world, stack_worlds
 __all__ = ["Track", "bench"]
 
 _SCENES = 16
-# Worlds simulated at once, the scenes in turn, and transitions of a minibatch: what each device is good at.
+# Worlds in a batch (repeating the scenes) and transitions of a minibatch, suited to each device.
 _WORLDS = {"cpu": 16, "cuda": 256}
 _MINIBATCH = {"cpu": 2048, "cuda": 8192}
 _REFERENCE = {"cpu": "micro", "cuda": "mini"}
 _COMPILED = (False, True)
 _PAPER_STEPS = 1e9
-# PufferDrive's C environment and its policy (2025-11), random actions, agent-steps a second of one core of the kind
-# of machine this project is developed on; its steps are of 0.1 s, ours of 0.2 s. Machines differ: rough ratios.
+# PufferDrive's C environment and its policy (2025-11), random actions, agent-steps per second of one core of an AMD
+# EPYC. Its steps are 0.1 s, ours 0.2 s. Machines differ, so the ratios are approximate.
 _PUFFER_SIMULATOR, _PUFFER_POLICY = 127_000.0, 3_600.0
 
 
 @dataclass
 class Track:
-    """Worlds, what drives in them, and where the time of an update went."""
+    """Worlds and a policy, and the time of each phase of the last update."""
 
     world: World
     vocabulary: Vocabulary
@@ -62,7 +62,7 @@ class Track:
         self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled)
 
     def simulate(self) -> None:
-        """An episode of random tokens with everything but the network: observations, motion, events, rewards."""
+        """An episode with random tokens: observations, motion, events and rewards, without the network."""
         world, simulator = self.world, self.simulator
         generator = torch.Generator(self.device).manual_seed(0)
         simulator.reset(world, world.exists, torch.zeros_like(world.exists))
@@ -72,7 +72,7 @@ class Track:
             simulator.step(tokens)
 
     def learn(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
-        """Updates from beginning to end; ``epochs`` 0 leaves it at driving."""
+        """A function that makes a whole update; with ``epochs`` 0 only the rollout."""
         torch.manual_seed(0)
         on_gpu = self.device.type == "cuda"
         fabric = Fabric(accelerator=self.device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true")
@@ -91,7 +91,7 @@ class Track:
             if epochs:
                 policy.train()
                 started = time.perf_counter()
-                # Reads its figures at the end, and so ends with the GPU.
+                # It reads its figures at the end, and so waits for the GPU.
                 update(fabric, learner, optimizer, rollout, config, generator)
                 self.phases["learn"] = time.perf_counter() - started
 
@@ -116,11 +116,10 @@ def _devices() -> list[torch.device]:
 
 
 def bench() -> list[Row]:
-    """Simulator alone, with the policy, trained without and with an anchor, and what a world costs.
+    """Speed of the simulator, with the policy, and of training without and with an anchor; cost of a world.
 
-    Then the share of each phase in an anchored update, and the hours that the paper's billion agent-steps would
-    take. The reference has random weights, which is as fast as a trained one. Where there is a GPU, all is measured
-    on it, too.
+    Then the fraction of each phase in an anchored update, and the hours for the paper's billion agent-steps. The
+    reference has random weights, which is as fast as a trained one. A GPU is measured too if there is one.
     """
     kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
@@ -147,7 +146,7 @@ def _of_device(
     vocabulary: Vocabulary,
     view: ObservationConfig,
 ) -> list[Row]:
-    """Rates on one device, plain or compiled, and of an anchored update the shares of its phases."""
+    """Rates on one device, plain or compiled, and the fractions of the phases of an anchored update."""
     count, size = _WORLDS[device.type], _REFERENCE[device.type]
     names = [index % len(scenes) for index in range(count)]
     world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(device))
@@ -167,7 +166,7 @@ def _of_device(
         (f"trained, {epochs} epochs, no anchor", track.learn(None, epochs), None),
         (f"trained, {epochs} epochs, anchored to {size}", track.learn(score, epochs), None),
     ):
-        # Once without the clock: buffers are allocated, and maps encoded, which a training does once per scene.
+        # The first call is not timed: it allocates buffers and encodes maps, as a training does once per scene.
         work()
         speed = steps / seconds_on(device, work)
         baseline = theirs if on_cpu else None

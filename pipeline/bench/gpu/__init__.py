@@ -1,1 +1,1 @@
-"""What a GPU does with this project: whether it computes what a CPU does, how fast, where it waits."""
+"""The check of a GPU: agreement with the CPU, speed, and waits of the host."""

@@ -1,4 +1,4 @@
-"""Does a device compute what the CPU does: every hot path on both, with the largest difference."""
+"""Agreement of a device with the CPU: the largest difference of every hot path."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from submission.realism.score import align
 __all__ = ["aligned", "decoding", "learning", "metric", "paths", "policy", "simulator", "teacher_forcing", "tokens"]
 
 _CPU = torch.device("cpu")
-# Below this probability a difference of logarithms changes nothing.
+# Differences of log-probabilities are ignored below this probability.
 _LIKELY = 1e-3
 _EVENTS = ("collision", "off_road", "red_light", "goal")
 
 
 def _tokens(inputs: Inputs) -> Tensor:
-    """[W, A, D] tokens of the log, a tenth of them replaced by any: near the road, and now and then off it."""
-    world = inputs.world(inputs.scale.together, _CPU)
+    """Tokens [W, A, D] of the log, a tenth of them random, so that some agents leave the road."""
+    world = inputs.world(inputs.scale.compared, _CPU)
     logged = logged_tokens(world, inputs.vocabulary)
     generator = torch.Generator().manual_seed(0)
     other = torch.randint(inputs.vocabulary.size, logged.shape, generator=generator)
@@ -50,18 +50,18 @@ def _tokens(inputs: Inputs) -> Tensor:
 
 @torch.no_grad()
 def _executed_on(inputs: Inputs, device: torch.device) -> tuple[Executed, Tensor]:
-    """An episode of fixed tokens on a device, and its events [4, W, A, D]."""
+    """An episode with fixed tokens on a device, and its events [4, W, A, D]."""
     words, view = inputs.vocabulary.to(device), inputs.paper.view
-    world, tokens = inputs.world(inputs.scale.together, device), _tokens(inputs).to(device)
+    world, tokens = inputs.world(inputs.scale.compared, device), _tokens(inputs).to(device)
     simulator = Simulator(words, view, RewardConfig(forgive_start=False))
     simulator.reset(world, world.exists, torch.zeros_like(world.exists))
     poses, present, seen, events = [simulator.state.pose], [simulator.state.present], [], []
     for index in range(decisions(words)):
         seen.append(simulator.observe())
-        _, happened = simulator.step(tokens[..., index])
+        _, step_events = simulator.step(tokens[..., index])
         poses.append(simulator.state.pose)
         present.append(simulator.state.present)
-        events.append(torch.stack([getattr(happened, name) for name in _EVENTS]))
+        events.append(torch.stack([getattr(step_events, name) for name in _EVENTS]))
     path = torch.stack(poses, 2), torch.stack(present, -1)
     executed = Executed(tokens, *path, world.exists, simulator.agent_index, join(seen))
     return executed, torch.stack(events, -1)
@@ -84,11 +84,11 @@ def simulator(inputs: Inputs) -> Iterator[Row]:
     for name in ("ego", "neighbour", "road"):
         one, other = (getattr(executed.observations, name).cpu() for executed in (ours, theirs))
         if one.dim() == 3:
-            # Which slot a neighbour or a segment is in means nothing.
+            # The order of neighbours and segments is arbitrary.
             one, other = one.sort(1).values, other.sort(1).values
         apart = (one - other).abs().flatten(1).amax(1)
-        share = 100 * float((apart > 1e-3).double().mean())
-        yield Row(f"observations of {name} that differ by more than 1e-3, of {len(one):,}", share, "%")
+        percentage = 100 * float((apart > 1e-3).double().mean())
+        yield Row(f"observations of {name} that differ by more than 1e-3, of {len(one):,}", percentage, "%")
         alike = apart[apart <= 1e-3]
         yield Row(
             f"largest difference of the other observations of {name}", float(alike.max()) if len(alike) else 0.0, ""
@@ -96,15 +96,15 @@ def simulator(inputs: Inputs) -> Iterator[Row]:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """Largest |delta log p| of tokens that either gives a probability above ``_LIKELY``."""
+    """Largest |delta log p| of tokens with a probability above ``_LIKELY`` on one of the devices."""
     one, other = one.double().cpu(), other.double().cpu()
     return largest(one, other, torch.maximum(one, other).exp() > _LIKELY)
 
 
 @torch.no_grad()
 def policy(inputs: Inputs) -> Iterator[Row]:
-    """Log-probabilities of the trained policy: devices, and bfloat16 against float32."""
-    world = inputs.world(inputs.scale.together, _CPU)
+    """Log-probabilities of the trained policy: between devices, and bfloat16 against float32."""
+    world = inputs.world(inputs.scale.compared, _CPU)
     net, view = inputs.policy(_CPU)
     simulator = Simulator(inputs.vocabulary, view)
     simulator.reset(world, world.exists, torch.zeros_like(world.exists))
@@ -129,9 +129,9 @@ def policy(inputs: Inputs) -> Iterator[Row]:
 
 
 def teacher_forcing(inputs: Inputs) -> Iterator[Row]:
-    """The anchor's log-probabilities of an executed episode: devices, and cheaper arithmetic."""
+    """The anchor's log-probabilities of an executed episode: between devices, and at lower precision."""
     executed, _ = _executed_on(inputs, _CPU)
-    world, names = inputs.world(inputs.scale.together, _CPU), inputs.names(inputs.scale.together)
+    world, names = inputs.world(inputs.scale.compared, _CPU), inputs.names(inputs.scale.compared)
     size = inputs.scale.sizes[0]
     parts = (executed.tokens, executed.poses, executed.controlled, executed.present)
 
@@ -166,9 +166,9 @@ def teacher_forcing(inputs: Inputs) -> Iterator[Row]:
 
 @torch.no_grad()
 def decoding(inputs: Inputs) -> Iterator[Row]:
-    """Token by token with fixed tokens; then sampled futures, in which one other token is another future."""
+    """Decoding with fixed tokens, then sampled futures, where a single other token gives another future."""
     scene = inputs.scenes[0]
-    rollouts = inputs.scale.together
+    rollouts = inputs.scale.compared
     ours, theirs = inputs.reference(_CPU), inputs.reference()
     one, other = (agent.unroll(agent.prepare(scene), rollouts) for agent in (ours, theirs))
     generator = torch.Generator().manual_seed(0)
@@ -200,8 +200,8 @@ def decoding(inputs: Inputs) -> Iterator[Row]:
 
 
 def tokens(inputs: Inputs) -> Iterator[Row]:
-    """Recorded motion to tokens."""
-    scenes = [select_agents(s, s.simulated.nonzero().flatten()) for s in inputs.scenes[: inputs.scale.together]]
+    """Tokenisation of recorded motion."""
+    scenes = [select_agents(s, s.simulated.nonzero().flatten()) for s in inputs.scenes[: inputs.scale.compared]]
     batch = collate(scenes)
     ours = scene_inputs(batch, inputs.vocabulary)
     theirs = scene_inputs(inputs.moved(batch), inputs.vocabulary.to(inputs.device))
@@ -212,17 +212,17 @@ def tokens(inputs: Inputs) -> Iterator[Row]:
 
 
 def metric(inputs: Inputs) -> Iterator[Row | str]:
-    """The realism metric: this device and this CPU, and both against the scores that the data came with."""
+    """The realism metric: this device against this CPU, and this CPU against the scores in the prepared folder."""
     config, fixed = load_config("2025"), torch.load(inputs.data / "scores.pt", weights_only=True)
     apart, here, worst = 0.0, 0.0, ""
-    for scene in inputs.scenes[: inputs.scale.together]:
+    for scene in inputs.scenes[: inputs.scale.compared]:
         name = str(scene.scenario_id)
         context = prepare_scene(scene)
         states = align(context, scene.agents.id[scene.simulated], noisy_rollouts(scene, inputs.scale.rollouts))
         ours = torch.stack([score_states(context, states, config).values[f] for f in METRIC_FIELDS])
-        found = score_states(context.to(inputs.device), states.to(inputs.device), config).values
+        theirs = score_states(context.to(inputs.device), states.to(inputs.device), config).values
         for field, value in zip(METRIC_FIELDS, ours, strict=True):
-            if (difference := largest(value, found[field])) >= apart:
+            if (difference := largest(value, theirs[field])) >= apart:
                 apart, worst = difference, f"{field} of {name}"
         if name in fixed and fixed[name]["rollouts"] == inputs.scale.rollouts:
             here = max(here, largest(ours, fixed[name]["values"]))
@@ -232,26 +232,26 @@ def metric(inputs: Inputs) -> Iterator[Row | str]:
 
 
 def _relative(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Norm of the difference of two lists of tensors, as a share of the first one's norm."""
+    """Norm of the difference of two lists of tensors, relative to that of the first."""
     pairs = [(a.detach().double().cpu(), b.detach().double().cpu()) for a, b in zip(one, other, strict=True)]
     apart = sum(float((a - b).square().sum()) for a, b in pairs)
     return (apart / max(1e-300, sum(float(a.square().sum()) for a, _ in pairs))) ** 0.5
 
 
 def learning(inputs: Inputs) -> Iterator[Row]:
-    """A gradient of the reference, and an update of PPO from one and the same episode."""
+    """A gradient of the reference, and an update of PPO from the same episode."""
     size = inputs.scale.sizes[0]
-    found = []
+    results = []
     for device in (_CPU, inputs.device):
         model = inputs.network(size, device).eval()
-        step = TrainingStep(inputs.scenes[: inputs.scale.together], model, inputs.vocabulary)
+        step = TrainingStep(inputs.scenes[: inputs.scale.compared], model, inputs.vocabulary)
         loss = step.loss(step.inputs())
         loss.backward()
-        found.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
-    (loss, gradient), (other, others) = found
+        results.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
+    (loss, gradient), (other, others) = results
     yield Row(f"training {size}: loss, float32", largest(loss, other), "nats")
     yield Row(f"training {size}: gradient, float32", 100 * _relative(gradient, others), "% of its norm")
-    world, (net, view) = inputs.world(inputs.scale.together, _CPU), inputs.policy(_CPU)
+    world, (net, view) = inputs.world(inputs.scale.compared, _CPU), inputs.policy(_CPU)
     uniform = torch.rand(
         decisions(inputs.vocabulary) + 2, *world.types.shape, generator=torch.Generator().manual_seed(0)
     )
@@ -280,7 +280,7 @@ def _moved_rollout(rollout: Rollout, device: torch.device) -> Rollout:
 
 
 def paths(inputs: Inputs) -> Iterator[Row]:
-    """Entry points with models on the device and scenes as they come from a store."""
+    """Entry points with models on the device and scenes on the CPU, as from a store."""
     scenes = inputs.scenes[:2]
     net, view = inputs.policy()
     ours, our_view = inputs.policy(_CPU)
@@ -290,10 +290,10 @@ def paths(inputs: Inputs) -> Iterator[Row]:
 
 
 def aligned(inputs: Inputs) -> Iterator[Row]:
-    """``score`` as users call it: ids on the CPU, states and context on the device."""
+    """``score`` with ids on the CPU, states and context on the device."""
     scene = inputs.scenes[0]
     context, config = prepare_scene(scene), load_config("2025")
     states, ids = noisy_rollouts(scene, 2), scene.agents.id[scene.simulated]
     ours = score(context, ids, states, config).values["metametric"]
-    found = score(context.to(inputs.device), ids, states.to(inputs.device), config).values["metametric"]
-    yield Row("score() with ids on the CPU: metametric", largest(ours, found), "", 4e-7)
+    theirs = score(context.to(inputs.device), ids, states.to(inputs.device), config).values["metametric"]
+    yield Row("score() with ids on the CPU: metametric", largest(ours, theirs), "", 4e-7)

@@ -1,4 +1,4 @@
-"""What the checks work on: the folder that ``prepare`` made, a device, and how much of everything."""
+"""Inputs of the checks: the folder that ``prepare`` made, the device, and the sizes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ MovedT = TypeVar("MovedT")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done.
+    """Sizes of the checks.
 
     Attributes:
-        scenes: distinct ones. together: of them, compared between devices.
-        worlds: simulated at once, ascending; the first is also counted. minibatch: transitions. epochs: of PPO.
-        sizes: of the reference. batch: scenes in its training step. rollouts: of a scene.
-        updates: of self-play that is killed and resumed. fit_steps: of training likewise.
-        repeats: of what is timed.
+        scenes: number of scenes. compared: number of these that are compared between devices.
+        worlds: numbers of worlds in a batch, ascending; launches are counted for the first. minibatch: transitions.
+        epochs: of PPO. sizes: of the reference. batch: scenes in its training step. rollouts: per scene.
+        updates: of the self-play that is killed and resumed. fit_steps: the same for pretraining.
+        repeats: of timed calls.
     """
 
     scenes: int
-    together: int
+    compared: int
     worlds: tuple[int, ...]
     minibatch: int
     epochs: int
@@ -63,7 +63,7 @@ TINY = Scale(2, 2, (2,), 512, 1, ("micro",), 2, 2, 2, 2, 1)
 
 @dataclass(frozen=True)
 class Size:
-    """The paper's self-play, read from its preset."""
+    """Settings of the paper's self-play, read from its preset."""
 
     view: ObservationConfig
     policy: PolicyConfig
@@ -72,21 +72,21 @@ class Size:
 
 
 def _paper() -> Size:
-    asked = load_preset("paper")["selfplay"]
+    preset = load_preset("paper")["selfplay"]
     return Size(
-        ObservationConfig(**asked["view"]),
-        PolicyConfig(**asked["policy"]),
-        PPOConfig(**asked["ppo"]),
-        int(asked["worlds"]),
+        ObservationConfig(**preset["view"]),
+        PolicyConfig(**preset["policy"]),
+        PPOConfig(**preset["ppo"]),
+        int(preset["worlds"]),
     )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Read when first asked for, and kept for later checks in the same process.
+    """Inputs of the checks, loaded on first use and cached in the process.
 
     Attributes:
-        data: folder that ``prepare`` made. scratch: a folder of this run. device: what is checked.
+        data: folder that ``prepare`` made. scratch: temporary folder. device: to be checked.
     """
 
     data: Path
@@ -117,7 +117,7 @@ class Inputs:
 
     @cached_property
     def scenes(self) -> Sequence[Scene]:
-        """Spread over the store; no larger than the paper's limit of 64 agents."""
+        """Scenes spread over the store, with at most 64 agents, the limit of the paper."""
         store = SceneStore(self.store_folder)
         usable = [
             row for row, info in enumerate(store.infos) if info.simulated <= 64 and not info.unscorable_reason
@@ -127,25 +127,25 @@ class Inputs:
 
     @cached_property
     def built(self) -> Sequence[World]:
-        """A world of each scene."""
+        """The world of each scene."""
         return [build_world(scene, self.vocabulary, self.paper.view.road_segments) for scene in self.scenes]
 
     def names(self, worlds: int) -> list[int]:
-        """Numbers of scenes in so many worlds."""
+        """Scene index of each world of a batch."""
         return [index % len(self.scenes) for index in range(worlds)]
 
     def world(self, worlds: int, device: torch.device | None = None) -> World:
-        """So many worlds as a batch on a device, the checked one by default."""
+        """A batch of worlds on a device, by default the checked one."""
         stacked = stack_worlds([self.built[name] for name in self.names(worlds)])
         return self.moved(stacked, device)
 
     def moved(self, value: MovedT, device: torch.device | None = None) -> MovedT:
-        """A dataclass of tensors on a device, the checked one by default."""
+        """A dataclass of tensors on a device, by default the checked one."""
         target = device or self.device
         return map_tensors(value, lambda tensor: tensor.to(target))
 
     def network(self, size: str, device: torch.device | None = None) -> Reference:
-        """A reference of a size with the weights of seed 0, which is as fast as a trained one."""
+        """A reference with random weights of seed 0, which is as fast as a trained one."""
         torch.manual_seed(0)
         return Reference(size_preset(size), self.vocabulary).to(device or self.device)
 
@@ -154,7 +154,7 @@ class Inputs:
         return ReferenceAgent(load_reference(self.reference_file, device or self.device))
 
     def policy(self, device: torch.device | None = None) -> tuple[Policy, ObservationConfig]:
-        """The trained policy, and what it sees."""
+        """The trained policy and its observation."""
         policy, _, view = open_policy(self.policy_file)
         return policy.to(device or self.device), view
 
@@ -163,20 +163,20 @@ class Inputs:
         return self.device.type == "cuda"
 
     def start_memory(self) -> None:
-        """From here on the largest use of the card's memory is looked for."""
+        """Reset the peak of GPU memory."""
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_gb(self) -> float:
-        """Largest use of the card's memory since ``start_memory``; 0 on a CPU."""
+        """Peak of GPU memory since ``start_memory`` in GB; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.on_gpu else 0.0
 
 
 def largest(one: Tensor, other: Tensor, where: Tensor | None = None) -> float:
-    """Largest absolute difference of two tensors, of any devices, where a mask is true.
+    """Largest absolute difference of two tensors on any devices, where a mask is true.
 
-    What is not finite in both does not differ; what is not finite in one alone differs by infinity.
+    Values that are not finite in both do not differ; values that are not finite in one differ by infinity.
     """
     one, other = one.detach().double().cpu(), other.detach().double().cpu()
     finite, also = torch.isfinite(one), torch.isfinite(other)
@@ -187,10 +187,10 @@ def largest(one: Tensor, other: Tensor, where: Tensor | None = None) -> float:
 
 
 def or_too_large(about: str, rows: Iterable[Row]) -> Iterator[Row | str]:
-    """The rows, up to where a card's memory is too small, which is a finding and no failure."""
+    """The rows up to an out-of-memory error, which is reported as a note and not as a failure."""
     try:
         yield from rows
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        yield f"{about}: does not fit in the memory of this card"
+        yield f"{about}: does not fit in the memory of this GPU"

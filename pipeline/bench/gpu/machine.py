@@ -1,4 +1,4 @@
-"""What there is: the card, its ceilings, versions; and two experiments that need nothing else."""
+"""The machine: versions, limits of the GPU, CUDA graphs, and steps on fake CUDA tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _version(package: str) -> str:
 
 
 def versions(inputs: Inputs) -> Iterator[Row | str]:
-    """Of Python and packages, and what the card is."""
+    """Versions of Python and packages, and properties of the GPU."""
     yield f"Python {platform.python_version()}, {platform.platform()}"
     yield ", ".join(f"{package} {_version(package)}" for package in _PACKAGES)
     yield f"CUDA of torch: {torch.version.cuda}; threads of torch: {torch.get_num_threads()}"
@@ -57,7 +57,7 @@ def versions(inputs: Inputs) -> Iterator[Row | str]:
 
 
 def ceilings(inputs: Inputs) -> Iterator[Row]:
-    """A large copy, a large product, and a kernel that does nothing: no code is faster than these allow."""
+    """Upper limits of speed: a large copy, a large matrix product, and a kernel launch."""
     side = 8192 if inputs.on_gpu else 256
     one = torch.randn(side, side, device=inputs.device)
     other = torch.empty_like(one)
@@ -84,22 +84,22 @@ def ceilings(inputs: Inputs) -> Iterator[Row]:
 
 @torch.no_grad()
 def graph(inputs: Inputs) -> Iterator[Row | str]:
-    """Observing and stepping captured as a CUDA graph, as far as the code allows it."""
+    """Observation and step as CUDA graphs, if they can be captured."""
     if not inputs.on_gpu:
-        yield "CUDA graphs need a card"
+        yield "CUDA graphs need a GPU"
         return
     words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
     world = inputs.world(inputs.paper.worlds)
     index = agent_indices(world.exists), agent_indices(world.exists & (world.types == 0))
     state, tokens = reset(world, torch.zeros_like(world.exists), view.history), torch.zeros_like(world.types)
 
-    def look() -> Tensor:
+    def observation() -> Tensor:
         return observe(world, state, index[0], view).ego
 
     def step() -> Tensor:
         return advance(world, state, tokens, world.exists, *index, words, view.box_scale)[0].pose
 
-    for name, work in (("observe", look), ("step and events", step)):
+    for name, work in (("observe", observation), ("step and events", step)):
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -122,16 +122,16 @@ def graph(inputs: Inputs) -> Iterator[Row | str]:
 
 
 def fake(inputs: Inputs) -> Iterator[Row | str]:
-    """Observe and step on made-up CUDA tensors, which needs a CUDA build of torch, and no card: do devices mix?"""
+    """Observe and step on fake CUDA tensors, to find mixed devices; needs a CUDA build of torch but no GPU."""
     if torch.version.cuda is None:
-        yield f"made-up CUDA tensors need a CUDA build of torch; this is {torch.__version__}"
+        yield f"fake CUDA tensors need a CUDA build of torch; this is {torch.__version__}"
         return
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from data.scene import map_tensors
     from data.vocabulary import Vocabulary
 
-    real, view = inputs.world(inputs.scale.together, torch.device("cpu")), inputs.paper.view
+    real, view = inputs.world(inputs.scale.compared, torch.device("cpu")), inputs.paper.view
     agents, vehicles = agent_indices(real.exists), agent_indices(real.exists & (real.types == 0))
     count, steps = len(agents[0]), inputs.vocabulary.token_steps
     with FakeTensorMode(allow_non_fake_inputs=False):
@@ -148,4 +148,4 @@ def fake(inputs: Inputs) -> Iterator[Row | str]:
             tokens, driven = made(real.types), made(real.exists)
             state, motion, _ = advance(world, state, tokens, driven, agents, vehicles, words, view.box_scale)
     alike = seen.ego.shape[0] == count and motion.pose.shape[2] == steps and state.pose.device.type == "cuda"
-    yield Row("decisions on made-up CUDA tensors pass (1)", float(alike), "", 1)
+    yield Row("decisions on fake CUDA tensors pass (1)", float(alike), "", 1)

@@ -1,4 +1,4 @@
-"""What must travel to a machine that has a card and little else: scenes, models, wheels, configurations, scores."""
+"""Preparing the folder for a bare machine with a GPU: scenes, models, wheels, metric configurations, scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["READY_FILE", "prepare"]
 
 READY_FILE = "prepared.json"
 _ROOT = Path(__file__).resolve().parents[3]
-# Little is made and little is learnt, so that this takes minutes: what is measured does not depend on it.
+# Little traffic and short trainings, since the measurements do not depend on them.
 _OPTIONS = {
     "traffic.training": 72,
     "traffic.validation": 4,
@@ -35,24 +35,24 @@ _OPTIONS = {
 
 
 def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool = True) -> None:
-    """Fill a folder.
+    """Fill the folder.
 
     Args:
-        folder: what travels. run: a finished run of ``make stages`` whose store and models are taken; without one
-            the stages up to self-play are run on generated traffic, beside ``folder``.
-        python: version of the machine's Python, for which wheels are fetched. wheels: fetch them at all.
+        folder: to prepare. run: a finished run of ``make stages`` whose store and models are used; None runs the
+            stages up to self-play on generated traffic, beside ``folder``.
+        python: version of Python on the other machine. wheels: download wheels for it.
 
     Raises:
-        UserError: the run lacks something, or stages or pip failed.
+        UserError: the run is incomplete, or stages or pip failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _generated(folder) if run is None else run
-    found = RunFolder.opened(run)
+    source_run = RunFolder.opened(run)
     for source, target in (
-        (found.needed("tokenize/training"), folder / "store"),
-        (found.needed(VOCABULARY), folder / "vocabulary.pt"),
-        (found.reference, folder / "reference.ckpt"),
-        (found.policy, folder / "policy.ckpt"),
+        (source_run.needed("tokenize/training"), folder / "store"),
+        (source_run.needed(VOCABULARY), folder / "vocabulary.pt"),
+        (source_run.reference, folder / "reference.ckpt"),
+        (source_run.policy, folder / "policy.ckpt"),
     ):
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
@@ -72,7 +72,7 @@ def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool =
 
 
 def _generated(folder: Path) -> Path:
-    """A small run of the stages beside the folder."""
+    """Make a small run of the stages beside the folder."""
     runs, name = folder.parent, f"{folder.name}-run"
     command = [sys.executable, "-m", "pipeline", "stages", "--preset", "demo", "--target", "selfplay"]
     command += [part for option, value in _OPTIONS.items() for part in (f"--{option}", str(value))]
@@ -83,10 +83,10 @@ def _generated(folder: Path) -> Path:
 
 
 def _score(folder: Path) -> None:
-    """Scores that this machine's CPU gives futures which depend on the scene alone."""
+    """Save scores of deterministic futures on this machine's CPU."""
     inputs, config = Inputs(folder, folder, torch.device("cpu"), FULL), load_config("2025")
     scores = {}
-    for scene in inputs.scenes[: FULL.together]:
+    for scene in inputs.scenes[: FULL.compared]:
         ids, states = scene.agents.id[scene.simulated], noisy_rollouts(scene, FULL.rollouts)
         values = score(prepare_scene(scene), ids, states, config).values
         values_ = torch.stack([values[name] for name in METRIC_FIELDS])

@@ -1,4 +1,4 @@
-"""The reference: training, the anchor's pass, and futures, by size and precision."""
+"""Speed and memory of the reference: training, scores of the anchor, and futures, by size and precision."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 
 __all__ = ["anchor", "futures", "futures_compiled", "training"]
 
-# What an audit of the code said of an H100: agent-tokens a second of training when fed well.
+# Estimates for an H100 from reading the code: agent-tokens per second of training.
 _TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
 
 
 def training(inputs: Inputs) -> Iterator[Row | str]:
-    """Steps on recordings that are ready, in float32 and in bfloat16; and the seconds of its phases."""
+    """Training steps on prepared recordings, in float32 and in bfloat16, with the time of each phase."""
     for size in inputs.scale.sizes:
         for title, precision in (("bf16", torch.bfloat16), ("float32", None)):
             about = f"training {size}, {inputs.scale.batch} scenes, {title}"
@@ -43,7 +43,7 @@ def _trained(inputs: Inputs, size: str, precision: torch.dtype | None, about: st
 
 
 def anchor(inputs: Inputs) -> Iterator[Row]:
-    """The anchor's pass over an episode, maps known: float32, TF32, bfloat16."""
+    """The anchor's scores of an episode with cached maps: float32, TF32, bfloat16."""
     worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
     world, names = inputs.world(worlds), inputs.names(worlds)
     executed = logged_tokens(world, inputs.vocabulary.to(inputs.device))
@@ -89,7 +89,7 @@ def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
     }
     for size in inputs.scale.sizes:
         agents[size] = partial(_reference_agent, inputs, size, compiled)
-    scenes, rollouts = inputs.scenes[: inputs.scale.together], inputs.scale.rollouts
+    scenes, rollouts = inputs.scenes[: inputs.scale.compared], inputs.scale.rollouts
     for name, make in agents.items():
         inputs.start_memory()
         agent = make()
@@ -108,10 +108,10 @@ def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
 
 
 def futures(inputs: Inputs) -> Iterator[Row]:
-    """Complete sets of futures."""
+    """Sampling of complete sets of futures."""
     yield from _futures(inputs, False)
 
 
 def futures_compiled(inputs: Inputs) -> Iterator[Row]:
-    """The same with fused steps."""
+    """The same, compiled."""
     yield from _futures(inputs, True)

@@ -1,4 +1,4 @@
-"""Trainings on a device that are killed and go on: do they end, and with the figures of one left alone?"""
+"""Trainings on a device that are killed and resumed, compared with undisturbed ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pipeline.stages.selfplay import run_selfplay
 
 __all__ = ["finetune", "fit", "selfplay"]
 
-# Longest that a process may take until its first checkpoint.
-_PATIENCE = 300.0
+# Time limit for the first checkpoint of a process, seconds.
+_LIMIT = 300.0
 
 Train = Callable[..., dict[str, float]]
 
 
 def _selfplay(inputs: Inputs) -> Train:
-    worlds = inputs.scale.together
+    worlds = inputs.scale.compared
     agents = sum(info.types.shape[1] for info in inputs.built[:worlds])
     decisions = 80 // inputs.vocabulary.token_steps
     config = SelfPlayConfig(
@@ -51,7 +51,7 @@ def _selfplay(inputs: Inputs) -> Train:
 def _fit_config(inputs: Inputs) -> FitConfig:
     return FitConfig(
         steps=inputs.scale.fit_steps,
-        batch_size=inputs.scale.together,
+        batch_size=inputs.scale.compared,
         warmup_steps=2,
         checkpoint_every=1,
         validate_every=inputs.scale.fit_steps,
@@ -74,7 +74,7 @@ def _killed(inputs: Inputs, name: str, train: Train, checkpoint: str) -> Iterato
     left, killed = inputs.scratch / f"{name}-left", inputs.scratch / f"{name}-killed"
     for folder in (left, killed):
         shutil.rmtree(folder, ignore_errors=True)
-    # A fresh process: one that has used a card cannot be forked.
+    # Spawned, since a process that has used a GPU cannot be forked.
     process = multiprocessing.get_context("spawn").Process(target=train, kwargs={"out": killed})
     process.start()
     killer = threading.Thread(target=_kill, args=(process, killed / checkpoint))
@@ -99,8 +99,8 @@ def _killed(inputs: Inputs, name: str, train: Train, checkpoint: str) -> Iterato
 
 
 def _kill(process: BaseProcess, checkpoint: Path) -> None:
-    """As soon as there is a checkpoint, or after ``_PATIENCE``."""
-    until = time.monotonic() + _PATIENCE
+    """Kill a process once there is a checkpoint, or after ``_LIMIT``."""
+    until = time.monotonic() + _LIMIT
     while not checkpoint.exists() and process.is_alive() and time.monotonic() < until:
         time.sleep(0.01)
     process.kill()
@@ -108,17 +108,17 @@ def _kill(process: BaseProcess, checkpoint: Path) -> None:
 
 
 def selfplay(inputs: Inputs) -> Iterator[Row]:
-    """Some updates of anchored self-play."""
+    """Updates of anchored self-play."""
     yield from _killed(inputs, "self-play", _selfplay(inputs), TRAINING_FILE)
 
 
 def fit(inputs: Inputs) -> Iterator[Row]:
-    """Some steps of pretraining, batches prepared in the training process."""
+    """Steps of pretraining, with batches prepared in the training process."""
     yield from _killed(inputs, "pretraining", _fit(inputs), FIT_FILE)
 
 
 def finetune(inputs: Inputs) -> Iterator[Row]:
-    """Some steps of closed-loop fine-tuning of the trained reference, and what a scene takes of the memory."""
+    """Steps of closed-loop fine-tuning of the trained reference, and memory per scene."""
     plain = AugmentationConfig(history_drop=0.0, noise=0.0)
     config = FinetuneConfig(fit=dataclasses.replace(_fit_config(inputs), steps=3, validate_every=3, augment=plain))
     inputs.start_memory()
@@ -128,4 +128,4 @@ def finetune(inputs: Inputs) -> Iterator[Row]:
     figures = run_finetune(config, scenes=inputs.store_folder, checkpoint=inputs.reference_file, out=out)
     yield Row("fine-tuning: seconds of 3 steps", time.perf_counter() - started, "s")
     yield Row("fine-tuning: loss", figures["training_loss"], "nats")
-    yield Row("fine-tuning: largest memory of a scene", inputs.peak_gb() / inputs.scale.together, "GB", 1.6)
+    yield Row("fine-tuning: largest memory of a scene", inputs.peak_gb() / inputs.scale.compared, "GB", 1.6)

@@ -1,6 +1,6 @@
-"""Runs the steps in a process of their own, and writes the table and the JSON file.
+"""Runs the steps in a worker process, and writes the table and the JSON file after every step.
 
-A process is ended when a step takes too long, and another one is started after a failure.
+The worker is killed when a step exceeds its time limit, and replaced after a failure.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pipeline.bench.rows import Row
 from pipeline.evaluation.tables import render_table
 from pipeline.execution.processes import die_with_parent
 
-__all__ = ["JSON_FILE", "TABLE_FILE", "Found", "Task", "run_steps", "table", "write"]
+__all__ = ["JSON_FILE", "TABLE_FILE", "StepResult", "Task", "run_steps", "table", "write"]
 
-# What the checks do without, since it is large and there is no wheel of it for every Python.
+# Packages that the checks must not import: they are large and have no wheels for every Python.
 _HEAVY = frozenset({"tensorflow", "waymo_open_dataset.protos", "libsumo"})
-# Seconds that a process may take to import what it needs.
-_BEGIN = 120.0
+# Time limit for the imports of a worker, seconds.
+_START_LIMIT = 120.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know.
+    """Settings of a worker.
 
     Attributes:
-        data: prepared folder. device: of torch. tiny: the smallest sizes. log: file that takes all that is printed.
+        data: prepared folder. device: of torch. tiny: use the smallest sizes. log: file for its output.
     """
 
     data: Path
@@ -50,7 +50,7 @@ class Task:
 
 
 def _serve(task: Task, pipe: Connection, parent: int) -> None:
-    """Do checks as they are asked for; send rows and notes as they are found, and at the end of each its error."""
+    """Worker: run the checks that the pipe names; send rows and notes, and at the end of each check its error."""
     os.setsid()
     die_with_parent(parent)
     log = os.open(task.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -62,7 +62,7 @@ def _serve(task: Task, pipe: Connection, parent: int) -> None:
 
     device = torch.device(task.device)
     if device.type == "cpu":
-        # As everywhere else where seconds of a core are counted.
+        # CPU seconds are measured with one thread.
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Inputs(task.data, Path(scratch), device, TINY if task.tiny else FULL)
@@ -73,7 +73,7 @@ def _serve(task: Task, pipe: Connection, parent: int) -> None:
             error, started = None, time.process_time()
             try:
                 for item in getattr(importlib.import_module(f"pipeline.bench.gpu.{module}"), function)(inputs):
-                    pipe.send(("found", item))
+                    pipe.send(("item", item))
                 if device.type == "cuda":
                     torch.cuda.synchronize()
             except Exception as raised:
@@ -81,20 +81,20 @@ def _serve(task: Task, pipe: Connection, parent: int) -> None:
                 error = traceback.format_exception_only(raised)[-1].strip().splitlines()[0]
                 error += f" ({_place(raised)})"
             print(f"---- {check}: {time.process_time() - started:.1f} CPU s", flush=True)
-            if there := sorted(_HEAVY & sys.modules.keys()):
-                pipe.send(("found", f"{check} imported {', '.join(there)}, which not every machine has"))
+            if heavy := sorted(_HEAVY & sys.modules.keys()):
+                pipe.send(("item", f"{check} imported {', '.join(heavy)}, which not every machine has"))
             pipe.send(("ended", error))
 
 
 def _place(raised: BaseException) -> str:
-    """Where in the project it happened."""
+    """``FILE:LINE`` of the innermost frame in the project."""
     root = str(Path(__file__).resolve().parents[3])
     frames = [f for f in traceback.extract_tb(raised.__traceback__) if f.filename.startswith(root)]
     return f"{Path(frames[-1].filename).relative_to(root)}:{frames[-1].lineno}" if frames else "elsewhere"
 
 
 class _Worker:
-    """A process that does checks."""
+    """A worker process."""
 
     def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
@@ -102,13 +102,13 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(task, other, os.getpid()))
         self._process.start()
         other.close()
-        kind, _ = self.wait(_BEGIN)
+        kind, _ = self.wait(_START_LIMIT)
         if kind != "ready":
             self.close()
-            raise RuntimeError(f"the process that does the checks could not begin; see {task.log}")
+            raise RuntimeError(f"the worker process could not start; see {task.log}")
 
     def wait(self, seconds: float) -> tuple[str, Any]:
-        """The next message; ``late`` when none comes in time, ``gone`` when the process ended."""
+        """The next message; ``late`` if none comes in time, ``gone`` if the process has ended."""
         try:
             if not self.pipe.poll(max(0.0, seconds)):
                 return "late", None
@@ -118,7 +118,7 @@ class _Worker:
             return "gone", None
 
     def close(self) -> None:
-        """End it, and whatever it started."""
+        """Kill the process and its children."""
         if self._process.is_alive() and self._process.pid is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -129,26 +129,27 @@ class _Worker:
 
 
 def run_steps(
-    steps: Sequence[Step], task: Task, budget: float, report: Callable[[list[Found]], None]
-) -> list[Found]:
-    """Do steps one after the other.
+    steps: Sequence[Step], task: Task, budget: float, report: Callable[[list[StepResult]], None]
+) -> list[StepResult]:
+    """Run steps one after the other.
 
     Args:
-        steps: in this order. task: what on. budget: seconds for all. report: called with all found so far, after
-            every step.
+        steps: in order. task: settings of the worker. budget: seconds for all steps. report: called with all
+            results
+            after every step.
     """
     until = time.monotonic() + budget
-    found: list[Found] = []
+    results: list[StepResult] = []
     worker: _Worker | None = None
     try:
         for step in steps:
-            result, started = Found(step.name), time.monotonic()
-            found.append(result)
+            result, started = StepResult(step.name), time.monotonic()
+            results.append(result)
             if until - started < step.needs:
                 left = max(0.0, until - started)
-                result.state = f"not begun, {left:.0f} s of the budget are left and it needs {step.needs:.0f}"
+                result.state = f"not started, {left:.0f} s of the budget are left and it needs {step.needs:.0f}"
             else:
-                # Of the smallest sizes nothing is timed, and a busy machine may take long.
+                # The smallest sizes have no limit per step, since a busy machine may be slow.
                 end = until if task.tiny else min(started + step.limit, until)
                 for check in step.checks:
                     try:
@@ -163,24 +164,24 @@ def run_steps(
                 if step.spoils and worker is not None:
                     worker.close()
                     worker = None
-            report(found)
+            report(results)
     finally:
         if worker is not None:
             worker.close()
-    return found
+    return results
 
 
-def _do(worker: _Worker, check: str, until: float, result: Found, tiny: bool) -> bool:
-    """Do a check; whether the worker can be used again."""
+def _do(worker: _Worker, check: str, until: float, result: StepResult, tiny: bool) -> bool:
+    """Run a check; returns whether the worker can be used again."""
     if time.monotonic() >= until:
-        result.state, result.failures[check] = "out of time", "not begun"
+        result.state, result.failures[check] = "out of time", "not started"
         return True
     worker.pipe.send(check)
     while True:
         kind, item = worker.wait(until - time.monotonic())
-        if kind == "found" and isinstance(item, Row):
+        if kind == "item" and isinstance(item, Row):
             result.rows.append(_compared(item, tiny))
-        elif kind == "found":
+        elif kind == "item":
             result.notes.append(str(item))
         elif kind == "ended" and item is None:
             return True
@@ -188,14 +189,14 @@ def _do(worker: _Worker, check: str, until: float, result: Found, tiny: bool) ->
             late = kind == "late"
             result.state = "out of time" if late else "failed"
             result.failures[check] = (
-                item or f"{'out of time' if late else 'the process ended by itself'}, see the log"
+                item or f"{'out of time' if late else 'the process ended unexpectedly'}, see the log"
             )
-            # Errors of a card stay with the process that met them.
+            # After a CUDA error the process cannot use the GPU again.
             return kind == "ended" and "CUDA" not in str(item) and "Accelerator" not in str(item)
 
 
 def _compared(row: Row, tiny: bool) -> Row:
-    """With its ratio to what the audit expected; of the smallest sizes nothing was expected."""
+    """The row with its ratio to the estimate; there are no estimates for the smallest sizes."""
     if tiny:
         return replace(row, baseline=None)
     return replace(row, ratio=row.value / row.baseline) if row.baseline else row
@@ -205,12 +206,12 @@ JSON_FILE, TABLE_FILE = "gpu_check.json", "gpu_check.txt"
 
 
 @dataclass
-class Found:
-    """Of one step.
+class StepResult:
+    """Result of one step.
 
     Attributes:
-        state: done, failed (some of its checks did), out of time, or not begun.
-        rows: figures; ``baseline`` is what the audit of the code expected. notes: lines. failures: check to error.
+        state: done, failed (at least one check), out of time, or not started.
+        rows: figures, whose ``baseline`` is an estimate. notes: lines. failures: error by check.
     """
 
     step: str
@@ -227,32 +228,32 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def table(header: str, found: list[Found]) -> str:
-    """Everything found so far: what was measured, its value and unit, what the audit expected, and their ratio."""
+def table(header: str, results: list[StepResult]) -> str:
+    """Table of all results so far: what was measured, value, unit, estimate, and ratio."""
     cells = [["what", "value", "unit", "expected", "ratio"]]
-    for step in found:
+    for step in results:
         cells.append([f"== {step.step}: {step.state}, {step.seconds:.0f} s", "", "", "", ""])
         for row in step.rows:
             cells.append(["  " + row.name, _number(row.value), row.unit, _number(row.baseline), _number(row.ratio)])
     lines = [header, "", render_table(cells)]
-    for step in found:
+    for step in results:
         lines += [f"FAILED {step.step}, {check}: {error}" for check, error in step.failures.items()]
         lines += [f"{step.step}: {note}" for note in step.notes]
     return "\n".join(lines) + "\n"
 
 
-def write(out: Path, about: dict[str, Any], found: list[Found]) -> str:
+def write(out: Path, about: dict[str, Any], results: list[StepResult]) -> str:
     """Write both files, and return the table."""
     header = ", ".join(f"{name} {value}" for name, value in about.items())
-    text = table(header, found)
+    text = table(header, results)
     write_text(out / TABLE_FILE, text)
-    write_json(out / JSON_FILE, {**about, "steps": [_plain(step) for step in found]})
+    write_json(out / JSON_FILE, {**about, "steps": [_plain(step) for step in results]})
     return text
 
 
-def _plain(step: Found) -> dict[str, Any]:
+def _plain(step: StepResult) -> dict[str, Any]:
     content = dataclasses.asdict(step)
     for row in content["rows"]:
-        # JSON has no word for what is not a number.
+        # JSON has no NaN or infinity.
         row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
     return content

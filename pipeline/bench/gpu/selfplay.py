@@ -1,4 +1,4 @@
-"""Self-play with the paper's view and settings: rates, phases, memory, and what an update with new scenes adds."""
+"""Self-play with the paper's settings: rates, phases, memory, and the extra cost of new scenes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["anchored", "compiled", "plain"]
 
-# What an audit of the code said of 300 worlds on an H100, by phase of an update, seconds.
+# Estimates for 300 worlds on an H100 from reading the code: seconds by phase of an update, and agent-steps/s.
 _AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
 _AUDIT_RATE = 7000.0
 
 
 def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer, ReferenceScorer]:
-    """Worlds with the paper's settings, and the anchor's scores of them; the anchor has random weights."""
+    """Worlds with the paper's settings, and an anchor with random weights."""
     paper, names = inputs.paper, inputs.names(worlds)
     world, words = inputs.world(worlds), inputs.vocabulary.to(inputs.device)
     track = Track(world, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
@@ -60,8 +60,8 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
         estimate = _AUDIT.get(name.split()[0]) if audited else None
         yield Row(f"{about}: {name}", seconds, "s", estimate)
     yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
-    # What a cached world hides: it is built, put beside the others, copied, and its map encoded.
-    scenes = inputs.scenes[: inputs.scale.together]
+    # The costs of a world that is not cached: building, stacking, copying, and encoding its map.
+    scenes = inputs.scenes[: inputs.scale.compared]
     build = seconds_on(
         torch.device("cpu"),
         lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.road_segments) for s in scenes],
@@ -83,13 +83,13 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
 
 
 def plain(inputs: Inputs) -> Iterator[Row | str]:
-    """At several numbers of worlds, the paper's first."""
+    """Several numbers of worlds, that of the paper first."""
     paper = inputs.paper.worlds
     for worlds in sorted(inputs.scale.worlds, key=lambda count: abs(count - paper)):
         yield from or_too_large(f"{worlds} worlds", _measured(inputs, worlds, False))
 
 
 def compiled(inputs: Inputs) -> Iterator[Row]:
-    """Simulator, policy and learner fused, at the number of worlds nearest to the paper's."""
+    """Compiled simulator, policy and learner, with the number of worlds nearest to the paper's."""
     worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
     yield from _measured(inputs, worlds, True)

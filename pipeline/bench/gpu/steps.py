@@ -1,4 +1,4 @@
-"""The steps of the check, by value: what would be worst not to know comes first."""
+"""The steps of the check, the most important ones first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["STEPS", "Step", "metric"]
 
 @dataclass(frozen=True)
 class Step:
-    """Some checks, ``MODULE:FUNCTION`` in this package, each of which may fail alone.
+    """A list of checks, ``MODULE:FUNCTION`` in this package, which fail independently.
 
     Attributes:
-        limit: seconds after which the step is ended. needs: seconds without which it is not begun.
-        spoils: it leaves settings or a broken card behind, so that its process is not used again.
+        limit: time limit, seconds. needs: seconds of the budget that must be left to start it.
+        spoils: it changes settings or may leave the GPU in a bad state, so its worker is not used again.
     """
 
     name: str
@@ -49,7 +49,7 @@ STEPS = (
         120,
         15,
     ),
-    # Lightning leaves the whole process deterministic, which is slower.
+    # Lightning makes the whole process deterministic, which is slower.
     Step("resume", ("resume:selfplay", "resume:fit", "resume:finetune"), 140, 40, spoils=True),
     Step("self-play", ("selfplay:plain",), 120, 20),
     Step("training and anchor", ("reference:training", "reference:anchor"), 90, 20),
@@ -74,7 +74,7 @@ STEPS = (
 
 
 def metric(inputs: Inputs) -> Iterator[Row]:
-    """The largest scene, as it is and with ten times its map."""
+    """Time and memory of the metric for the largest scene, and for it with ten times its map."""
     scene = max(inputs.scenes, key=lambda scene: int(scene.simulated.sum()))
     config, rollouts = load_config("2025"), inputs.scale.rollouts
     for times in (1, 10):

@@ -1,4 +1,4 @@
-"""Packages that travel as wheels to a machine that lacks them. Imports nothing but the standard library."""
+"""Wheels of small packages for a bare machine. This module imports the standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["fetch_wheels", "missing_packages", "unpack"]
 
-# Module to package: what is too large to travel, and what does.
+# Module to package: those that the machine must have, and those that are copied as wheels.
 _NEEDED = {"torch": "torch", "numpy": "numpy", "pyarrow": "pyarrow", "scipy": "scipy"}
 _TRAVELLING = {
     "PIL": "pillow",
@@ -36,12 +36,12 @@ def _has(module: str) -> bool:
 
 
 def missing_packages() -> list[str]:
-    """Those that do not travel and are not installed."""
+    """Required packages that are not installed."""
     return [package for module, package in _NEEDED.items() if not _has(module)]
 
 
 def fetch_wheels(folder: Path, python: str) -> int:
-    """Download what travels, for a version of Python on x86-64 Linux; pip's exit status."""
+    """Download wheels for a version of Python on x86-64 Linux; returns pip's exit status."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
     command += ["--python-version", python, "--implementation", "cp"]
@@ -51,10 +51,10 @@ def fetch_wheels(folder: Path, python: str) -> int:
 
 
 def unpack(data: Path, site: Path) -> None:
-    """Put what travelled behind what is installed, for this process and all it starts.
+    """Unpack the wheels of missing packages and append them to the import path of this process and its children.
 
     Args:
-        data: prepared folder. site: empty folder for the packages that are missing here.
+        data: prepared folder. site: empty folder to unpack to.
     """
     missing = tuple(f"{p.replace('-', '_')}-" for module, p in _TRAVELLING.items() if not _has(module))
     for wheel in sorted((data / "wheels").glob("*.whl")):

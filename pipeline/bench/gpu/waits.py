@@ -1,4 +1,4 @@
-"""How much the host asks of a device, and where it waits for it: launches and waits of every hot path."""
+"""Launches and waits of the host in every hot path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["decision", "decoding", "metric", "preparing", "training", "update"]
 
 @dataclass(frozen=True)
 class _Path:
-    """A piece of work, and what an audit of the code said of one call: launches, and waits of the host."""
+    """A path, with estimates from reading the code: launches and waits per call."""
 
     name: str
     work: Callable[[], object]
@@ -37,29 +37,29 @@ class _Path:
 
 
 def _counted(inputs: Inputs, path: _Path) -> Iterator[Row | str]:
-    path.work()  # buffers and libraries
+    path.work()  # allocates buffers and loads libraries
     with LaunchCounter(inputs.device) as counter:
         path.work()
     yield Row(f"{path.name}: operators launched", counter.launched, "", path.launches)
     yield Row(f"{path.name}: waits of the host, by operator", counter.waited, "", path.waits)
-    places_ = counter.waits
+    waits = counter.waits
     if inputs.on_gpu:
         with reported_waits() as reported:
             path.work()
         yield Row(f"{path.name}: waits of the host, as CUDA reports them", reported.total(), "", path.waits)
-        places_ = counter.waits + reported
+        waits = counter.waits + reported
         if path.profiled:
             seen = kernels(path.work)
             yield Row(f"{path.name}: kernels and copies on the card", seen.count, "", path.launches)
             yield Row(f"{path.name}: time of the clock", 1000 * seen.seconds, "ms")
             yield Row(f"{path.name}: the card busy", 100 * seen.busy / seen.seconds, "%")
             yield from (f"{path.name}: {line}" for line in seen.longest)
-    yield from (f"{path.name}: waits {count} x {place}" for place, count in places_.most_common(6))
+    yield from (f"{path.name}: waits {count} x {place}" for place, count in waits.most_common(6))
 
 
 @torch.no_grad()
 def decision(inputs: Inputs) -> Iterator[Row | str]:
-    """Observe, decide, step: once in the worlds of an update."""
+    """Observation, policy and step, once for the worlds of an update."""
     words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
     world = inputs.world(inputs.scale.worlds[0])
     net, seen_by_net = inputs.policy()
@@ -73,7 +73,7 @@ def decision(inputs: Inputs) -> Iterator[Row | str]:
 
 
 def update(inputs: Inputs) -> Iterator[Row | str]:
-    """A whole update of self-play with anchor: drive, judge, learn."""
+    """A whole update of self-play with anchor."""
     track, score, _ = anchored(inputs, inputs.scale.worlds[0])
     yield from _counted(inputs, _Path("an update, all of it", track.learn(score, 1), None, None, True))
     once, twice = (_launches(inputs, track.learn(None, epochs)) for epochs in (1, 2))
@@ -89,7 +89,7 @@ def _launches(inputs: Inputs, work: Callable[[], object]) -> tuple[int, int]:
 
 
 def preparing(inputs: Inputs) -> Iterator[Row | str]:
-    """A map encoded for the anchor, as for every scene that is new."""
+    """Encoding of a map for the anchor, as for every new scene."""
     anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
 
     def work() -> None:
@@ -112,7 +112,7 @@ def training(inputs: Inputs) -> Iterator[Row | str]:
 
 @torch.no_grad()
 def decoding(inputs: Inputs) -> Iterator[Row | str]:
-    """Futures of a scene, by the reference and by the policy."""
+    """Futures of a scene by the reference and by the policy."""
     scene, rollouts = inputs.scenes[0], inputs.scale.rollouts
     agent = ReferenceAgent(inputs.network(inputs.scale.sizes[0]))
     steps = agent.unroll(agent.prepare(scene), rollouts)
@@ -129,7 +129,7 @@ def decoding(inputs: Inputs) -> Iterator[Row | str]:
 
 
 def metric(inputs: Inputs) -> Iterator[Row | str]:
-    """The metric of a scene, features of the log not counted; and with a map of ten times the size."""
+    """The metric of a scene without the features of the log, and with a map of ten times the size."""
     for title, times, launches in (("the metric", 1, None), ("the metric, map 10 times", 10, 8000)):
         scene = larger_map(inputs.scenes[0], times)
         scene = select_agents(scene, scene.simulated.nonzero().flatten())

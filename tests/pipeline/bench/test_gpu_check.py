@@ -111,7 +111,7 @@ def test_what_fails_hangs_or_has_no_time_loses_nothing_else(prepared: Path, tmp_
     assert after.state == "done"
     for step in (broken, after):
         assert {row.name: row.value for row in step.rows}["scenes of the data"] == 2
-    assert left.state.startswith("not begun")
+    assert left.state.startswith("not started")
     assert "AttributeError" in (tmp_path / "log").read_text()
 
 
