@@ -105,11 +105,11 @@ def folder_split(name: str) -> str | None:
 
 def shard_split(name: str) -> str | None:
     """The split in a file name, such as ``validation_interactive``; None if there is none, or more than one."""
-    found = set()
+    splits = set()
     for full, short, variant in _LABEL.findall(name):
         word = (full or short).lower()
-        found.add(_LONG.get(word, word) + variant.lower())
-    return found.pop() if len(found) == 1 else None
+        splits.add(_LONG.get(word, word) + variant.lower())
+    return splits.pop() if len(splits) == 1 else None
 
 
 def split_base(label: str) -> str:
@@ -154,7 +154,7 @@ def series_of(names: Iterable[str]) -> list[Series]:
     Raises:
         UserError: an unfinished download, a shard that occurs twice or is beyond the total, or two totals.
     """
-    found: dict[str, Series] = {}
+    by_label: dict[str, Series] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)
         if _UNFINISHED.fullmatch(name) or (match is not None and not _REST.fullmatch(match["rest"])):
@@ -162,7 +162,7 @@ def series_of(names: Iterable[str]) -> list[Series]:
         if match is None:
             continue
         label, index, total = shard_split(name) or match["stem"], int(match["index"]), int(match["total"])
-        series = found.setdefault(label, Series(label, total, {}))
+        series = by_label.setdefault(label, Series(label, total, {}))
         if series.total != total:
             other = next(iter(series.there.values()))
             raise UserError(f"{name}: one of {total} shards, but {other} is one of {series.total}; keep one set")
@@ -171,7 +171,7 @@ def series_of(names: Iterable[str]) -> list[Series]:
         if index in series.there:
             raise UserError(f"{name}: the same shard as {series.there[index]}; remove one of them")
         series.there[index] = name
-    return list(found.values())
+    return list(by_label.values())
 
 
 class Rejected(NamedTuple):
@@ -282,11 +282,11 @@ class Origin:
         }
 
 
-def check_whole(where: str, names: Iterable[str], mend: str, wanted: Callable[[str], bool] = _all) -> None:
+def check_whole(where: str, names: Iterable[str], advice: str, wanted: Callable[[str], bool] = _all) -> None:
     """Refuse a split with missing shards, unless ``allow_partial`` was called.
 
     Args:
-        where: path or URL of the shards. names: of shards. mend: what to do if some are missing.
+        where: path or URL of the shards. names: of shards. advice: what to do if some are missing.
         wanted: whether the shard of a name is required.
 
     Raises:
@@ -297,5 +297,5 @@ def check_whole(where: str, names: Iterable[str], mend: str, wanted: Callable[[s
         if missing and not partial_allowed():
             raise UserError(
                 f"{where}: {len(missing)} of {series.total} shards of {series.label} are missing: "
-                f"{some(missing)}; {mend}, or use the {len(series.there)} existing ones with --partial"
+                f"{some(missing)}; {advice}, or use the {len(series.there)} existing ones with --partial"
             )

@@ -194,8 +194,8 @@ class Scene:
         absent = self.evaluated & ~self.simulated
         if bool(absent.any()):
             row = int(absent.nonzero()[0])
-            who = "the AV" if bool(self.agents.is_sdc[row]) else "an agent to predict"
-            return f"{who} (track {int(self.agents.id[row])}) is not valid at the current step"
+            name = "the AV" if bool(self.agents.is_sdc[row]) else "an agent to predict"
+            return f"{name} (track {int(self.agents.id[row])}) is not valid at the current step"
         if not bool(self.evaluated.any()):
             return "no agent is to be evaluated"
         return None

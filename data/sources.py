@@ -61,9 +61,9 @@ def _fingerprint(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
 
 
 def _opened(data: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    found = place(data)
-    if not is_remote(found):
-        return LocalFileSystem(), str(found)
+    local = place(data)
+    if not is_remote(local):
+        return LocalFileSystem(), str(local)
     filesystem, path = fsspec.core.url_to_fs(data)
     return filesystem, path
 
@@ -109,19 +109,19 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[st
         if _is_broken_link(filesystem, folder):
             raise _broken_link(filesystem, folder)
         return []
-    found = []
+    files = []
     for info in filesystem.ls(folder, detail=True):
         path = info["name"]
         if not _RECORD_FILE.fullmatch(path.rsplit("/", 1)[-1]) or info["type"] == "directory":
             continue
         # The type of a link is neither file nor directory.
         if info["type"] == "file" or filesystem.isfile(path):
-            found.append(path)
+            files.append(path)
         elif _is_broken_link(filesystem, path):
             raise _broken_link(filesystem, path)
         elif not filesystem.isdir(path):
             raise UserError(f"{path}: neither a file nor a folder; move or remove it")
-    return found
+    return files
 
 
 def _globbed(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:

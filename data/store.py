@@ -144,12 +144,12 @@ class SceneStore:
         # A shard was deleted, or ``tokenize`` did not finish.
         check_whole(str(folder), [shard.name.removesuffix(_SUFFIX) for shard in self._shards], "run tokenize again")
         self.infos: list[SceneInfo] = []
-        self._places: list[tuple[int, int]] = []
+        self._locations: list[tuple[int, int]] = []
         self.origin = Origin()
         for number, shard in enumerate(self._shards):
             infos, origin = _read_footer(shard)
             self.infos.extend(infos)
-            self._places.extend((number, row) for row in range(len(infos)))
+            self._locations.extend((number, row) for row in range(len(infos)))
             self.origin += origin
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
@@ -157,7 +157,7 @@ class SceneStore:
         return len(self.infos)
 
     def __getitem__(self, index: int) -> Scene:
-        shard, row = self._places[index]
+        shard, row = self._locations[index]
         try:
             table = self._opened(shard).read_row_group(row, use_threads=False)
             return decode_row({name: table.column(name).chunk(0) for name in table.column_names})

@@ -73,7 +73,7 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (rb"(?:\x0a" + _LENGTH + rb")?" + _NAME, "rollouts of a scenario", "give them as --rollouts"),
 )  # fmt: skip
-_PATTERNS = [(re.compile(pattern, re.DOTALL), what, mend) for pattern, what, mend in _KINDS]
+_PATTERNS = [(re.compile(pattern, re.DOTALL), kind, advice) for pattern, kind, advice in _KINDS]
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def other_kind(head: bytes, expected: str) -> str | None:
     """
     if not head:
         return f"empty (0 bytes), not {expected}: download it again, or remove it"
-    for pattern, what, mend in _PATTERNS:
+    for pattern, kind, advice in _PATTERNS:
         match = pattern.match(head)
         if match is None or ("name" in pattern.groupindex and match["length"][0] != len(match["name"])):
             continue
-        return f"{what}, not {expected}: {mend}"
+        return f"{kind}, not {expected}: {advice}"
     if len(head) >= 16 and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"a text, not {expected}: {_DOWNLOAD}"
     return None

@@ -68,7 +68,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """How the motion vocabulary is built.
+    """Options of building the motion vocabulary.
 
     Attributes:
         size: tokens per agent type (K).

@@ -35,7 +35,7 @@ _MAX_SCORED = 32_768
 
 @dataclass(frozen=True)
 class PreparedScene:
-    """A single scene up to its current step as the network takes it, simulated agents alone."""
+    """Inputs of the network for a single scene up to its current step, simulated agents only."""
 
     inputs: SceneInputs
     encoding: MapEncoding
@@ -101,12 +101,12 @@ class ReferenceAgent:
         return joint_states(scene, torch.cat(parts), known.origin)
 
     def max_batch_rollouts(self, agents: int) -> int:
-        """How many rollouts of a scene with so many agents are decoded at once, to bound the memory."""
+        """Maximum of rollouts that are decoded in a batch for a scene with this number of agents."""
         return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
 
     @torch.no_grad()
     def unroll(self, prepared: PreparedScene, count: int) -> Unrolling:
-        """Rollouts of a single scene that are taken token by token.
+        """Rollouts of a single scene, token by token.
 
         Poses are centred on ``scene_origin``; agents are the simulated ones, in order.
         """

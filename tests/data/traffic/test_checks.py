@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import shapely
 
-from data.traffic.checks import Boxes, off_road, overlaps, runs_red_light
 from data.traffic.signals import SignalLane
+from data.traffic.window import Boxes, off_road, overlaps, runs_red_light
 
 RED, GREEN = 4, 6
 
