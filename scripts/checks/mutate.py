@@ -35,12 +35,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import coverage
+import pluggy
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -163,20 +164,50 @@ def _named_at(change: Change) -> Iterator[tuple[str, int]]:
 
 
 class _Recorder:
-    """A plugin of pytest that tells coverage which test is running."""
+    """A plugin of pytest that tells coverage which test is running, or which fixture that tests share."""
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self.measured = measured
         self.seconds: dict[str, float] = defaultdict(float)
         self.failed: list[str] = []
+        self.users: dict[str, list[str]] = defaultdict(list)
+        self._running = ""
+
+    def _run(self, name: str) -> None:
+        self._running = name
+        self.measured.switch_context(name)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.measured.switch_context(nodeid)
+        self._run(nodeid)
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        for definitions in item._fixtureinfo.name2fixturedefs.values():
+            for definition in definitions:
+                self.users[_fixture(definition)].append(item.nodeid)
+
+    @pluggy.HookimplMarker("pytest")(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
+        """What makes something for several tests is executed in the first of them, but by all that use it."""
+        before = self._running
+        if fixturedef.scope != "function":
+            self._run(_fixture(fixturedef))
+        try:
+            return (yield)
+        finally:
+            self._run(before)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] += report.duration
         if report.failed:
             self.failed.append(report.nodeid)
+
+    def tests(self, context: str) -> set[str]:
+        """Those that execute what was executed under a name, and do not fail."""
+        return {test for test in self.users.get(context, [context]) if test and test not in self.failed}
+
+
+def _fixture(definition: Any) -> str:
+    return f"fixture {definition.baseid} {definition.argname}"
 
 
 def _measure(copy: Path, tests: str, out: Path) -> int:
@@ -193,7 +224,7 @@ def _measure(copy: Path, tests: str, out: Path) -> int:
     data, lines = measured.get_data(), {}
     for file in data.measured_files():
         by_line = {
-            str(line): sorted(test for test in found if test and test not in recorder.failed)
+            str(line): sorted(set().union(*map(recorder.tests, found)))
             for line, found in data.contexts_by_lineno(file).items()
         }
         lines[str(Path(file).relative_to(copy))] = {line: found for line, found in by_line.items() if found}
