@@ -17,7 +17,6 @@ survived, and the fraction caught with its 95 % interval (Wilson); the exit stat
 from __future__ import annotations
 
 import argparse
-import ast
 import compileall
 import contextlib
 import functools
@@ -35,18 +34,17 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import coverage
-import pluggy
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.checks.mutants import PACKAGES, ROOT, Change, Made, changes_of, sources, written
+from scripts.checks.reach import OPTIONS, Reach, measure
 
 _MISTAKES = Path(__file__).with_name("mistakes.yaml")
 _NOTHING = Path(__file__).with_name("changes_nothing.yaml")
@@ -65,10 +63,6 @@ _FILES = ("pyproject.toml", "Makefile", "README.md")
 _PRELOADED = (
     *("torch", "lightning", "numpy", "pytest", "hypothesis"),
     *("pyarrow.parquet", "google.protobuf", "scipy", "yaml", "shapely", "gymnasium"),
-)
-_OPTIONS = (
-    *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-    *("-o", "addopts=--strict-markers --import-mode=importlib"),
 )
 
 
@@ -89,150 +83,6 @@ def _drawn(files: Sequence[str], sample: int | None, seed: int) -> list[Made]:
 
 
 # --- the tests that execute a line
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Which tests execute what, measured by one run of all.
-
-    Attributes:
-        seconds: of every test. lines: of every file, the tests that execute each of its lines.
-    """
-
-    seconds: dict[str, float]
-    lines: dict[str, dict[str, list[str]]]
-
-    def tests(self, change: Change, budget: float) -> list[str]:
-        """Tests that execute the change, quick ones first, those of the module's own files before others.
-
-        What is executed on import is left to the tests of the lines that name it, and to those that name it
-        themselves: a test of a table of constants executes no line of the code.
-        """
-        found = self._at(change.file, range(change.line, change.end + 1))
-        if not found:
-            for file, line in _named_at(change):
-                found |= self._at(file, range(line, line + 1))
-            found |= self._naming(change)
-        if not found:
-            found = {test for tests in self.lines.get(change.file, {}).values() for test in tests}
-        stem = Path(change.file).stem
-        ordered = sorted(
-            found, key=lambda t: (stem not in t.split("::")[0], self.seconds[t] > 1, self.seconds[t], t)
-        )
-        spent = list(itertools.accumulate(self.seconds[test] for test in ordered))
-        return [test for test, until in zip(ordered, spent, strict=True) if until <= budget]
-
-    def _naming(self, change: Change) -> set[str]:
-        name = _assigned(change)
-        if name is None:
-            return set()
-        pattern = re.compile(rf"\b{name}\b")
-        files = {test.partition("::")[0] for test in self.seconds}
-        naming = {file for file in files if pattern.search((ROOT / file).read_text())}
-        return {test for test in self.seconds if test.partition("::")[0] in naming}
-
-    def _at(self, file: str, lines: Iterable[int]) -> set[str]:
-        return {test for line in lines for test in self.lines.get(file, {}).get(str(line), ())}
-
-
-def _assigned(change: Change) -> str | None:
-    """The name that the statement of a change gives a value to."""
-    match = re.match(r"\s*(\w+)\s*[:=]", (ROOT / change.file).read_text().splitlines()[change.line - 1])
-    return match[1] if match else None
-
-
-def _named_at(change: Change) -> Iterator[tuple[str, int]]:
-    """Where the function or name is used that a line executed on import belongs to."""
-    tree = ast.parse((ROOT / change.file).read_text())
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.lineno <= change.line <= (node.end_lineno or 0)
-    ]
-    if around:
-        innermost = max(around, key=lambda node: node.lineno)
-        yield from (
-            (change.file, line) for line in range(innermost.body[0].lineno, (innermost.end_lineno or 0) + 1)
-        )
-        return
-    if name := _assigned(change):
-        pattern = re.compile(rf"\b{name}\b")
-        for file in sources():
-            for number, text in enumerate((ROOT / file).read_text().splitlines(), 1):
-                if pattern.search(text):
-                    yield file, number
-
-
-class _Recorder:
-    """A plugin of pytest that tells coverage which test is running, or which fixture that tests share."""
-
-    def __init__(self, measured: coverage.Coverage) -> None:
-        self.measured = measured
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.failed: list[str] = []
-        self.users: dict[str, list[str]] = defaultdict(list)
-        self._running = ""
-
-    def _run(self, name: str) -> None:
-        self._running = name
-        self.measured.switch_context(name)
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._run(nodeid)
-
-    def pytest_runtest_setup(self, item: Any) -> None:
-        for definitions in item._fixtureinfo.name2fixturedefs.values():
-            for definition in definitions:
-                self.users[_fixture(definition)].append(item.nodeid)
-
-    @pluggy.HookimplMarker("pytest")(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
-        """What makes something for several tests is executed in the first of them, but by all that use it."""
-        before = self._running
-        if fixturedef.scope != "function":
-            self._run(_fixture(fixturedef))
-        try:
-            return (yield)
-        finally:
-            self._run(before)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] += report.duration
-        if report.failed:
-            self.failed.append(report.nodeid)
-
-    def tests(self, context: str) -> set[str]:
-        """Those that execute what was executed under a name, and do not fail."""
-        return {test for test in self.users.get(context, [context]) if test and test not in self.failed}
-
-
-def _fixture(definition: Any) -> str:
-    return f"fixture {definition.baseid} {definition.argname}"
-
-
-def _measure(copy: Path, tests: str, out: Path) -> int:
-    """Run tests and write what they reach; those that fail, or take a minute, are not used."""
-    import pytest
-
-    os.chdir(copy)
-    measured = coverage.Coverage(data_file=None, source=[str(copy / name) for name in PACKAGES], config_file=False)
-    measured.start()
-    measured.switch_context("")
-    recorder = _Recorder(measured)
-    pytest.main([*_OPTIONS[1:], "--timeout=60", tests], plugins=[recorder])
-    measured.stop()
-    data, lines = measured.get_data(), {}
-    for file in data.measured_files():
-        by_line = {
-            str(line): sorted(set().union(*map(recorder.tests, found)))
-            for line, found in data.contexts_by_lineno(file).items()
-        }
-        lines[str(Path(file).relative_to(copy))] = {line: found for line, found in by_line.items() if found}
-    for test in recorder.failed:
-        print(f"warning: {test} fails without any change", file=sys.__stderr__)
-    seconds = {test: took for test, took in recorder.seconds.items() if test not in recorder.failed}
-    out.write_text(json.dumps({"seconds": seconds, "lines": lines}))
-    return 0
 
 
 def _digest(copy: Path, places: Sequence[str]) -> str:
@@ -256,7 +106,7 @@ def _reach(copy: Path, folders: Sequence[str], out: Path, anew: bool) -> Reach:
         found = json.loads(kept.read_text()) if kept.exists() and not anew else {}
         if found.get("state") != state:
             print(f"measuring what is executed by {folder}", file=sys.stderr)
-            if _forked(functools.partial(_measure, copy, folder, kept), kept.with_suffix(".log"), math.inf):
+            if _forked(functools.partial(measure, copy, folder, kept), kept.with_suffix(".log"), math.inf):
                 raise SystemExit(f"error: the tests could not be run; see {kept.with_suffix('.log')}")
             found = {**json.loads(kept.read_text()), "state": state}
             kept.write_text(json.dumps(found))
@@ -303,7 +153,7 @@ def _run_tests(copy: Path, tests: Sequence[str]) -> int:
     import pytest
 
     os.chdir(copy)
-    return int(pytest.main([*_OPTIONS, *tests]))
+    return int(pytest.main([*OPTIONS, *tests]))
 
 
 def _try(copy: Path, change: Change, text: str, reach: Reach, budget: float, log: Path) -> dict[str, Any]:
