@@ -41,14 +41,14 @@ class Reach:
     def tests(self, change: Change, budget: float) -> list[str]:
         """Tests that execute the change, quick ones first, those of the module's own files before others.
 
-        What is executed on import is left to the tests of the lines that name it, and to those that name it
-        themselves: a test of a table of constants executes no line of the code.
+        What is executed on import, in whichever test that happens, is left to the tests of the lines that name it,
+        and to those that name it themselves: a test of a table of constants executes no line of the code.
         """
-        found = self._at(change.file, range(change.line, change.end + 1))
-        if not found:
+        on_import = _on_import(change)
+        found = self._naming(change) if on_import else self._at(change.file, range(change.line, change.end + 1))
+        if on_import or not found:
             for file, line in _named_at(change):
                 found |= self._at(file, range(line, line + 1))
-            found |= self._naming(change)
         if not found:
             found = {test for tests in self.lines.get(change.file, {}).values() for test in tests}
         stem = Path(change.file).stem
@@ -77,15 +77,23 @@ def _assigned(change: Change) -> str | None:
     return match[1] if match else None
 
 
+def _functions(file: str, line: int, body: bool) -> list[ast.FunctionDef]:
+    """Those around a line, or around it with their body alone."""
+    return [
+        node
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and (node.body[0] if body else node).lineno <= line <= (node.end_lineno or 0)
+    ]
+
+
+def _on_import(change: Change) -> bool:
+    return not _functions(change.file, change.line, body=True)
+
+
 def _named_at(change: Change) -> Iterator[tuple[str, int]]:
     """Where the function or name is used that a line executed on import belongs to."""
-    tree = ast.parse((ROOT / change.file).read_text())
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.lineno <= change.line <= (node.end_lineno or 0)
-    ]
-    if around:
+    if around := _functions(change.file, change.line, body=False):
         innermost = max(around, key=lambda node: node.lineno)
         yield from (
             (change.file, line) for line in range(innermost.body[0].lineno, (innermost.end_lineno or 0) + 1)
