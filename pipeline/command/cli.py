@@ -33,7 +33,7 @@ from pipeline.run.stage_table import STAGES, Command, load
 
 __all__ = ["COMMANDS", "main", "preset_section", "whole_run"]
 
-# Named, as the code of commands is: to tell inputs apart it knows everything that can be read.
+# By name, as all commands are: telling inputs apart takes all readers of the project.
 _ALONE = "pipeline.run.standalone:run_command"
 CHOICES = {
     "fresh": "start over; what is in the way is kept in the folder replaced/ beside it",

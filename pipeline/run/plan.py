@@ -25,16 +25,16 @@ _ROLLOUTS_PER_SCENARIO = 32
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What is planned.
+    """The size of the entry.
 
     Args:
-        scenarios: of the test split, which are sampled and packed; all of WOMD has 44920.
+        scenarios: of the test split, to sample and to pack; WOMD has 44920.
         training: scenarios to ingest and to train on.
         validation: scenarios to ingest and to score.
         cores: of all machines together; 0 for those of this one.
         gpus: of all machines together, for training and sampling.
-        gpu_speedup: a GPU does as much as so many cores. No run can measure it without one: an assumption.
-        settings: preset with the numbers of steps that are planned.
+        gpu_speedup: cores that a GPU is worth; an assumption, as a run without a GPU cannot measure it.
+        settings: preset with the planned numbers of steps.
     """
 
     scenarios: int = 44_920
@@ -48,10 +48,10 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a stage.
+    """What one stage takes.
 
     Attributes:
-        seconds: on all cores, or GPUs where it runs on them. disk_gb: written and kept.
+        seconds: on all cores, or on the GPUs if the stage uses them. disk_gb: written and kept.
         memory_gb: of all processes.
         assumption: where the figures come from.
     """
@@ -65,7 +65,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Machines:
-    """Cores that a stage has in terms of those of this machine, and processes at a time."""
+    """Cores and GPUs for a stage, in units of this machine's cores, and processes at a time."""
 
     cores: int
     gpus: int

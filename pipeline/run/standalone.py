@@ -1,4 +1,4 @@
-"""Commands that are run alone: what each writes, and that no earlier result is lost or taken for another's."""
+"""Commands that are run alone: no earlier result is lost, and none is taken for that of other options or inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WAIT_SECONDS = 600.0
 
 
 def _out(command: Command, own: Mapping[str, Any]) -> Path | None:
-    """Where a command keeps results; None where it keeps none, or that is not said, or is not on this machine."""
+    """The folder or file of results; None where there is none, none is named, or it is not on this machine."""
     if command.outputs is None:
         return None
     if own.get("out") is not None:
@@ -60,7 +60,7 @@ def _recipe(module: str, config: Any, own: Mapping[str, Any], inputs: Mapping[st
 def identity(value: Any) -> str | None:
     """What identifies the content of an input: a file, a store, records, rollouts, a run, or a list of them.
 
-    None where there is nothing of that kind: whoever reads it will say so.
+    None where there is nothing of that kind; the command itself then reports it.
     """
     if isinstance(value, list):
         parts = [identity(one) for one in value]
@@ -79,7 +79,7 @@ def identity(value: Any) -> str | None:
             return _digests(rollout_files(path))
         with contextlib.suppress(UserError):
             return content_digest(str(value))
-        # A run whose stages left no manifests, or something else that only its reader knows.
+        # Anything else, known only to its reader.
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return _digests(files) if files else None
     except (UserError, OSError):
@@ -94,14 +94,14 @@ def _identity(option: str, value: Any, own: Mapping[str, Any]) -> str | None:
     if option != "data":
         return identity(value)
     try:
-        # Hundreds of gigabytes, of which every file of the store remembers what it was made from.
+        # Hundreds of gigabytes: their content is compared file by file, by the store's receipts.
         return "\n".join(shard.fingerprint for shard in find_shards(value, own["split"]))
     except UserError:
         return None
 
 
 def _refuse_own_inputs(work: Work, inputs: Mapping[str, Any]) -> None:
-    """Raise ``UserError`` where an input is among what the work would move away or write over."""
+    """Raise ``UserError`` where the work would move or overwrite one of its inputs."""
     own = [path.resolve() for path in work.entries()]
     for name, value in inputs.items():
         for one in value if isinstance(value, list) else [value]:
@@ -129,7 +129,7 @@ def run_command(
     fresh: bool,
     keep: bool,
 ) -> dict[str, Any]:
-    """Call a command's function; only one process at a time where it writes, and nothing there is lost.
+    """Call a command's function, one process at a time in its folder; older results there are kept.
 
     Args:
         command: of the table. function, config, own: what to call, with which options.
