@@ -1,12 +1,12 @@
-"""Does this project work on this machine's GPU, how fast, and where does it wait: a table and gpu_check.json.
+"""Check this machine's GPU: agreement with the CPU, speed, and waits, as a table and gpu_check.json.
 
-    make gpu-check                                    all of it, on a machine with everything installed
-    python scripts/gpu_check.py --prepare FOLDER      make what must travel to a machine with little installed
-    python scripts/gpu_check.py --data FOLDER         there: torch, numpy, pyarrow and scipy are all it needs
+    make gpu-check                                    everything on a machine with all packages installed
+    python scripts/gpu_check.py --prepare FOLDER      prepare the folder for a bare machine with a GPU
+    python scripts/gpu_check.py --data FOLDER         on that machine, with torch, numpy, pyarrow and scipy
     python scripts/gpu_check.py --device cpu          the same steps at the smallest sizes, without a GPU
 
-Each step has a limit of time, one that fails leaves the others alone, and both files are written after each. What
-the rows mean is in docs/gpu.md. Exit status: 0 all steps done, 1 some failed or ran out of time.
+Each step has a time limit, steps fail independently, and both files are written after every step. docs/gpu.md
+explains the rows. Exit status: 0 all steps done, 1 a step failed or ran out of time.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _no_card() -> str | None:
-    """Why no card can be used, in one line with what to do; None if one can."""
+def _no_gpu() -> str | None:
+    """Why there is no usable GPU and what to do, in one line; None if there is one."""
     import torch
 
     if torch.cuda.is_available():
         return None
     build = f"torch {torch.__version__}"
     if torch.version.cuda is None:
-        why, mend = f"{build} is a build without CUDA", "install a CUDA build of torch"
+        reason, advice = f"{build} is a build without CUDA", "install a CUDA build of torch"
     elif not shutil.which("nvidia-smi"):
-        why, mend = f"{build} has CUDA {torch.version.cuda}, and there is no nvidia-smi", "install NVIDIA's driver"
+        reason = f"{build} has CUDA {torch.version.cuda}, and there is no nvidia-smi"
+        advice = "install NVIDIA's driver"
     else:
-        why = f"{build} has CUDA {torch.version.cuda}, and sees {torch.cuda.device_count()} devices"
-        mend = "compare with the driver's version that nvidia-smi prints, and look at CUDA_VISIBLE_DEVICES"
-    return f"no usable CUDA device: {why}; {mend}, or give --device cpu to try the steps without one"
+        reason = f"{build} has CUDA {torch.version.cuda}, and sees {torch.cuda.device_count()} devices"
+        advice = "compare it with the driver version of nvidia-smi, and check CUDA_VISIBLE_DEVICES"
+    return f"no usable CUDA device: {reason}; {advice}, or give --device cpu to try the steps without one"
 
 
 def _commit() -> str:
@@ -87,7 +88,7 @@ def _check(data: Path, out: Path, device: str, options: argparse.Namespace) -> i
 
     tiny = options.size == "tiny" or (options.size is None and device == "cpu")
     results = run_steps(steps, Task(data.resolve(), device, tiny, log.resolve()), options.budget, report)
-    print(f"{out / TABLE_FILE}, {out / JSON_FILE}; all that was printed on the way: {log}")
+    print(f"{out / TABLE_FILE}, {out / JSON_FILE}; output of the steps: {log}")
     return int(any(step.state != "done" for step in results))
 
 
@@ -97,25 +98,25 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog="python scripts/gpu_check.py",
     )
-    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only make what must travel, here")
-    parser.add_argument("--run", type=Path, help="take scenes and models of this finished run of make stages")
-    parser.add_argument("--python", default="3.12", help="of the machine with the card, for its wheels")
-    parser.add_argument("--no-wheels", action="store_true", help="prepare without wheels")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="what was prepared; made under OUT if not given"
+        "--prepare", type=Path, metavar="FOLDER", help="only prepare this folder for a bare machine"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"), help="where table, JSON and log go")
+    parser.add_argument("--run", type=Path, help="use scenes and models of this finished run of make stages")
+    parser.add_argument("--python", default="3.12", help="version of Python on the bare machine, for its wheels")
+    parser.add_argument("--no-wheels", action="store_true", help="prepare without wheels")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="prepared folder; made under OUT if not given")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"), help="folder for table, JSON and log")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), help="by default full on cuda, tiny on cpu")
     parser.add_argument(
-        "--budget", type=float, default=480.0, help="seconds for all steps; what does not fit is left out"
+        "--budget", type=float, default=480.0, help="seconds for all steps; steps that do not fit are skipped"
     )
     parser.add_argument("--only", nargs="+", metavar="STEP", help="some of the steps")
     parser.add_argument("--commit", help="of the code, where there is no git")
     options = parser.parse_args(arguments)
     if needed := missing_packages():
         return _fail(f"missing Python packages: {', '.join(needed)}; install them with pip")
-    if options.prepare is None and options.device == "cuda" and (reason := _no_card()):
+    if options.prepare is None and options.device == "cuda" and (reason := _no_gpu()):
         return _fail(reason)
     from data.errors import UserError
 
@@ -129,12 +130,12 @@ def main(arguments: list[str] | None = None) -> int:
             if options.data is None and (options.prepare or not (data / READY_FILE).is_file()):
                 wheels = options.prepare is not None and not options.no_wheels
                 prepare(data, options.run, options.python, wheels)
-                print(f"{data}: ready to travel" if options.prepare else f"{data}: prepared")
+                print(f"{data}: prepared")
             if options.prepare is not None:
                 return 0
             if not (data / READY_FILE).is_file():
                 return _fail(
-                    f"{data}: no {READY_FILE} there; make it with --prepare on a machine with everything installed"
+                    f"{data}: no {READY_FILE}; make it with --prepare on a machine with all packages installed"
                 )
             options.out.mkdir(parents=True, exist_ok=True)
             return _check(data, options.out, options.device, options)

@@ -47,10 +47,10 @@ def versions(inputs: Inputs) -> Iterator[Row | str]:
     yield f"CUDA of torch: {torch.version.cuda}; threads of torch: {torch.get_num_threads()}"
     yield Row("cores", os.cpu_count() or 0, "")
     if inputs.on_gpu:
-        card = torch.cuda.get_device_properties(inputs.device)
-        yield f"{card.name}, compute capability {card.major}.{card.minor}"
-        yield Row("memory of the card", card.total_memory / 1e9, "GB", 80)
-        yield Row("multiprocessors", card.multi_processor_count, "", 132)
+        gpu = torch.cuda.get_device_properties(inputs.device)
+        yield f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"
+        yield Row("memory of the GPU", gpu.total_memory / 1e9, "GB", 80)
+        yield Row("multiprocessors", gpu.multi_processor_count, "", 132)
     yield Row("scenes of the data", len(inputs.scenes), "")
     agents = sum(int(scene.simulated.sum()) for scene in inputs.scenes) / len(inputs.scenes)
     yield Row("agents of a scene, mean", agents, "", 35)

@@ -50,9 +50,9 @@ def _counted(inputs: Inputs, path: _Path) -> Iterator[Row | str]:
         waits = counter.waits + reported
         if path.profiled:
             seen = kernels(path.work)
-            yield Row(f"{path.name}: kernels and copies on the card", seen.count, "", path.launches)
+            yield Row(f"{path.name}: kernels and copies on the GPU", seen.count, "", path.launches)
             yield Row(f"{path.name}: time of the clock", 1000 * seen.seconds, "ms")
-            yield Row(f"{path.name}: the card busy", 100 * seen.busy / seen.seconds, "%")
+            yield Row(f"{path.name}: the GPU busy", 100 * seen.busy / seen.seconds, "%")
             yield from (f"{path.name}: {line}" for line in seen.longest)
     yield from (f"{path.name}: waits {count} x {place}" for place, count in waits.most_common(6))
 

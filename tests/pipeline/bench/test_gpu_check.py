@@ -127,4 +127,4 @@ def test_without_a_card_one_line_says_so(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_folder_that_was_not_prepared_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_check.main(["--data", str(tmp_path / "none"), "--device", "cpu"]) == 1
-    assert "none: no prepared.json there" in capsys.readouterr().err
+    assert "none: no prepared.json;" in capsys.readouterr().err
