@@ -200,6 +200,17 @@ def test_the_other_level_does_not_matter() -> None:
     assert drive(world, exchanged).tolist() == [True, True]
 
 
+def test_who_is_tall_is_on_the_road_that_it_stands_on() -> None:
+    """A box of 12 m under a bridge of 6 m: its middle is as high as the bridge, whose edges are not its own."""
+    ground = [[(-60.0, -4.0, 0.0), (60.0, -4.0, 0.0)], [(60.0, 4.0, 0.0), (-60.0, 4.0, 0.0)]]
+    bridge = [[(4.0, -60.0, 6.0), (4.0, 60.0, 6.0)], [(-4.0, 60.0, 6.0), (-4.0, -60.0, 6.0)]]
+    edges = [(MapKind.ROAD_EDGE, line) for line in ground + bridge]
+    tall, flat = Mover(x=6.0, z=6.0, size=(4.0, 2.0, 12.0)), Mover(x=6.0, z=6.0, size=(4.0, 2.0, 0.2))
+    for mover, off in ((tall, False), (flat, True)):
+        world = world_of(hand_made([mover], edges))
+        assert drive(world, world.pose[0]).tolist() == [off]
+
+
 RED, GREEN = LightState.STOP, LightState.GO
 LANE = (MapKind.LANE, [(float(x), 0.0) for x in range(-30, 31, 3)])
 

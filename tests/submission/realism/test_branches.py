@@ -114,6 +114,12 @@ def test_losses_add_up_to_what_is_missing(name: str) -> None:
     assert [loss.loss for loss in losses] == sorted((loss.loss for loss in losses), reverse=True)
     for feature in COMPONENTS:
         own = [loss for loss in losses if loss.feature == feature]
+        # A feature's likelihood is the geometric mean of its agents', each counted as often as it was asked.
+        samples = dict(zip(context.agent_id.tolist(), result.agent_samples[feature].tolist()))
+        logs = sum(samples[loss.agent_id] * math.log(loss.likelihood) for loss in own)
+        mean = math.exp(logs / max(1, sum(samples.values())))
+        assert mean == pytest.approx(float(result.values[f"{feature}_likelihood"]), rel=1e-4), feature
+        assert all(loss.likelihood == 1.0 for loss in own if not samples[loss.agent_id])
         worst = max(own, key=lambda loss: loss.loss)
         if feature.endswith("indication"):
             assert worst.likelihood == min(loss.likelihood for loss in own)
