@@ -205,10 +205,9 @@ def test_who_is_tall_is_on_the_road_that_it_stands_on() -> None:
     ground = [[(-60.0, -4.0, 0.0), (60.0, -4.0, 0.0)], [(60.0, 4.0, 0.0), (-60.0, 4.0, 0.0)]]
     bridge = [[(4.0, -60.0, 6.0), (4.0, 60.0, 6.0)], [(-4.0, 60.0, 6.0), (-4.0, -60.0, 6.0)]]
     edges = [(MapKind.ROAD_EDGE, line) for line in ground + bridge]
-    tall, flat = Mover(x=6.0, z=6.0, size=(4.0, 2.0, 12.0)), Mover(x=6.0, z=6.0, size=(4.0, 2.0, 0.2))
-    for mover, off in ((tall, False), (flat, True)):
-        world = world_of(hand_made([mover], edges))
-        assert drive(world, world.pose[0]).tolist() == [off]
+    tall, flat = (Mover(x=6.0, z=6.0, size=(4.0, 2.0, height)) for height in (12.0, 0.2))
+    world = world_of(hand_made([tall, flat], edges))
+    assert drive(world, world.pose[0]).tolist() == [False, True]
 
 
 RED, GREEN = LightState.STOP, LightState.GO
