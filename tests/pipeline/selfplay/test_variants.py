@@ -24,6 +24,8 @@ from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW
+from tests.pipeline.simulator.test_step import arcs
+from tests.scenes import Mover, hand_made
 
 CONFIG = SelfPlayConfig(
     agent_steps=1200,
@@ -105,6 +107,14 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
     both = (there[..., 1:] & there[..., :-1])[kept[0].agent_index].T
     assert torch.equal(episode.covered, both)
     assert both.any()
+
+
+def test_logged_tokens_begin_at_the_current_step() -> None:
+    """At 9 m/s every decision goes 1.8 m, which is nearest to the token of 2 m; half a decision would be nearer to
+    none."""
+    vocabulary = arcs()
+    world = build_world(hand_made([Mover(speed=9.0), Mover(x=60.0)]), vocabulary, 4)
+    assert logged_tokens(world, vocabulary).tolist() == [[[1] * 40, [0] * 40]]
 
 
 def test_distillation_lowers_the_kl_and_nothing_else(data, tmp_path) -> None:
