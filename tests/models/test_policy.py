@@ -26,6 +26,10 @@ def make(config: PolicyConfig, actions: int = 7, sizes: tuple[int, int, int] = S
     with torch.no_grad():
         policy.actor.weight.normal_()
         policy.actor.bias.normal_()
+        # They begin at zero, where one forgotten or added twice is not seen.
+        for name, parameter in policy.named_parameters():
+            if name.endswith(".4.bias"):
+                parameter.normal_()
     return policy
 
 
