@@ -466,13 +466,17 @@ def test_compression_is_tried_on_scenarios_spread_over_all(tmp_path: Path) -> No
 
 
 def test_a_member_that_fills_its_blocks_is_not_padded(tmp_path: Path) -> None:
-    """512 bytes with tag and length."""
-    shard = Shard("x.binproto", b"", tuple(entries_of(tmp_path, [b"y" * 509])))
-    assert shard.size == 512
-    write_part(shard, tmp_path / "part")
-    assemble(tmp_path / "x.tar.gz", [tmp_path / "part"], lambda count: None)
+    """512 bytes with tag and length; behind a block of zeros readers would look for no other member."""
+    parts = []
+    for name in ("x.binproto", "y.binproto"):
+        shard = Shard(name, b"", tuple(entries_of(tmp_path, [b"y" * 509])))
+        assert shard.size == 512
+        parts.append(tmp_path / f"part-{name}")
+        write_part(shard, parts[-1])
+    assemble(tmp_path / "x.tar.gz", parts, lambda count: None)
     assert len(gzip.decompress((tmp_path / "x.tar.gz").read_bytes())) == tarfile.RECORDSIZE
-    assert [len(data) for data in members(tmp_path / "x.tar.gz").values()] == [512]
+    found = {name: len(data) for name, data in members(tmp_path / "x.tar.gz").items()}
+    assert found == {"x.binproto": 512, "y.binproto": 512}
 
 
 def ingested(folder: Path, records: list[bytes]) -> tuple[str, Path]:
