@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from data.places import is_remote, place, publish
+from data.places import is_remote, open_path, publish
 
 __all__ = [
     "at_once",
@@ -46,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On any error, Ctrl-C included, the temporary file is removed and ``path`` is left as it was.
     """
-    path = place(path)
+    path = open_path(path)
     remote = is_remote(path)
     folder = Path(tempfile.gettempdir()) if remote else path.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,13 +114,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON. Callers handle OSError and ValueError, and name the file in their message."""
-    return json.loads(place(path).read_text())
+    return json.loads(open_path(path).read_text())
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes as hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()
-    with place(path).open("rb") as file:
+    with open_path(path).open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

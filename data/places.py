@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from data.errors import UserError
 
-__all__ = ["is_remote", "place", "publish"]
+__all__ = ["is_remote", "open_path", "publish"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _LOCAL = frozenset({"file", "local"})
@@ -23,7 +23,7 @@ def _protocols(path: Any) -> frozenset[str]:
     return frozenset((protocol,) if isinstance(protocol, str) else protocol)
 
 
-def place(name: str | Path) -> Path:
+def open_path(name: str | Path) -> Path:
     """An absolute local path, or a ``UPath`` (typed as ``Path``, whose interface it has) for a URL.
 
     ``~`` and ``~user`` at the beginning are expanded.
@@ -51,7 +51,7 @@ def place(name: str | Path) -> Path:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path of ``place`` is a URL."""
+    """Whether a path of ``open_path`` is a URL."""
     return not isinstance(path, Path)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from data.completeness import Origin, Remarks
 from data.errors import UserError, warn_once
 from data.files import at_once, checksum
-from data.places import place
+from data.places import open_path
 from data.scene import Scene
 from data.sources import Shard, find_shards, shard_content
 from data.store import SceneStore, is_store
@@ -100,7 +100,7 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
     Raises:
         UserError: nothing there, or a broken record.
     """
-    root = place(path)
+    root = open_path(path)
     for folder in [root, *([root / split] if split else [])]:
         if is_store(folder):
             return SceneStore(folder)
@@ -109,7 +109,7 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
 
 def content_digest(scenarios: str) -> str:
     """Digest of the content of a store or of records, independent of their path and times."""
-    folder = place(scenarios)
+    folder = open_path(scenarios)
     if is_store(folder):
         files = sorted(folder.glob("*.parquet"), key=str)
         parts = [f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True)]

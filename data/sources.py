@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from data.completeness import SPLITS, check_whole, folder_split, shard_split, split_base
 from data.errors import UserError
 from data.files import checksum
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
@@ -43,7 +43,7 @@ class Shard:
 
 def shard_content(shard: Shard) -> str:
     """Name, size and checksum of a TFRecord file; of a URL name, size, and the version that its storage reports."""
-    path = place(shard.url)
+    path = open_path(shard.url)
     return shard.fingerprint if is_remote(path) else f"{shard.fingerprint}:{checksum(path)}"
 
 
@@ -61,7 +61,7 @@ def _fingerprint(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
 
 
 def _opened(data: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    local = place(data)
+    local = open_path(data)
     if not is_remote(local):
         return LocalFileSystem(), str(local)
     filesystem, path = fsspec.core.url_to_fs(data)
@@ -253,7 +253,7 @@ def check_apart(data: str) -> None:
     owners: dict[str, str] = {}
     for split in SPLITS:
         for shard in find_shards(data, split):
-            local = place(shard.url)
+            local = open_path(shard.url)
             file = shard.url if is_remote(local) else os.path.realpath(local)
             if file in owners:
                 raise UserError(

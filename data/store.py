@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from data.completeness import Origin, Rejected, Remarks, check_whole, some
 from data.errors import UserError
 from data.files import atomic_path
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
@@ -133,7 +133,7 @@ class SceneStore:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = place(folder)
+        self.folder = open_path(folder)
         names = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
         self._shards = [self.folder / name for name in names if _SHARD.fullmatch(name)]
         if not self._shards:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError, warn_once
-from data.places import place
+from data.places import open_path
 from data.vocabulary import LOAD_ERRORS
 
 __all__ = [
@@ -99,7 +99,7 @@ def trained_on(path: Path) -> Tensor:
 
 
 def _load(path: Path, stages: str) -> Any:
-    path = place(path)
+    path = open_path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; run {stages} first, or correct the path")
     try:

@@ -24,7 +24,7 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from data.completeness import series_of
 from data.errors import UserError
 from data.geometry import wrap_angle
-from data.places import place
+from data.places import open_path
 from data.scene import FUTURE_STEPS
 from submission.members import open_members
 
@@ -307,7 +307,7 @@ def rollout_files(path: str | Path) -> list[Path]:
     Raises:
         UserError: no files, or in a folder an unfinished file or a shard that occurs twice.
     """
-    root = place(path)
+    root = open_path(path)
     if root.is_dir():
         names = [file for file in root.iterdir() if not file.name.startswith(".")]
         files = [file for file in names if ".binproto" in file.name]

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.completeness import some
 from data.errors import UserError
 from data.files import read_json
-from data.places import place
+from data.places import open_path
 from models.checkpoints import seen_scenes, trained_on
 
 __all__ = ["RECIPE", "TRAINED", "check_rollouts", "check_unseen", "trained_scenes"]
@@ -46,7 +46,7 @@ def check_rollouts(rollouts: str | Path) -> None:
     Raises:
         UserError: it was.
     """
-    path = place(rollouts)
+    path = open_path(rollouts)
     recipe = (path if path.is_dir() else path.parent) / RECIPE
     try:
         seen = int(read_json(recipe)[TRAINED])

@@ -17,7 +17,7 @@ from typing import Any
 
 from data.completeness import allow_partial
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
-from data.places import place
+from data.places import open_path
 from pipeline.command.options import (
     command_parser,
     expand_flags,
@@ -163,7 +163,7 @@ def _call(name: str, arguments: list[str]) -> None:
     if pop_flag(arguments, "partial"):
         allow_partial()
     log = pop_option(arguments, "log", "")
-    with logged(place(log)) if log else contextlib.nullcontext():
+    with logged(open_path(log)) if log else contextlib.nullcontext():
         _run(name, command, arguments)
 
 

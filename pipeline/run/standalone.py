@@ -13,7 +13,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import at_once, checksum
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.scenes_source import content_digest
 from data.sources import find_shards
 from data.store import is_store
@@ -36,9 +36,9 @@ def _out(command: Command, own: Mapping[str, Any]) -> Path | None:
     if command.outputs is None:
         return None
     if own.get("out") is not None:
-        out = place(own["out"])
+        out = open_path(own["out"])
         return None if is_remote(out) else out
-    return place(own["run"]) / command.out if command.out and own.get("run") is not None else None
+    return open_path(own["run"]) / command.out if command.out and own.get("run") is not None else None
 
 
 def _work(command: Command, out: Path) -> Work:
@@ -65,7 +65,7 @@ def identity(value: Any) -> str | None:
     if isinstance(value, list):
         parts = [identity(one) for one in value]
         return None if None in parts else str(parts)
-    path = place(value)
+    path = open_path(value)
     try:
         if is_remote(path):
             return "\n".join(shard.fingerprint for shard in find_shards(str(value)))
@@ -105,7 +105,7 @@ def _refuse_own_inputs(work: Work, inputs: Mapping[str, Any]) -> None:
     own = [path.resolve() for path in work.entries()]
     for name, value in inputs.items():
         for one in value if isinstance(value, list) else [value]:
-            path = place(one)
+            path = open_path(one)
             if not is_remote(path) and any(path.resolve().is_relative_to(entry) for entry in own):
                 raise UserError(f"--{name} {one}: the result would take its place; choose another --out")
 

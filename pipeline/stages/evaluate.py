@@ -15,7 +15,7 @@ from typing import Any
 from data.completeness import Origin, some
 from data.errors import IncompleteError, UserError
 from data.files import remove_leftovers, sha256_of, write_json, write_text
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
@@ -143,7 +143,7 @@ def run_evaluate(
         IncompleteError: once everything is written: rollouts that are damaged, unknown or of wrong objects, unless
             ``allow_broken``; scenarios that cannot be scored, unless ``allow_unscorable``.
     """
-    scenarios, out = str(place(scenarios)), out.absolute()
+    scenarios, out = str(open_path(scenarios)), out.absolute()
     metric = load_config(config.metric_name)
     if not config.allow_trained:
         check_rollouts(rollouts)
@@ -280,7 +280,7 @@ def _listed(reasons: Mapping[str, str]) -> list[str]:
 
 def _absence(rollouts: str | Path) -> str:
     """Which shards of a folder of rollouts are missing by their names; of several folders it is not known."""
-    if not place(rollouts).is_dir():
+    if not open_path(rollouts).is_dir():
         return ""
     return Origin(tuple(file.name for file in rollout_files(rollouts))).absence
 

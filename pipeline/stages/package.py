@@ -14,7 +14,7 @@ from typing import Any
 from data.completeness import Origin, partial_allowed, some
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, write_json, write_text
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.receipts import Receipt, accepted, write_receipt
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from pipeline.execution.console import bar
@@ -249,7 +249,7 @@ def run_package(
         raise UserError(f"--shard_mb {config.shard_mb}: expected 1 to {_MAX_SHARD_MB - 1}")
     if config.split_mb < 0:
         raise UserError(f"--split_mb {config.split_mb}: expected 1 or more, or 0 for a single piece")
-    archive = place(out)
+    archive = open_path(out)
     if not archive.name.endswith(".tar.gz"):
         raise UserError(f"--out {out}: the server takes a .tar.gz")
     # Deterministic serialisation: the archive's bytes are compared between runs.
@@ -263,7 +263,7 @@ def run_package(
     _check_set(scenarios, source.origin)
     parts = archive.with_name(f".{archive.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    entries = _checked(rollouts, str(place(scenarios)), source, parts, config, engine)
+    entries = _checked(rollouts, str(open_path(scenarios)), source, parts, config, engine)
     shards = plan_shards(entries, head, config.shard_mb * 1_000_000)
     tasks = [_PackTask(shard, parts / shard.name) for shard in shards]
     _check_space(archive, parts, shards, entries, config.split_mb > 0)

@@ -17,7 +17,7 @@ from typing import Any
 from data.completeness import some
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, sha256_of, write_json
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
@@ -179,13 +179,13 @@ def run_sample(
     if config.shard_scenarios < 1:
         raise UserError(f"--shard_scenarios {config.shard_scenarios}: expected at least 1")
     device = find_devices(config.device).name
-    weights = None if checkpoint is None else place(checkpoint)
+    weights = None if checkpoint is None else open_path(checkpoint)
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint}: no such file")
     if config.agent not in LEARNT and weights is not None:
         print(f"warning: --checkpoint {checkpoint}: not used by --agent {config.agent}", file=sys.stderr)
         weights = None
-    source_name, folder = str(place(scenarios)), place(out)
+    source_name, folder = str(open_path(scenarios)), open_path(out)
     inputs = _Inputs(
         scenarios=source_name,
         scenarios_digest=content_digest(source_name),

@@ -13,7 +13,7 @@ from typing import Any
 from data.completeness import DUPLICATE, Origin, Rejected, Remarks
 from data.errors import UserError, warn_once
 from data.files import at_once, remove_leftovers, write_text
-from data.places import place
+from data.places import open_path
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.scene import Scene
 from data.sources import SPLITS, Shard, check_apart, find_shards, shard_content
@@ -130,7 +130,7 @@ def ingest(
         UserError: no files, no usable record, rejected records without ``allow_rejected``, or a scenario id that
             occurs in two files.
     """
-    out = place(out)
+    out = open_path(out)
     tasks = _tasks(data, split, out)
     expected = {task.target.name for task in tasks}
     if foreign := store_kinds(out) - {split}:
@@ -238,7 +238,7 @@ def run_tokenize(
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: expected one of {', '.join(SPLITS)}")
-    folder = place(out)
+    folder = open_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     figures = ingest(config, data=data, split=split, out=folder, engine=engine)
     if split == "training":

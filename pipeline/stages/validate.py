@@ -11,7 +11,7 @@ from typing import Any
 from data.completeness import SPLITS, Origin, partial_allowed
 from data.errors import UserError
 from data.files import sha256_of, write_json
-from data.places import place
+from data.places import open_path
 from data.scenes_source import open_scenes
 from data.store import SceneStore, is_store
 from pipeline.execution.console import bar
@@ -56,7 +56,7 @@ def run_validate(
     """
     source = open_scenes(scenarios)
     with bar("validate", len(source), " scenario") as progress:
-        verdict = validate_archive(archive, source, progress.update, _siblings(place(scenarios)))
+        verdict = validate_archive(archive, source, progress.update, _siblings(open_path(scenarios)))
     _check_set(verdict, archive.name, source.origin)
     figures: dict[str, float] = {
         "scenarios": verdict.scenarios,

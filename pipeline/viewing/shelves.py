@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from data.completeness import Remarks
 from data.errors import UserError, warn_once
-from data.places import place
+from data.places import open_path
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from data.sources import find_shards
 from data.store import SceneStore, is_store
@@ -179,7 +179,7 @@ def open_shelf(path: str) -> Shelf:
     Raises:
         UserError: nothing there.
     """
-    folder = place(path)
+    folder = open_path(path)
     return StoreShelf(folder) if is_store(folder) else RecordShelf(path)
 
 

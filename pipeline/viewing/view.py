@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from data.errors import UserError
-from data.places import place
+from data.places import open_path
 from data.scene import Scene
 from pipeline.evaluation.tables import read_table
 from pipeline.viewing.explaining import Explainer, Explanation
@@ -74,7 +74,7 @@ def _names(paths: list[str]) -> list[str]:
     """A short name for each path, and a different one for each."""
     names: list[str] = []
     for path in paths:
-        name = place(path).name or str(path)
+        name = open_path(path).name or str(path)
         count = sum(known == name or known.startswith(f"{name} (") for known in names)
         names.append(f"{name} ({count + 1})" if count else name)
     return names

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from data.errors import UserError
 from data.files import atomic_write, read_json, sha256_of, write_json
-from data.places import is_remote, place
+from data.places import is_remote, open_path
 from data.receipts import accepted, receipt_path, write_receipt
 
 
@@ -27,30 +27,30 @@ class Mounted(LocalFileSystem):
 @pytest.fixture
 def memory() -> Iterator[Path]:
     MemoryFileSystem.store.clear()
-    yield place("memory://bucket/folder")
+    yield open_path("memory://bucket/folder")
     MemoryFileSystem.store.clear()
 
 
 def test_paths_of_this_machine_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place("a/b") == place(Path("a/b")) == place(f"file://{tmp_path}/a/b") == tmp_path / "a" / "b"
-    assert not is_remote(place("a"))
+    assert open_path("a/b") == open_path(Path("a/b")) == open_path(f"file://{tmp_path}/a/b") == tmp_path / "a" / "b"
+    assert not is_remote(open_path("a"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert place("~/a") == place(Path("~/a")) == tmp_path / "a"
-    assert place("~root") == Path(os.path.expanduser("~root"))
-    assert place("~nobody-of-this-name") == tmp_path / "~nobody-of-this-name"
+    assert open_path("~/a") == open_path(Path("~/a")) == tmp_path / "a"
+    assert open_path("~root") == Path(os.path.expanduser("~root"))
+    assert open_path("~nobody-of-this-name") == tmp_path / "~nobody-of-this-name"
 
 
 def test_urls_stay_urls(memory: Path) -> None:
     assert is_remote(memory)
-    assert place(memory) is memory
+    assert open_path(memory) is memory
     assert str(memory / "x") == "memory://bucket/folder/x"
 
 
 @pytest.mark.parametrize("name", ["nosuch://bucket/x", "nosuch::x"])
 def test_unknown_kinds_are_named(name: str) -> None:
     with pytest.raises(UserError, match="cannot open this kind of URL"):
-        place(name)
+        open_path(name)
 
 
 def test_writing_to_an_object_store(memory: Path) -> None:
@@ -84,7 +84,7 @@ def test_elsewhere_files_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         put(self, source, target, *arguments, **options)
 
     monkeypatch.setattr(Mounted, "put_file", remember)
-    target = place(f"mounted://{tmp_path}/x")
+    target = open_path(f"mounted://{tmp_path}/x")
     assert is_remote(target)
     atomic_write(target, lambda file: file.write(b"1"))
     assert seen == [".x.part"]

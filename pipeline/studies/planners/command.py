@@ -10,7 +10,7 @@ from typing import Any
 from data.completeness import some
 from data.errors import UserError
 from data.files import sha256_of, write_json, write_text
-from data.places import place
+from data.places import open_path
 from data.scenes_source import content_digest, open_scenes
 from data.store import is_store
 from pipeline.agents.leaks import check_unseen
@@ -230,7 +230,7 @@ def run_planners(
     given = {"reference": reference, "policy": policy, "plain": plain}
     inputs = _inputs(run, scenarios, out, given)
     folder = inputs.out
-    path = str(place(inputs.scenarios))
+    path = str(open_path(inputs.scenarios))
     chosen_ids = _chosen(path, config.scenes)
     _check_unseen(config, inputs, planner or [], path, chosen_ids)
     trained, plain = _trained(config, inputs, seed)

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import write_json, write_text
-from data.places import place
+from data.places import open_path
 from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
@@ -113,7 +113,7 @@ def run_robustness(
         out = out or run / "robustness"
     assert scenarios is not None
     assert out is not None
-    scenes = choose_scenes(str(place(scenarios)), config.scenes, seed)
+    scenes = choose_scenes(str(open_path(scenarios)), config.scenes, seed)
     for who in contestants:
         check_unseen(who.checkpoint, scenarios, scenes.ids)
     outcomes = _outcomes(config, scenes, contestants, tried, out, seed, engine)
