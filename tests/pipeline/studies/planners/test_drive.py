@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.scene import CURRENT_INDEX
+from data.scene import CURRENT_INDEX, Scene
 from data.tokenizer import scene_origin
 from pipeline.agents.baselines import LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
@@ -90,6 +90,48 @@ def test_what_is_told_is_what_has_happened() -> None:
     seen = drive.present[0, :, 19].numpy()
     np.testing.assert_allclose(later.velocity[seen], moved[seen], atol=1e-4)
     assert (later.velocity[~seen] == 0).all()
+
+
+def test_who_comes_back_has_no_velocity_at_first() -> None:
+    """Away until two seconds on, and then 5 m/s: where it was while it was away is nowhere."""
+    scene = hand_made([Mover(speed=4.0), Mover(x=30.0, speed=5.0)])
+    scene.agents.valid[1, CURRENT_INDEX + 1 : CURRENT_INDEX + 20] = False
+    scene.agents.position[1, CURRENT_INDEX + 1 : CURRENT_INDEX + 20] = 0.0
+    planner = Scripted(Control(0.0, 0.0), period=1)
+    drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    speeds = [float(told.velocity[1, 0]) for told in planner.told[20:22]]
+    assert [bool(told.present[1]) for told in planner.told[19:21]] == [False, True]
+    assert speeds == pytest.approx([0.0, 5.0], abs=1e-3)
+
+
+@dataclass
+class Listening:
+    """Traffic of somebody that stands and hears what the AV does, two steps at a time."""
+
+    token_steps = 2
+    heard: list[torch.Tensor] = field(default_factory=list)
+
+    def together(self, agents: int) -> int:
+        return 8
+
+    def begin(self, scene: Scene, copies: int, seed: int) -> Listening:
+        self.shape = (copies, int(scene.simulated.sum()), 2)
+        return self
+
+    def decide(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(*self.shape, 3), torch.ones(self.shape, dtype=torch.bool)
+
+    def happened(self, ego: torch.Tensor) -> None:
+        self.heard.append(ego.clone())
+
+
+def test_traffic_hears_of_the_steps_of_its_own_decision() -> None:
+    scene, traffic = hand_made([Mover(speed=5.0), Mover(x=50.0)]), Listening()
+    planner = Scripted(ramp(5.0), period=80)
+    drive = drive_scene(scene, {"p": lambda mission: planner}, traffic, mission_of(scene))
+    assert [ego.shape for ego in traffic.heard] == [(1, 2, 3)] * 40
+    assert torch.equal(torch.cat(traffic.heard, dim=1), drive.pose[:, drive.ego, 1:])
+    assert float(traffic.heard[0][0, 1, 0]) == pytest.approx(1.0)
 
 
 def test_accelerations_of_the_av() -> None:

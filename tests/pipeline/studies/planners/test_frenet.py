@@ -338,3 +338,19 @@ def test_nearness_costs_a_share_of_the_penalty_below_half_a_metre() -> None:
     # A way into somebody ahead is no choice, whatever others cost; who is touched already tells nothing.
     assert chosen(-0.1, 1e6, x=5.0) == 1
     assert chosen(-0.1, 1.0) == 0
+
+
+def test_who_is_turned_sweeps_more_than_its_width() -> None:
+    """2.5 m of road on either side; at 0.9 m a box of 4 by 2 m fits along it, and turned by 0.3 rad it does not."""
+    scene = hand_made([Mover(speed=7.0)], [straight_road(), *edges(2.5)])
+    planner = FrenetPlanner(mission_of(scene))
+    start = Start(20.0, 7.0, 0.0, 0.9, 0.0, 0.0)
+    still = np.zeros((2, 10))
+    tried = Candidates(
+        s=20.0 + 0.7 * np.arange(1, 11) + still, d=0.9 + still, rate=7.0 + still, acceleration=still, jerk=still,
+        speed=7.0 + still, turn=np.array([[0.0], [0.3]]) + still, lateral=still, slope=still, bend=still,
+        curvature=still,
+    )  # fmt: skip
+    assert planner._possible(tried, start, np.array([2.0, 1.0])).tolist() == [True, False]
+    # Where the car is off the road to begin with, its present offset must do.
+    assert planner._possible(tried, dataclasses.replace(start, d=3.0), np.array([2.0, 1.0])).tolist() == [True] * 2

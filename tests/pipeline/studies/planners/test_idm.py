@@ -258,3 +258,30 @@ def test_settings_are_those_of_the_table() -> None:
     assert {n: s.perception for n, s in IDM_SETTINGS.items() if s.perception != 60} == {"highway": 100, "city": 30}
     assert (IDM_SETTINGS["truck"].length, IDM_SETTINGS["comfort"].jerk) == (8, 2)
     assert (IDM_SETTINGS["adaptive"].reaction, IDM_SETTINGS["defensive"].time_to_collision) == (0.2, 3)
+
+
+def accelerated(settings: IDMSettings, speed: float, gap: float | None, leader: float, merging: bool) -> float:
+    """m/s^2 on a free road or behind one leader, from none before."""
+    scene = hand_made([Mover(speed=speed)], [straight_road()])
+    planner = IDMPlanner(mission_of(scene), settings)
+    planner._followed(np.zeros(3), speed)
+    gaps = np.zeros(0) if gap is None else np.array([gap])
+    return planner._acceleration(
+        0.0, speed, gaps, np.full(len(gaps), leader), np.full(len(gaps), merging), before=0.0
+    )
+
+
+def test_accelerations_change_by_the_jerk_times_a_step() -> None:
+    """From a stand the model wants 2 m/s^2 at once."""
+    assert accelerated(IDMSettings(), 0.0, None, 0.0, False) == pytest.approx(2.0)
+    for jerk in (2.0, 5.0):
+        assert accelerated(IDMSettings(jerk=jerk), 0.0, None, 0.0, False) == pytest.approx(0.1 * jerk)
+
+
+def test_time_to_collision_is_of_those_in_the_lane() -> None:
+    """Forty metres at 8 m/s are 5 s: below 6 s it brakes with 3 m/s^2, but not for who is still beside."""
+    settings = IDMSettings(time_to_collision=6.0)
+    assert accelerated(settings, 10.0, 40.0, 2.0, merging=False) == pytest.approx(-3.0)
+    beside = accelerated(settings, 10.0, 40.0, 2.0, merging=True)
+    assert beside == accelerated(IDMSettings(), 10.0, 40.0, 2.0, merging=False)
+    assert beside > 0.0
