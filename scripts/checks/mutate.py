@@ -188,12 +188,22 @@ def _interval(caught: int, tried: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / tried), (middle + half) / (1 + z * z / tried)
 
 
-def _report(results: Iterable[Mapping[str, Any]], nothing: Mapping[str, str]) -> int:
+def _changes_nothing(found: Mapping[str, Any], entries: Iterable[Mapping[str, str]]) -> bool:
+    """Whether an entry explains a survivor: the same change, in a statement that contains the entry's code."""
+    lines = (ROOT / found["file"]).read_text().splitlines()
+    statement = "\n".join(lines[found["line"] - 1 : found["end"]])
+    return any(
+        all(entry[key] == found[key] for key in ("file", "old", "new")) and entry["code"] in statement
+        for entry in entries
+    )
+
+
+def _report(results: Iterable[Mapping[str, Any]], nothing: Sequence[Mapping[str, str]]) -> int:
     """Print survivors and shares; the number of survivors that no reason is written for."""
     by_package: dict[str, Counter[str]] = defaultdict(Counter)
     survivors = 0
     for found in results:
-        reason = nothing.get(found["name"])
+        reason = _changes_nothing(found, nothing)
         noticed = found["outcome"] in ("caught", "timeout")
         package = Change(**{key: found[key] for key in Change.__dataclass_fields__}).package
         by_package[package]["caught" if noticed else "changes nothing" if reason else "survived"] += 1
@@ -285,12 +295,9 @@ def _study(
             ],
             flush=True,
         )
-    nothing = (
-        {entry["name"]: entry["why"] for entry in yaml.safe_load(_NOTHING.read_text()) or []}
-        if _NOTHING.exists()
-        else {}
-    )
-    return 1 if _report([known[change.name] for change, _ in drawn if change.name in known], nothing) else 0
+    # Lines as they are now; a result is as old as its file.
+    results = [{**known[change.name], **asdict(change)} for change, _ in drawn if change.name in known]
+    return 1 if _report(results, yaml.safe_load(_NOTHING.read_text())) else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from data.errors import UserError
 from data.scene import CURRENT_INDEX, Scene
 from data.tokenizer import scene_origin
+from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.studies.planners.catalogue import ConstantVelocityPlanner, LogPlanner
@@ -98,40 +99,45 @@ def test_who_comes_back_has_no_velocity_at_first() -> None:
     scene.agents.valid[1, CURRENT_INDEX + 1 : CURRENT_INDEX + 20] = False
     scene.agents.position[1, CURRENT_INDEX + 1 : CURRENT_INDEX + 20] = 0.0
     planner = Scripted(Control(0.0, 0.0), period=1)
-    drive_scene(scene, {"p": lambda mission: planner}, LogTraffic(), mission_of(scene))
+    drive_scene(scene, {"p": lambda mission: planner}, LogReplay(), mission_of(scene))
     speeds = [float(told.velocity[1, 0]) for told in planner.told[20:22]]
     assert [bool(told.present[1]) for told in planner.told[19:21]] == [False, True]
     assert speeds == pytest.approx([0.0, 5.0], abs=1e-3)
 
 
-@dataclass
-class Listening:
-    """Traffic of somebody that stands and hears what the AV does, two steps at a time."""
+class Listening(Agent):
+    """Agents that stand, and keep what they observe, two steps at a time."""
 
     token_steps = 2
-    heard: list[torch.Tensor] = field(default_factory=list)
 
-    def together(self, agents: int) -> int:
-        return 8
+    def __init__(self) -> None:
+        self.observed: list[torch.Tensor] = []
 
-    def begin(self, scene: Scene, copies: int, seed: int) -> Listening:
-        self.shape = (copies, int(scene.simulated.sum()), 2)
+    def start(self, prepared: Scene, count: int, driven: torch.Tensor | None = None) -> Listening:
+        self.shape = (count, int(prepared.simulated.sum()), 2)
         return self
 
-    def decide(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(*self.shape, 3), torch.ones(self.shape, dtype=torch.bool)
 
-    def happened(self, ego: torch.Tensor) -> None:
-        self.heard.append(ego.clone())
+    def observe(
+        self,
+        pose: torch.Tensor,
+        present: torch.Tensor | None = None,
+        velocity: torch.Tensor | None = None,
+        red: torch.Tensor | None = None,
+    ) -> None:
+        self.observed.append(pose.clone())
 
 
 def test_traffic_hears_of_the_steps_of_its_own_decision() -> None:
     scene, traffic = hand_made([Mover(speed=5.0), Mover(x=50.0)]), Listening()
     planner = Scripted(ramp(5.0), period=80)
     drive = drive_scene(scene, {"p": lambda mission: planner}, traffic, mission_of(scene))
-    assert [ego.shape for ego in traffic.heard] == [(1, 2, 3)] * 40
-    assert torch.equal(torch.cat(traffic.heard, dim=1), drive.pose[:, drive.ego, 1:])
-    assert float(traffic.heard[0][0, 1, 0]) == pytest.approx(1.0)
+    seen = [pose[:, drive.ego] for pose in traffic.observed]
+    assert [pose.shape for pose in seen] == [(1, 2, 3)] * 40
+    assert torch.equal(torch.cat(seen, dim=1), drive.pose[:, drive.ego, 1:])
+    assert float(seen[0][0, 1, 0]) == pytest.approx(1.0)
 
 
 def test_accelerations_of_the_av() -> None:
