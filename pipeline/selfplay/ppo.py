@@ -18,6 +18,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from pipeline.execution.devices import summed
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Rollout
 from pipeline.simulator.observation import Observation
@@ -32,7 +33,6 @@ __all__ = [
     "gae",
     "minibatches",
     "ppo_loss",
-    "sum_over_devices",
 ]
 
 LOSS_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction")
@@ -102,7 +102,7 @@ def minibatches(
         torch.stack((exact[rows].sum(), exact[rows].square().sum(), covered[rows].sum().double()))
         for rows in rows_of_parts
     ]
-    totals = sum_over_devices(shard.fabric, torch.stack(sums))  # [minibatches, 3]
+    totals = summed(shard.fabric, torch.stack(sums))  # [minibatches, 3]
     for part, rows, (total, squares, covered_count) in zip(parts, rows_of_parts, totals, strict=True):
         mean = total / len(part)
         deviation = (squares / len(part) - mean.square()).clamp(min=0).sqrt()
@@ -157,16 +157,9 @@ def explained_variance(fabric: Fabric, values: Tensor, advantages: Tensor) -> fl
     sums = [total for x in (error, returns) for total in (x.sum(), x.square().sum())]
     count = torch.tensor(float(error.numel()), dtype=torch.float64, device=error.device)
     mean, square, returns_mean, returns_square = (
-        sum_over_devices(fabric, torch.stack(sums)) / sum_over_devices(fabric, count)
+        summed(fabric, torch.stack(sums)) / summed(fabric, count)
     ).tolist()
     return 1.0 - max(0.0, square - mean**2) / max(1e-8, returns_square - returns_mean**2)
-
-
-def sum_over_devices(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all devices."""
-    total = fabric.all_reduce(tensor, reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total
 
 
 class Shard:
@@ -177,7 +170,7 @@ class Shard:
         self._decisions, self._own = rollout.actions.shape
         counts = torch.zeros(fabric.world_size, dtype=torch.int64, device=rollout.actions.device)
         counts[fabric.global_rank] = self._own
-        counts = sum_over_devices(fabric, counts)
+        counts = summed(fabric, counts)
         self._agents = int(counts.sum())
         self._first = int(counts[: fabric.global_rank].sum())
 

@@ -32,6 +32,7 @@ from models.reference.agent import ReferenceAgent
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.drawing.training_log import TrainingLog, write_table
+from pipeline.execution.devices import summed
 from pipeline.execution.manifest import deciding
 from pipeline.selfplay.anchor import (
     Anchor,
@@ -50,7 +51,6 @@ from pipeline.selfplay.ppo import (
     gae,
     minibatches,
     ppo_loss,
-    sum_over_devices,
 )
 from pipeline.selfplay.rollout import Rollout, act, collect
 from pipeline.simulator.episode import Simulator
@@ -144,7 +144,7 @@ def train(
             logged = logged_tokens(world, vocabulary) if config.driver == "log" else None
             rollout = collect(actor, simulator, world, score, config.ppo, uniform, logged)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
-            steps, transitions = sum_over_devices(fabric, counts).tolist()
+            steps, transitions = summed(fabric, counts).tolist()
             state.updates += 1
             if not transitions:
                 state.idle += config.worlds
@@ -234,7 +234,7 @@ def update(
             fabric.clip_gradients(policy, optimizer, max_norm=config.gradient_clip)
             optimizer.step()
             figures.append(torch.stack([parts[name] for name in LOSS_PARTS]))
-    means = sum_over_devices(fabric, torch.stack(figures).mean(0)).tolist()
+    means = summed(fabric, torch.stack(figures).mean(0)).tolist()
     explained = explained_variance(fabric, rollout.values, advantages)
     return dict(zip(LOSS_PARTS, means, strict=True)) | {"explained_variance": explained}
 
@@ -344,7 +344,7 @@ def _seed_of(seed: int, update_number: int, purpose: str) -> int:
 
 
 def _means(fabric: Fabric, sums: Mapping[str, Tensor]) -> Row:
-    total = sum_over_devices(fabric, torch.stack(list(sums.values())))
+    total = summed(fabric, torch.stack(list(sums.values())))
     means = total[:, 0] / total[:, 1].clamp(min=1)
     return dict(zip(sums, means.tolist(), strict=True))
 
