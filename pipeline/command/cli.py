@@ -61,13 +61,13 @@ _OTHERS = (
     ),
     Command(
         name="sumo",
-        summary="let the policy drive inside SUMO, beside SUMO's own model",
+        summary="let policy and reference drive inside SUMO, beside SUMO's own model",
         example="--policy runs/demo/selfplay/policy.ckpt --out runs/demo/sumo",
         module="pipeline.studies.cosimulation.command",
         function="run_cosimulation",
         config="CosimulationConfig",
         outputs=("cosimulation.json", "settings.json", "worlds", "world.mp4", "world.png"),
-        inputs=("policy",),
+        inputs=("policy", "reference"),
     ),
     Command(
         name="view",

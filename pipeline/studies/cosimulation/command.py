@@ -1,4 +1,4 @@
-"""Command ``sumo``: a policy drives vehicles inside SUMO, beside SUMO's own model."""
+"""Command ``sumo``: a policy, or a reference, drives vehicles inside SUMO, beside SUMO's own model."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, Lights, Scene
 from data.traffic.sumo import SumoError, require_sumo
 from models.sampling import SamplingConfig
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.drawing.films import write_sheet, write_video
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.execution.console import bar
@@ -34,6 +35,7 @@ from pipeline.studies.cosimulation.drive import (
     drive,
     policy_driver,
     replay_driver,
+    scene_driver,
     straight_driver,
 )
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
@@ -96,6 +98,7 @@ class _Task:
 
     config: CosimulationConfig
     policy: Path
+    reference: Path | None
     out: Path
     seed: int
     world: int
@@ -109,18 +112,27 @@ class _Task:
         return self.out / _WORLDS / f".{self.world:04d}.draft"
 
 
-def _drive_all(task: _Task, area: Area, agent: PolicyAgent) -> dict[str, Drive]:
+def _drive_all(task: _Task, area: Area) -> dict[str, Drive]:
     """A world driven by everyone, from the same moment and with the same vehicles."""
-    config, steps = task.config, agent.vocabulary.token_steps
+    config = task.config
+    sampling = SamplingConfig(config.temperature, config.top_k, config.top_p)
+    agent = PolicyAgent.from_checkpoint(task.policy, sampling)
+    steps = agent.token_steps
     decisions = -(-round(config.seconds / STEP_SECONDS) // steps)
     how = DriveConfig(decisions * steps, round(config.warm_up / STEP_SECONDS), config.share, task.seed)
     own = drive(area, how, None)
-    return {
+    drives = {
         "sumo": own,
         "replay": drive(area, how, replay_driver(own.pose, own.present, steps)),
         "policy": drive(area, how, policy_driver(agent, task.seed, area.name, len(area.users), decisions)),
         "constant_velocity": drive(area, how, straight_driver(steps)),
     }
+    if task.reference is not None:
+        reference = ReferenceDriver.from_checkpoint(task.reference, sampling)
+        decisions = -(-how.steps // reference.token_steps)
+        driver = scene_driver(reference, task.seed, area.name, len(area.users), decisions)
+        drives["reference"] = drive(area, how, driver)
+    return drives
 
 
 def _run_world(task: _Task) -> None:
@@ -148,12 +160,11 @@ def _run_world(task: _Task) -> None:
 def _attempt(task: _Task, attempt: int) -> str | None:
     """One network: writes the draft of the result, or says why SUMO refused it."""
     config = task.config
-    agent = PolicyAgent.from_checkpoint(task.policy, SamplingConfig(config.temperature, config.top_k, config.top_p))
     seconds = config.warm_up + config.seconds + 1
     with tempfile.TemporaryDirectory() as folder:
         try:
             area = build_area(task.seed, task.world, attempt, seconds, Path(folder))
-            drives = _drive_all(task, area, agent)
+            drives = _drive_all(task, area)
         except SumoError as error:
             return str(error)
     if config.film == task.world:
@@ -183,7 +194,9 @@ def _finished(task: _Task) -> bool:
     return complete and pictured
 
 
-def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, seed: int = 0) -> dict[str, Any]:
+def run_cosimulation(
+    config: CosimulationConfig, *, policy: Path, out: Path, seed: int = 0, reference: Path | None = None
+) -> dict[str, Any]:
     """Let a policy drive inside SUMO, and compare it with SUMO's own model on the same vehicles.
 
     Writes ``cosimulation.json``, ``worlds/NUMBER.json``, and a video and a contact sheet of one world. A run that
@@ -192,6 +205,7 @@ def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, see
     Args:
         config: how many worlds, for how long. policy: checkpoint of the policy. out: folder of the results.
         seed: of networks, traffic, choice of vehicles and tokens; the same seed gives the same results.
+        reference: checkpoint of a reference that drives the same vehicles for comparison.
 
     Raises:
         UserError: SUMO is missing, no such checkpoint, or ``out`` holds results of other settings.
@@ -199,12 +213,18 @@ def run_cosimulation(config: CosimulationConfig, *, policy: Path, out: Path, see
     require_sumo()
     PolicyAgent.from_checkpoint(policy)
     settings = {"seed": seed, "policy": sha256_of(policy), **dataclasses.asdict(config)}
+    if reference is not None:
+        ReferenceDriver.from_checkpoint(reference)
+        settings["reference"] = sha256_of(reference)
+        reference = reference.absolute()
     del settings["workers"]
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(out / _SETTINGS, settings, "results of a co-simulation")
     for folder in (out, out / _WORLDS):
         remove_leftovers(folder)
-    tasks = [_Task(config, policy.absolute(), out.absolute(), seed, world) for world in range(config.worlds)]
+    tasks = [
+        _Task(config, policy.absolute(), reference, out.absolute(), seed, world) for world in range(config.worlds)
+    ]
     missing = [task for task in tasks if not _finished(task)]
     with bar("sumo", len(tasks), " worlds", initial=len(tasks) - len(missing)) as progress:
         for _ in run_tasks(_run_world, missing, worker_count(config.workers)):

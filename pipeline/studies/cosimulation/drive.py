@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.scene import CURRENT_INDEX, Scene, generator_for
+from data.tokenizer import scene_origin
 from data.traffic.sumo import SumoError, front_point
+from pipeline.agents.agent import Agent
 from pipeline.agents.agent import Drive as AgentDrive
 from pipeline.agents.baselines import ReplayDrive, StraightDrive
 from pipeline.agents.policy_agent import PolicyAgent
@@ -22,7 +24,16 @@ from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
 from pipeline.studies.cosimulation.setting import Setting, build_setting, snapshot
 
-__all__ = ["Drive", "DriveConfig", "Driver", "drive", "policy_driver", "replay_driver", "straight_driver"]
+__all__ = [
+    "Drive",
+    "DriveConfig",
+    "Driver",
+    "drive",
+    "policy_driver",
+    "replay_driver",
+    "scene_driver",
+    "straight_driver",
+]
 
 
 # Vehicles whose front is this near to the end of a street are not taken over, metres.
@@ -34,12 +45,13 @@ class Driver:
     """Decides for all taken vehicles at once.
 
     Attributes:
-        start: a drive from a world at the moment of take-over; [A] bool are the vehicles that are taken.
+        start: a drive from a world at the moment of take-over; [A] bool are the vehicles that are taken. Or an
+            agent that knows scenes alone: it starts again every second, since users come and go.
         steps: of 0.1 s in a decision. history: earlier decisions that it wants to know.
         uniform: [D, A] random numbers of its decisions, if it draws any.
     """
 
-    start: Callable[[World, Tensor], AgentDrive]
+    start: Callable[[World, Tensor], AgentDrive] | Agent
     steps: int
     history: int = 0
     uniform: Tensor | None = None
@@ -54,6 +66,12 @@ def policy_driver(agent: PolicyAgent, seed: int, name: str, users: int, decision
     """
     uniform = torch.rand(decisions, users, generator=generator_for(seed, name))
     return Driver(lambda world, taken: agent.start(world, 1, taken), agent.token_steps, agent.view.history, uniform)
+
+
+def scene_driver(agent: Agent, seed: int, name: str, users: int, decisions: int) -> Driver:
+    """Any agent, such as the reference; arguments as ``policy_driver``. It sees the last second as a scene."""
+    uniform = torch.rand(decisions, users, generator=generator_for(seed, name))
+    return Driver(agent, agent.token_steps, uniform=uniform)
 
 
 def straight_driver(steps: int) -> Driver:
@@ -165,6 +183,9 @@ class _Takeover:
         self._moved[taken] = True
         self._driven = [] if driver is None else taken.tolist()
         self._drive: AgentDrive | None = None
+        # Of a scene that an agent was started in: the rows of its agents, and its origin.
+        self._rows: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._scene_origin = torch.zeros(2)
         # Of the last decision: poses [n, steps, 3], and the rows of their vehicles.
         self._plan: NDArray[np.float64] = np.zeros((0, 0, 3))
         self._planned: list[int] = []
@@ -194,11 +215,30 @@ class _Takeover:
         return frame
 
     def _decide(self, driver: Driver, recent: deque[Frame]) -> None:
+        uniform = torch.zeros(1, len(self._moved))
+        if driver.uniform is not None:
+            uniform = driver.uniform[self._decision].unsqueeze(0)
+        if isinstance(driver.start, Agent):
+            plan = self._decide_in_scene(driver.start, list(recent)[-CURRENT_INDEX - 1 :], uniform)
+        else:
+            plan = self._decide_in_world(driver, driver.start, recent, uniform)
+        self._plan, self._planned = plan.numpy(), list(self._driven)
+        self._decision += 1
+        for row in self._driven:
+            self._session.lead_on(row, float(self._exits.random()))
+
+    def _decide_in_world(
+        self,
+        driver: Driver,
+        start: Callable[[World, Tensor], AgentDrive],
+        recent: deque[Frame],
+        uniform: Tensor,
+    ) -> Tensor:
+        """[n, s, 3] global poses of the driven vehicles, NaN where one is absent."""
         setting, steps = self._setting, driver.steps
         moments = setting.moments(list(recent))
         if self._drive is None:
-            world = setting.world_at(moments, steps, driver.history)
-            self._drive = driver.start(world, torch.from_numpy(self._moved))
+            self._drive = start(setting.world_at(moments, steps, driver.history), torch.from_numpy(self._moved))
         else:
             last = slice(-steps, None)
             self._drive.observe(
@@ -207,16 +247,28 @@ class _Takeover:
                 setting.velocity(moments),
                 moments.red.unsqueeze(0),
             )
-        uniform = torch.zeros(1, len(self._moved))
-        if driver.uniform is not None:
-            uniform = driver.uniform[self._decision].unsqueeze(0)
         pose, present = self._drive.step(uniform)
         plan = torch.where(present.unsqueeze(-1), pose, torch.nan)[0, self._driven].double()
         plan[..., :2] += setting.origin
-        self._plan, self._planned = plan.numpy(), list(self._driven)
-        self._decision += 1
-        for row in self._driven:
-            self._session.lead_on(row, float(self._exits.random()))
+        return plan
+
+    def _decide_in_scene(self, agent: Agent, recent: list[Frame], uniform: Tensor) -> Tensor:
+        """The same of an agent that is started again every second, and when somebody whom it knows has left."""
+        now, steps = recent[-1], agent.token_steps
+        renewed = self._decision % max(1, CURRENT_INDEX // steps) == 0
+        if self._drive is None or renewed or not now.present[self._rows].all():
+            scene = snapshot(self._area, recent)
+            self._rows, self._scene_origin = np.flatnonzero(now.present), scene_origin(scene)
+            self._drive = agent.start(agent.prepare(scene), 1, torch.from_numpy(self._moved[self._rows]))
+        else:
+            pose = torch.from_numpy(np.stack([frame.pose[self._rows] for frame in recent[-steps:]], axis=1))
+            pose[..., :2] -= self._scene_origin.double()
+            self._drive.observe(pose.float().unsqueeze(0).to(agent.device))
+        pose, present = (tensor.cpu() for tensor in self._drive.step(uniform[:, self._rows].to(agent.device)))
+        index = np.searchsorted(self._rows, self._driven)
+        plan = torch.where(present.unsqueeze(-1), pose, torch.nan)[0, index].double()
+        plan[..., :2] += self._scene_origin.double()
+        return plan
 
     def _put(self, wanted: dict[int, NDArray[np.float64]], recent: deque[Frame]) -> dict[int, NDArray[np.float64]]:
         """Move vehicles to their planned poses, and remove those that leave the world."""

@@ -205,6 +205,7 @@ LABELS = {
     "replay": "its paths, moved by us",
     "policy": "policy",
     "constant_velocity": "constant velocity",
+    "reference": "reference",
 }
 
 

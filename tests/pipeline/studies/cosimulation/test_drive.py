@@ -8,11 +8,15 @@ import torch
 
 from data.tokenizer import local_pose
 from data.vocabulary import Vocabulary
+from models.reference.agent import ReferenceAgent
+from pipeline.agents.baselines import ConstantVelocity
 from pipeline.agents.policy_agent import PolicyAgent, PolicyDrive
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
-from pipeline.studies.cosimulation.drive import Drive, drive, policy_driver, replay_driver
+from pipeline.studies.cosimulation.drive import Drive, drive, policy_driver, replay_driver, scene_driver
 from pipeline.studies.cosimulation.measuring import measure
+from tests.models.reference.conftest import make_model
 from tests.pipeline.studies.cosimulation.conftest import CONFIG, STEPS
 
 
@@ -98,3 +102,40 @@ def test_sumo_users_react_but_begin_alike(own: Drive, straight: Drive) -> None:
     step = straight.pose[straight.taken].diff(dim=1)[..., :2]
     there = straight.present[straight.taken].all(-1)
     assert float((step[there] - step[there][:, :1]).abs().max()) < 2e-3
+
+
+def test_an_agent_of_scenes_drives_as_one_of_worlds(area: Area, straight: Drive) -> None:
+    """Constant velocity, started again every second from what is there then, goes where it goes without that."""
+
+    class Steps(ConstantVelocity):
+        token_steps = 2
+
+    done = drive(area, CONFIG, scene_driver(Steps(), 0, area.name, len(area.users), STEPS // 2))
+    assert torch.equal(done.taken, straight.taken)
+    there = done.present[done.taken] & straight.present[done.taken]
+    assert there.float().mean() > 0.9
+    moved = (straight.pose[done.taken, -1] - straight.pose[done.taken, 0])[:, :2].norm(dim=-1)
+    assert int((moved > 5.0).sum()) >= 3
+    # The velocity is read from positions of the last step, rounded in float32 a kilometre from the origin.
+    off = (done.pose - straight.pose)[done.taken][there][:, :2].norm(dim=-1)
+    assert float(off.max()) < 0.05
+
+
+def test_the_reference_drives_by_its_tokens(area: Area, straight: Drive) -> None:
+    """Every decision ends in a token of the vocabulary, also after it was started again."""
+    reference = ReferenceDriver(ReferenceAgent(make_model(2)))
+    driver = scene_driver(reference, 0, area.name, len(area.users), STEPS // 2)
+    done = drive(area, CONFIG, driver)
+    assert torch.equal(done.taken, straight.taken)
+    assert done.deviation < 0.01
+    ends, checked = reference.reference.vocabulary.ends, 0
+    for row in done.taken.tolist():
+        kind = int(done.setting.world.types[0, row])
+        for first in range(0, STEPS, 2):
+            if done.present[row, first : first + 3].all():
+                end = local_pose(done.pose[row, first + 2], done.pose[row, first])
+                assert float((end - ends[kind]).abs().amax(-1).min()) < 2e-3
+                checked += 1
+    assert checked > 50
+    again = drive(area, CONFIG, driver)
+    torch.testing.assert_close(again.pose, done.pose)

@@ -15,9 +15,11 @@ from PIL import Image
 from data.errors import UserError
 from data.vocabulary import Vocabulary
 from models.policy import Policy, save_policy
+from models.reference.checkpoint import save_reference
 from pipeline.command.cli import main
 from pipeline.studies.cosimulation import command as cosimulation
 from pipeline.studies.cosimulation.command import CosimulationConfig, drive_scene, run_cosimulation
+from tests.models.reference.conftest import make_model
 from tests.pipeline.conftest import VIEW
 
 CONFIG = CosimulationConfig(worlds=1, seconds=1.0, warm_up=15.0, share=0.3, workers=1)
@@ -32,12 +34,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, policy: Policy, vocabul
 
 def test_a_world_from_end_to_end(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    figures = run_cosimulation(CONFIG, policy=checkpoint, out=out, seed=1)
+    reference = tmp_path / "reference.ckpt"
+    save_reference(reference, make_model(2))
+    figures = run_cosimulation(CONFIG, policy=checkpoint, reference=reference, out=out, seed=1)
     assert figures["worlds"] == 1
     assert figures["largest_deviation_m"] < 0.01
     assert "constant velocity" in capsys.readouterr().out
     result = json.loads((out / "cosimulation.json").read_text())
-    assert set(result["drivers"]) == {"sumo", "replay", "policy", "constant_velocity"}
+    assert set(result["drivers"]) == {"sumo", "replay", "policy", "constant_velocity", "reference"}
     assert {found["sums"]["vehicles"] for found in result["drivers"].values()} == {figures["vehicles"]}
     assert result["drivers"]["sumo"]["progress"]["value"] == 1.0
     with Image.open(out / "world.png") as sheet:
@@ -46,13 +50,15 @@ def test_a_world_from_end_to_end(checkpoint: Path, tmp_path: Path, capsys: pytes
     # What is finished stays, and what is missing is made again with the same numbers.
     world = out / "worlds" / "0000.json"
     before, text = world.stat().st_mtime_ns, world.read_text()
-    run_cosimulation(CONFIG, policy=checkpoint, out=out, seed=1)
+    run_cosimulation(CONFIG, policy=checkpoint, reference=reference, out=out, seed=1)
     assert world.stat().st_mtime_ns == before
     world.unlink()
-    run_cosimulation(CONFIG, policy=checkpoint, out=out, seed=1)
+    run_cosimulation(CONFIG, policy=checkpoint, reference=reference, out=out, seed=1)
     assert world.read_text() == text
     with pytest.raises(UserError, match=r"other settings \(share .*\): start over with --fresh"):
-        run_cosimulation(dataclasses.replace(CONFIG, share=0.5), policy=checkpoint, out=out, seed=1)
+        run_cosimulation(
+            dataclasses.replace(CONFIG, share=0.5), policy=checkpoint, reference=reference, out=out, seed=1
+        )
 
 
 def test_a_drive_is_a_scene(area, own) -> None:
