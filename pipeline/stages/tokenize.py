@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from data.womd import RecordError, parse_scenario
+from pipeline.evaluation.tables import csv_table
 from pipeline.execution.console import bar, track
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
 from pipeline.run.run_folder import VOCABULARY, Run
@@ -158,9 +157,7 @@ def ingest(
     rejected = store.origin.rejected
     for line in store.origin.remarks.lines(f"{data}: {split}"):
         warn_once(line)
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([Rejected._fields, *rejected])
-    write_text(out / REJECTED_FILE, table.getvalue())
+    write_text(out / REJECTED_FILE, csv_table([Rejected._fields, *rejected]))
     if rejected and not config.allow_rejected:
         first = rejected[0]
         raise UserError(
