@@ -13,8 +13,8 @@ import torch
 
 from data.files import write_json
 from pipeline.bench.rows import Row
-from pipeline.evaluation.tables import render_table
 from pipeline.execution.processes import keep_freed_memory
+from pipeline.execution.tables import render_table
 
 _BENCHES = ("ingest", "metric", "reference", "sample", "selfplay")
 

@@ -16,8 +16,8 @@ from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
 from pipeline.agents.agent import SimAgent
 from pipeline.drawing.films import gif_bytes, scene_frames
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
-from pipeline.evaluation.tables import csv_table
 from pipeline.execution.console import bar
+from pipeline.execution.tables import csv_table
 
 __all__ = ["TABLE_FILE", "TrainingLog", "add_film", "write_table"]
 

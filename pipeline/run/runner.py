@@ -13,13 +13,14 @@ from typing import Any
 from data.errors import UserError
 from data.files import read_json
 from data.sources import SPLITS, find_shards
-from pipeline.evaluation.tables import render_table, result_table
+from pipeline.evaluation.tables import result_table
 from pipeline.execution.console import logged, say
 from pipeline.execution.devices import check_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.manifest import Manifest, Recipe, State, Work, look, perform
 from pipeline.execution.processes import locked, run_isolated
 from pipeline.execution.result_cache import code_version
+from pipeline.execution.tables import render_table
 from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import ARCHIVE, REPORT, Run
 from pipeline.run.stage_table import Stage, stages_of

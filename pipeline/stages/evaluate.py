@@ -20,9 +20,10 @@ from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
 from pipeline.evaluation.statistics import mean_intervals
-from pipeline.evaluation.tables import csv_table, loss_table, print_losses
+from pipeline.evaluation.tables import loss_table, print_losses
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, run_kept
+from pipeline.execution.tables import csv_table
 from pipeline.run.run_folder import Run
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files

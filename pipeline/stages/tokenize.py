@@ -27,9 +27,9 @@ from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from data.womd import RecordError, parse_scenario
-from pipeline.evaluation.tables import csv_table
 from pipeline.execution.console import bar, track
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
+from pipeline.execution.tables import csv_table
 from pipeline.run.run_folder import VOCABULARY, Run
 
 __all__ = ["TokenizeConfig", "changed_data", "ingest", "learn_vocabulary", "run_tokenize", "tokenize_run"]

@@ -18,8 +18,8 @@ from data.files import read_json
 from data.sources import SPLITS
 from data.store import SceneInfo, SceneStore
 from data.vocabulary import Vocabulary
-from pipeline.evaluation.tables import numbers, read_table
 from pipeline.execution.manifest import Manifest
+from pipeline.execution.tables import numbers, read_table
 from pipeline.run.run_folder import ARCHIVE, VERDICT, VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
 

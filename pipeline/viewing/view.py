@@ -30,7 +30,7 @@ from starlette.routing import Route
 from data.errors import UserError
 from data.places import open_path
 from data.scene import Scene
-from pipeline.evaluation.tables import read_table
+from pipeline.execution.tables import read_table
 from pipeline.viewing.explaining import Explainer, Explanation
 from pipeline.viewing.judging import judge, log_events
 from pipeline.viewing.library import Catalogue, Filter

@@ -29,8 +29,8 @@ from data.files import read_json, write_json
 from data.scene import Scene
 from data.scenes_source import open_scenes
 from pipeline.evaluation.official_metric import scenario_proto, score_officially
-from pipeline.evaluation.tables import render_table
 from pipeline.execution.processes import run_isolated
+from pipeline.execution.tables import render_table
 from submission.protos import Rollouts, read_rollouts, to_proto
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from tests.submission.realism.branches import BRANCHES

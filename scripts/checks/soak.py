@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.files import write_json, write_text
 from data.scene import CURRENT_INDEX, Lights, Scene
 from data.store import SceneStore, shard_name, write_shard
-from pipeline.evaluation.tables import csv_table, numbers, read_table
 from pipeline.execution.console import track
+from pipeline.execution.tables import csv_table, numbers, read_table
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CHALLENGE = 44_920

@@ -29,7 +29,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
-from pipeline.evaluation.tables import render_table
+from pipeline.execution.tables import render_table
 from pipeline.stages.finetune import roll_out
 from submission.protos import read_rollouts
 from submission.realism import load_config, prepare_scene, score, unscorable_reason

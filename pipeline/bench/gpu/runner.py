@@ -24,8 +24,8 @@ from typing import Any
 from data.files import write_json, write_text
 from pipeline.bench.gpu.steps import Step
 from pipeline.bench.rows import Row
-from pipeline.evaluation.tables import render_table
 from pipeline.execution.processes import die_with_parent
+from pipeline.execution.tables import render_table
 
 __all__ = ["JSON_FILE", "TABLE_FILE", "StepResult", "Task", "run_steps", "table", "write"]
 

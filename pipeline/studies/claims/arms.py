@@ -18,9 +18,9 @@ from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest, open_scenes
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
-from pipeline.evaluation.tables import numbers, read_table
 from pipeline.execution.manifest import differences
 from pipeline.execution.result_cache import keep_settings, refuse_changes
+from pipeline.execution.tables import numbers, read_table
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate

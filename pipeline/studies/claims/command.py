@@ -11,8 +11,8 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import write_json, write_text
-from pipeline.evaluation.tables import markdown_table
 from pipeline.execution.console import say
+from pipeline.execution.tables import markdown_table
 from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.config import ClaimsConfig
 from pipeline.studies.claims.inputs import claim_inputs

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipeline.evaluation.statistics import Array, Interval, mean
-from pipeline.evaluation.tables import interval_cell
+from pipeline.execution.tables import interval_cell
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.study import Study
 

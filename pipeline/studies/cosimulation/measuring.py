@@ -20,7 +20,7 @@ from data.geometry import box_corners, box_separation, to_local
 from data.scene import STEP_SECONDS, LightState
 from data.vocabulary import TYPE_NAMES
 from pipeline.evaluation.statistics import rate
-from pipeline.evaluation.tables import interval_cell, render_table
+from pipeline.execution.tables import interval_cell, render_table
 from pipeline.simulator.events import red_lights, signed_edge_distance
 from pipeline.simulator.step import Motion
 from pipeline.studies.cosimulation.area import Area

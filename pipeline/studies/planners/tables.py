@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.statistics import Interval
-from pipeline.evaluation.tables import csv_table, interval_cell, markdown_table, render_table
+from pipeline.execution.tables import csv_table, interval_cell, markdown_table, render_table
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
 from pipeline.studies.planners.summary import Agreement, Summary
 

@@ -12,10 +12,10 @@ from data.errors import UserError
 from data.files import write_json, write_text
 from data.places import open_path
 from pipeline.agents.leaks import check_unseen
-from pipeline.evaluation.tables import markdown_table, render_table
 from pipeline.execution.console import say
 from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
+from pipeline.execution.tables import markdown_table, render_table
 from pipeline.run.run_folder import RunFolder
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions
 from pipeline.studies.robustness.trials import (

@@ -24,9 +24,9 @@ from models.sampling import SamplingConfig
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
-from pipeline.evaluation.tables import csv_table, interval_cell
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, digest_of, run_kept
+from pipeline.execution.tables import csv_table, interval_cell
 from pipeline.studies.robustness.kinds import Condition, spoil
 from submission.realism import (
     METRIC_FIELDS,

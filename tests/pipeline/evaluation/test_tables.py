@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.evaluation.tables import csv_table, interval_cell, markdown_table, render_table
+from pipeline.execution.tables import csv_table, interval_cell, markdown_table, render_table
 
 ROWS = [["a", "b"], ["one, two", "2"]]
 
