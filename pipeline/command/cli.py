@@ -41,7 +41,7 @@ CHOICES = {
 }
 _WHOLE = Command(
     name="stages",
-    summary="all stages, from data to a validated archive",
+    summary="run all stages, from data to a validated archive",
     example="--preset demo --run demo",
     module="pipeline.run.runner",
     function="run_stages",
@@ -61,7 +61,7 @@ _OTHERS = (
     ),
     Command(
         name="sumo",
-        summary="let policy and reference drive inside SUMO, beside SUMO's own model",
+        summary="drive vehicles in SUMO with a policy or a reference, and compare with SUMO's model",
         example="--policy runs/demo/selfplay/policy.ckpt --out runs/demo/sumo",
         module="pipeline.studies.cosimulation.command",
         function="run_cosimulation",
@@ -79,7 +79,7 @@ _OTHERS = (
     ),
     Command(
         name="claims",
-        summary="the paper's claims as experiments: tables, figures, verdicts",
+        summary="test the paper's claims by experiments: tables, figures, verdicts",
         example="--preset demo --run runs/demo --only likelihood,stability",
         module="pipeline.studies.claims.command",
         function="run_claims",
@@ -91,7 +91,7 @@ _OTHERS = (
     # The parts of planners and robustness are kept by what decides them: other settings cost what is new alone.
     Command(
         name="planners",
-        summary="planners in the AV among logs, reference, policy: PDM scores",
+        summary="score planners that drive the AV while others follow log, reference or policy",
         example="--run runs/demo --planner pipeline.studies.planners.example:make",
         module="pipeline.studies.planners.command",
         function="run_planners",
@@ -104,7 +104,7 @@ _OTHERS = (
     ),
     Command(
         name="robustness",
-        summary="realism of agents whose inputs are wrong",
+        summary="measure realism when inputs have errors",
         example="--run runs/demo --out runs/demo/robustness",
         module="pipeline.studies.robustness.command",
         function="run_robustness",
@@ -116,7 +116,7 @@ _OTHERS = (
     ),
     Command(
         name="transfer",
-        summary="agents trained in one run, tested on the scenes of others",
+        summary="test the agents of each run on the scenes of the others",
         example="""--runs '["runs/demo", "runs/womd"]' --out runs/transfer""",
         module="pipeline.studies.robustness.transfer",
         function="run_transfer",
@@ -127,7 +127,7 @@ _OTHERS = (
     ),
     Command(
         name="plan",
-        summary="time, disk and memory of a whole entry",
+        summary="estimate time, disk and memory of a complete submission",
         example="--scenarios 44920 --gpus 8 --run runs/demo",
         module="pipeline.run.plan",
         function="run_plan",
@@ -147,8 +147,8 @@ def _usage() -> str:
             *lines,
             "",
             f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
-            "all commands: --quiet says nothing but errors and warnings; --log FILE keeps what is said;",
-            "--partial goes on where shards of a split are missing.",
+            "all commands: --quiet prints only errors and warnings; --log FILE also writes messages to FILE;",
+            "--partial continues when shards of a split are missing.",
         ]
     )
 

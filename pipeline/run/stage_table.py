@@ -186,7 +186,7 @@ STAGES = (
     _stage(
         "selfplay",
         "SelfPlayConfig",
-        "train the policy by anchored self-play",
+        "train the policy by self-play, kept close to the reference",
         "--scenes runs/store/training --reference runs/finetune/reference.ckpt --out runs/selfplay",
         needs=("tokenize", "finetune"),
         paths={**_SCENES, "reference": REFERENCE},
@@ -242,7 +242,7 @@ STAGES = (
     _stage(
         "report",
         "ReportConfig",
-        "a run as one HTML file: tables, charts, animated scenes",
+        "write one HTML file about a run: tables, charts, animated scenes",
         "--run runs/demo",
         needs=("tokenize", "pretrain", "finetune", "selfplay", "sample", "evaluate", "package", "validate"),
         paths={"run": "", "out": REPORT},
