@@ -355,6 +355,18 @@ def test_an_update_is_a_step_down_the_loss_written_out(share: float) -> None:
     assert {name: figures[name] for name in parts} == pytest.approx(parts, abs=1e-5)
 
 
+def test_an_update_of_no_training_is_one_at_its_beginning() -> None:
+    config = PPOConfig(epochs=1, minibatch=24, learning_rate=0.1, final_rate=0.2, beta=0.4, beta_final=0.1)
+    first, _ = updated(config, 0.0)
+    policy, episode = LinearActorCritic(), random_episode()
+    before = policy.weight.detach().clone()
+    optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(0))
+    assert torch.equal(policy.weight.detach() - before, first)
+    assert not torch.equal(first, updated(config, 1.0)[0])
+
+
 def test_gradients_are_clipped_to_a_norm() -> None:
     moved, _ = updated(PPOConfig(epochs=1, minibatch=24, learning_rate=0.1, gradient_clip=0.01))
     assert float(moved.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
