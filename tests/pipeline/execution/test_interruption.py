@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def start(work: str, folder: Path, markers: int) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under nohup the tests themselves ignore it, and so would what they start.
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
     wait_for(lambda: len([p for p in folder.iterdir() if p.name.isdigit() and p.read_text()]) == markers)
     return process

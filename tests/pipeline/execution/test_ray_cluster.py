@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,56 +59,70 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_all_stages_with_a_node_that_is_killed(
-    cluster: Any, ray_engine: EngineConfig, data: Path, tmp_path: Path
-) -> None:
-    """Every stage writes the bytes that processes of one machine write; a node dies while it samples."""
-    config = SampleConfig(agent="constant_velocity", shard_scenarios=1)
-    local = SampleConfig(agent="constant_velocity", shard_scenarios=1, workers=1)
-    doomed = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    left_at_death: list[int] = []
+SAMPLE = partial(SampleConfig, agent="constant_velocity", shard_scenarios=1)
 
-    def kill_when_shards_come() -> None:
-        while not any((tmp_path / "ray" / "rollouts").glob("*-of-*")):
-            time.sleep(0.02)
-        cluster.remove_node(doomed, allow_graceful=False)
-        left_at_death.append(SCENES - len(list((tmp_path / "ray" / "rollouts").glob("*-of-*"))))
 
-    killer = threading.Thread(target=kill_when_shards_come)
-    killer.start()
-    run_sample(config, scenarios=data, out=tmp_path / "ray" / "rollouts", engine=ray_engine)
-    killer.join()
-    assert left_at_death[0] > 0
-    run_sample(local, scenarios=data, out=tmp_path / "local" / "rollouts")
-    for name, engine in (("ray", ray_engine), ("local", EngineConfig())):
-        out = tmp_path / name
-        vocabulary = VocabularyConfig(max_segments=1000)
-        run_tokenize(
-            TokenizeConfig(workers=1, vocabulary=vocabulary),
-            data=str(data),
-            split="validation",
-            out=out / "store",
-            engine=engine,
-        )
+def run(stage: str, inputs: Path, out: Path, data: Path, engine: EngineConfig) -> None:
+    """A stage on the outputs of the stages before it, which are in ``inputs``."""
+    if stage == "store":
+        tokenize = TokenizeConfig(workers=1, vocabulary=VocabularyConfig(max_segments=1000))
+        run_tokenize(tokenize, data=str(data), split="validation", out=out / "store", engine=engine)
+    elif stage == "scores":
         run_evaluate(
             EvaluateConfig(workers=1),
-            scenarios=out / "store",
-            rollouts=out / "rollouts",
+            scenarios=inputs / "store",
+            rollouts=inputs / "rollouts",
             out=out / "scores",
             show=False,
             engine=engine,
         )
+    else:
         run_package(
             PackageConfig(workers=1, shard_mb=1),
-            rollouts=out / "rollouts",
-            scenarios=out / "store",
+            rollouts=inputs / "rollouts",
+            scenarios=inputs / "store",
             metadata=EXAMPLE,
-            out=out / "submission.tar.gz",
+            out=out / "package" / "submission.tar.gz",
             engine=engine,
         )
-    ray, alone = content(tmp_path / "ray"), content(tmp_path / "local")
-    assert ray.keys() == alone.keys()
-    assert [name for name in ray if ray[name] != alone[name]] == []
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What processes of one machine write."""
+    folder = tmp_path_factory.mktemp("alone")
+    run_sample(SAMPLE(workers=1), scenarios=data, out=folder / "rollouts")
+    for stage in ("store", "scores", "package"):
+        run(stage, folder, folder, data, EngineConfig())
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["store", "scores", "package"])
+def test_a_cluster_writes_the_same_bytes(
+    stage: str, ray_engine: EngineConfig, alone: Path, data: Path, tmp_path: Path
+) -> None:
+    run(stage, alone, tmp_path, data, ray_engine)
+    assert content(tmp_path / stage) == content(alone / stage)
+
+
+def test_a_node_is_killed_while_it_samples(
+    cluster: Any, ray_engine: EngineConfig, alone: Path, data: Path, tmp_path: Path
+) -> None:
+    doomed = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    left_at_death: list[int] = []
+
+    def kill_when_shards_come() -> None:
+        while not any(tmp_path.glob("*-of-*")):
+            time.sleep(0.02)
+        cluster.remove_node(doomed, allow_graceful=False)
+        left_at_death.append(SCENES - len(list(tmp_path.glob("*-of-*"))))
+
+    killer = threading.Thread(target=kill_when_shards_come)
+    killer.start()
+    run_sample(SAMPLE(), scenarios=data, out=tmp_path, engine=ray_engine)
+    killer.join()
+    assert left_at_death[0] > 0
+    assert content(tmp_path) == content(alone / "rollouts")
 
 
 def die_once(marker: Path) -> int:

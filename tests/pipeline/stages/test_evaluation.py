@@ -380,8 +380,8 @@ def test_names_tell_which_rollouts_are_missing_or_not_finished(
     said = "2 of 4 scenarios have no rollouts and do not count (0000000000000002 for one); 1 of 2 shards of "
     assert f"{said}rollouts.binproto are missing (rollouts.binproto-00001-of-00002)" in capsys.readouterr().err
     for name, text in (
-        ("rollouts.binproto-00001-of-00002_.gstmp", "not the name of a finished shard"),
-        ("rollouts.binproto.part", "not the name of a finished shard"),
+        ("rollouts.binproto-00001-of-00002_.gstmp", "not the name of a complete shard"),
+        ("rollouts.binproto.part", "not the name of a complete shard"),
         ("rollouts.binproto-00002-of-00003", "one of 3 shards, but rollouts.binproto-00000-of-00002 is one of 2"),
     ):
         (folder / name).write_bytes(b"")
