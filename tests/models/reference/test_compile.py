@@ -71,13 +71,22 @@ def test_training_is_one_graph_for_all_sizes():
 
 
 @torch.no_grad()
-def test_fused_loops_give_the_same_for_all_sizes():
+def test_fused_map_encoder_gives_the_same_for_all_sizes():
     model = make_model(5, SMALL)
-    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    compiled = torch.compile(model.encode_map, fullgraph=True, dynamic=True)
     for scenes in ([random_scene(0), random_scene(1, agents=4)], [random_scene(2, agents=9), random_scene(3)]):
-        inputs = scene_inputs(collate(scenes), model.vocabulary)
-        mask = loss_mask(inputs)
-        torch.testing.assert_close(compiled(inputs)[mask], model(inputs)[mask], atol=1e-4, rtol=1e-4)
+        pieces, origin = scene_inputs(collate(scenes), model.vocabulary).pieces, torch.zeros(len(scenes), 2)
+        expected, found = model.encode_map(pieces, origin), compiled(pieces, origin)
+        valid = expected.valid
+        torch.testing.assert_close(found.feature[valid], expected.feature[valid], atol=1e-4, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_fused_rollouts_give_the_same_for_all_sizes():
+    model = make_model(5, SMALL)
+    plain, fused = Engine(model), Engine(model, compiled=True)
+    for scene in (random_scene(0, agents=5), random_scene(1, agents=11)):
+        torch.testing.assert_close(logits_of(fused, scene), logits_of(plain, scene), atol=1e-4, rtol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
