@@ -8,12 +8,13 @@ import pytest
 from submission.suspicion import Recorded, suspicions
 
 
-def climbing(speed: float, slope: float, rise: float) -> list[str]:
-    """What is odd about one object that drives up a slope, and rises besides, metres by the end."""
+def climbing(speed: float, slope: float, rise: float, jump: float = 0.0) -> list[str]:
+    """What is odd about one object that drives up a slope, rises besides, metres by the end, and jumps for a step."""
     time = 0.1 * np.arange(1, 81)
     states = np.zeros((2, 1, 80, 4), dtype=np.float32)
     states[..., 0] = speed * time
     states[..., 2] = slope * speed * time + rise * time / 8
+    states[:, :, 40, 2] += jump
     # Two joint scenes that are the same are odd themselves.
     states[1, ..., 1] = 0.01
     recorded = Recorded(
@@ -41,3 +42,10 @@ def test_who_drives_up_a_hill_is_not_odd(slope: float) -> None:
 def test_who_rises_without_a_way_is_odd(speed: float, slope: float, rise: float) -> None:
     (line,) = climbing(speed, slope, rise)
     assert "above or below where it started" in line
+
+
+@pytest.mark.parametrize(("rise", "kinds"), [(0.9, 0), (1.5, 1)])
+def test_heights_that_jump_in_a_step(rise: float, kinds: int) -> None:
+    """Up and down again within a step each, on a way that explains the height."""
+    found = [line for line in climbing(7.5, 0.0, 0.0, jump=rise) if "changes its height" in line]
+    assert len(found) == kinds

@@ -134,5 +134,7 @@ def test_a_new_agent_is_sampled_by_the_base_class() -> None:
 def test_unknown_agents_and_missing_checkpoints_are_named() -> None:
     with pytest.raises(UserError, match="did you mean policy"):
         make_agent("polcy", None)
+    with pytest.raises(UserError, match=r"reference, policy$"):
+        make_agent("xyz", None)
     with pytest.raises(UserError, match="needs --checkpoint"):
         make_agent("policy", None)

@@ -148,3 +148,13 @@ def test_new_scenes_need_no_new_graphs(policy, vocabulary, monkeypatch) -> None:
     first = len(graphs)
     check([(7, 3), (3, 4), (8, 6)])
     assert 3 <= first == len(graphs)
+
+
+def test_agents_see_that_they_collided(agent) -> None:
+    """Two that overlap after a decision, and one far away."""
+    drive = agent.start(agent.prepare(hand_made([Mover(), Mover(x=20.0), Mover(x=60.0)])), 1)
+    assert not drive.state.collided.any()
+    pose = drive.state.pose.unsqueeze(2).repeat(1, 1, agent.token_steps, 1)
+    pose[0, 1, -1, 0] = pose[0, 0, -1, 0] + 1.0
+    drive.observe(pose)
+    assert drive.state.collided[0].tolist() == [True, True, False]

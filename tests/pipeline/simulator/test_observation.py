@@ -295,3 +295,14 @@ def test_history_is_seen_from_the_present_pose() -> None:
                 assert found[back, :2].tolist() == pytest.approx([place.real, place.imag], abs=1e-4)
             assert float(own[back, 2]) == pytest.approx(-0.2 * (2 - back), abs=1e-4)
             assert (own[back, 3], other[back, 2]) == (1, 1)
+
+
+def test_a_slanted_edge_has_the_direction_that_the_agent_sees() -> None:
+    """North-bound; the edge to the right leads north-east, as far ahead as to the right."""
+    ego = Mover(x=1000.0, y=2000.0, heading=math.pi / 2, speed=10.0)
+    wall = (MapKind.ROAD_EDGE, [(1006.0, 1996.0, 2.0), (1010.0, 2000.0, 2.0)])
+    world = build_world(hand_made([ego], [wall]), arcs(), 4)
+    seen = look(world, reset(world, shown(world)), ObservationConfig(neighbours=3, road_segments=4))
+    half = math.sqrt(0.5)
+    expected = torch.tensor([-2 / 50, -8 / 50, math.sqrt(32) / 10, half, -half])
+    torch.testing.assert_close(seen.road[0, 0, :5], expected, atol=1e-4, rtol=0)
