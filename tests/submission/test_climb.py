@@ -9,7 +9,7 @@ from submission.suspicion import Recorded, suspicions
 
 
 def climbing(speed: float, slope: float, rise: float, jump: float = 0.0) -> list[str]:
-    """What is odd about one object that drives up a slope, rises besides, metres by the end, and jumps for a step."""
+    """What is odd about one object that drives up a slope, rises besides, metres by the end, and jumps once."""
     time = 0.1 * np.arange(1, 81)
     states = np.zeros((2, 1, 80, 4), dtype=np.float32)
     states[..., 0] = speed * time
