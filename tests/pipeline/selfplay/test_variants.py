@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.command.options import command_parser
 from pipeline.run.presets import CONFIGS
-from pipeline.selfplay.anchor import LogScorer, logged_tokens
+from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Executed, collect
 from pipeline.simulator.episode import Simulator
@@ -83,6 +84,18 @@ def test_a_cloned_policy_says_what_the_log_does(data, tmp_path) -> None:
     blind = dataclasses.replace(CONFIG, view=dataclasses.replace(VIEW, show_light=False))
     with pytest.raises(UserError, match="sees other things"):
         run_selfplay(blind, **anchored, out=tmp_path / "blind", seed=0)
+
+
+def test_a_cloned_policy_scores_each_decision_of_each_agent(policy, vocabulary) -> None:
+    """A policy scores itself as it drove: the log-probability of an action is that of its scores."""
+    world = build_world(random_scene(1, agents=3), vocabulary, VIEW.road_segments)
+    uniform = torch.rand(42, *world.types.shape, generator=torch.Generator().manual_seed(2))
+    scored = partial(PolicyScorer(policy).scores, [1], world)
+    rollout = collect(policy, Simulator(vocabulary, VIEW), world, scored, PPOConfig(beta=0.1), uniform)
+    assert rollout.log_reference is not None
+    assert rollout.log_reference.shape == (40, 3, vocabulary.size)
+    own = rollout.log_reference.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(own, rollout.logprobs, atol=1e-5, rtol=1e-5)
 
 
 def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
