@@ -60,6 +60,11 @@ class Command:
     once: bool = False
     goes_on: bool = False
 
+    @property
+    def writes_file(self) -> bool:
+        """Whether it writes a file and its companions, not a folder."""
+        return "" in (self.outputs or ())
+
     def load(self) -> tuple[Callable[..., dict[str, Any]], type[Any]]:
         """The function and the class of its configuration."""
         config = self.config if ":" in self.config else f"{self.module}:{self.config}"

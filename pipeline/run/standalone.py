@@ -43,7 +43,7 @@ def _out(command: Command, own: Mapping[str, Any]) -> Path | None:
 
 def _work(command: Command, out: Path) -> Work:
     name, owns = command.name, command.outputs or ("*",)
-    if "" not in owns:
+    if not command.writes_file:
         return Work(out, name, out / "replaced" / name, owns, f".{name}.", command.goes_on)
     owns = tuple(glob.escape(out.name) + ending for ending in owns)
     return Work(out.parent, name, out.parent / "replaced" / out.name, owns, f".{out.name}.", command.goes_on)
@@ -149,7 +149,7 @@ def run_command(
     name, out = command.name, _out(command, own)
     if out is None:
         return function(config, **own)
-    if "" in (command.outputs or ()) and out.is_dir():
+    if command.writes_file and out.is_dir():
         raise UserError(f"--out {out}: a folder; give the name of the file to write")
     given = {option: own[option] for option in command.inputs if own.get(option) is not None}
     inputs = {option: _identity(option, value, own) for option, value in given.items()}
