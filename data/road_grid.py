@@ -1,19 +1,19 @@
 """Lookup grids over the road: for each cell the segments that can be nearest to a point in it, computed per scene.
 
-Shape legend: N segments, G cells, J segments listed in a cell.
+Shape legend: N segments, G cells, J segments listed in a cell, W scenes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from data.road import Segments
-from data.scene import map_tensors
 
-__all__ = ["Z_STRETCH", "RoadGrid", "as_batch", "cell_of", "edge_grid", "view_grid"]
+__all__ = ["Z_STRETCH", "RoadGrid", "RoadLists", "as_batch", "cell_of", "edge_grid", "join_roads", "view_grid"]
 
 # Weight of height differences in the search for the nearest edge, as in Waymo's metric.
 Z_STRETCH = 3.0
@@ -247,29 +247,91 @@ def _among_nearest(squared: Tensor, size: int, cell: float) -> Tensor:
     return squared <= (last.sqrt() + cell * 2**0.5 + _ROUNDING).square()
 
 
-def cell_of(grid: RoadGrid, position: Tensor, cell: float) -> Tensor:
-    """Cell index [W, A] int64 of points.
+def cell_of(grid: RoadLists, row: Tensor, position: Tensor, cell: float) -> Tensor:
+    """Number [N, P] int64 of the cells of points among the cells of all scenes.
 
     Args:
-        grid: batched, [W, ...]. position: [W, A, 2] metres.
+        grid: of W scenes. row: [N] scenes of the points. position: [N, P, 2] metres. cell: side, metres.
     """
-    column_row = ((position - grid.low.unsqueeze(1)) / cell).floor().long()
-    column_row = torch.minimum(column_row.clamp(min=0), grid.shape.unsqueeze(1) - 1)
-    return column_row[..., 0] * grid.shape[:, 1, None] + column_row[..., 1]
+    shape = grid.shape[row].unsqueeze(1)
+    column_line = ((position - grid.low[row].unsqueeze(1)) / cell).floor().long()
+    column_line = torch.minimum(column_line.clamp(min=0), shape - 1)
+    return column_line[..., 0] * shape[..., 1] + column_line[..., 1] + grid.first[row].unsqueeze(1)
 
 
-def as_batch(segments: Segments, grid: RoadGrid) -> tuple[Segments, RoadGrid]:
-    """Add a leading dimension of 1. Padding in the table points at an additional segment that is far away."""
-    far = torch.tensor([[1e5, 1e5, 0.0, 0.0, 0.0, 0.0]])
+@dataclass(frozen=True)
+class RoadLists:
+    """The grids of W scenes, whose lists stand one behind the other: scenes can be chosen without copying them."""
+
+    low: Tensor  # [W, 2] float32, corners of the first cells, metres
+    shape: Tensor  # [W, 2] int64, cells along x and y
+    first: Tensor  # [W] int64, numbers of the first cells
+    start: Tensor  # [G + 1] int64, where the list of a cell begins; it ends where the next one begins
+    entry: Tensor  # [E] int32, rows of the segments of all scenes; the first entry and row 0 are padding
+    longest: int  # entries of the longest list, at least 1
+
+    def of_scenes(self, rows: Tensor) -> RoadLists:
+        """The lists of some scenes [n]."""
+        return replace(self, low=self.low[rows], shape=self.shape[rows], first=self.first[rows])
+
+    def near(self, row: Tensor, position: Tensor, cell: float) -> Tensor:
+        """Rows [N, P, J] int64 of the segments listed for points, filled up with row 0; see ``cell_of``."""
+        number = cell_of(self, row, position, cell)
+        index = self.start[number].unsqueeze(-1) + torch.arange(self.longest, device=row.device)
+        index = torch.where(index < self.start[number + 1].unsqueeze(-1), index, 0)
+        return self.entry.index_select(0, index.flatten()).view(index.shape).long()
+
+
+def as_batch(segments: Segments, grid: RoadGrid) -> tuple[Segments, RoadLists]:
+    """The road of a single scene as that of a batch of one, with a segment far away in row 0."""
+    far = segments.line.new_zeros(1, 6)
+    far[:, :2] = 1e5
+    neighbours = torch.where(segments.neighbours >= 0, segments.neighbours + 1, -1)
     padded = Segments(
-        torch.cat((segments.line, far)),
-        torch.cat((segments.middle, far[:, :2])),
-        torch.cat((segments.kind, torch.zeros(1, dtype=torch.int64))),
-        torch.cat((segments.neighbours, torch.full((1, 2), -1))),
+        torch.cat((far, segments.line)),
+        torch.cat((far[:, :2], segments.middle)),
+        torch.nn.functional.pad(segments.kind, (1, 0)),
+        torch.nn.functional.pad(neighbours, (0, 0, 1, 0), value=-1),
     )
-    table = torch.where(grid.table >= 0, grid.table, len(segments.kind))
-    return map_tensors(padded, _batched), map_tensors(replace(grid, table=table), _batched)
+    listed = grid.table >= 0
+    lists = RoadLists(
+        low=grid.low.unsqueeze(0),
+        shape=grid.shape.unsqueeze(0),
+        first=torch.zeros(1, dtype=torch.int64),
+        start=torch.nn.functional.pad(listed.sum(1).cumsum(0) + 1, (1, 0), value=1),
+        entry=torch.nn.functional.pad(grid.table[listed] + 1, (1, 0)),
+        longest=max(1, int(listed.sum(1).amax())),
+    )
+    return padded, lists
 
 
-def _batched(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(0)
+def join_roads(parts: Sequence[tuple[Segments, RoadLists]]) -> tuple[Segments, RoadLists]:
+    """The roads of several batches as one."""
+    segments, grids = zip(*parts, strict=True)
+    rows = cells = entries = 0
+    # Row 0, cell 0 and entry 0 of every part are the same padding.
+    neighbours, first = [segments[0].neighbours[:1]], []
+    start, entry = [grids[0].start[:1]], [grids[0].entry[:1]]
+    for road, grid in parts:
+        neighbours.append(torch.where(road.neighbours >= 0, road.neighbours + rows, -1)[1:])
+        first.append(grid.first + cells)
+        start.append(grid.start[1:] + entries)
+        entry.append((grid.entry + rows)[1:])
+        rows += len(road.kind) - 1
+        cells += len(grid.start) - 1
+        entries += len(grid.entry) - 1
+    joined = Segments(
+        line=torch.cat([segments[0].line[:1], *(road.line[1:] for road in segments)]),
+        middle=torch.cat([segments[0].middle[:1], *(road.middle[1:] for road in segments)]),
+        kind=torch.cat([segments[0].kind[:1], *(road.kind[1:] for road in segments)]),
+        neighbours=torch.cat(neighbours),
+    )
+    lists = RoadLists(
+        low=torch.cat([grid.low for grid in grids]),
+        shape=torch.cat([grid.shape for grid in grids]),
+        first=torch.cat(first),
+        start=torch.cat(start),
+        entry=torch.cat(entry),
+        longest=max(grid.longest for grid in grids),
+    )
+    return joined, lists

@@ -136,9 +136,7 @@ class PolicyDrive:
     """
 
     def __init__(self, agent: PolicyAgent, worlds: World, driven: Tensor) -> None:
-        # Rows of the road are looked up in one table of all worlds, which takes a copy: once, not at each decision.
-        road = map_tensors(worlds.road, Tensor.contiguous)
-        self._agent, self._worlds, self._driven = agent, dataclasses.replace(worlds, road=road), driven
+        self._agent, self._worlds, self._driven = agent, worlds, driven
         self._agent_index, self._roads = agent_indices(driven), _Roads(agent.see_road)
         self.state = reset(worlds, torch.ones_like(driven), agent.view.history)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.geometry import box_corners, box_separation
 from data.road import Segments
-from data.road_grid import Z_STRETCH, RoadGrid, cell_of
+from data.road_grid import Z_STRETCH
 from pipeline.simulator.step import AgentIndex, Motion, State
 from pipeline.simulator.world import EDGE_CELL, World, table_rows
 
@@ -69,8 +69,8 @@ def collisions(world: World, motion: Motion, box_scale: float, agent_index: Agen
         numbers = (x, y, torch.cos(heading), torch.sin(heading), length * (box_scale / 2), width * (box_scale / 2))
         boxes = torch.stack((*numbers, bottom))  # [7, W, A]
         # Absent agents become points far away, whatever their slots hold.
-        away = boxes.new_tensor([_FAR, 0, 0, 0, 0, 0, 0]).view(-1, 1, 1)
-        boxes = torch.where(present, boxes, away)
+        boxes = torch.where(present, boxes, 0.0)
+        boxes[0].masked_fill_(~present, _FAR)
         hit = hit | (_touched(boxes, w, a, itself) & present[w, a])
     return torch.zeros_like(world.exists).index_put(agent_index, hit)
 
@@ -119,7 +119,7 @@ def _starboard(point: Tensor, segment: Tensor) -> Tensor:
     return (point[..., 0] - segment[..., 0]) * segment[..., 3] - (point[..., 1] - segment[..., 1]) * segment[..., 2]
 
 
-def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
+def signed_edge_distance(edges: Segments, point: Tensor, height: Tensor, near: Tensor) -> Tensor:
     """Planar distance of points to the nearest of some edge segments, negative on the road (port) side.
 
     With lists of ``edge_grid(sides_only=True)`` the sign is right for points within the grid, but not the distance.
@@ -127,26 +127,23 @@ def signed_edge_distance(edges: Segments, world: Tensor, point: Tensor, height: 
     to them: there the sign may be another one. Where two edges are equally near within float32, either counts.
 
     Args:
-        edges: batched, [W, n, ...]. world: [N] of the points. point: [N, P, 2]. height: [N], metres.
-        near: [N, P, J] segment numbers, those of padding being far away.
+        edges: of all worlds. point: [N, P, 2]. height: [N], metres.
+        near: [N, P, J] rows of edges, those of padding being far away.
 
     Returns:
         [N, P] metres.
     """
-    table = edges.line.flatten(0, 1)
-    first = world[:, None, None] * edges.kind.shape[1]
-    _, planar, level = _nearness(table_rows(table, near + first), point.unsqueeze(-2))  # [N, P, J]
+    _, planar, level = _nearness(table_rows(edges.line, near), point.unsqueeze(-2))  # [N, P, J]
     rank = planar + (Z_STRETCH * (height[:, None, None] - level)).square()
     segment = near.gather(-1, rank.argmin(-1, keepdim=True)).squeeze(-1)  # [N, P]
-    first = first.squeeze(-1)
-    own = table_rows(table, segment + first)
+    own = table_rows(edges.line, segment)
     # Computed again for the nearest alone, which is cheaper than keeping it for all.
     t, planar, _ = _nearness(own, point)
     distance = planar.sqrt()
-    turn = table_rows(edges.neighbours.flatten(0, 1), segment + first)  # [N, P, 2]
+    turn = table_rows(edges.neighbours, segment)  # [N, P, 2]
     # Beyond an end of the segment the neighbour there decides too: at a left turn both sides must be port.
     neighbour = torch.where(t < 0, turn[..., 0], torch.where(t > 1, turn[..., 1], -1))
-    beside = table_rows(table, neighbour.clamp(min=0) + first)
+    beside = table_rows(edges.line, neighbour.clamp(min=0))
     own_side, beside_side = _starboard(point, own), _starboard(point, beside)
     bend = own[..., 2] * beside[..., 3] - own[..., 3] * beside[..., 2]
     convex = torch.where(t < 0, -bend, bend) > 0
@@ -170,11 +167,9 @@ def off_road(world: World, motion: Motion, box_scale: float, agent_index: AgentI
     steps = motion.pose.shape[2]
     pose = motion.pose[w, a]  # [N, s, 3]
     corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2]).flatten(1, 2)  # [N, s * 4, 2]
-    grid = RoadGrid(world.edge_grid.low[w], world.edge_grid.shape[w], world.edge_grid.table)
-    near = world.edge_grid.table[w[:, None], cell_of(grid, corners, EDGE_CELL)].long()
-    distance = signed_edge_distance(world.edges, w, corners, bottom, near).unflatten(1, (steps, 4))
-    bounded = (world.edges.kind > 0).any(1)[w]
-    outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & bounded
+    near = world.edge_grid.near(w, corners, EDGE_CELL)
+    distance = signed_edge_distance(world.edges, corners, bottom, near).unflatten(1, (steps, 4))
+    outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & world.bounded[w]
     return torch.zeros_like(world.exists).index_put(agent_index, outside)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.road_grid import cell_of
 from data.scene import MapKind
 from data.vocabulary import TYPE_NAMES
 from pipeline.simulator.step import AgentIndex, State
@@ -135,7 +134,8 @@ def observe_ego(world: World, state: State, agent_index: AgentIndex, config: Obs
     if config.show_type:
         parts.append(_one_hot(world.types[w, a], _TYPES))
     if config.show_motion:
-        parts.append(state.last_motion[w, a] * pose.new_tensor([1 / _MOTION_SCALE, 1.0, 4.0]))
+        along, aside, turned = state.last_motion[w, a].unbind(-1)
+        parts.append(torch.stack((along / _MOTION_SCALE, aside, 4.0 * turned), dim=-1))
     if config.show_velocity:
         parts.append(_into_frame(velocity, pose[:, 2]) / config.speed_scale)
     if config.show_light:
@@ -193,7 +193,8 @@ def observe_neighbours(
     velocity = state.velocity.flatten(0, 1)
     # Features that do not depend on the observer are computed once per agent, not once per pair.
     scaled = [velocity.norm(dim=-1, keepdim=True) / config.speed_scale]
-    scaled.append(world.size.flatten(0, 1)[:, :2] / world.size.new_tensor([30.0, 15.0]))
+    length, width, _ = world.size.flatten(0, 1).unbind(-1)
+    scaled.append(torch.stack((length / 30.0, width / 15.0), dim=-1))
     if config.show_type:
         scaled.append(_one_hot(world.types.flatten(), _TYPES))
     same = table_rows(torch.cat(scaled, dim=-1), flat)
@@ -215,18 +216,16 @@ def observe_road(
     """``road`` and ``road_seen`` of some agents, which depend on nothing that moves but their poses."""
     w, a = agent_index
     pose = state.pose[w, a]  # [N, 3]
-    cell = cell_of(world.road_grid, state.pose[..., :2], VIEW_CELL)[w, a]
     # Rows of flat tables and one plane per number: compiled or not, twice as fast as pairs of indices and vectors.
-    candidates = world.road_grid.table[w, cell].long() + w.unsqueeze(-1) * world.road.kind.shape[1]  # [N, J]
-    middle = world.road.middle.flatten(0, 1)
-    middle_x, middle_y = table_rows(middle, candidates).unbind(-1)
+    candidates = world.road_grid.near(w, pose[:, None, :2], VIEW_CELL).squeeze(1)  # [N, J]
+    middle_x, middle_y = table_rows(world.road.middle, candidates).unbind(-1)
     distance = (middle_x - pose[:, :1]).square() + (middle_y - pose[:, 1:2]).square()
     count = min(config.road_segments, candidates.shape[1])
     flat = candidates.gather(-1, distance.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    kind = world.road.kind.flatten()[flat]
+    kind = world.road.kind[flat]
     heading = pose[:, 2:]  # [N, 1]
-    _, _, along_x, along_y, low, high = table_rows(world.road.line.flatten(0, 1), flat).unbind(-1)
-    middle_x, middle_y = table_rows(middle, flat).unbind(-1)
+    _, _, along_x, along_y, low, high = table_rows(world.road.line, flat).unbind(-1)
+    middle_x, middle_y = table_rows(world.road.middle, flat).unbind(-1)
     middle_x, middle_y = _turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2], heading)
     along_x, along_y = _turned(along_x, along_y, heading)
     length = (along_x.square() + along_y.square()).sqrt()

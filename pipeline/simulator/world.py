@@ -7,7 +7,7 @@ minus the scene's origin (``data.tokenizer.scene_origin``).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from data.road import Segments, edge_segments, no_segments, road_segments
-from data.road_grid import RoadGrid, as_batch, edge_grid, view_grid
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene, map_tensors
+from data.road_grid import RoadLists, as_batch, edge_grid, join_roads, view_grid
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
 
@@ -26,6 +26,7 @@ __all__ = [
     "VIEW_CELL",
     "World",
     "build_world",
+    "choose_worlds",
     "repeat_world",
     "signals_of",
     "stack_worlds",
@@ -67,10 +68,11 @@ class World:
     light_now: Tensor  # [W, S] bool: red when last observed by the current step
     light_known: Tensor  # [W, S] bool: placed, and observed by the current step
     light_valid: Tensor  # [W, S] bool: placed
-    edges: Segments
-    edge_grid: RoadGrid
-    road: Segments
-    road_grid: RoadGrid
+    bounded: Tensor  # [W] bool: there are road edges
+    edges: Segments  # [M, ...] of all worlds
+    edge_grid: RoadLists
+    road: Segments  # [M, ...] of all worlds
+    road_grid: RoadLists
 
 
 def signals_of(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,20 +174,13 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
         light_now=red_now,
         light_known=placed & known,
         light_valid=placed,
+        bounded=torch.tensor(len(edges.kind) > 0),
         edges=merged_edges,
         edge_grid=edge_cells,
         road=merged_road,
         road_grid=road_cells,
     )
-    roads = ("edges", "edge_grid", "road", "road_grid")
-    return dataclasses.replace(
-        world,
-        **{
-            field.name: getattr(world, field.name).unsqueeze(0)
-            for field in dataclasses.fields(world)
-            if field.name not in roads
-        },
-    )
+    return _of_worlds(world, lambda tensor: tensor.unsqueeze(0))
 
 
 def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
@@ -199,53 +194,39 @@ def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def _stack_roads(parts: Sequence[tuple[Segments, RoadGrid]]) -> tuple[Segments, RoadGrid]:
-    """Batched roads of several worlds in one batch; table entries stay valid, padding segments lie far away."""
-    segments, grids = [part[0] for part in parts], [part[1] for part in parts]
-    longest = max(part.kind.shape[1] for part in segments)
-    merged = {}
-    for field in dataclasses.fields(Segments):
-        tensors = [getattr(part, field.name) for part in segments]
-        # The last segment of every world is the far one; repeating it pads, and table entries stay valid.
-        merged[field.name] = torch.cat(
-            [torch.cat((t, t[:, -1:].expand(-1, longest - t.shape[1], *t.shape[2:])), dim=1) for t in tensors]
-        )
-    width = max(grid.table.shape[2] for grid in grids)
-    tables = [
-        torch.cat(
-            (
-                grid.table,
-                torch.full(
-                    (*grid.table.shape[:2], width - grid.table.shape[2]), part.kind.shape[1] - 1, dtype=torch.int32
-                ),
-            ),
-            dim=2,
-        )
-        for part, grid in zip(segments, grids)
-    ]
-    return Segments(**merged), RoadGrid(
-        low=torch.cat([grid.low for grid in grids]),
-        shape=torch.cat([grid.shape for grid in grids]),
-        table=_pad_cat(tables),
-    )
+_TABLES = frozenset({"edges", "edge_grid", "road", "road_grid"})
+
+
+def _of_worlds(world: World, function: Callable[[Tensor], Tensor]) -> World:
+    """Apply a function to all tensors that have a row for each world, outside of the road."""
+    names = [field.name for field in dataclasses.fields(World) if field.name not in _TABLES]
+    changes: dict[str, Any] = {name: function(getattr(world, name)) for name in names}
+    return dataclasses.replace(world, **changes)
 
 
 def stack_worlds(worlds: Sequence[World]) -> World:
     """Several batches of worlds as one, agents and signals padded; padded agents do not exist."""
-    edges, edge_grid = _stack_roads([(world.edges, world.edge_grid) for world in worlds])
-    road, road_grid = _stack_roads([(world.road, world.road_grid) for world in worlds])
-    roads: dict[str, Any] = {"edges": edges, "edge_grid": edge_grid, "road": road, "road_grid": road_grid}
-    values: dict[str, Any] = {
+    edges, edge_grid = join_roads([(world.edges, world.edge_grid) for world in worlds])
+    road, road_grid = join_roads([(world.road, world.road_grid) for world in worlds])
+    values = {
         field.name: _pad_cat([getattr(world, field.name) for world in worlds])
         for field in dataclasses.fields(World)
-        if field.name not in roads
+        if field.name not in _TABLES
     }
-    return World(**values, **roads)
+    return World(**values, edges=edges, edge_grid=edge_grid, road=road, road_grid=road_grid)
+
+
+def choose_worlds(world: World, rows: Tensor) -> World:
+    """Some worlds [n] of a batch, in any order and number; their roads are not copied."""
+    chosen = _of_worlds(world, lambda tensor: tensor[rows])
+    return dataclasses.replace(
+        chosen, edge_grid=world.edge_grid.of_scenes(rows), road_grid=world.road_grid.of_scenes(rows)
+    )
 
 
 def repeat_world(world: World, count: int) -> World:
-    """A batch of one world ``count`` times, without copying."""
-    return map_tensors(world, lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+    """A batch of one world ``count`` times."""
+    return choose_worlds(world, torch.zeros(count, dtype=torch.int64, device=world.types.device))
 
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import Z_STRETCH, as_batch, cell_of, edge_grid, view_grid
-from data.scene import MapKind, Scene, map_tensors
+from data.road_grid import Z_STRETCH, RoadGrid, as_batch, cell_of, edge_grid, join_roads, view_grid
+from data.scene import MapKind, Scene
 from tests.scenes import Mover, circle, hand_made
 
 CELL = 2.5
 ORIGIN = torch.zeros(2)
+SINGLE = torch.zeros(1, dtype=torch.int64)
 
 
 def random_lines(seed: int) -> list[list[tuple[float, ...]]]:
@@ -49,6 +50,11 @@ def brute_rank(edges: Segments, point: Tensor, height: Tensor) -> Tensor:
     return torch.from_numpy(np.hypot(planar, Z_STRETCH * (height.double().numpy()[:, None] - level)))
 
 
+def lists(segments: Segments, grid: RoadGrid, point: Tensor, cell: float) -> Tensor:
+    """The lists [Q, J] of points [Q, 2], -1 where padded."""
+    return as_batch(segments, grid)[1].near(SINGLE, point.unsqueeze(0), cell)[0] - 1
+
+
 def assert_none_is_lost(edges: Segments, heights: Tensor, seed: int) -> Tensor:
     """The lists [Q, J] of random points, in which the nearest segment of all is."""
     generator = torch.Generator().manual_seed(seed)
@@ -56,8 +62,7 @@ def assert_none_is_lost(edges: Segments, heights: Tensor, seed: int) -> Tensor:
     grid = edge_grid(edges, low, high, CELL, heights)
     point = low + (high - low) * torch.rand(1500, 2, generator=generator)
     height = heights[torch.randint(len(heights), (1500,), generator=generator)]
-    batched = map_tensors(grid, lambda t: t.unsqueeze(0))
-    near = grid.table[cell_of(batched, point.unsqueeze(0), CELL)[0]].long()
+    near = lists(edges, grid, point, CELL)
     rank = brute_rank(edges, point, height)
     listed = rank.gather(1, near.clamp(min=0)).masked_fill(near < 0, math.inf)
     torch.testing.assert_close(listed.amin(1), rank.amin(1), atol=1e-3, rtol=0)
@@ -127,8 +132,8 @@ def test_a_road_without_edges_has_empty_lists() -> None:
     assert (grid.table == -1).all()
     assert (view_grid(edges, grid.low, -grid.low, CELL, 4).table == -1).all()
     segments, stacked = as_batch(edges, grid)
-    assert segments.kind.tolist() == [[0]]
-    assert (stacked.table == 0).all()
+    assert segments.kind.tolist() == [0]
+    assert stacked.near(SINGLE, torch.zeros(1, 3, 2), CELL).tolist() == [[[0]] * 3]
 
 
 @pytest.mark.parametrize("size", [1, 6, 1000])
@@ -138,7 +143,7 @@ def test_view_lists_hold_the_nearest_middles(size: int) -> None:
     grid = view_grid(segments, low, high, 6.0, size)
     point = low + (high - low) * torch.rand(1000, 2, generator=torch.Generator().manual_seed(3))
     distance = torch.cdist(point.double(), ((segments.start + segments.end) / 2).double())
-    near = grid.table[cell_of(map_tensors(grid, lambda t: t.unsqueeze(0)), point.unsqueeze(0), 6.0)[0]].long()
+    near = lists(segments, grid, point, 6.0)
     listed = distance.gather(1, near.clamp(min=0)).masked_fill(near < 0, math.inf)
     count = min(size, len(segments.kind))
     nearest = distance.topk(count, dim=1, largest=False).values
@@ -150,7 +155,8 @@ def test_cells_are_numbered_along_y_first_and_clamped() -> None:
     # A whole number of pairs.
     assert grid.shape.tolist() == [4, 2]
     point = torch.tensor([[[1.0, 1.0], [1.0, 5.0], [5.0, 1.0], [11.0, 7.0], [-90.0, 99.0], [99.0, -1.0]]])
-    cells = cell_of(map_tensors(grid, lambda t: t.unsqueeze(0)), point, 4.0)
+    segments = road_segments(scene_of(random_lines(1)), ORIGIN)
+    cells = cell_of(as_batch(segments, grid)[1], SINGLE, point, 4.0)
     assert cells.tolist() == [[0, 1, 2, 5, 1, 6]]
 
 
@@ -196,21 +202,35 @@ def test_seen_road_is_cut_in_pieces_that_lie_on_it() -> None:
     assert torch.equal(pieces.start[sign], pieces.end[sign])
 
 
-def test_a_batch_of_one_keeps_its_lists_and_pads_with_a_segment_far_away() -> None:
-    edges = edge_segments(scene_of(random_lines(1)), ORIGIN)
-    extent = torch.tensor([50.0, 40.0])
-    single = edge_grid(edges, -extent, extent, CELL, torch.zeros(1))
-    segments, grid = as_batch(edges, single)
-    count, table = len(edges.kind), grid.table[0]
-    assert segments.line.shape == (1, count + 1, 6)
-    assert torch.equal(segments.line[0, :count], edges.line)
-    assert torch.equal(segments.neighbours[0, :count], edges.neighbours)
-    assert float(segments.start[0, count].amin()) > 9e4
-    assert int(segments.kind[0, count]) == 0
-    assert torch.equal(torch.where(single.table >= 0, table, -1), single.table)
-    assert (table[single.table < 0] == count).all()
-    assert torch.equal(grid.low[0], single.low)
-    assert torch.equal(grid.shape[0], single.shape)
+def test_roads_of_several_scenes_are_joined_and_chosen() -> None:
+    """Every list names the same segments as that of its own scene, and padding a segment far away."""
+    extent, batches, singles = torch.tensor([50.0, 40.0]), [], []
+    for seed in (1, 2, 3):
+        edges = edge_segments(scene_of(random_lines(seed)), ORIGIN)
+        singles.append((edges, edge_grid(edges, -extent, extent, CELL, torch.zeros(1))))
+        batches.append(as_batch(*singles[-1]))
+    empty = edge_segments(hand_made([Mover()]), ORIGIN)
+    singles.append((empty, edge_grid(empty, -extent, extent, CELL, torch.zeros(1))))
+    batches.append(as_batch(*singles[-1]))
+    # Joined in two steps, as a batch of batches.
+    merged, joined = join_roads([join_roads(batches[:2]), *batches[2:]])
+    assert len(merged.kind) == 1 + sum(len(edges.kind) for edges, _ in singles)
+    assert float(merged.start[0].amin()) > 9e4
+    assert int(merged.kind[0]) == 0
+    for row, (edges, grid) in enumerate(singles):
+        point = torch.rand(200, 2, generator=torch.Generator().manual_seed(row)) * 2 * extent - extent
+        near = joined.near(torch.tensor([row]), point.unsqueeze(0), CELL)[0]
+        own = as_batch(edges, grid)[1].near(SINGLE, point.unsqueeze(0), CELL)[0]
+        width = own.shape[1]
+        assert (near[:, width:] == 0).all()
+        assert torch.equal(near[:, :width] > 0, own > 0)
+        alone = as_batch(edges, grid)[0]
+        assert torch.equal(merged.line[near[:, :width]], alone.line[own])
+        beside, expected = merged.neighbours[near[:, :width]], alone.neighbours[own]
+        assert torch.equal(beside < 0, expected < 0)
+        assert torch.equal(
+            merged.line[beside.clamp(min=0)][beside >= 0], alone.line[expected.clamp(min=0)][beside >= 0]
+        )
 
 
 def test_short_edges_are_not_closed() -> None:

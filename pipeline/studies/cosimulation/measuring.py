@@ -113,17 +113,16 @@ def _off_road(drive: Drive) -> Tensor:
     world, pose = drive.setting.world, drive.pose[drive.taken]
     size = world.size[0, drive.taken]
     corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2])  # [N, T + 1, 4, 2]
-    real = world.edges.kind[0] > 0
+    real = world.edges.kind > 0
     if not bool(real.any()):
         return torch.zeros(pose.shape[:2], dtype=torch.bool)
-    lines = torch.stack((world.edges.start[0, real], world.edges.end[0, real]), dim=1)
+    lines = torch.stack((world.edges.start[real], world.edges.end[real]), dim=1)
     tree = shapely.STRtree(shapely.linestrings(lines.double().numpy()))
     points = corners.flatten(1, 2)  # [N, (T + 1) * 4, 2]
     nearest = tree.nearest(shapely.points(points.reshape(-1, 2).double().numpy()))
     number = real.nonzero().flatten()[torch.from_numpy(nearest)].view(*points.shape[:2], 1)
     height = world.height[0, drive.taken] - size[:, 2] / 2
-    where = torch.zeros(len(points), dtype=torch.int64)
-    distance = signed_edge_distance(world.edges, where, points, height, number)
+    distance = signed_edge_distance(world.edges, points, height, number)
     return (distance.view(*pose.shape[:2], 4) > 0).any(-1)
 
 

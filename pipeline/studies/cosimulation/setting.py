@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.geometry import wrap_angle
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import RoadGrid, as_batch
+from data.road_grid import RoadGrid, RoadLists, as_batch
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, LightState, Scene
 from data.traffic.motion import Motion
 from data.traffic.protos import Terrain, to_scenario
@@ -99,7 +99,7 @@ class Setting:
         return dataclasses.replace(self.world, red=red)
 
 
-def _single_cell(segments: Segments) -> tuple[Segments, RoadGrid]:
+def _single_cell(segments: Segments) -> tuple[Segments, RoadLists]:
     """Segments with a grid of one cell that lists them all: few look, so no list has to be short."""
     number = torch.arange(len(segments.kind), dtype=torch.int32).unsqueeze(0)
     return as_batch(segments, RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number))
@@ -155,6 +155,7 @@ def build_setting(area: Area, scene: Scene) -> Setting:
         light_now=dark,
         light_known=lit,
         light_valid=lit,
+        bounded=torch.tensor([len(edges.kind) > 1]),
         edges=edges,
         edge_grid=edge_grid,
         road=road,

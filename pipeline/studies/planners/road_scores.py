@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data.geometry import box_corners
 from data.road import Segments, edge_segments, road_segments
-from data.road_grid import RoadGrid, as_batch, cell_of, edge_grid
+from data.road_grid import RoadLists, as_batch, edge_grid
 from data.scene import MapKind, Scene
 from pipeline.simulator.events import signed_edge_distance
 from pipeline.simulator.world import EDGE_CELL
@@ -50,7 +50,7 @@ class Surroundings:
     """
 
     edges: Segments
-    grid: RoadGrid
+    grid: RoadLists
     has_edges: bool
     lanes: Tensor
 
@@ -136,15 +136,8 @@ def corners_off_road(drive: Drive, around: Surroundings) -> Tensor:
         return torch.zeros(drives, steps, 4, dtype=torch.bool)
     length, width, height = drive.sizes[drive.ego]
     corners = box_corners(pose[..., :2], pose[..., 2], length, width).view(1, -1, 2)
-    near = around.grid.table[0, cell_of(around.grid, corners, EDGE_CELL)[0]].long()
-    count = corners.shape[1]
-    distance = signed_edge_distance(
-        around.edges,
-        torch.zeros(1, dtype=torch.int64),
-        corners,
-        (drive.heights[drive.ego] - height / 2)[None],
-        near.view(1, count, -1),
-    )
+    near = around.grid.near(torch.zeros(1, dtype=torch.int64), corners, EDGE_CELL)
+    distance = signed_edge_distance(around.edges, corners, (drive.heights[drive.ego] - height / 2)[None], near)
     return (distance > 0).view(drives, steps, 4)
 
 

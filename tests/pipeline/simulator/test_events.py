@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data.road import edge_segments
-from data.road_grid import cell_of
 from data.scene import AgentType, LightState, MapKind, Scene
 from data.scenes_source import open_scenes
 from pipeline.simulator.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
@@ -91,12 +90,11 @@ def compare_with_metric(scene: Scene, count: int, seed: int, least_agreement: fl
     # Within the grid, of whose border the agents are 40 m away.
     point = world.pose[0, agents, None, :2] + spread.clamp(-39.0, 39.0)
     bottom = (world.height - world.size[..., 2] / 2)[0, agents]
-    row = torch.zeros(count, dtype=torch.int64)
     near = _lists(world, point[:, 0])
-    every = torch.arange(world.edges.kind.shape[1]).expand(count, 1, -1)
-    mine = signed_edge_distance(world.edges, row, point, bottom, every)[:, 0]
+    every = torch.arange(len(world.edges.kind)).expand(count, 1, -1)
+    mine = signed_edge_distance(world.edges, point, bottom, every)[:, 0]
     # The lists leave out what the side does not need, so that distances may be others; the side is the same.
-    side = signed_edge_distance(world.edges, row, point, bottom, near)[:, 0].sign()
+    side = signed_edge_distance(world.edges, point, bottom, near)[:, 0].sign()
     assert float((side == mine.sign())[mine.abs() > 1e-4].double().mean()) == 1.0
     places_ = torch.cat((point[:, 0] + world.origin[0], bottom[:, None]), -1)
     expected = signed_distance(places_, prepare_edges(scene.map, bug_compatible=False))
@@ -127,9 +125,9 @@ def test_lists_tell_the_side_within_the_grid(seed: int, beyond: tuple[float, flo
     bottom = (world.height - world.size[..., 2] / 2)[0]
     heights = torch.cat((bottom[torch.arange(5000) % 3], torch.tensor([height])))
     point = torch.cat((low + share * cells * EDGE_CELL, torch.tensor([beyond])))
-    row, every = torch.zeros(5001, dtype=torch.int64), torch.arange(world.edges.kind.shape[1])
-    listed = signed_edge_distance(world.edges, row, point[:, None], heights, _lists(world, point))[:, 0]
-    whole = signed_edge_distance(world.edges, row, point[:, None], heights, every.expand(5001, 1, -1))[:, 0]
+    every = torch.arange(len(world.edges.kind))
+    listed = signed_edge_distance(world.edges, point[:, None], heights, _lists(world, point))[:, 0]
+    whole = signed_edge_distance(world.edges, point[:, None], heights, every.expand(5001, 1, -1))[:, 0]
     clear = whole[:-1].abs() > 1e-4
     assert torch.equal(listed[:-1][clear].sign(), whole[:-1][clear].sign())
     assert not bool(((point[-1] >= low) & (point[-1] <= low + cells * EDGE_CELL)).all())
@@ -137,8 +135,7 @@ def test_lists_tell_the_side_within_the_grid(seed: int, beyond: tuple[float, flo
 
 
 def _lists(world: World, point: Tensor) -> Tensor:
-    cell = cell_of(world.edge_grid, point.unsqueeze(0), EDGE_CELL)
-    return world.edge_grid.table[0, cell[0]].long().unsqueeze(1)
+    return world.edge_grid.near(torch.zeros(1, dtype=torch.int64), point.unsqueeze(0), EDGE_CELL)[0].unsqueeze(1)
 
 
 def test_edge_distance_on_real_scenes(womd) -> None:
@@ -317,10 +314,9 @@ def test_hills_keep_their_edges() -> None:
     assert len(edge_segments(hand_made(movers, edges), world.origin[0]).kind) == 2
     point = world.pose[0, :, None, :2] + torch.tensor([0.0, 3.0])
     bottom = (world.height - world.size[..., 2] / 2)[0]
-    row = torch.zeros(len(movers), dtype=torch.int64)
-    every = torch.arange(world.edges.kind.shape[1]).expand(len(row), 1, -1)
-    distance = signed_edge_distance(world.edges, row, point, bottom, every)
-    listed = signed_edge_distance(world.edges, row, point, bottom, _lists(world, point[:, 0]))
+    every = torch.arange(len(world.edges.kind)).expand(len(movers), 1, -1)
+    distance = signed_edge_distance(world.edges, point, bottom, every)
+    listed = signed_edge_distance(world.edges, point, bottom, _lists(world, point[:, 0]))
     assert torch.equal(listed.sign(), distance.sign())
     torch.testing.assert_close(distance, torch.full_like(distance, -1.0), atol=1e-3, rtol=0)
 

@@ -122,7 +122,7 @@ def test_the_nearest_road_is_seen(vocabulary) -> None:
     for count in (0, 7):
         state = after(world, vocabulary, count, tokens)
         seen = look(world, state)
-        middle = world.road.middle[0, :-1]
+        middle = world.road.middle[1:]
         distance = torch.cdist(state.pose[0, :, :2], middle).topk(VIEW.road_segments, largest=False).values
         found = (seen.road[..., :2] * VIEW.distance_scale).norm(dim=-1)
         expected = torch.where(distance <= VIEW.radius, distance, 0.0)

@@ -177,7 +177,7 @@ def test_a_world_without_future_is_the_same_world(vocabulary) -> None:
             continue
         values = [getattr(world, field.name) for world in (full, cut)]
         pairs = [values] if isinstance(values[0], torch.Tensor) else zip(*(vars(v).values() for v in values))
-        assert all(torch.equal(first, second) for first, second in pairs), field.name
+        assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in pairs), field.name
     assert not cut.moves.any()
     assert not cut.log_valid.any()
 
