@@ -137,6 +137,11 @@ class Policy(nn.Module):
         fused = self.fuse(
             torch.cat((self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen), road), dim=-1)
         )
+        # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
+        with torch.autocast(fused.device.type, enabled=False):
+            return self._heads(fused.float(), agent_type, motion)
+
+    def _heads(self, fused: Tensor, agent_type: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.actor(fused)
         if self.heads > 1:
             by_type = logits.view(len(logits), self.heads, self.actions)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.scene import Scene, map_tensors
 from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
@@ -24,12 +23,13 @@ from models.reference.network import Reference
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
 from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.rollout import Scorer, collect
-from pipeline.selfplay.training import update
+from pipeline.selfplay.driver import Driver
+from pipeline.selfplay.learner import Learner
+from pipeline.selfplay.rollout import Scorer
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from pipeline.simulator.step import decisions
-from pipeline.simulator.world import World, build_world, stack_worlds
+from pipeline.simulator.world import World, build_world, choose_worlds, stack_worlds, with_empty_agent
 
 __all__ = ["Track", "bench"]
 
@@ -47,9 +47,15 @@ _PUFFER_SIMULATOR, _PUFFER_POLICY = 127_000.0, 3_600.0
 
 @dataclass
 class Track:
-    """Worlds and a policy, and the time of each phase of the last update."""
+    """Worlds and a policy, and the time of each phase of the last update.
 
-    world: World
+    Attributes:
+        resident: worlds on the device; on a GPU they end with an agent that does not exist (``with_empty_agent``).
+        rows: of the worlds of an update.
+    """
+
+    resident: World
+    rows: Sequence[int]
     vocabulary: Vocabulary
     view: ObservationConfig
     compiled: bool
@@ -57,9 +63,15 @@ class Track:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def __post_init__(self) -> None:
-        self.device = self.world.pose.device
+        self.device = self.resident.pose.device
         self.phases: dict[str, float] = {}
         self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled)
+        self.world = choose_worlds(self.resident, torch.tensor(self.rows, device=self.device))
+
+    @property
+    def steps(self) -> int:
+        """Agent-steps of an update."""
+        return int(self.world.exists.sum()) * decisions(self.vocabulary)
 
     def simulate(self) -> None:
         """An episode with random tokens: observations, motion, events and rewards, without the network."""
@@ -76,23 +88,22 @@ class Track:
         torch.manual_seed(0)
         on_gpu = self.device.type == "cuda"
         fabric = Fabric(accelerator=self.device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true")
-        bare = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu())
-        policy, optimizer = fabric.setup(bare, torch.optim.Adam(bare.parameters(), lr=1e-4))
+        policy = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu()).to(self.device)
         config = PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
+        learner = Learner(fabric, policy, config, self.compiled)
+        driver = Driver(learner, self.simulator, self.resident)
         uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
-        driver = cast(nn.Module, torch.compile(policy, dynamic=True)) if self.compiled else policy
-        learner = driver if on_gpu else policy
         generator = torch.Generator()
 
         def work() -> None:
             policy.eval()
-            rollout = collect(driver, self.simulator, self.world, score, config, uniform)
+            rollout = driver.collect(self.rows, self.world, score, uniform, None)
             self.phases = dict(rollout.seconds)
             if epochs:
                 policy.train()
                 started = time.perf_counter()
                 # It reads its figures at the end, and so waits for the GPU.
-                update(fabric, learner, optimizer, rollout, config, generator)
+                learner.update(rollout, generator)
                 self.phases["learn"] = time.perf_counter() - started
 
         return work
@@ -149,13 +160,14 @@ def _of_device(
     """Rates on one device, plain or compiled, and the fractions of the phases of an anchored update."""
     count, size = _WORLDS[device.type], _REFERENCE[device.type]
     names = [index % len(scenes) for index in range(count)]
-    world = map_tensors(stack_worlds([pool[name] for name in names]), lambda t: t.to(device))
+    whole = stack_worlds(pool)
+    resident = map_tensors(whole if device.type == "cpu" else with_empty_agent(whole), lambda t: t.to(device))
     words = vocabulary.to(str(device))
-    track = Track(world, words, view, compiled, _MINIBATCH[device.type])
+    track = Track(resident, names, words, view, compiled, _MINIBATCH[device.type])
     reference = ReferenceAgent(Reference(size_preset(size), vocabulary).to(device))
-    score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, names, world)
+    score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, names, track.world)
 
-    epochs, steps = PPOConfig().epochs, int(world.exists.sum()) * decisions(vocabulary)
+    epochs, steps = PPOConfig().epochs, track.steps
     on_cpu = device.type == "cpu"
     unit, place = ("agent-steps/CPU s", "cpu, 1 thread") if on_cpu else ("agent-steps/s", _name(device))
     about = f"{', compiled' if compiled else ''}, {count} worlds, {kind}"

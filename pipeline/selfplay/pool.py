@@ -13,15 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data.errors import UserError
-from data.scene import Scene
+from data.scene import Scene, map_tensors
 from data.store import SceneStore, check_disjoint
 from data.vocabulary import Vocabulary
 from pipeline.agents.leaks import check_unseen
 from pipeline.execution.engine import prepare_worker
 from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.simulator.world import World, build_world
+from pipeline.simulator.world import World, build_world, choose_worlds, stack_worlds, with_empty_agent
 
 __all__ = ["Schedule", "WorldPool", "choose_scenes", "held_out_scenes"]
 
@@ -104,12 +105,20 @@ def _build(builder: _Builder, row: int) -> bytes:
 
 
 class WorldPool:
-    """Builds worlds when they are first needed, or ahead of time in other processes, and keeps the latest.
+    """The worlds of the pool on the device of the training.
+
+    A pool of no more than ``capacity`` worlds is built once and stays there: an update chooses its worlds by
+    number. Of a larger one the worlds of an update are built when they are first needed, or ahead of time in other
+    processes; the latest are kept on the host.
 
     Args:
         store: of the scenes. rows: [pool] rows of the store; a scene's index is its place in them.
         vocabulary: of the tokens, on the CPU. view_size: road segments that agents see.
-        capacity: worlds kept. workers: processes that build; 0 builds in this one.
+        capacity: worlds kept. workers: processes that build; 0 builds in this one. device: of the training.
+        empty_agent: end every world of a resident pool with an agent that does not exist.
+
+    Attributes:
+        resident: all worlds, in the order of the pool; None for a pool that is too large.
     """
 
     def __init__(
@@ -120,10 +129,12 @@ class WorldPool:
         view_size: int,
         capacity: int,
         workers: int,
+        device: torch.device,
+        empty_agent: bool = False,
     ) -> None:
         self._store, self._rows = store, rows
         self._vocabulary, self._view_size = vocabulary, view_size
-        self._capacity = capacity
+        self._capacity, self._device = capacity, device
         self._worlds: OrderedDict[int, World] = OrderedDict()
         self._coming: dict[int, Future[bytes]] = {}
         self._processes: ProcessPoolExecutor | None = None
@@ -133,6 +144,14 @@ class WorldPool:
             self._processes = ProcessPoolExecutor(
                 workers, multiprocessing.get_context("spawn"), prepare_worker, (os.getpid(),)
             )
+        self.resident: World | None = None
+        if len(rows) <= capacity:
+            try:
+                whole = stack_worlds(self._built(range(len(rows))))
+            finally:
+                self.close()
+            self._worlds.clear()
+            self.resident = self._moved(with_empty_agent(whole) if empty_agent else whole)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -149,7 +168,13 @@ class WorldPool:
             if index not in self._worlds and index not in self._coming:
                 self._coming[index] = self._processes.submit(_build, self._builder, self._rows[index])
 
-    def take(self, scene_index: Sequence[int]) -> list[World]:
+    def take(self, scene_index: Sequence[int]) -> World:
+        """The worlds of some scenes as a batch on the device."""
+        if self.resident is not None:
+            return choose_worlds(self.resident, torch.tensor(scene_index).to(self._device, non_blocking=True))
+        return self._moved(stack_worlds(self._built(scene_index)))
+
+    def _built(self, scene_index: Sequence[int]) -> list[World]:
         """Worlds [1, ...] of some scenes, built now where they are not ready."""
         self.prepare(scene_index)
         worlds = []
@@ -164,7 +189,11 @@ class WorldPool:
             self._worlds.popitem(last=False)
         return worlds
 
+    def _moved(self, world: World) -> World:
+        return map_tensors(world, lambda tensor: tensor.to(self._device, non_blocking=True))
+
     def close(self) -> None:
         """End the other processes."""
         if self._processes is not None:
             self._processes.shutdown(wait=True, cancel_futures=True)
+            self._processes = None

@@ -76,8 +76,9 @@ class Minibatch:
     returns: Tensor  # [M] targets of the value
     log_reference: Tensor | None  # [M, K] log-probabilities
     covered: Tensor  # [M] bool, where the reference counts
-    count: Tensor | int  # transitions of all devices
-    covered_count: Tensor | int  # of these, covered
+    real: Tensor  # [M] bool, false for padding
+    count: Tensor  # [] float32: transitions of all devices
+    covered_count: Tensor  # [] float32: of these, covered; at least 1
 
 
 def minibatches(
@@ -85,55 +86,63 @@ def minibatches(
 ) -> Iterator[Minibatch]:
     """One epoch over the transitions of all devices, in minibatches of about ``size``.
 
+    All are padded to the same length, so that one CUDA graph serves them all.
+
     Args:
         shard: of the rollout. advantages: [D, N] of the rollout.
         generator: of the order, the same on all devices.
     """
-    returns = (advantages + rollout.values[:-1]).flatten()
-    advantages, covered = advantages.flatten(), rollout.covered.flatten()
+    device, flat = advantages.device, advantages.flatten()
+    returns, covered = flat + rollout.values[:-1].flatten(), rollout.covered.flatten()
     actions, logprobs = rollout.actions.flatten(), rollout.logprobs.flatten()
     log_reference = None if rollout.log_reference is None else rollout.log_reference.flatten(0, 1)
-    order = torch.randperm(shard.transitions, generator=generator, device=generator.device)
+    order = torch.randperm(shard.transitions, generator=generator)
     # Equal parts: a small last one would weigh as much as the others, and normalise few advantages.
     parts = order.tensor_split(max(1, round(shard.transitions / size)))
-    rows_of_parts = [shard.rows(part.to(advantages.device)) for part in parts]
-    exact = advantages.double()
-    sums = [
-        torch.stack((exact[rows].sum(), exact[rows].square().sum(), covered[rows].sum().double()))
-        for rows in rows_of_parts
-    ]
-    totals = summed(shard.fabric, torch.stack(sums))  # [minibatches, 3]
-    for part, rows, (total, squares, covered_count) in zip(parts, rows_of_parts, totals, strict=True):
-        mean = total / len(part)
-        deviation = (squares / len(part) - mean.square()).clamp(min=0).sqrt()
+    rows, real = shard.rows(torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=-1))
+    exact = torch.where(real, flat[rows].double(), 0.0)  # [B, M]
+    seen = real & covered[rows]
+    sums = torch.stack((exact.sum(1), exact.square().sum(1), seen.sum(1).double()), dim=1)
+    totals = summed(shard.fabric, sums)  # [B, 3]
+    counts = torch.tensor([len(part) for part in parts], dtype=torch.float64).to(device)
+    means = totals[:, 0] / counts
+    deviations = (totals[:, 1] / counts - means.square()).clamp(min=0).sqrt()
+    normalised = ((exact - means.unsqueeze(1)) / (deviations.unsqueeze(1) + 1e-8)).float()
+    counts, covered_counts = counts.float(), totals[:, 2].clamp(min=1).float()
+    for number, chosen in enumerate(rows):
         yield Minibatch(
-            observations=Observation(**{name: value[rows] for name, value in vars(rollout.observations).items()}),
-            actions=actions[rows],
-            logprobs=logprobs[rows],
-            advantages=((advantages[rows] - mean) / (deviation + 1e-8)).float(),
-            returns=returns[rows],
-            log_reference=None if log_reference is None else log_reference[rows],
-            covered=covered[rows],
-            count=len(part),
-            covered_count=covered_count.clamp(min=1).float(),
+            observations=Observation(**{name: value[chosen] for name, value in vars(rollout.observations).items()}),
+            actions=actions[chosen],
+            logprobs=logprobs[chosen],
+            advantages=normalised[number],
+            returns=returns[chosen],
+            log_reference=None if log_reference is None else log_reference[chosen],
+            covered=seen[number],
+            real=real[number],
+            count=counts[number],
+            covered_count=covered_counts[number],
         )
 
 
 def ppo_loss(
-    logits: Tensor, values: Tensor, batch: Minibatch, config: PPOConfig, kl_weight: float
+    logits: Tensor, values: Tensor, batch: Minibatch, config: PPOConfig, kl_weight: Tensor | float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """This device's part of the loss of a minibatch, and of ``LOSS_PARTS``; the parts of all devices add up.
 
     Args:
         logits: [M, K]. values: [M]. batch: transitions. config: weights. kl_weight: of the KL now.
     """
+
+    def mean(value: Tensor) -> Tensor:
+        return torch.where(batch.real, value, 0.0).sum() / batch.count
+
     log_policy = logits.log_softmax(-1)
     logprobs = log_policy.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     ratio = (logprobs - batch.logprobs).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-    surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages).sum() / batch.count
-    entropy = -(log_policy.exp() * log_policy).sum() / batch.count
-    value_loss = 0.5 * (values - batch.returns).square().sum() / batch.count
+    surrogate = mean(torch.minimum(ratio * batch.advantages, clipped * batch.advantages))
+    entropy = mean(-(log_policy.exp() * log_policy).sum(-1))
+    value_loss = 0.5 * mean((values - batch.returns).square())
     kl = log_policy.new_zeros(())
     if batch.log_reference is not None:
         # Where the reference has no opinion the policy is compared with itself.
@@ -145,20 +154,22 @@ def ppo_loss(
         - config.entropy_weight * entropy
         + kl_weight * kl
     )
-    clip_fraction = ((ratio - 1).abs() > config.clip).sum() / batch.count
+    clip_fraction = mean(((ratio - 1).abs() > config.clip).float())
     parts = zip(LOSS_PARTS, (surrogate, value_loss, entropy, kl, clip_fraction), strict=True)
     return loss, {name: part.detach() for name, part in parts}
 
 
-def explained_variance(fabric: Fabric, values: Tensor, advantages: Tensor) -> float:
-    """Fraction of the variance of the returns that the values [D + 1, N] foresaw; of all devices."""
-    error = advantages.double()
-    returns = error + values[:-1]
+def explained_variance(fabric: Fabric, rollout: Rollout, advantages: Tensor) -> float:
+    """Fraction of the variance of the returns that the values foresaw; of all devices.
+
+    Args:
+        rollout: of this device. advantages: [D, N] of it.
+    """
+    error = advantages[:, rollout.learnt].double()
+    returns = error + rollout.values[:-1, rollout.learnt]
     sums = [total for x in (error, returns) for total in (x.sum(), x.square().sum())]
-    count = torch.tensor(float(error.numel()), dtype=torch.float64, device=error.device)
-    mean, square, returns_mean, returns_square = (
-        summed(fabric, torch.stack(sums)) / summed(fabric, count)
-    ).tolist()
+    total = summed(fabric, torch.stack([*sums, sums[0].new_full((), error.numel())])).tolist()
+    mean, square, returns_mean, returns_square = (value / total[4] for value in total[:4])
     return 1.0 - max(0.0, square - mean**2) / max(1e-8, returns_square - returns_mean**2)
 
 
@@ -167,20 +178,41 @@ class Shard:
 
     def __init__(self, fabric: Fabric, rollout: Rollout) -> None:
         self.fabric = fabric
-        self._decisions, self._own = rollout.actions.shape
-        counts = torch.zeros(fabric.world_size, dtype=torch.int64, device=rollout.actions.device)
-        counts[fabric.global_rank] = self._own
-        counts = summed(fabric, counts)
-        self._agents = int(counts.sum())
-        self._first = int(counts[: fabric.global_rank].sum())
+        self._decisions, self._stride = rollout.actions.shape
+        self._learnt, self._own = rollout.learnt, len(rollout.learnt)
+        self._agents, self._first = self._own, 0
+        if fabric.world_size > 1:
+            counts = torch.zeros(fabric.world_size, dtype=torch.int64, device=rollout.actions.device)
+            counts[fabric.global_rank] = self._own
+            counts = summed(fabric, counts)
+            self._agents = int(counts.sum())
+            self._first = int(counts[: fabric.global_rank].sum())
 
     @property
     def transitions(self) -> int:
         """Of all devices."""
         return self._decisions * self._agents
 
-    def rows(self, everywhere: Tensor) -> Tensor:
-        """Of transitions numbered over all devices, the rows here of those that are here."""
+    def rows(self, everywhere: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows here of the transitions of some minibatches.
+
+        Args:
+            everywhere: [B, M] transitions numbered over all devices, -1 for padding; on the CPU.
+
+        Returns:
+            Rows [B, m] of the flattened rollout, and which of them are no padding [B, m]; m is a number that seldom
+            changes from update to update, at least that of the largest minibatch.
+        """
         decision, agent = everywhere // self._agents, everywhere % self._agents - self._first
-        here = (agent >= 0) & (agent < self._own)
-        return decision[here] * self._own + agent[here]
+        real = (everywhere >= 0) & (agent >= 0) & (agent < self._own)
+        longest = int(real.sum(1).max())
+        if self._learnt.is_cuda:
+            longest += -longest % max(1, 1 << max(0, longest.bit_length() - 6))
+        # Those of this device first, in their order; all others are left out.
+        first = torch.sort(real.to(torch.uint8), dim=1, descending=True, stable=True).indices
+        first = torch.nn.functional.pad(first, (0, max(0, longest - first.shape[1])))[:, :longest]
+        taken = torch.arange(longest) < real.sum(1, keepdim=True)
+        device = self._learnt.device
+        decision = torch.where(taken, decision.gather(1, first), 0).to(device, non_blocking=True)
+        agent = torch.where(taken, agent.gather(1, first), 0).to(device, non_blocking=True)
+        return decision * self._stride + self._learnt[agent], taken.to(device, non_blocking=True)

@@ -15,15 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import UserError
 from data.files import atomic_write, sha256_of
-from data.scene import Scene, map_tensors
+from data.scene import Scene
 from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.checkpoints import merge_digests, scene_digests, trained_on
@@ -42,23 +42,16 @@ from pipeline.selfplay.anchor import (
     load_anchor,
     logged_tokens,
 )
-from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
+from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.selfplay.driver import Driver
+from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
-from pipeline.selfplay.ppo import (
-    LOSS_PARTS,
-    Shard,
-    explained_variance,
-    gae,
-    minibatches,
-    ppo_loss,
-)
-from pipeline.selfplay.rollout import Rollout, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
-from pipeline.simulator.world import World, stack_worlds
+from pipeline.simulator.world import World
 
-__all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "train", "update"]
+__all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "train"]
 
 POLICY_FILE, BEST_FILE, TRAINING_FILE = "policy.ckpt", "best.ckpt", "training.pt"
 Row = dict[str, float]
@@ -104,8 +97,11 @@ def train(
     store = SceneStore(scenes)
     held_out = held_out_scenes(validation, config, store, reference)
     pool_rows = choose_scenes(store, config)
+    # CUDA graphs need the same number of agents in every update: the rest are some that do not exist.
+    on_gpu, view_size = fabric.device.type == "cuda", config.view.road_segments
+    words = vocabulary.to("cpu")
     pool = WorldPool(
-        store, pool_rows, vocabulary.to("cpu"), config.view.road_segments, config.cache_worlds, config.workers
+        store, pool_rows, words, view_size, config.cache_worlds, config.workers, fabric.device, empty_agent=on_gpu
     )
     anchor = _anchor(config, frozen, pool, vocabulary)
     schedule = Schedule(len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds"))
@@ -116,15 +112,13 @@ def train(
     bare_policy.trained_on = merge_digests(trained_on(reference), learnt)
     # The optimiser's state is read after this: it goes where the weights are, and does not follow them later.
     bare_policy.to(fabric.device)
-    state = _State(bare_policy, torch.optim.Adam(bare_policy.parameters(), lr=config.ppo.learning_rate, eps=1e-5))
+    learner = Learner(fabric, bare_policy, config.ppo, config.compile)
+    state = _State(bare_policy, learner)
     fingerprint = _fingerprint(config, seed, reference, store, held_out)
     if (out / TRAINING_FILE).exists():
         state.restore(out / TRAINING_FILE, fingerprint, keep)
     fabric.barrier()
-    policy, optimizer = fabric.setup(state.policy, state.optimizer)
-    actor = cast(nn.Module, torch.compile(policy, dynamic=True)) if config.compile else policy
-    # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
-    learner = actor if fabric.device.type == "cuda" else policy
+    driver = Driver(learner, simulator, pool.resident)
     before, started = state.agent_steps, time.perf_counter()
     is_first = fabric.is_global_zero
     log = TrainingLog(out, "selfplay", config.agent_steps, before, config.tensorboard and is_first, is_first)
@@ -135,14 +129,16 @@ def train(
             progress = state.agent_steps / config.agent_steps
 
             # Collect.
-            scene_index, world = _worlds_of(fabric, pool, schedule, number, config.worlds)
+            scene_index = _slots_of(fabric, schedule.scene_index(number))
+            world = pool.take(scene_index)
+            pool.prepare(_slots_of(fabric, schedule.scene_index(number + 1)))
             clock.append(time.perf_counter())
             torch.manual_seed(_seed_of(seed, number, f"dropout {fabric.global_rank}"))
-            policy.eval()
+            bare_policy.eval()
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
             score = None if anchor is None else partial(anchor.scores, scene_index, world)
             logged = logged_tokens(world, vocabulary) if config.driver == "log" else None
-            rollout = collect(actor, simulator, world, score, config.ppo, uniform, logged)
+            rollout = driver.collect(scene_index, world, score, uniform, logged)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
             steps, transitions = summed(fabric, counts).tolist()
             state.updates += 1
@@ -156,9 +152,9 @@ def train(
             clock.append(time.perf_counter())
 
             # Learn.
-            policy.train()
+            bare_policy.train()
             order = torch.Generator().manual_seed(_seed_of(seed, number, "minibatches"))
-            figures = update(fabric, learner, optimizer, rollout, config.ppo, order, progress)
+            figures = learner.update(rollout, order, progress)
             state.agent_steps += steps
 
             # Evaluate and log.
@@ -199,52 +195,12 @@ def train(
     }
 
 
-def update(
-    fabric: Fabric,
-    policy: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    config: PPOConfig,
-    generator: torch.Generator,
-    progress: float = 0.0,
-) -> dict[str, float]:
-    """Improve the policy on a rollout.
-
-    Args:
-        fabric: runs the backward pass. policy: in training mode. optimizer: of its weights.
-        rollout: transitions of this device. config: settings.
-        generator: of the minibatches, the same on all devices. progress: fraction of the training that is done.
-
-    Returns:
-        Means of the loss's parts over the last epoch, and the explained variance; of all devices.
-    """
-    kl_weight = config.kl_weight_at(progress)
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate_at(progress)
-    advantages = gae(rollout.rewards, rollout.values, config.gamma, config.gae_lambda)
-    shard = Shard(fabric, rollout)
-    for _ in range(config.epochs):
-        figures: list[Tensor] = []
-        for batch in minibatches(shard, rollout, advantages, config.minibatch, generator):
-            logits, values = act(policy, batch.observations)
-            loss, parts = ppo_loss(logits, values, batch, config, kl_weight)
-            optimizer.zero_grad(set_to_none=True)
-            # Devices average their gradients, and their losses add up.
-            fabric.backward(loss * fabric.world_size)
-            fabric.clip_gradients(policy, optimizer, max_norm=config.gradient_clip)
-            optimizer.step()
-            figures.append(torch.stack([parts[name] for name in LOSS_PARTS]))
-    means = summed(fabric, torch.stack(figures).mean(0)).tolist()
-    explained = explained_variance(fabric, rollout.values, advantages)
-    return dict(zip(LOSS_PARTS, means, strict=True)) | {"explained_variance": explained}
-
-
 @dataclass
 class _State:
     """What changes from update to update, and is saved to go on after an interruption."""
 
     policy: Policy
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     updates: int = 0
     agent_steps: int = 0
     idle: int = 0  # worlds in a row without an agent to control
@@ -257,7 +213,7 @@ class _State:
         content = {
             "fingerprint": fingerprint,
             "policy": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
             **{name: getattr(self, name) for name in self._PLAIN},
         }
         atomic_write(path, lambda file: torch.save(content, file))
@@ -274,7 +230,7 @@ class _State:
             )
         try:
             self.policy.load_state_dict(content["policy"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            self.learner.load_state_dict(content["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
@@ -283,16 +239,10 @@ class _State:
             setattr(self, name, content[name])
 
 
-def _worlds_of(
-    fabric: Fabric, pool: WorldPool, schedule: Schedule, number: int, worlds: int
-) -> tuple[list[int], World]:
-    """Scenes and worlds of this device in an update; the pool starts to build those of the next update."""
-    own = worlds // fabric.world_size
-    slots = slice(fabric.global_rank * own, (fabric.global_rank + 1) * own)
-    scene_index = schedule.scene_index(number)[slots]
-    built = pool.take(scene_index)
-    pool.prepare(schedule.scene_index(number + 1)[slots])
-    return scene_index, map_tensors(stack_worlds(built), lambda t: t.to(fabric.device, non_blocking=True))
+def _slots_of(fabric: Fabric, scene_index: Sequence[int]) -> Sequence[int]:
+    """Of the scenes in all slots, those of this device."""
+    own = len(scene_index) // fabric.world_size
+    return scene_index[fabric.global_rank * own : (fabric.global_rank + 1) * own]
 
 
 def _uniform(fabric: Fabric, config: SelfPlayConfig, world: World, seed: int, count: int) -> Tensor:
@@ -302,7 +252,11 @@ def _uniform(fabric: Fabric, config: SelfPlayConfig, world: World, seed: int, co
     uniform = torch.rand((count + 2, config.worlds, config.max_agents), generator=generator)
     own, agents = world.types.shape
     first = fabric.global_rank * own
-    return uniform[:, first : first + own, :agents].to(fabric.device)
+    # An agent more than the largest scene has does not exist.
+    uniform = torch.nn.functional.pad(
+        uniform[:, first : first + own, :agents], (0, max(0, agents - config.max_agents))
+    )
+    return uniform.to(fabric.device)
 
 
 def _anchor(

@@ -28,7 +28,6 @@ def advance(
     tokens: Tensor,
     driven: Tensor,
     agent_index: AgentIndex,
-    vehicle_index: AgentIndex,
     vocabulary: Vocabulary,
     box_scale: float,
 ) -> tuple[State, Motion, Events]:
@@ -38,7 +37,7 @@ def advance(
         The state after the decision, with its events noted; the motion; all events.
     """
     state, motion = step(world, state, tokens, driven, vocabulary)
-    events = find_events(world, state, motion, box_scale, agent_index, vehicle_index)
+    events = find_events(world, state, motion, box_scale, agent_index)
     return note_events(state, events), motion, events
 
 
@@ -56,14 +55,13 @@ class Simulator:
 
     Attributes:
         world, state, motion: of the episode that runs; ``motion`` is that of the last decision.
-        agent_index: ([N] world, [N] agent) of the controlled agents. vehicle_index: of the vehicles among them.
+        agent_index: ([N] world, [N] agent) of the controlled agents.
     """
 
     world: World
     state: State
     motion: Motion | None
     agent_index: AgentIndex
-    vehicle_index: AgentIndex
 
     def __init__(
         self,
@@ -82,24 +80,27 @@ class Simulator:
             self._observe = torch.compile(self._observe, fullgraph=True, dynamic=True, options=unchecked)
             self._advance = torch.compile(self._advance, fullgraph=True, dynamic=True, options=unchecked)
 
-    def reset(self, world: World, controlled: Tensor, goal_hidden: Tensor, replay: bool = False) -> None:
+    def reset(
+        self,
+        world: World,
+        controlled: Tensor,
+        goal_hidden: Tensor,
+        replay: bool = False,
+        agent_index: AgentIndex | None = None,
+    ) -> None:
         """Start an episode at the current step of the scenes.
 
         Args:
             world: batched. controlled: [W, A] bool, the agents that observe and are rewarded.
             goal_hidden: [W, A] bool, whose goal is not shown, though it is still paid.
             replay: let the controlled agents replay the log, too, whatever their tokens.
+            agent_index: of the controlled agents, where it is known: to find it waits for the device.
         """
         self.world, self.motion = world, None
-        self.agent_index, self.vehicle_index = (
-            agent_indices(controlled),
-            agent_indices(controlled & (world.types == 0)),
-        )
+        self.agent_index = agent_indices(controlled) if agent_index is None else agent_index
         self._driven = torch.zeros_like(controlled) if replay else controlled
         self.state = reset(world, goal_hidden, self._view.history)
-        self._before = events_at_start(
-            world, self.state, self._view.box_scale, self.agent_index, self.vehicle_index
-        )
+        self._before = events_at_start(world, self.state, self._view.box_scale, self.agent_index)
         nobody = torch.zeros_like(controlled)
         # What lasts from the start on is the log's doing: a penalty for it would teach parked cars to flee.
         self._excused = (
@@ -129,7 +130,7 @@ class Simulator:
             are to blame for. Rows of agents that are not controlled mean nothing.
         """
         self.state, self.motion, events = self._advance(
-            self.world, self.state, tokens, self._driven, self.agent_index, self.vehicle_index
+            self.world, self.state, tokens, self._driven, self.agent_index
         )
         self._excused = ongoing_excused(self._excused, events)
         events = blameable(events, self._excused)

@@ -152,14 +152,16 @@ def signed_edge_distance(edges: Segments, point: Tensor, height: Tensor, near: T
 
 
 def off_road(world: World, motion: Motion, box_scale: float, agent_index: AgentIndex) -> Tensor:
-    """Agents whose box had a corner off the road at some step; none where there is no road edge.
+    """Vehicles whose box had a corner off the road at some step; none where there is no road edge.
+
+    Pedestrians and cyclists may use the roadside.
 
     Args:
         world: batched. motion: of all agents. box_scale: of the boxes.
         agent_index: of the N agents to check.
 
     Returns:
-        [W, A] bool, False for agents that are not checked.
+        [W, A] bool, False for agents that are not checked, and for others than vehicles.
     """
     w, a = agent_index
     size = world.size[w, a] * box_scale
@@ -169,7 +171,7 @@ def off_road(world: World, motion: Motion, box_scale: float, agent_index: AgentI
     corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2]).flatten(1, 2)  # [N, s * 4, 2]
     near = world.edge_grid.near(w, corners, EDGE_CELL)
     distance = signed_edge_distance(world.edges, corners, bottom, near).unflatten(1, (steps, 4))
-    outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & world.bounded[w]
+    outside = ((distance > 0).any(-1) & motion.present[w, a]).any(-1) & world.bounded[w] & (world.types[w, a] == 0)
     return torch.zeros_like(world.exists).index_put(agent_index, outside)
 
 
@@ -204,36 +206,26 @@ def goals(world: World, state: State) -> Tensor:
     return near & world.moves & ~state.goal_reached
 
 
-def find_events(
-    world: World,
-    state: State,
-    motion: Motion,
-    box_scale: float,
-    agent_index: AgentIndex,
-    vehicle_index: AgentIndex,
-) -> Events:
+def find_events(world: World, state: State, motion: Motion, box_scale: float, agent_index: AgentIndex) -> Events:
     """All events of a decision.
 
     Args:
         world: batched. state: after the decision. motion: of the decision. box_scale: of the boxes.
-        agent_index: of the agents whose collisions count.
-        vehicle_index: of the vehicles whose road edges count; pedestrians and cyclists may use the roadside.
+        agent_index: of the agents whose collisions and road edges count.
     """
     return Events(
         collision=collisions(world, motion, box_scale, agent_index),
-        off_road=off_road(world, motion, box_scale, vehicle_index),
+        off_road=off_road(world, motion, box_scale, agent_index),
         red_light=red_lights(world, motion),
         goal=goals(world, state),
     )
 
 
-def events_at_start(
-    world: World, state: State, box_scale: float, agent_index: AgentIndex, vehicle_index: AgentIndex
-) -> Events:
+def events_at_start(world: World, state: State, box_scale: float, agent_index: AgentIndex) -> Events:
     """Collisions and places off the road before the first decision; no light was passed and no goal reached yet.
 
     Args:
-        world: batched. state: of ``reset``. box_scale, agent_index, vehicle_index: as for ``find_events``.
+        world: batched. state: of ``reset``. box_scale, agent_index: as for ``find_events``.
     """
     standing = Motion(
         start=state.pose, pose=state.pose.unsqueeze(2), present=state.present.unsqueeze(-1), first_step=0
@@ -241,7 +233,7 @@ def events_at_start(
     nobody = torch.zeros_like(world.exists)
     return Events(
         collision=collisions(world, standing, box_scale, agent_index),
-        off_road=off_road(world, standing, box_scale, vehicle_index),
+        off_road=off_road(world, standing, box_scale, agent_index),
         red_light=nobody,
         goal=nobody,
     )

@@ -31,6 +31,7 @@ __all__ = [
     "signals_of",
     "stack_worlds",
     "table_rows",
+    "with_empty_agent",
 ]
 
 # Sides of the grid cells for road edges and for what agents see, metres.
@@ -195,6 +196,10 @@ def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 _TABLES = frozenset({"edges", "edge_grid", "road", "road_grid"})
+_OF_AGENTS = (
+    *("types", "size", "height", "exists", "pose", "velocity", "goal", "moves", "log", "log_valid"),
+    *("history_ids", "history_valid", "history_poses"),
+)
 
 
 def _of_worlds(world: World, function: Callable[[Tensor], Tensor]) -> World:
@@ -222,6 +227,16 @@ def choose_worlds(world: World, rows: Tensor) -> World:
     return dataclasses.replace(
         chosen, edge_grid=world.edge_grid.of_scenes(rows), road_grid=world.road_grid.of_scenes(rows)
     )
+
+
+def with_empty_agent(world: World) -> World:
+    """A batch of worlds with one more agent in each, the last one, that does not exist."""
+    pad = torch.nn.functional.pad
+    changes: dict[str, Any] = {}
+    for name in _OF_AGENTS:
+        tensor: Tensor = getattr(world, name)
+        changes[name] = pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, 1))
+    return dataclasses.replace(world, **changes)
 
 
 def repeat_world(world: World, count: int) -> World:

@@ -22,8 +22,8 @@ from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
 from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens, mean_divergence, scene_divergences
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.rollout import Executed, Rollout, act, collect, join
-from pipeline.selfplay.training import update
+from pipeline.selfplay.learner import Learner
+from pipeline.selfplay.rollout import Executed, Rollout, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation
 from pipeline.simulator.reward import RewardConfig
@@ -63,7 +63,8 @@ def _executed_on(inputs: Inputs, device: torch.device) -> tuple[Executed, Tensor
         present.append(simulator.state.present)
         events.append(torch.stack([getattr(step_events, name) for name in _EVENTS]))
     path = torch.stack(poses, 2), torch.stack(present, -1)
-    executed = Executed(tokens, *path, world.exists, simulator.agent_index, join(seen))
+    joined = Observation(**{name: torch.cat([getattr(one, name) for one in seen]) for name in vars(seen[0])})
+    executed = Executed(tokens, *path, world.exists, simulator.agent_index, joined)
     return executed, torch.stack(events, -1)
 
 
@@ -261,9 +262,8 @@ def learning(inputs: Inputs) -> Iterator[Row]:
     for device in (_CPU, inputs.device):
         fabric = Fabric(accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision="32-true")
         bare, _ = inputs.policy(device)
-        learner, optimizer = fabric.setup(bare, torch.optim.Adam(bare.parameters(), lr=1e-4))
         there = _moved_rollout(rollout, device)
-        figures.append(update(fabric, learner, optimizer, there, config, torch.Generator().manual_seed(0)))
+        figures.append(Learner(fabric, bare, config).update(there, torch.Generator().manual_seed(0)))
         weights.append(list(bare.parameters()))
     apart = max(abs(figures[0][name] - figures[1][name]) for name in figures[0])
     yield Row("an update of PPO: largest difference of its figures", apart, "")

@@ -25,7 +25,7 @@ from pipeline.bench.rows import Row
 from pipeline.run.presets import load_preset
 from pipeline.selfplay.config import PPOConfig
 from pipeline.simulator.observation import ObservationConfig
-from pipeline.simulator.world import World, build_world, stack_worlds
+from pipeline.simulator.world import World, build_world, stack_worlds, with_empty_agent
 
 __all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest", "or_too_large"]
 
@@ -129,6 +129,12 @@ class Inputs:
     def built(self) -> Sequence[World]:
         """The world of each scene."""
         return [build_world(scene, self.vocabulary, self.paper.view.road_segments) for scene in self.scenes]
+
+    @cached_property
+    def resident(self) -> World:
+        """The worlds of all scenes on the checked device."""
+        whole = stack_worlds(self.built)
+        return self.moved(with_empty_agent(whole) if self.on_gpu else whole)
 
     def names(self, worlds: int) -> list[int]:
         """Scene index of each world of a batch."""

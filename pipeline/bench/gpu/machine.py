@@ -90,14 +90,14 @@ def graph(inputs: Inputs) -> Iterator[Row | str]:
         return
     words, view = inputs.vocabulary.to(inputs.device), inputs.paper.view
     world = inputs.world(inputs.paper.worlds)
-    index = agent_indices(world.exists), agent_indices(world.exists & (world.types == 0))
+    index = agent_indices(world.exists)
     state, tokens = reset(world, torch.zeros_like(world.exists), view.history), torch.zeros_like(world.types)
 
     def observation() -> Tensor:
-        return observe(world, state, index[0], view).ego
+        return observe(world, state, index, view).ego
 
     def step() -> Tensor:
-        return advance(world, state, tokens, world.exists, *index, words, view.box_scale)[0].pose
+        return advance(world, state, tokens, world.exists, index, words, view.box_scale)[0].pose
 
     for name, work in (("observe", observation), ("step and events", step)):
         side = torch.cuda.Stream()
@@ -132,7 +132,7 @@ def fake(inputs: Inputs) -> Iterator[Row | str]:
     from data.vocabulary import Vocabulary
 
     real, view = inputs.world(inputs.scale.compared, torch.device("cpu")), inputs.paper.view
-    agents, vehicles = agent_indices(real.exists), agent_indices(real.exists & (real.types == 0))
+    agents = agent_indices(real.exists)
     count, steps = len(agents[0]), inputs.vocabulary.token_steps
     with FakeTensorMode(allow_non_fake_inputs=False):
 
@@ -141,11 +141,11 @@ def fake(inputs: Inputs) -> Iterator[Row | str]:
 
         world: World = map_tensors(real, made)
         words = Vocabulary(*(made(getattr(inputs.vocabulary, name)) for name in ("poses", "box", "tolerance")))
-        agents, vehicles = ((made(worlds), made(rows)) for worlds, rows in (agents, vehicles))
+        agents = made(agents[0]), made(agents[1])
         state: State = reset(world, made(real.exists), view.history)
         for _ in range(2):
             seen = observe(world, state, agents, view)
             tokens, driven = made(real.types), made(real.exists)
-            state, motion, _ = advance(world, state, tokens, driven, agents, vehicles, words, view.box_scale)
+            state, motion, _ = advance(world, state, tokens, driven, agents, words, view.box_scale)
     alike = seen.ego.shape[0] == count and motion.pose.shape[2] == steps and state.pose.device.type == "cuda"
     yield Row("decisions on fake CUDA tensors pass (1)", float(alike), "", 1)

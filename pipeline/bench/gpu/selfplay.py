@@ -14,7 +14,6 @@ from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.rollout import Scorer
-from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["anchored", "compiled", "plain"]
@@ -27,10 +26,10 @@ _AUDIT_RATE = 7000.0
 def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer, ReferenceScorer]:
     """Worlds with the paper's settings, and an anchor with random weights."""
     paper, names = inputs.paper, inputs.names(worlds)
-    world, words = inputs.world(worlds), inputs.vocabulary.to(inputs.device)
-    track = Track(world, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
+    words = inputs.vocabulary.to(inputs.device)
+    track = Track(inputs.resident, names, words, paper.view, is_compiled, inputs.scale.minibatch, paper.policy)
     anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
-    return track, partial(anchor.scores, names, world), anchor
+    return track, partial(anchor.scores, names, track.world), anchor
 
 
 def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
@@ -38,7 +37,7 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     inputs.start_memory()
     track, score, anchor = anchored(inputs, worlds, is_compiled)
     epochs, audited = inputs.scale.epochs, worlds == inputs.paper.worlds and not is_compiled
-    steps = int(track.world.exists.sum()) * decisions(inputs.vocabulary)
+    steps = track.steps
     yield Row(f"{about}: agent-steps of an update", steps, "", 420_000 if worlds == inputs.paper.worlds else None)
     rate = "agent-steps/s"
     for name, work in (
@@ -55,31 +54,26 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     work()
     again = seconds_on(inputs.device, work, inputs.scale.repeats)
     yield Row(f"{about}: trained and anchored to {inputs.scale.sizes[0]}, maps known", steps / again, rate)
-    drive = sum(track.phases[name] for name in ("observe", "policy", "simulate"))
-    for name, seconds in {**track.phases, "drive (observe, policy, simulate)": drive}.items():
-        estimate = _AUDIT.get(name.split()[0]) if audited else None
+    for name, seconds in track.phases.items():
+        estimate = _AUDIT.get(name) if audited else None
         yield Row(f"{about}: {name}", seconds, "s", estimate)
     yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
-    # The costs of a world that is not cached: building, stacking, copying, and encoding its map.
+    # What a scene costs once in a training: its world built and moved, its map encoded.
     scenes = inputs.scenes[: inputs.scale.compared]
     build = seconds_on(
         torch.device("cpu"),
         lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.road_segments) for s in scenes],
     ) / len(scenes)
-    parts = [inputs.built[name] for name in inputs.names(worlds)]
     started = time.perf_counter()
-    stacked = stack_worlds(parts)
-    stack = time.perf_counter() - started
-    copy = seconds_on(inputs.device, lambda: inputs.moved(stacked))
-    yield Row(f"{about}: a world built", build, "CPU s", 0.18 if audited else None)
-    yield Row(f"{about}: worlds stacked on the host and copied", stack + copy, "s", 3.0 if audited else None)
-    known = min(worlds, len(inputs.scenes))
+    stacked = stack_worlds(inputs.built)
+    stack = (time.perf_counter() - started) / len(inputs.built)
+    copy = seconds_on(inputs.device, lambda: inputs.moved(stacked)) / len(inputs.built)
     anchor._known.clear()
-    encode = seconds_on(inputs.device, lambda: [anchor._prepared(name) for name in range(known)]) * worlds / known
-    yield Row(f"{about}: maps encoded, if all scenes are new", encode, "s", 3.0 if audited else None)
-    whole = build * worlds + stack + copy + encode + again
-    estimate = _AUDIT_RATE if audited else None
-    yield Row(f"{about}: trained and anchored, all scenes new, built by one process", steps / whole, rate, estimate)
+    known = range(min(worlds, len(inputs.scenes)))
+    encode = seconds_on(inputs.device, lambda: [anchor._prepared(name) for name in known]) / len(known)
+    yield Row(f"{about}: a scene: world built", build, "CPU s", 0.18 if audited else None)
+    yield Row(f"{about}: a scene: world stacked and copied", 1000 * (stack + copy), "ms")
+    yield Row(f"{about}: a scene: map encoded", 1000 * encode, "ms", 10.0 if audited else None)
 
 
 def plain(inputs: Inputs) -> Iterator[Row | str]:

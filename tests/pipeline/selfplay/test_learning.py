@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.policy import Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Executed, Rollout, act, collect
-from pipeline.selfplay.training import update
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation, feature_sizes
 from pipeline.simulator.reward import RewardConfig
@@ -42,6 +42,8 @@ def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor
         rewards=reward,
         log_reference=None if reference is None else reference.expand(*action.shape, -1),
         covered=torch.ones_like(action, dtype=torch.bool),
+        learnt=torch.arange(agents),
+        agents=agents,
         sums={},
         seconds={},
     )
@@ -54,8 +56,7 @@ def play_bandit(
     torch.manual_seed(0)
     net = PolicyConfig(embedding=8, hidden=8, dropout=0.0, per_type=False, inertia=False)
     policy = Policy(net, (6, 6, 13), torch.zeros(3, len(worth), 3))
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    learner = Learner(Fabric(accelerator="cpu", devices=1), policy, config)
     generator = torch.Generator().manual_seed(0)
     figures = []
     for _ in range(rounds):
@@ -63,7 +64,7 @@ def play_bandit(
             logits, _ = policy(*_constant(1))
         action = torch.multinomial(logits[0].softmax(-1), 512, replacement=True, generator=generator).view(8, 64)
         episode = episode_of(worth[action], logits[0], action, reference, 64)
-        figures.append(update(fabric, policy, optimizer, episode, config, generator))
+        figures.append(learner.update(episode, generator))
     with torch.no_grad():
         return policy(*_constant(1))[0][0].softmax(-1), figures
 
@@ -156,7 +157,7 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
     torch.manual_seed(0)
     net = PolicyConfig(embedding=8, hidden=16, dropout=0.0, per_type=False, inertia=False)
     policy = Policy(net, feature_sizes(VIEW), vocabulary.ends)
-    optimizer, fabric = torch.optim.Adam(policy.parameters()), Fabric(accelerator="cpu", devices=1)
+    learner = Learner(Fabric(accelerator="cpu", devices=1), policy, config)
 
     def score(driven: Executed) -> Tensor:
         return log_q.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1)
@@ -165,7 +166,8 @@ def test_in_a_scene_beta_moves_the_policy_as_theory_says(vocabulary, beta: float
     for number in range(rounds):
         uniform = torch.rand(42, *world.types.shape, generator=generator)
         episode = collect(policy.eval(), Simulator(vocabulary, VIEW, reward), world, score, config, uniform)
-        update(fabric, policy.train(), optimizer, episode, config, generator, number / rounds)
+        policy.train()
+        learner.update(episode, generator, number / rounds)
     with torch.no_grad():
         logits, _ = act(policy, episode.observations)
     found = logits.softmax(-1).mean(0)

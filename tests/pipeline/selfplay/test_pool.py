@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.scene import map_tensors
 from data.store import SceneStore, shard_name, write_shard
+from pipeline.selfplay import pool as pool_module
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
 from pipeline.selfplay.training import _fingerprint, _seed_of
-from pipeline.simulator.world import World
+from pipeline.simulator.episode import Simulator
+from pipeline.simulator.observation import ObservationConfig
+from pipeline.simulator.world import World, build_world, stack_worlds
 from tests.models.scenes import random_scene
 
 
@@ -73,30 +76,70 @@ def tensors(world: World) -> list[torch.Tensor]:
     return found
 
 
+CPU = torch.device("cpu")
+
+
 def test_worlds_built_elsewhere_are_the_same(store, vocabulary) -> None:
-    here = WorldPool(store, [3, 1, 0], vocabulary, 8, capacity=2, workers=0)
-    there = WorldPool(store, [3, 1, 0], vocabulary, 8, capacity=2, workers=1)
+    here = WorldPool(store, [3, 1, 0], vocabulary, 8, capacity=2, workers=0, device=CPU)
+    there = WorldPool(store, [3, 1, 0], vocabulary, 8, capacity=2, workers=1, device=CPU)
     try:
         there.prepare([0, 1])
         for names in ([0, 1, 2], [1, 0, 1], [2, 2]):
-            for one, two in zip(here.take(names), there.take(names), strict=True):
-                assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(two), strict=True))
+            pairs = zip(tensors(here.take(names)), tensors(there.take(names)), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
         assert len(here) == 3
+        assert here.resident is None
         assert here.scene(0).scenario_id == store[3].scenario_id
     finally:
         there.close()
 
 
-def test_only_the_latest_worlds_are_kept(store, vocabulary) -> None:
-    pool = WorldPool(store, [0, 1, 2, 3], vocabulary, 8, capacity=2, workers=0)
-    kept = pool.take([0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worlds_of_a_resident_pool_are_those_built_one_by_one(store, vocabulary, workers) -> None:
+    pool = WorldPool(store, [3, 1, 0], vocabulary, 8, capacity=3, workers=workers, device=CPU, empty_agent=True)
+    taken = pool.take([2, 0, 2, 1])
+    alone = stack_worlds([build_world(store[row], vocabulary, 8) for row in (0, 3, 0, 1)])
+    assert not taken.exists[:, -1].any()
+    for name in ("pose", "exists", "goal", "log", "history_ids", "stop_line", "red", "bounded"):
+        mine, other = getattr(taken, name), getattr(alone, name)
+        assert torch.equal(mine[:, : other.shape[1]] if mine.dim() > 1 else mine, other), name
+    controlled, hidden = taken.exists, torch.zeros_like(taken.exists)
+    seen = []
+    for world, who in ((taken, controlled), (alone, alone.exists)):
+        simulator = Simulator(vocabulary, ObservationConfig(road_segments=8))
+        simulator.reset(world, who, hidden[:, : world.types.shape[1]])
+        rewards, events = simulator.step(torch.ones_like(world.types))
+        seen.append((simulator.observe(), [value[who] for value in [*rewards.values(), *vars(events).values()]]))
+    (mine, happened), (other, alike) = seen
+    for name, value in vars(mine).items():
+        expected = getattr(other, name)
+        # Segments come in the order of the lists, whose length depends on the batch.
+        if name.startswith("road"):
+            value, expected = value.float().sort(1).values, expected.float().sort(1).values
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(happened, alike, strict=True))
+
+
+def test_only_the_latest_worlds_are_kept(store, vocabulary, monkeypatch) -> None:
+    built = []
+
+    def build(scene, *arguments):
+        built.append(str(scene.scenario_id))
+        return build_world(scene, *arguments)
+
+    monkeypatch.setattr(pool_module, "build_world", build)
+    pool = WorldPool(store, [0, 1, 2, 3], vocabulary, 8, capacity=2, workers=0, device=CPU)
+    ids = [str(store[row].scenario_id) for row in range(4)]
+    pool.take([0, 1])
     # The first comes first again, and is used after the second: that one has to go.
-    assert pool.take([0])[0] is kept[0]
+    pool.take([0])
     pool.take([2])
-    assert pool.take([0])[0] is kept[0]
-    assert pool.take([1])[0] is not kept[1]
+    pool.take([0])
+    assert built == ids[:3]
+    pool.take([1])
+    assert built == [*ids[:3], ids[1]]
     # What one update needs is never dropped within it.
-    assert len(pool.take([0, 1, 2, 3])) == 4
+    assert len(pool.take([0, 1, 2, 3]).exists) == 4
 
 
 def test_scenes_are_spread_over_the_store(store, tmp_path: Path) -> None:

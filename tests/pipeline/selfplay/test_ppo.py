@@ -11,9 +11,9 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.ppo import Minibatch, anchor_kl, exact_kl, gae, ppo_loss
 from pipeline.selfplay.rollout import Rollout
-from pipeline.selfplay.training import update
 from pipeline.simulator.observation import Observation
 
 
@@ -35,6 +35,13 @@ def random_batch(count: int = 12, actions: int = 6) -> dict[str, Tensor]:
     }
 
 
+def descending(policy: torch.nn.Module, config: PPOConfig) -> Learner:
+    """A learner by plain gradient descent, whose steps can be checked."""
+    learner = Learner(Fabric(accelerator="cpu", devices=1), policy, config)
+    learner.optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
+    return learner
+
+
 def loss_of(batch: dict[str, Tensor], config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, with advantages normalised as they are for a single device."""
     rest = {name: tensor for name, tensor in batch.items() if name not in ("logits", "value", "advantages")}
@@ -42,7 +49,9 @@ def loss_of(batch: dict[str, Tensor], config: PPOConfig) -> tuple[Tensor, dict[s
     normalised = (advantage - advantage.mean()) / advantage.std(unbiased=False)
     known = max(1, int(batch["covered"].sum()))
     unseen = Observation(*[torch.zeros(0)] * 7)
-    minibatch = Minibatch(unseen, **rest, advantages=normalised, count=len(advantage), covered_count=known)
+    counts = {"count": torch.tensor(float(len(advantage))), "covered_count": torch.tensor(float(known))}
+    real = torch.ones(len(advantage), dtype=torch.bool)
+    minibatch = Minibatch(unseen, **rest, advantages=normalised, real=real, **counts)
     return ppo_loss(batch["logits"], batch["value"], minibatch, config, config.beta)
 
 
@@ -193,6 +202,8 @@ def partly_covered(agents: int, inputs: int, actions: int) -> Rollout:
         rewards=torch.randn(2, agents, generator=generator),
         log_reference=(2 * torch.randn(2, agents, actions, generator=generator)).log_softmax(-1),
         covered=torch.arange(count).view(2, agents) % 5 == 0,
+        learnt=torch.arange(agents),
+        agents=agents,
         sums={},
         seconds={},
     )
@@ -228,9 +239,7 @@ def test_an_update_divides_the_kl_by_what_is_covered(parts: int) -> None:
         gradient_clip=1e9,
         beta=1.0,
     )
-    optimizer = torch.optim.SGD(policy.parameters(), lr=rate)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    figures = update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(8))
+    figures = descending(policy, config).update(episode, torch.Generator().manual_seed(8))
     assert figures["kl"] == pytest.approx(sum(expected) / parts, abs=1e-5)
     torch.testing.assert_close(policy.weight.detach().double(), weight, atol=1e-5, rtol=1e-5)
 
@@ -280,6 +289,8 @@ def random_episode(decisions: int = 6, agents: int = 4) -> Rollout:
         rewards=1 + normal(decisions, agents),
         log_reference=(2 * normal(decisions, agents, 3)).log_softmax(-1),
         covered=torch.rand(decisions, agents, generator=generator) < 0.6,
+        learnt=torch.arange(agents),
+        agents=agents,
         sums={},
         seconds={},
     )
@@ -305,9 +316,7 @@ def updated(config: PPOConfig, share: float = 0.0) -> tuple[Tensor, dict[str, fl
     """How an update moves the weights by plain gradient descent, and its figures."""
     policy, episode = LinearActorCritic(), random_episode()
     before = policy.weight.detach().clone()
-    optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    figures = update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(0), share)
+    figures = descending(policy, config).update(episode, torch.Generator().manual_seed(0), share)
     return policy.weight.detach() - before, figures
 
 
@@ -360,9 +369,7 @@ def test_an_update_of_no_training_is_one_at_its_beginning() -> None:
     first, _ = updated(config, 0.0)
     policy, episode = LinearActorCritic(), random_episode()
     before = policy.weight.detach().clone()
-    optimizer = torch.optim.SGD(policy.parameters(), lr=99.0)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    update(fabric, policy, optimizer, episode, config, torch.Generator().manual_seed(0))
+    descending(policy, config).update(episode, torch.Generator().manual_seed(0))
     assert torch.equal(policy.weight.detach() - before, first)
     assert not torch.equal(first, updated(config, 1.0)[0])
 

@@ -18,12 +18,13 @@ from models.policy import Policy, PolicyConfig
 from pipeline.execution.devices import Clock
 from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.rollout import Executed, Rollout, Scorer, collect
-from pipeline.selfplay.training import update
+from pipeline.selfplay.learner import Learner
+from pipeline.selfplay.ppo import Shard, minibatches
+from pipeline.selfplay.rollout import Executed, Rollout, Scorer, act, collect, drive, finish, start
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.reward import RewardConfig
-from pipeline.simulator.world import World, build_world, stack_worlds
+from pipeline.simulator.world import World, build_world, stack_worlds, with_empty_agent
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW
 from tests.pipeline.simulator.test_observation import garbage
@@ -81,10 +82,9 @@ def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, referen
         score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, range(3), world)
         episode = collected(policy, vocabulary, world, config, score)
         student = copy.deepcopy(policy).train()
-        optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
-        fabric = Fabric(accelerator="cpu", devices=1)
+        learner = Learner(Fabric(accelerator="cpu", devices=1), student, config)
         torch.manual_seed(0)
-        figures = update(fabric, student, optimizer, episode, config, torch.Generator().manual_seed(0))
+        figures = learner.update(episode, torch.Generator().manual_seed(0))
         found.append((episode, figures, student.state_dict()))
     (clean, figures, weights), (other, same, moved) = found
     assert clean.covered.any()
@@ -133,10 +133,12 @@ def test_parked_agents_are_driven_but_not_all_learnt_from(policy, vocabulary) ->
     assert 40 * (60 + 22) < part.transitions < 40 * (60 + 50)
     none = collected(policy, vocabulary, batch, dataclasses.replace(PLAIN, parked_share=0.0))
     moving = batch.moves[batch.exists].nonzero().flatten()
-    assert torch.equal(none.actions, whole.actions[:, moving])
-    assert torch.equal(none.values, whole.values[:, moving])
-    rows = (torch.arange(40)[:, None] * 150 + moving).flatten()
-    assert torch.equal(none.observations.ego, whole.observations.ego[rows])
+    assert torch.equal(none.learnt, moving)
+    assert torch.equal(none.actions, whole.actions)
+    shard = Shard(Fabric(accelerator="cpu", devices=1), none)
+    rows, real = shard.rows(torch.arange(shard.transitions).unsqueeze(0))
+    assert bool(real.all())
+    assert torch.equal(rows[0], (torch.arange(40)[:, None] * 150 + moving).flatten())
     for name, total in whole.sums.items():
         assert torch.equal(total, none.sums[name]), name
 
@@ -156,9 +158,14 @@ def test_what_the_reference_says_of_those_learnt_from_is_kept(policy, vocabulary
     episode = collected(policy, vocabulary, world, dataclasses.replace(PLAIN, parked_share=0.0), score)
     assert world.moves[0, :5].tolist() == [True, False, False, True, False]
     assert episode.log_reference is not None
-    expected = said[0][:, [0, 3]]
-    torch.testing.assert_close(episode.log_reference[episode.covered], expected[episode.covered], atol=0, rtol=0)
-    assert (~episode.covered).nonzero().tolist() == [[7, 1]]
+    assert episode.learnt.tolist() == [0, 3]
+    shard = Shard(Fabric(accelerator="cpu", devices=1), episode)
+    (batch,) = minibatches(shard, episode, torch.zeros(40, 5), 80, torch.Generator().manual_seed(0))
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
+    decision, agent = order // 2, torch.tensor([0, 3])[order % 2]
+    assert batch.log_reference is not None
+    assert torch.equal(batch.log_reference[batch.covered], said[0][decision, agent][batch.covered])
+    assert torch.stack((decision, agent), 1)[~batch.covered].tolist() == [[7, 3]]
     assert collected(policy, vocabulary, world).log_reference is None
 
 
@@ -180,14 +187,8 @@ def test_every_transition_is_used_once_an_epoch(policy, vocabulary) -> None:
 
     spy = Spy()
     config = PPOConfig(minibatch=100, epochs=3, beta=0.0)
-    figures = update(
-        Fabric(accelerator="cpu", devices=1),
-        spy,
-        torch.optim.Adam(spy.parameters()),
-        episode,
-        config,
-        torch.Generator().manual_seed(0),
-    )
+    learner = Learner(Fabric(accelerator="cpu", devices=1), spy, config)
+    figures = learner.update(episode, torch.Generator().manual_seed(0))
     assert sizes == [120, 120] * 3
     assert all(math.isfinite(value) for value in figures.values())
 
@@ -316,3 +317,51 @@ def test_a_gpu_is_waited_for_only_when_seconds_are_asked_for(monkeypatch: pytest
     for phase in ("simulation", "learning", "simulation"):
         clock.lap(phase)
     assert clock.seconds() == {"simulation": 3.5, "learning": 0.5}
+
+
+def test_slots_without_agents_change_nothing(policy, vocabulary) -> None:
+    """Filled up for a CUDA graph, an update is the same."""
+    scenes = [random_scene(seed, agents=count) for seed, count in ((0, 5), (1, 3))]
+    plain = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments) for scene in scenes])
+    config = PPOConfig(minibatch=100, epochs=2, beta=0.5, parked_share=0.5)
+    uniform = torch.rand(42, 2, 5, generator=torch.Generator().manual_seed(2))
+    results = []
+    for world, slots, draws in (
+        (plain, 0, uniform),
+        (with_empty_agent(plain), 20, nn.functional.pad(uniform, (0, 1))),
+    ):
+        begin = start(world, config, draws, slots)
+        episode = drive(policy, Simulator(vocabulary, VIEW), world, begin)
+
+        def score(driven: Executed) -> Tensor:
+            logits, _ = act(policy, driven.observations)
+            return (0.5 * logits).log_softmax(-1).unflatten(0, (40, -1))
+
+        rollout = finish(world, begin, episode, score, config, draws, Clock(torch.device("cpu")))
+        student = copy.deepcopy(policy)
+        learner = Learner(Fabric(accelerator="cpu", devices=1), student, config)
+        results.append((rollout, learner.update(rollout, torch.Generator().manual_seed(0)), student.state_dict()))
+    (one, figures, weights), (other, alike, moved) = results
+    assert other.actions.shape == (40, 20)
+    assert torch.equal(one.actions, other.actions[:, :8])
+    assert torch.equal(one.learnt, other.learnt)
+    assert one.transitions == other.transitions
+    assert one.agent_steps == other.agent_steps == 320
+    for name, total in one.sums.items():
+        torch.testing.assert_close(total, other.sums[name], atol=1e-6, rtol=1e-6)
+    assert figures == pytest.approx(alike, abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, moved[name], atol=1e-5, rtol=0)
+
+
+def test_features_are_kept_in_bfloat16_where_the_policy_computes_in_it(policy, vocabulary) -> None:
+    world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
+    begin = start(world, PLAIN, torch.rand(42, *world.types.shape, generator=torch.Generator().manual_seed(2)))
+    whole, small = (
+        drive(policy, Simulator(vocabulary, VIEW), world, begin, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for name, value in vars(whole.observations).items():
+        kept = getattr(small.observations, name)
+        assert torch.equal(value.to(kept.dtype), kept), name
+        assert (kept.dtype == torch.bfloat16) == (name in ("ego", "neighbour", "road")), name

@@ -17,6 +17,7 @@ from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.selfplay import training
 from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.learner import Learner
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -75,8 +76,8 @@ def interrupt(monkeypatch, after: int) -> None:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    original = training.update
-    monkeypatch.setattr(training, "update", update)
+    original = Learner.update
+    monkeypatch.setattr(Learner, "update", update)
 
 
 @pytest.mark.parametrize(("every", "after"), [(1, 1), (1, 4), (2, 3), (3, 2)])
@@ -112,7 +113,7 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
     def restore(state, *arguments):
         original(state, *arguments)
-        moments = [t for one in state.optimizer.state.values() for name, t in one.items() if name != "step"]
+        moments = [t for one in state.learner.optimizer.state.values() for name, t in one.items() if name != "step"]
         found.append({tensor.device.type for tensor in [*state.policy.parameters(), *moments]})
         raise KeyboardInterrupt
 

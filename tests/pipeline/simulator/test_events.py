@@ -299,7 +299,7 @@ def test_padded_agents_have_no_events(vocabulary) -> None:
     world = dataclasses.replace(world, exists=torch.zeros_like(world.exists), moves=torch.zeros_like(world.moves))
     state = reset(world, world.exists)
     motion = motion_of(world, world.pose[:, :, None].expand(-1, -1, 2, -1))
-    events = find_events(world, state, motion, 1.0, agent_indices(world.exists), agent_indices(world.exists))
+    events = find_events(world, state, motion, 1.0, agent_indices(world.exists))
     assert not any(flag.any() for flag in vars(events).values())
 
 
