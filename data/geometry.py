@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = [
     "box_corners",
     "box_separation",
+    "planar_length",
     "project_on_polyline",
     "rotate",
     "time_to_contact",
@@ -26,7 +27,18 @@ __all__ = [
 def wrap_angle(angle: Tensor) -> Tensor:
     """Wrap radians to [-pi, pi). The float32 modulo may return pi itself for angles just below -pi."""
     wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-    return torch.where(wrapped >= math.pi, torch.full_like(wrapped, -math.pi), wrapped)
+    return wrapped.masked_fill_(wrapped >= math.pi, -math.pi)
+
+
+def planar_length(x: Tensor, y: Tensor) -> Tensor:
+    """Length [...] of vectors given as two planes [...], broadcast.
+
+    On a CPU with fused multiply-add it has the same bits as ``torch.cdist`` and ``torch.linalg.vector_norm``. These
+    are slow in two dimensions: on a GPU ``cdist`` runs one block of threads for each pair.
+    """
+    # Rooted in double precision and then rounded, since torch's float32 root on CPUs is off by a unit in the last
+    # place in one of six cases.
+    return torch.addcmul(x * x, y, y).double().sqrt_().to(x.dtype)
 
 
 def rotate(vector: Tensor, angle: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.geometry import planar_length
+
 __all__ = ["Neighbours", "RelativeAttention", "fading", "gather_rows", "k_nearest", "neighbour_lists"]
 
 
@@ -51,15 +53,17 @@ def k_nearest(
         valid sources.
     """
     # Exact differences: the expansion |a|^2 + |b|^2 - 2ab has errors of centimetres at a kilometre from the origin.
-    distance = torch.cdist(target, source, compute_mode="donot_use_mm_for_euclid_dist")
+    x, y = (target[..., axis, None] - source[..., None, :, axis] for axis in (0, 1))
+    distance = planar_length(x, y)
     hidden = ~valid.unsqueeze(-2)
     sources = source.shape[-2]
     if exclude_self:
         hidden = hidden | torch.eye(sources, dtype=torch.bool, device=source.device)
     # Roads overlap, so equal distances are common. Ranking by tenths of a millimetre and then by row makes the
     # result independent of the padding of the batch.
-    rank = (distance * 1e4).long().masked_fill(hidden, _FAR)
-    rank = (rank << _ROW_BITS) | torch.arange(sources, device=source.device)
+    # In place, since these are the largest tensors of a forward pass.
+    rank = (distance * 1e4).long().masked_fill_(hidden, _FAR)
+    rank = rank.bitwise_left_shift_(_ROW_BITS).bitwise_or_(torch.arange(sources, device=source.device))
     if sources < count:
         # Lists always have the same length. A size that depends on a smaller number of sources was broadcast
         # wrongly when compiled for dynamic shapes (torch 2.13).

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data.geometry import (
     box_corners,
     box_separation,
+    planar_length,
     project_on_polyline,
     rotate,
     time_to_contact,
@@ -40,6 +41,17 @@ def polygons(center: torch.Tensor, heading: torch.Tensor, half: torch.Tensor) ->
     cos, sin = np.cos(heading.numpy()), np.sin(heading.numpy())
     matrix = np.stack((np.stack((cos, -sin), -1), np.stack((sin, cos), -1)), 1)
     return shapely.polygons(np.einsum("nij,nkj->nki", matrix, points) + center.numpy()[:, None])
+
+
+def test_lengths_are_rounded_once() -> None:
+    """Within a unit in the last place of the length in double precision, also where torch's own root is not."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(CASES, generator=generator) * 100 for _ in range(2))
+    x[0] = y[0] = 0.0
+    exact = torch.hypot(x.double(), y.double())
+    assert float(((planar_length(x, y) - exact).abs() / exact.clamp(min=1e-9)).max()) < 2**-23
+    assert planar_length(x[:, None], y[:5]).shape == (CASES, 5)
+    assert planar_length(x.double(), y.double()).dtype == torch.float64
 
 
 def boxes_overlap(*boxes: torch.Tensor) -> torch.Tensor:
