@@ -1,4 +1,4 @@
-"""Augmentation of recordings on the device of the batch, with uniform numbers drawn by the loader.
+"""Augmentation of batches of recordings, with uniform numbers drawn for each scene.
 
 The numbers are a function of (seed, step, scene), so they do not depend on the number of loaders or devices. Shape
 legend: B scenes, A agents, T steps, N tokens, M pieces, S lights.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.map_pieces import MapPieces
-from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene, map_tensors
 from data.tokenizer import MotionTokens
 from data.vocabulary import type_index
 
@@ -61,6 +61,10 @@ class SceneInputs:
     recorded: Tensor  # [B, A, N + 1, 3] poses at the boundaries as recorded (see tokens.pose_valid)
     target: Tensor  # [B, A, N] int64 the token that ends nearest to the recording, from the pose of the tokens
     learnt: Tensor  # [B, A] bool agents with a loss; others are context
+
+    def pin_memory(self) -> SceneInputs:
+        """In page-locked memory; torch's loaders call this."""
+        return map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
 def known_lights(state: Tensor, observed: Tensor, seconds: int) -> KnownLights:

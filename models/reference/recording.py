@@ -1,7 +1,7 @@
 """Recordings: the inputs of the reference before augmentation and tokenisation, small enough to cache in memory.
 
-Augmentation and then tokenisation run on the device of the batch. Shape legend: B scenes, A agents, T steps, S
-lights, M pieces, N tokens.
+Augmentation and then tokenisation run for whole batches, in training by the loader. Shape legend: B scenes, A
+agents, T steps, S lights, M pieces, N tokens.
 """
 
 from __future__ import annotations

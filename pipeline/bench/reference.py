@@ -47,7 +47,10 @@ def _model(size: str, words: Vocabulary) -> Reference:
 
 
 class TrainingStep:
-    """One optimisation step on some scenes, with augmentation and tokenisation; each call makes a step.
+    """One optimisation step on some scenes; each call makes a step.
+
+    On a CPU with augmentation and tokenisation. On a GPU the loader's processes do these meanwhile, and a step copies
+    what they made.
 
     Args:
         scenes: single scenes. model: on the device to train on. words: its vocabulary, on the CPU.
@@ -70,15 +73,19 @@ class TrainingStep:
             agents, steps = recording.valid.shape[1:]
             draws.append(draw_for(0, 0, row, agents, (steps - 1) // words.token_steps))
         self.tokens = sum(part.token[..., 0].numel() for part in draws)
-        self._recording = map_tensors(collate_inputs(recordings), lambda t: t.to(self.device))
-        self._draws = map_tensors(collate_inputs(draws), lambda t: t.to(self.device))
+        self._recording, self._draws, self._words = collate_inputs(recordings), collate_inputs(draws), words
+        self._ready = self.inputs() if self.device.type == "cpu" else self.inputs().pin_memory()
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         self.seconds: dict[str, float] = {}
 
     @torch.no_grad()
     def inputs(self) -> SceneInputs:
-        """Augmented and tokenised scenes."""
-        return recording_inputs(augment(self._recording, self._draws, AugmentationConfig()), self._model.vocabulary)
+        """Augmented and tokenised scenes, on the CPU."""
+        return recording_inputs(augment(self._recording, self._draws, AugmentationConfig()), self._words)
+
+    def copied(self) -> SceneInputs:
+        """Ready inputs on the device."""
+        return map_tensors(self._ready, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def loss(self, inputs: SceneInputs) -> Tensor:
         """Mean over the tokens with a loss."""
@@ -89,8 +96,12 @@ class TrainingStep:
 
     def __call__(self) -> None:
         clock = Clock(self.device)
-        inputs = self.inputs()
-        clock.lap("augment and tokenise")
+        if self.device.type == "cpu":
+            inputs = self.inputs()
+            clock.lap("augment and tokenise")
+        else:
+            inputs = self.copied()
+            clock.lap("copy")
         loss = self.loss(inputs)
         clock.lap("forward")
         self._optimizer.zero_grad()

@@ -1,4 +1,7 @@
-"""Batches of recordings: read from the store, pruned, grouped by size, and collated with their random draws."""
+"""Batches of scenes: read from the store, pruned, grouped by size, augmented and tokenised, all on the CPU.
+
+In the loader's processes if it has any, so that a training step on a GPU launches none of it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from data.batch import collate
 from data.scene import CURRENT_INDEX
 from data.store import SceneStore
 from data.vocabulary import Vocabulary
-from models.reference.augmentation import Draws, draw_for
+from models.reference.augmentation import Draws, augment, draw_for, token_ranks
 from models.reference.config import ReferenceConfig
-from models.reference.inputs import collate_inputs, keep_agents
+from models.reference.inputs import SceneInputs, collate_inputs, keep_agents
 from models.reference.recording import Recording, prune_map, recording_inputs, recording_of
 from pipeline.fitting.config import FitConfig
 
-__all__ = ["Batch", "RecordedScenes", "SizeBatchSampler", "training_loader"]
+__all__ = ["DrawnRecording", "RecordedScenes", "SizeBatchSampler", "training_loader"]
 
 # Scenes are sorted by size within pools of this many batches: large enough that batches hold little padding,
 # small enough that their composition still changes from epoch to epoch.
@@ -28,7 +31,9 @@ _POOL_BATCHES = 16
 
 
 @dataclass(frozen=True)
-class Batch:
+class DrawnRecording:
+    """A recording with the random numbers of its augmentation."""
+
     recording: Recording
     draws: Draws
 
@@ -42,7 +47,7 @@ class _Key:
     silent: bool
 
 
-class RecordedScenes(Dataset[Batch]):
+class RecordedScenes(Dataset[DrawnRecording]):
     """Recordings of the scenes of a store, with at most ``max_agents`` agents and the map near them.
 
     Args:
@@ -82,13 +87,19 @@ class RecordedScenes(Dataset[Batch]):
             self._cache[index] = recording
         return recording
 
-    def __getitem__(self, key: _Key) -> Batch:
+    def __getitem__(self, key: _Key) -> DrawnRecording:
         recording = self.recording(key.row)
         agents, steps = recording.valid.shape[1:]
         draws = draw_for(self._seed, key.step, key.row, agents, (steps - 1) // self._vocabulary.token_steps)
         if key.silent:
             recording = dataclasses.replace(recording, learnt=torch.zeros_like(recording.learnt))
-        return Batch(recording, draws)
+        return DrawnRecording(recording, draws)
+
+    def batch(self, scenes: Sequence[DrawnRecording]) -> SceneInputs:
+        """Augment and tokenise scenes together, padded to the largest."""
+        drawn, config = collate_inputs(scenes), self._config.augment
+        recording = augment(drawn.recording, drawn.draws, config)
+        return recording_inputs(recording, self._vocabulary, token_ranks(drawn.draws, config))
 
 
 class SizeBatchSampler(Sampler[list[int]]):
@@ -144,18 +155,20 @@ class _DeviceBatches(Sampler[list[_Key]]):
 
 
 def training_loader(
-    scenes: RecordedScenes, config: FitConfig, *, seed: int, start: int, rank: int, devices: int
-) -> DataLoader[Batch]:
-    """Endless batches of one device, from step ``start`` on.
+    scenes: RecordedScenes, config: FitConfig, *, seed: int, start: int, rank: int, devices: int, pinned: bool
+) -> DataLoader[DrawnRecording]:
+    """Endless batches (``SceneInputs``) of one device, from step ``start`` on.
 
     Args:
         rank, devices: number of the device and of all; together they read the batches that one device would read.
+        pinned: in memory from which CUDA copies without a wait.
     """
     batches = SizeBatchSampler(scenes.sizes, config.batch_size, seed, start=start)
     return DataLoader(
         scenes,
         batch_sampler=_DeviceBatches(batches, start, rank, devices),
-        collate_fn=collate_inputs,
+        collate_fn=scenes.batch,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
+        pin_memory=pinned,
     )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from data.scene import map_tensors
-from models.reference.augmentation import augment, token_ranks
 from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
-from models.reference.recording import recording_inputs
-from pipeline.fitting.batches import Batch, RecordedScenes, training_loader
+from pipeline.fitting.batches import RecordedScenes, training_loader
 from pipeline.fitting.config import FitConfig
 
 __all__ = ["FitModule", "Loss"]
@@ -26,17 +23,6 @@ __all__ = ["FitModule", "Loss"]
 # (model, batch) to the loss of every token and its mask, both [B, A, N]; randomness in it uses the global
 # generator, which is seeded for each step.
 Loss = Callable[[Reference, SceneInputs], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class _Decay:
-    """Update of the moving average; unlike torch's own function it can be pickled."""
-
-    decay: float
-
-    @torch.no_grad()
-    def __call__(self, average: Any, current: Any, count: Any) -> None:
-        torch._foreach_lerp_(average, current, 1 - self.decay)
 
 
 class FitModule(lightning.LightningModule):
@@ -61,10 +47,7 @@ class FitModule(lightning.LightningModule):
         self._seed, self._start = seed, start
         model.recompute = config.recompute
         self.register_buffer("fingerprint", torch.frombuffer(bytearray.fromhex(fingerprint), dtype=torch.uint8))
-        self.averaged: AveragedModel | None = None
-        if config.ema:
-            self.averaged = AveragedModel(model, multi_avg_fn=_Decay(config.ema))
-            self.averaged.requires_grad_(False)
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
 
     def setup(self, stage: str) -> None:
         if self._config.compile:
@@ -74,9 +57,7 @@ class FitModule(lightning.LightningModule):
     @property
     def result(self) -> Reference:
         """The trained network, or the moving average of its weights."""
-        network = self.model if self.averaged is None else self.averaged.module
-        assert isinstance(network, Reference)
-        return network
+        return self.model if self.averaged is None else self.averaged
 
     def train_dataloader(self) -> Any:
         return training_loader(
@@ -86,26 +67,29 @@ class FitModule(lightning.LightningModule):
             start=self._start,
             rank=self.trainer.global_rank,
             devices=self.trainer.world_size,
+            pinned=self.trainer.strategy.root_device.type == "cuda",
         )
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: SceneInputs, device: torch.device, dataloader_idx: int
+    ) -> SceneInputs:
         return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: SceneInputs, batch_idx: int) -> Tensor:
         torch.manual_seed(int(np.random.SeedSequence([self._seed, self.global_step]).generate_state(1)[0]))
-        config = self._config.augment
-        with torch.no_grad():
-            recording = augment(batch.recording, batch.draws, config)
-            inputs = recording_inputs(recording, self.model.vocabulary, token_ranks(batch.draws, config))
-        loss, mask = self._loss(self.model, inputs)
+        loss, mask = self._loss(self.model, batch)
         # Devices average their gradients, so each divides by the tokens of all.
         count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
         return (loss * mask).sum() * self.trainer.world_size / count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # The average begins with the weights after the first step. torch's AveragedModel counts on the device and
+        # waits for it in every step.
+        weight = 1 - self._config.ema if self.global_step else 1.0
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), weight)
 
     def _rate(self, step: int) -> float:
         config = self._config

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from data.errors import UserError
 from data.files import atomic_path
@@ -32,6 +33,8 @@ _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_ve
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
 # Sampled futures per validation scene.
 _FUTURES = 8
+# Steps after which losses are read on a GPU, where each reading waits for the step; on a CPU each is read at once.
+_READ_EVERY = 50
 
 
 def silence_lightning() -> None:
@@ -65,6 +68,7 @@ class Recorder(Callback):
         self._validation, self._scenes, self._seed = validation, scenes, seed
         self._log: TrainingLog | None = None
         self.rows: list[list[float | int | None]] = []
+        self._unread: list[tuple[int, Tensor, float]] = []  # step, loss, learning rate
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         silence_lightning()
@@ -111,23 +115,41 @@ class Recorder(Callback):
     ) -> None:
         assert isinstance(pl_module, FitModule)
         step, config = trainer.global_step, self._config
-        loss = float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean"))
-        if not math.isfinite(loss):
-            raise UserError(f"training diverged: the loss is {loss} at step {step}; lower fit.learning_rate")
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
+        assert isinstance(loss, Tensor)
+        self._unread.append((step, loss, trainer.optimizers[0].param_groups[0]["lr"]))
         last = step == config.steps
+        validated, saved = (last or step % every == 0 for every in (config.validate_every, config.checkpoint_every))
+        if not (validated or saved or loss.device.type == "cpu" or step % _READ_EVERY == 0):
+            return
+        losses = self._read()
         figures: dict[str, float] = {}
-        if last or step % config.validate_every == 0:
+        if validated:
             figures |= self._tokens(trainer, pl_module)
             if last or (config.rollout_every and step % config.rollout_every == 0):
                 figures |= self._futures(trainer, pl_module)
+        for done, value, rate in losses:
+            self._add(done, value, rate, figures if done == step else {})
+        if saved:
+            self.save(trainer)
+
+    def _read(self) -> list[tuple[int, float, float]]:
+        """Step, loss and learning rate of the steps since the last reading."""
+        losses = torch.stack([loss for _, loss, _ in self._unread]).tolist()
+        rows = [(step, loss, rate) for (step, _, rate), loss in zip(self._unread, losses, strict=True)]
+        self._unread.clear()
+        for step, loss, _ in rows:
+            if not math.isfinite(loss):
+                raise UserError(f"training diverged: the loss is {loss} at step {step}; lower fit.learning_rate")
+        return rows
+
+    def _add(self, step: int, loss: float, rate: float, figures: Mapping[str, float]) -> None:
+        """Log a step."""
         self.rows.append([step, loss, rate, *(figures.get(name) for name in COLUMNS[3:])])
         if self._log is not None:
             row = {"loss": loss, "learning_rate": rate, **figures}
             tagged = {f"{self._name}/{name}": value for name, value in row.items()}
             self._log.add(tagged, step, f"loss={self.recent_loss():.3f}")
-        if last or step % config.checkpoint_every == 0:
-            self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write a checkpoint to resume from; every device takes part."""

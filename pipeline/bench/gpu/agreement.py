@@ -246,7 +246,7 @@ def learning(inputs: Inputs) -> Iterator[Row]:
     for device in (_CPU, inputs.device):
         model = inputs.network(size, device).eval()
         step = TrainingStep(inputs.scenes[: inputs.scale.compared], model, inputs.vocabulary)
-        loss = step.loss(step.inputs())
+        loss = step.loss(step.copied())
         loss.backward()
         results.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
     (loss, gradient), (other, others) = results
