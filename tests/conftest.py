@@ -13,6 +13,9 @@ from hypothesis import settings
 # gives OMP_NUM_THREADS wants to see whether something depends on it.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
+# Tests are of CPUs, also on machines with a GPU, which devices named auto would take; give the variable to try it.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 # The same examples in every run, so that a change fails for its own defects; HYPOTHESIS_PROFILE=explore looks for
 # new ones. No deadlines, since how long an example takes depends on what else the machine does.
 settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -4,6 +4,7 @@ user can mend into one line on stderr."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import errno
@@ -12,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data.completeness import allow_partial
@@ -35,6 +36,8 @@ __all__ = ["COMMANDS", "main", "preset_section", "whole_run"]
 
 # By name, as all commands are: telling inputs apart takes all readers of the project.
 _ALONE = "pipeline.run.standalone:run_command"
+# Options that may be given for all parts of a command at once.
+_WHERE = ("device", "devices")
 CHOICES = {
     "fresh": "start over; what is in the way is kept in the folder replaced/ beside it",
     "keep": "a finished result stays as it is whatever changed; unfinished work goes on where it can",
@@ -149,6 +152,7 @@ def _usage() -> str:
             f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
             "all commands: --quiet prints only errors and warnings; --log FILE also writes messages to FILE;",
             "--partial continues when shards of a split are missing.",
+            "Commands that compute on GPUs: --device and --devices hold for all of their parts.",
         ]
     )
 
@@ -180,6 +184,42 @@ def preset_section(command: Command, preset: Mapping[str, Any], config_class: ty
     return {**preset.get(command.name, {}), **{part: preset.get(part, {}) for part in command.parts}}
 
 
+def _paths(option: str, config_class: type[Any]) -> Iterator[list[str]]:
+    """Where options of a name are in a configuration, at any depth."""
+
+    def found(config: Any) -> Iterator[list[str]]:
+        for field in dataclasses.fields(config):
+            if dataclasses.is_dataclass(value := getattr(config, field.name)):
+                yield from ([field.name, *path] for path in found(value))
+            elif field.name == option:
+                yield [option]
+
+    return found(config_class())
+
+
+def _everywhere(
+    option: str, arguments: list[str], section: Mapping[str, Any], config_class: type[Any]
+) -> dict[str, Any]:
+    """A section in which all options of a name have the value that the arguments give to ``--NAME``.
+
+    Options of single parts, as ``--fit.device``, go before. The option is taken from the arguments unless the
+    command itself has it.
+    """
+    result = copy.deepcopy(dict(section))
+    paths = list(_paths(option, config_class))
+    of_parts = [path for path in paths if path != [option]]
+    value = pop_option(arguments if paths == of_parts and paths else list(arguments), option, "")
+    if option == "devices" and value not in ("", "auto") and not value.isdecimal():
+        raise UserError(f"--devices {value}: expected a number or auto")
+    if value:
+        for *parts, last in of_parts:
+            part = result
+            for name in parts:
+                part = part.setdefault(name, {})
+            part[last] = int(value) if value.isdecimal() else value
+    return result
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     preset_name = pop_option(arguments, "preset", "demo")
     preset = load_preset(preset_name)
@@ -188,6 +228,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     from pipeline.execution.devices import is_first_process
 
     section = preset_section(command, preset, config_class)
+    for option in _WHERE:
+        section = _everywhere(option, arguments, section, config_class)
     epilog = f"example: python -m pipeline {name} {command.example}"
     parser = command_parser(name, function, config_class, section, epilog)
     parameters = inspect.signature(function).parameters

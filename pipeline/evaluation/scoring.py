@@ -50,7 +50,7 @@ class ScoringTask:
         metric, ttc_all_types: the metric. mended: score without documented defects too.
         targets: whose likelihoods count, a name in ``TARGETS``.
         losses: say which agents and features lost how much.
-        cache: folder of prepared scenes, or None.
+        cache: folder of prepared scenes, or None. device: of the metric, as torch takes it.
         version: tells a changed file, or other code, apart.
     """
 
@@ -64,11 +64,12 @@ class ScoringTask:
     losses: bool
     cache: Path | None
     version: str
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
         """Stands for all that decides the rows."""
-        return digest_of(dataclasses.replace(self, cache=None))
+        return digest_of(dataclasses.replace(self, cache=None, device=""))
 
     @property
     def size(self) -> int:
@@ -141,8 +142,9 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
     for name, bug_compatible in (("values", True), ("mended", False)):
         if not (bug_compatible or task.mended):
             continue
-        context = _prepared(scene, bug_compatible, task.cache, task.targets)
-        result = score(context, rollouts.agent_id, rollouts.states, metric, task.ttc_all_types)
+        context = _prepared(scene, bug_compatible, task.cache, task.targets).to(task.device)
+        states = rollouts.states.to(task.device)
+        result = score(context, rollouts.agent_id, states, metric, task.ttc_all_types)
         row[name] = {field: float(value) for field, value in result.values.items()}
         odd = [field for field, value in row[name].items() if not math.isfinite(value)]
         if odd:

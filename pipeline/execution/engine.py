@@ -14,12 +14,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from data.errors import UserError
 from pipeline.execution.processes import die_with_parent, end_workers, keep_freed_memory
 
-__all__ = ["EngineConfig", "prepare_worker", "run_on", "run_tasks", "worker_count"]
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
+    from pipeline.execution.devices import Devices
+
+__all__ = ["EngineConfig", "prepare_worker", "run_on", "run_tasks", "take_gpu", "worker_count"]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -68,7 +73,7 @@ def run_on(
     tasks: Sequence[TaskT],
     workers: int,
     *,
-    device: str = "cpu",
+    devices: Devices | None = None,
     folder: Path | None = None,
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield ``(index, function(task))`` in order of completion.
@@ -79,8 +84,9 @@ def run_on(
     Args:
         engine: the workers.
         function: importable by name. tasks: its arguments, picklable, their paths absolute.
-        workers: processes; 0 for one per core, or per CPU (or GPU) of the cluster.
-        device: of the tasks; on cuda each takes a GPU.
+        workers: processes; 0 for one per core or per GPU, of this machine or of the cluster.
+        devices: of the tasks, none for the CPU. On this machine ``cuda`` is another GPU in each process, as evenly
+            as may be; of a cluster each process has a GPU for itself.
         folder: where they write; every machine of a cluster must see it.
 
     Raises:
@@ -90,14 +96,20 @@ def run_on(
         # Ray is optional.
         from pipeline.execution.ray_cluster import run_on_cluster
 
-        yield from run_on_cluster(engine.address, engine.retries, function, tasks, workers, device, folder)
+        on_gpus = devices is not None and devices.kind != "cpu"
+        yield from run_on_cluster(engine.address, engine.retries, function, tasks, workers, on_gpus, folder)
         return
-    count = worker_count(workers or int(device != "cpu"))
-    yield from run_tasks(function, tasks, count, engine.retries)
+    count = worker_count(workers) if devices is None else devices.processes(workers)
+    gpus = 1 if devices is None else devices.dealt
+    yield from run_tasks(function, tasks, count, engine.retries, gpus)
 
 
-def prepare_worker(parent: int) -> None:
-    """Set up a fresh worker: it ends with its parent, ignores Ctrl-C and uses one thread."""
+def prepare_worker(parent: int, gpus: int = 1, started: Synchronized[int] | None = None) -> None:
+    """Set up a fresh worker: it ends with its parent, ignores Ctrl-C, and uses one thread and one GPU.
+
+    Args:
+        parent: process id. gpus: of this machine, to be shared. started: counts the workers that are there.
+    """
     # Both signals reach the whole process group; the parent alone decides what follows.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -108,10 +120,23 @@ def prepare_worker(parent: int) -> None:
     die_with_parent(parent)
     keep_freed_memory()
     torch.set_num_threads(1)
+    take_gpu(gpus, started)
+
+
+def take_gpu(gpus: int, started: Synchronized[int] | None) -> None:
+    """Let this process see one of the machine's GPUs, the next in turn; arguments as ``prepare_worker``."""
+    if gpus == 1 or started is None:
+        return
+    with started.get_lock():
+        place = started.value
+        started.value += 1
+    # By the environment: that starts nothing of CUDA, so that the worker may fork.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
 
 
 def run_tasks(
-    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int, retries: int = 0
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int, retries: int = 0, gpus: int = 1
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield ``(index, function(task))`` in order of completion.
 
@@ -122,6 +147,7 @@ def run_tasks(
             in each of them, so that results do not depend on the number of workers.
         retries: how often to go on with one process fewer after a worker was killed, most often because memory
             ran out.
+        gpus: dealt out to the processes.
 
     Raises:
         UserError: workers were killed more often than that.
@@ -140,7 +166,7 @@ def run_tasks(
     left = dict(enumerate(tasks))
     while left:
         try:
-            for index, result in _run_pool(function, left, workers):
+            for index, result in _run_pool(function, left, workers, gpus):
                 del left[index]
                 yield index, result
         except BrokenProcessPool as error:
@@ -154,12 +180,15 @@ def run_tasks(
 
 
 def _run_pool(
-    function: Callable[[TaskT], ResultT], tasks: Mapping[int, TaskT], workers: int
+    function: Callable[[TaskT], ResultT], tasks: Mapping[int, TaskT], workers: int, gpus: int
 ) -> Iterator[tuple[int, ResultT]]:
     # Fresh processes: forking one with threads of torch or Arrow may deadlock.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=prepare_worker, initargs=(os.getpid(),)
+        min(workers, len(tasks)),
+        mp_context=context,
+        initializer=prepare_worker,
+        initargs=(os.getpid(), gpus, context.Value("i", 0)),
     )
     try:
         futures: dict[Future[ResultT], int] = {pool.submit(function, task): index for index, task in tasks.items()}

@@ -96,7 +96,7 @@ def run_on_cluster(
     function: Callable[[TaskT], ResultT],
     tasks: Sequence[TaskT],
     workers: int,
-    device: str,
+    on_gpus: bool,
     folder: Path | None,
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield ``(index, function(task))`` in order of completion; see ``pipeline.execution.engine.run_on``."""
@@ -110,11 +110,10 @@ def run_on_cluster(
 
     _connect(ray, address, workers)
     token = _leave_token(folder)
-    gpus = int(device != "cpu")
-    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Worker)
+    actor = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_restarts=0)(_Worker)
     crew = _Crew(actor, None if token is None else str(token), deque(range(len(tasks))))
     try:
-        yield from _drive(ray, crew, retries, function, tasks, workers, "GPU" if gpus else "CPU")
+        yield from _drive(ray, crew, retries, function, tasks, workers, "GPU" if on_gpus else "CPU")
     finally:
         for worker in crew.everyone():
             ray.kill(worker)

@@ -16,13 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from data.errors import UserError
 from data.files import read_json, remove_leftovers, write_json
 from pipeline.execution.console import bar
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.manifest import differences
+
+if TYPE_CHECKING:
+    from pipeline.execution.devices import Devices
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = frozenset({"data", "models", "submission", "pipeline"})
@@ -92,7 +95,7 @@ def run_kept(
     description: str,
     workers: int,
     engine: EngineConfig,
-    device: str = "cpu",
+    devices: Devices | None = None,
     unit: str = " scene",
 ) -> list[list[dict[str, Any]]]:
     """Rows of every task, in order; rows of an earlier run are read.
@@ -101,7 +104,7 @@ def run_kept(
         function: importable by name; its rows go through JSON. tasks: what to do.
         folder: of the results, one file a task; files of other tasks stay there.
         description, unit: of the progress bar. workers: processes, see ``run_on``. engine: who does the work.
-        device: of the tasks.
+        devices: of the tasks, see ``run_on``.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +114,7 @@ def run_kept(
     total = sum(task.size for task in tasks)
     done = total - sum(job.task.size for job in todo)
     with bar(description, total, unit, initial=done) as progress:
-        for _, count in run_on(engine, _do, todo, workers, device=device, folder=folder):
+        for _, count in run_on(engine, _do, todo, workers, devices=devices, folder=folder):
             progress.update(count)
     remove_leftovers(folder)
     return [read_json(target) for target in targets]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from data.errors import UserError
 from models.reference.augmentation import AugmentationConfig
+from pipeline.execution.devices import Count
 
 __all__ = ["FitConfig"]
 
@@ -40,7 +41,7 @@ class FitConfig:
         compile: compile the network with torch.compile; worthwhile for trainings of many minutes.
         precision: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
         device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU if there is one.
-        devices: number of devices on each machine.
+        devices: number of devices on each machine; auto for all GPUs.
         nodes: number of machines; each runs this command, started by torchrun or Slurm.
     """
 
@@ -66,7 +67,7 @@ class FitConfig:
     compile: bool = False
     precision: str = "auto"
     device: str = "auto"
-    devices: int = 1
+    devices: Count = "auto"
     nodes: int = 1
 
     def __post_init__(self) -> None:
@@ -81,16 +82,21 @@ class FitConfig:
             "nodes",
         )
         for name in positive:
-            if getattr(self, name) <= 0:
+            if (value := getattr(self, name)) != "auto" and value <= 0:
                 raise UserError(f"fit.{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.ema < 1:
             raise UserError(f"fit.ema is {self.ema}; it must be in [0, 1)")
         if self.precision not in _PRECISIONS:
             raise UserError(f"fit.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
-        if self.batch_size < self.devices * self.nodes:
-            raise UserError(
-                f"fit.batch_size is {self.batch_size}, less than a scene for each of "
-                f"{self.devices * self.nodes} devices; raise it"
-            )
+        if self.devices != "auto":
+            self.check_share(self.devices)
         if self.rollout_every % self.validate_every:
             raise UserError("fit.rollout_every must be a multiple of fit.validate_every, or 0")
+
+    def check_share(self, devices: int) -> None:
+        """Raise ``UserError`` where so many devices on each machine cannot share a batch."""
+        if self.batch_size < devices * self.nodes:
+            raise UserError(
+                f"fit.batch_size is {self.batch_size}, less than a scene for each of "
+                f"{devices * self.nodes} devices; raise it"
+            )

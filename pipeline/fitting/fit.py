@@ -64,7 +64,7 @@ def fit_reference(
         UserError: ``out`` holds an interrupted training with other settings, training and validation share
             scenarios, or training diverged.
     """
-    devices = find_devices(config.device, "--fit.device", config.devices)
+    devices = find_devices(config.device, "--fit.device", config.devices, config.check_share)
     store = SceneStore(scenes)
     held_out = None if validation is None else SceneStore(validation)
     if held_out is not None:
@@ -101,6 +101,7 @@ def fit_reference(
     recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
     trainer = _trainer(config, devices, recorder)
     if done < config.steps:
+        devices.tell(name, precision=config.precision, nodes=config.nodes)
         try:
             trainer.fit(module, ckpt_path=interrupted if done else None, weights_only=True)
         except SystemExit as exit_:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from data.errors import UserError
 from models.policy import PolicyConfig
+from pipeline.execution.devices import Count
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.step import CONTROLLED
@@ -124,7 +125,7 @@ class SelfPlayConfig:
         evaluate_rollouts: of each.
         tensorboard: write curves for TensorBoard.
         device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU where there is one.
-        devices: how many of them on each machine.
+        devices: how many of them on each machine; auto for the largest number of GPUs that share the worlds evenly.
         nodes: machines; each runs this command, started by torchrun or Slurm.
         precision: of the policy: 32-true, bf16-mixed, or auto for bf16-mixed on GPUs and 32-true elsewhere.
         compile: fuse simulator and policy with torch.compile; pays off in trainings of many minutes.
@@ -147,8 +148,8 @@ class SelfPlayConfig:
     evaluate_scenes: int = 8
     evaluate_rollouts: int = 32
     tensorboard: bool = True
-    device: str = "cpu"
-    devices: int = 1
+    device: str = "auto"
+    devices: Count = "auto"
     nodes: int = 1
     precision: str = "auto"
     compile: bool = False
@@ -167,13 +168,20 @@ class SelfPlayConfig:
             "nodes",
             "evaluate_scenes",
         ):
-            if getattr(self, name) < 1:
-                raise UserError(f"selfplay.{name} is {getattr(self, name)}; it must be at least 1")
+            if (value := getattr(self, name)) != "auto" and value < 1:
+                raise UserError(f"selfplay.{name} is {value}; it must be at least 1")
         if self.driver not in _DRIVERS:
             raise UserError(f"selfplay.driver is {self.driver!r}; choose one of {', '.join(_DRIVERS)}")
         if self.precision not in _PRECISIONS:
             raise UserError(f"selfplay.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
-        if self.worlds % (self.devices * self.nodes):
+        if self.devices != "auto":
+            self.check_share(self.devices)
+
+    def check_share(self, devices: int) -> None:
+        """Raise ``UserError`` where so many devices on each machine cannot share the worlds evenly."""
+        together = devices * self.nodes
+        if self.worlds % together:
             raise UserError(
-                f"selfplay.worlds is {self.worlds}, which {self.devices * self.nodes} devices cannot share evenly"
+                f"selfplay.worlds is {self.worlds}, which {together} devices cannot share evenly; give a multiple "
+                f"of {together}"
             )

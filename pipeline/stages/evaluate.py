@@ -21,6 +21,7 @@ from pipeline.agents.leaks import check_rollouts
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import loss_table, print_losses
+from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, run_kept
 from pipeline.execution.tables import csv_table
@@ -59,7 +60,9 @@ class EvaluateConfig:
         cache: folder where prepared scenes are kept for the next evaluation.
         official: cross-check some scenarios against Waymo's own code (minutes for each scenario).
         official_scenarios: how many.
-        workers: processes; 0 for one per core.
+        workers: processes; 0 for one per core, or per GPU.
+        device: of the metric: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among which the files are dealt out; auto for all of this machine.
     """
 
     metric: str = "2025"
@@ -75,6 +78,8 @@ class EvaluateConfig:
     official: bool = False
     official_scenarios: int = 1
     workers: int = 0
+    device: str = "auto"
+    devices: Count = "auto"
 
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
@@ -93,6 +98,7 @@ def _collect(
 ) -> list[dict[str, Any]]:
     """Rows of all files, those of an earlier interrupted run included."""
     digest, code = content_digest(scenarios), code_version(__name__)
+    devices = find_devices(config.device, count=config.devices)
     # Prepared scenes belong to these scenarios and this code.
     cache = (
         None
@@ -111,10 +117,13 @@ def _collect(
             losses=config.diagnose,
             cache=cache,
             version=f"{file.stat().st_size if is_remote(file) else sha256_of(file)}/{code}",
+            device=devices.name,
         )
         for file in rollout_files(rollouts)
     ]
-    parts = run_kept(score_file, tasks, out / _PARTS, "evaluate", config.workers, engine, unit=" file")
+    if engine.kind == "local":
+        devices.tell("evaluate", processes=min(devices.processes(config.workers), max(1, len(tasks))))
+    parts = run_kept(score_file, tasks, out / _PARTS, "evaluate", config.workers, engine, devices, unit=" file")
     return [row for part in parts for row in part]
 
 

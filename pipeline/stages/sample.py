@@ -25,7 +25,7 @@ from pipeline.agents.agent import SimAgent
 from pipeline.agents.catalogue import LEARNT, make_agent
 from pipeline.agents.leaks import RECIPE, TRAINED, trained_scenes
 from pipeline.execution.console import bar, say
-from pipeline.execution.devices import find_devices
+from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.engine import EngineConfig, run_on
 from pipeline.execution.manifest import Work, set_aside
 from pipeline.execution.result_cache import code_version
@@ -53,8 +53,9 @@ class SampleConfig:
         top_k: a learnt agent draws among its k likeliest tokens; 0 among all.
         top_p: a learnt agent draws among the likeliest tokens that together have this probability; 1 among all.
         shard_scenarios: scenarios in an output file.
-        workers: processes; 0 for one per core, or a single one on cuda; on a Ray cluster one per CPU, or per GPU.
+        workers: processes; 0 for one per core, or per GPU; on a Ray cluster one per CPU, or per GPU.
         device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among which the scenarios are dealt out; auto for all of this machine.
         compile: fuse a learnt agent's steps with torch.compile, which takes a minute or two in each process; for
             hundreds of scenarios.
     """
@@ -66,7 +67,8 @@ class SampleConfig:
     top_p: float | tuple[float, float, float] = 1.0
     shard_scenarios: int = 16
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
+    devices: Count = "auto"
     compile: bool = False
 
 
@@ -178,7 +180,7 @@ def run_sample(
         raise UserError(f"--rollouts {config.rollouts}: expected at least 1")
     if config.shard_scenarios < 1:
         raise UserError(f"--shard_scenarios {config.shard_scenarios}: expected at least 1")
-    device = find_devices(config.device).name
+    devices = find_devices(config.device if config.agent in LEARNT else "cpu", count=config.devices)
     weights = None if checkpoint is None else open_path(checkpoint)
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint}: no such file")
@@ -193,7 +195,7 @@ def run_sample(
         checkpoint=weights,
         checkpoint_digest=sha256_of(weights) if weights else None,
         sampling=SamplingConfig(config.temperature, config.top_k, config.top_p),
-        device=device,
+        device=devices.name,
         compiled=config.compile,
     )
     # Opened here too: names every mistake in the options before workers start.
@@ -212,7 +214,8 @@ def run_sample(
         "agent": config.agent,
         "rollouts": config.rollouts,
         **dataclasses.asdict(inputs.sampling),
-        "device": device,
+        # Which one, and how many, decides nothing.
+        "device": devices.kind,
         "compile": config.compile,
         "shard_scenarios": config.shard_scenarios,
         "seed": seed,
@@ -241,8 +244,10 @@ def run_sample(
     todo = [task for task in tasks if task.target.name not in receipts]
     done = sum(receipt.items for receipt in receipts.values())
     started = time.perf_counter()
+    if todo and engine.kind == "local":
+        devices.tell(f"sample {config.agent}", processes=min(devices.processes(config.workers), len(todo)))
     with bar(f"sample {config.agent}", count, " scenario", initial=done) as progress:
-        work = run_on(engine, _sample_shard, todo, config.workers, device=device, folder=folder)
+        work = run_on(engine, _sample_shard, todo, config.workers, devices=devices, folder=folder)
         for index, receipt in work:
             receipts[todo[index].target.name] = receipt
             progress.update(receipt.items)

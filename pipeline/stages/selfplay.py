@@ -42,7 +42,8 @@ def run_selfplay(
         UserError: no store, not a reference checkpoint, no usable scene, no such device.
     """
     silence_lightning()
-    found = find_devices(config.device, count=config.devices)
+    found = find_devices(config.device, count=config.devices, share=config.check_share)
+    found.tell("selfplay", precision=config.precision, nodes=config.nodes)
     out.mkdir(parents=True, exist_ok=True)
     fabric = Fabric(**found.launch(config.nodes, config.precision))
     training = partial(
@@ -57,7 +58,7 @@ def run_selfplay(
     )
     if is_launched():
         fabric.launch()
-    elif config.devices * config.nodes > 1:
+    elif found.count * config.nodes > 1:
         figures: dict[str, float] = fabric.launch(training)
         return figures
     return training(fabric)

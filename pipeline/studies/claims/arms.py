@@ -18,6 +18,7 @@ from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest, open_scenes
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
+from pipeline.execution.devices import find_devices
 from pipeline.execution.manifest import differences
 from pipeline.execution.result_cache import keep_settings, refuse_changes
 from pipeline.execution.tables import numbers, read_table
@@ -59,7 +60,7 @@ __all__ = [
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
 _WHAT = "what an arm left"
 # How a result is computed may change; what is computed may not.
-_FREE = {"selfplay": ("workers", "tensorboard", "checkpoint_every"), "evaluate": ("workers", "cache")}
+_FREE = {"selfplay": ("workers", "tensorboard", "checkpoint_every"), "evaluate": ("workers", "devices", "cache")}
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,12 @@ def judge_rollouts(judged: Judged, agent: str, checkpoint: Path | None, folder: 
         rollouts = folder / f"rollouts_top_{top_k}"
         if not all((_scores(folder, mode, name) / "metrics.json").exists() for name in judged.targets):
             sampling = SampleConfig(
-                agent=agent, rollouts=judged.rollouts, top_k=top_k, workers=judged.evaluate.workers
+                agent=agent,
+                rollouts=judged.rollouts,
+                top_k=top_k,
+                workers=judged.evaluate.workers,
+                device=judged.evaluate.device,
+                devices=judged.evaluate.devices,
             )
             run_sample(sampling, scenarios=judged.scenarios, checkpoint=checkpoint, out=rollouts, seed=0)
         for targets in judged.targets:
@@ -338,8 +344,9 @@ def judge_rollouts(judged: Judged, agent: str, checkpoint: Path | None, folder: 
 def _measure(trial: Trial, folder: Path) -> dict[str, Any]:
     """KL to the reference, entropy and log-likelihood on the scenarios it is judged on, with all agents driven."""
     policy, _, view = load_policy(folder / "training" / POLICY_FILE)
+    device = find_devices(trial.judged.evaluate.device).name
     scenes = list(open_scenes(trial.judged.scenarios))
-    reference = ReferenceAgent.from_checkpoint(trial.reference)
-    parts = scene_divergences(policy, reference, scenes, ObservationConfig(**view), seed=0)
+    reference = ReferenceAgent.from_checkpoint(trial.reference, device=device)
+    parts = scene_divergences(policy.to(device), reference, scenes, ObservationConfig(**view), seed=0)
     by_scene = {str(scene.scenario_id): dataclasses.asdict(part) for scene, part in zip(scenes, parts, strict=True)}
     return {"measured": mean_divergence(parts), "measured_scenes": by_scene}

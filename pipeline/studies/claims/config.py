@@ -13,6 +13,7 @@ import yaml
 
 from data.errors import UserError
 from models.reference.config import SIZES
+from pipeline.execution.devices import Count
 from pipeline.run.presets import CONFIGS, leaves
 from pipeline.stages.finetune import FinetuneConfig
 from pipeline.stages.pretrain import PretrainConfig
@@ -82,7 +83,9 @@ class ClaimsConfig:
         vocabulary_reference: the reference that is trained for each of them, likewise.
         worlds_of_one: how many times more scenes an update has where only one agent of each is learnt from.
         verbose: progress of every training and scoring, not a line for each arm.
-        workers: processes of sampling and scoring; 0 for one per core.
+        workers: processes of sampling and scoring; 0 for one per core, or per GPU.
+        device: of sampling and scoring: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among which scenarios are dealt out; auto for all of this machine.
         tokenize: options of the vocabularies, besides their sizes.
         selfplay: of all arms, besides what an arm changes.
         pretrain: of all references that are trained, besides size and steps.
@@ -106,6 +109,8 @@ class ClaimsConfig:
     worlds_of_one: int = 6
     verbose: bool = False
     workers: int = 0
+    device: str = "auto"
+    devices: Count = "auto"
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     selfplay: SelfPlayConfig = field(default_factory=SelfPlayConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

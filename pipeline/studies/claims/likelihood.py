@@ -56,6 +56,7 @@ class LikelihoodTask:
         reference, policy: checkpoints. levels: of the disturbance, metres.
         rollouts: futures of each kind that the metric sees. scored: of these, how many the reference scores.
         metric: name of the metric's configuration. seed: of everything drawn. checkpoints: digests of both.
+        device: of the models, as torch takes it.
     """
 
     scenarios: str
@@ -69,11 +70,12 @@ class LikelihoodTask:
     metric: str
     seed: int
     checkpoints: tuple[str, str]
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        """Stands for all that decides the result; not where the files are."""
-        return digest_of(replace(self, scenarios="", reference=Path(), policy=Path()))
+        """Stands for all that decides the result; not where the files are and where it is computed."""
+        return digest_of(replace(self, scenarios="", reference=Path(), policy=Path(), device=""))
 
     @property
     def size(self) -> int:
@@ -123,7 +125,7 @@ def score_futures(
     Returns:
         [R, A, D] in nats, at least -20; and [R, A, D] bool, where a token could be matched.
     """
-    vocabulary = reference.vocabulary
+    vocabulary = reference.vocabulary.to("cpu")
     scene = select_agents(scene, scene.simulated.nonzero().flatten())
     agents, origin, count = scene.agents, scene_origin(scene), len(states)
     until = slice(0, CURRENT_INDEX + 1)
@@ -149,9 +151,13 @@ def score_futures(
 
 @lru_cache(maxsize=1)
 def _opened(
-    scenarios: str, digest: str, reference: Path, policy: Path
+    scenarios: str, digest: str, reference: Path, policy: Path, device: str
 ) -> tuple[SceneSource, ReferenceAgent, SimAgent]:
-    return open_scenes(scenarios), ReferenceAgent.from_checkpoint(reference), make_agent("policy", policy)
+    return (
+        open_scenes(scenarios),
+        ReferenceAgent.from_checkpoint(reference, device=device),
+        make_agent("policy", policy, device=device),
+    )
 
 
 def score_scene(task: LikelihoodTask) -> list[dict[str, Any]]:
@@ -160,7 +166,7 @@ def score_scene(task: LikelihoodTask) -> list[dict[str, Any]]:
     The result has, for every kind, ``sum`` and ``count`` of log-likelihoods over counted decisions, in all and by
     type; ``coverage``; and ``realism``, if the scene can be scored.
     """
-    source, reference, policy = _opened(task.scenarios, task.digest, task.reference, task.policy)
+    source, reference, policy = _opened(task.scenarios, task.digest, task.reference, task.policy, task.device)
     scene = source[task.index]
     return [{"scenario_id": str(scene.scenario_id), "kinds": _kinds(scene, reference, policy, task)}]
 

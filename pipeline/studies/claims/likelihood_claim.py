@@ -13,6 +13,7 @@ from data.files import sha256_of
 from data.scenes_source import content_digest
 from data.vocabulary import TYPE_NAMES
 from pipeline.evaluation.statistics import Array, Method, Over, correlation, difference, mean
+from pipeline.execution.devices import Devices, find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import is_kept, run_kept
 from pipeline.studies.claims.figures import scatter_figure
@@ -38,7 +39,7 @@ _OVER: dict[Over, str] = {
 }
 
 
-def _tasks(study: Study) -> list[LikelihoodTask]:
+def _tasks(study: Study, device: str) -> list[LikelihoodTask]:
     """A task for each of the study's scenes."""
     config, inputs = study.config, study.inputs
     scenarios = str(study.scenarios.absolute())
@@ -54,20 +55,30 @@ def _tasks(study: Study) -> list[LikelihoodTask]:
         metric=config.metric,
         seed=study.seed,
         checkpoints=(sha256_of(inputs.reference), sha256_of(inputs.policy)),
+        device=device,
     )
     return [replace(one, index=index) for index in range(len(study.scenes))]
+
+
+def _devices(study: Study) -> Devices:
+    return find_devices(study.config.device, count=study.config.devices)
 
 
 def is_measured(study: Study) -> bool:
     """Whether nothing is left to do."""
     folder = study.out / LIKELIHOOD
-    return folder.is_dir() and study.inputs.checkpoint("policy") is not None and is_kept(_tasks(study), folder)
+    if not folder.is_dir() or study.inputs.checkpoint("policy") is None:
+        return False
+    return is_kept(_tasks(study, _devices(study).name), folder)
 
 
 def measure_likelihood(study: Study) -> list[dict[str, Any]]:
     """One result for each of the study's scenes, in order (see ``score_scene``); earlier results are read."""
     folder, workers = study.out / LIKELIHOOD, study.config.workers
-    rows = run_kept(score_scene, _tasks(study), folder, LIKELIHOOD, workers, EngineConfig())
+    devices = _devices(study)
+    tasks = _tasks(study, devices.name)
+    devices.tell(LIKELIHOOD, processes=min(devices.processes(workers), len(tasks)))
+    rows = run_kept(score_scene, tasks, folder, LIKELIHOOD, workers, EngineConfig(), devices)
     return [result for (result,) in rows]
 
 

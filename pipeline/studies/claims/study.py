@@ -110,6 +110,8 @@ class Study:
                 # As on the leaderboard of 2024, whose figures the paper's are.
                 ttc_all_types=self.config.metric == "2024",
                 workers=self.config.workers,
+                device=self.config.device,
+                devices=self.config.devices,
             ),
             targets=tuple(name for name in targets if name in self.present_targets),
             keep_rollouts=False,

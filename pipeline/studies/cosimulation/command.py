@@ -25,6 +25,7 @@ from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.drawing.films import write_sheet, write_video
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.execution.console import bar
+from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.engine import run_tasks, worker_count
 from pipeline.execution.processes import ProcessDied, run_isolated
 from pipeline.execution.result_cache import keep_settings
@@ -66,7 +67,9 @@ class CosimulationConfig:
         top_k: the policy draws among its k likeliest tokens; 0 among all.
         top_p: the policy draws among the likeliest tokens that together have this probability; 1 among all.
         film: number of the world of which a video and a contact sheet are made; -1 for none.
-        workers: processes; 0 for one per core. Results do not depend on it.
+        workers: processes; 0 for one per core; they share the GPUs. Results do not depend on it.
+        device: of policy and reference: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among whose processes the worlds are dealt out; auto for all of this machine.
     """
 
     worlds: int = 6
@@ -78,6 +81,8 @@ class CosimulationConfig:
     top_p: float = 1.0
     film: int = 0
     workers: int = 0
+    device: str = "auto"
+    devices: Count = "auto"
 
     def __post_init__(self) -> None:
         if self.worlds < 1:
@@ -116,7 +121,7 @@ def _drive_all(task: _Task, area: Area) -> dict[str, Drive]:
     """A world driven by everyone, from the same moment and with the same vehicles."""
     config = task.config
     sampling = SamplingConfig(config.temperature, config.top_k, config.top_p)
-    agent = PolicyAgent.from_checkpoint(task.policy, sampling)
+    agent = PolicyAgent.from_checkpoint(task.policy, sampling, config.device)
     steps = agent.token_steps
     decisions = -(-round(config.seconds / STEP_SECONDS) // steps)
     how = DriveConfig(decisions * steps, round(config.warm_up / STEP_SECONDS), config.share, task.seed)
@@ -128,7 +133,7 @@ def _drive_all(task: _Task, area: Area) -> dict[str, Drive]:
         "constant_velocity": drive(area, how, straight_driver(steps)),
     }
     if task.reference is not None:
-        reference = ReferenceDriver.from_checkpoint(task.reference, sampling)
+        reference = ReferenceDriver.from_checkpoint(task.reference, sampling, config.device)
         decisions = -(-how.steps // reference.token_steps)
         driver = scene_driver(reference, task.seed, area.name, len(area.users), decisions)
         drives["reference"] = drive(area, how, driver)
@@ -211,13 +216,15 @@ def run_cosimulation(
         UserError: SUMO is missing, no such checkpoint, or ``out`` holds results of other settings.
     """
     require_sumo()
+    devices = find_devices(config.device, count=config.devices)
+    config = dataclasses.replace(config, device=devices.name)
     PolicyAgent.from_checkpoint(policy)
     settings = {"seed": seed, "policy": sha256_of(policy), **dataclasses.asdict(config)}
     if reference is not None:
         ReferenceDriver.from_checkpoint(reference)
         settings["reference"] = sha256_of(reference)
         reference = reference.absolute()
-    del settings["workers"]
+    del settings["workers"], settings["devices"]
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(out / _SETTINGS, settings, "results of a co-simulation")
     for folder in (out, out / _WORLDS):
@@ -226,8 +233,10 @@ def run_cosimulation(
         _Task(config, policy.absolute(), reference, out.absolute(), seed, world) for world in range(config.worlds)
     ]
     missing = [task for task in tasks if not _finished(task)]
+    workers = worker_count(config.workers)
+    devices.tell("sumo", processes=min(workers, max(1, len(missing))))
     with bar("sumo", len(tasks), " worlds", initial=len(tasks) - len(missing)) as progress:
-        for _ in run_tasks(_run_world, missing, worker_count(config.workers)):
+        for _ in run_tasks(_run_world, missing, workers, gpus=devices.dealt):
             progress.update()
     found = [read_json(task.result) for task in tasks]
     summary = summarise([world["drivers"] for world in found], seed)

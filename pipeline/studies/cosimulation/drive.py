@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, Scene, generator_for
+from data.scene import CURRENT_INDEX, Scene, generator_for, map_tensors
 from data.tokenizer import scene_origin
 from data.traffic.sumo import SumoError, front_point
 from pipeline.agents.agent import Agent
@@ -48,13 +48,14 @@ class Driver:
         start: a drive from a world at the moment of take-over; [A] bool are the vehicles that are taken. Or an
             agent that knows scenes alone: it starts again every second, since users come and go.
         steps: of 0.1 s in a decision. history: earlier decisions that it wants to know.
-        uniform: [D, A] random numbers of its decisions, if it draws any.
+        uniform: [D, A] random numbers of its decisions, if it draws any. device: of its drives.
     """
 
     start: Callable[[World, Tensor], AgentDrive] | Agent
     steps: int
     history: int = 0
     uniform: Tensor | None = None
+    device: torch.device | str = "cpu"
 
 
 def policy_driver(agent: PolicyAgent, seed: int, name: str, users: int, decisions: int) -> Driver:
@@ -65,7 +66,11 @@ def policy_driver(agent: PolicyAgent, seed: int, name: str, users: int, decision
         users: A in this world. decisions: that it will be asked for.
     """
     uniform = torch.rand(decisions, users, generator=generator_for(seed, name))
-    return Driver(lambda world, taken: agent.start(world, 1, taken), agent.token_steps, agent.view.history, uniform)
+
+    def start(world: World, taken: Tensor) -> AgentDrive:
+        return agent.start(map_tensors(world, lambda tensor: tensor.to(agent.device)), 1, taken)
+
+    return Driver(start, agent.token_steps, agent.view.history, uniform, agent.device)
 
 
 def scene_driver(agent: Agent, seed: int, name: str, users: int, decisions: int) -> Driver:
@@ -241,13 +246,14 @@ class _Takeover:
             self._drive = start(setting.world_at(moments, steps, driver.history), torch.from_numpy(self._moved))
         else:
             last = slice(-steps, None)
-            self._drive.observe(
+            seen = (
                 moments.pose[None, :, last],
                 moments.present[None, :, last],
                 setting.velocity(moments),
                 moments.red.unsqueeze(0),
             )
-        pose, present = self._drive.step(uniform)
+            self._drive.observe(*(tensor.to(driver.device) for tensor in seen))
+        pose, present = (tensor.cpu() for tensor in self._drive.step(uniform.to(driver.device)))
         plan = torch.where(present.unsqueeze(-1), pose, torch.nan)[0, self._driven].double()
         plan[..., :2] += setting.origin
         return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from data.scenes_source import content_digest, open_scenes
 from data.store import is_store
 from pipeline.agents.leaks import check_unseen
 from pipeline.execution.console import say
-from pipeline.execution.engine import EngineConfig
+from pipeline.execution.devices import Count, find_devices
+from pipeline.execution.engine import EngineConfig, worker_count
 from pipeline.execution.result_cache import run_kept
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
@@ -43,7 +44,9 @@ class PlannersConfig:
         trained_steps: agent-steps of each of them, and of plain self-play.
         cases: scenes to show in which log replay runs into the AV and the policy does not.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were under way.
-        workers: processes; 0 for one per core.
+        workers: processes; 0 for one per core; they share the GPUs.
+        device: of the other agents: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among whose processes the scenes are dealt out; auto for all of this machine.
         selfplay: of these trainings, besides length, reward and anchor.
     """
 
@@ -55,6 +58,8 @@ class PlannersConfig:
     cases: int = 2
     chunk: int = 4
     workers: int = 0
+    device: str = "auto"
+    devices: Count = "auto"
     selfplay: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 
     def __post_init__(self) -> None:
@@ -158,7 +163,7 @@ def _trained(config: PlannersConfig, inputs: _Inputs, seed: int) -> tuple[dict[s
     return {one.name: train(one.name, one, number + 1) for number, one in enumerate(wanted)}, plain
 
 
-def _simulators(config: PlannersConfig, files: dict[str, Path | None]) -> list[Entrant]:
+def _simulators(config: PlannersConfig, files: dict[str, Path | None], device: str) -> list[Entrant]:
     entrants = []
     for name in config.simulators:
         path = files.get(name)
@@ -167,7 +172,7 @@ def _simulators(config: PlannersConfig, files: dict[str, Path | None]) -> list[E
         elif path is None:
             raise UserError(f"--simulators: {name} needs a checkpoint; give --{name} FILE, or leave it out")
         else:
-            entrants.append(_entrant(name, path))
+            entrants.append(replace(_entrant(name, path), device=device))
     return entrants
 
 
@@ -234,10 +239,16 @@ def run_planners(
     chosen_ids = _chosen(path, config.scenes)
     _check_unseen(config, inputs, planner or [], path, chosen_ids)
     trained, plain = _trained(config, inputs, seed)
-    simulators = _simulators(config, {**inputs.files, "plain": plain})
+    devices = find_devices(config.device, count=config.devices)
+    simulators = _simulators(config, {**inputs.files, "plain": plain}, devices.name)
     planners = _planners(config, planner or [], trained)
     tasks = _tasks(config, path, chosen_ids, simulators, planners, seed)
-    rows = run_kept(drive_task, tasks, folder / "parts", "planners", config.workers, engine)
+    workers = config.workers
+    if engine.kind == "local":
+        # Planners compute on CPUs.
+        workers = worker_count(workers)
+        devices.tell("planners", processes=min(workers, max(1, len(tasks))))
+    rows = run_kept(drive_task, tasks, folder / "parts", "planners", workers, engine, devices)
     found, left_out = rows_by_simulator(
         [(task.simulator.name, row) for task, part in zip(tasks, rows, strict=True) for row in part]
     )

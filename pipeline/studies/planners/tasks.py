@@ -33,16 +33,18 @@ class Entrant:
 
     Attributes:
         name: in tables. source: what ``load_planner`` or ``load_traffic`` take. digest: of its file, if it is one.
+        device: of a simulator, as torch takes it.
     """
 
     name: str
     source: str
     digest: str | None = None
+    device: str = "cpu"
 
     @property
     def placeless(self) -> Entrant:
-        """A file is what it holds, wherever it lies."""
-        return self if self.digest is None else dataclasses.replace(self, source="")
+        """A file is what it holds, wherever it lies and wherever it is computed."""
+        return dataclasses.replace(self, source=self.source if self.digest is None else "", device="")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _source(scenarios: str, content: str) -> SceneSource:
 @lru_cache(maxsize=4)
 def _traffic(simulator: Entrant) -> Agent:
     """Opened once in a process."""
-    return load_traffic(simulator.source)
+    return load_traffic(simulator.source, device=simulator.device)
 
 
 @lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ from data.files import write_json, write_text
 from data.places import open_path
 from pipeline.agents.leaks import check_unseen
 from pipeline.execution.console import say
-from pipeline.execution.devices import find_devices
+from pipeline.execution.devices import Devices, find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.tables import markdown_table, render_table
 from pipeline.run.run_folder import RunFolder
@@ -104,7 +104,8 @@ def run_robustness(
     """
     if run is None and (scenarios is None or out is None):
         raise UserError("give --run FOLDER, or --scenarios and --out")
-    config = dataclasses.replace(config, device=find_devices(config.device).name)
+    devices = find_devices(config.device, count=config.devices)
+    config = dataclasses.replace(config, device=devices.name)
     tried = conditions(config.levels, config.kinds)
     metric = load_config(config.metric)
     contestants = _contestants(config, run, reference, policy)
@@ -116,7 +117,7 @@ def run_robustness(
     scenes = choose_scenes(str(open_path(scenarios)), config.scenes, seed)
     for who in contestants:
         check_unseen(who.checkpoint, scenarios, scenes.ids)
-    outcomes = _outcomes(config, scenes, contestants, tried, out, seed, engine)
+    outcomes = _outcomes(config, scenes, contestants, tried, out, seed, engine, devices)
     summaries = _summaries(outcomes, metric, seed)
     changed = {key: changed for key, (_, changed) in outcomes.items()}
     _write(config, out, scenes, summaries, changed, seed)
@@ -136,6 +137,7 @@ def _outcomes(
     out: Path,
     seed: int,
     engine: EngineConfig,
+    devices: Devices,
 ) -> dict[tuple[str, Condition], Outcome]:
     """Scores by agent and condition, the clean one first."""
     # Chunk by chunk, so that a process prepares a scene once.
@@ -145,7 +147,7 @@ def _outcomes(
         for condition in tried
         for who in contestants
     ]
-    found = run_trials(trials, out, "robustness", config.workers, engine, config.device)
+    found = run_trials(trials, out, "robustness", config.workers, engine, devices)
     outcomes: dict[tuple[str, Condition], Outcome] = {}
     for who in contestants:
         clean: dict[str, dict[str, float]] = {}

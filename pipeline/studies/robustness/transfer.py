@@ -96,7 +96,8 @@ def run_transfer(
     names = [folder.resolve().name for folder in runs]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(f"--runs {[str(folder) for folder in runs]}: expected two or more with different names")
-    config = dataclasses.replace(config, device=find_devices(config.device).name)
+    devices = find_devices(config.device, count=config.devices)
+    config = dataclasses.replace(config, device=devices.name)
     metric = load_config(config.metric)
     opened = {name: _opened(config, folder, seed) for name, folder in zip(names, runs, strict=True)}
     _check_unseen(dict(zip(names, runs, strict=True)), opened)
@@ -119,7 +120,7 @@ def run_transfer(
                     for chunk in split(scenes, config.chunk)
                 ]
     trials = [trial for some in cells.values() for trial in some]
-    found = run_trials(trials, out, "transfer", config.workers, engine, config.device)
+    found = run_trials(trials, out, "transfer", config.workers, engine, devices)
     scores = {
         cell: {row["scenario_id"]: row["values"] for trial in some for row in found[trial]}
         for cell, some in cells.items()

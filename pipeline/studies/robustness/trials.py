@@ -24,6 +24,7 @@ from models.sampling import SamplingConfig
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
+from pipeline.execution.devices import Count, Devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, digest_of, run_kept
 from pipeline.execution.tables import csv_table, interval_cell
@@ -72,8 +73,9 @@ class ComparisonConfig:
         sampling: how a learnt agent draws its tokens.
         metric: 2025, 2024 or 2025_scenario_gen.
         chunk: scenes of a task; a run that is interrupted repeats at most the tasks that were being done.
-        workers: processes; 0 for one per core, or a single one on cuda.
+        workers: processes; 0 for one per core, or per GPU.
         device: of a learnt agent: cpu, cuda, cuda:N, mps, or auto for a GPU where there is one.
+        devices: GPUs among which the scenes are dealt out; auto for all of this machine.
     """
 
     agents: list[str] = field(default_factory=lambda: ["constant_velocity", "reference", "policy"])
@@ -83,7 +85,8 @@ class ComparisonConfig:
     metric: str = "2025"
     chunk: int = 4
     workers: int = 0
-    device: str = "cpu"
+    device: str = "auto"
+    devices: Count = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("scenes", 0), ("rollouts", 1), ("chunk", 1), ("workers", 0)):
@@ -242,15 +245,17 @@ def _run_trial(trial: Trial) -> list[dict[str, Any]]:
 
 
 def run_trials(
-    trials: Sequence[Trial], out: Path, description: str, workers: int, engine: EngineConfig, device: str = "cpu"
+    trials: Sequence[Trial], out: Path, description: str, workers: int, engine: EngineConfig, devices: Devices
 ) -> Mapping[Trial, list[dict[str, Any]]]:
     """Rows (scenario_id, spoilt, values) of every trial; what an earlier run has done is not done again.
 
     Args:
         trials: what to do. out: folder; results are kept in ``parts`` of it. description: of the progress bar.
-        workers: processes, see ``run_on``. engine: who does the work. device: of the agents.
+        workers: processes, see ``run_on``. engine: who does the work. devices: of the agents.
     """
-    rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, device)
+    if engine.kind == "local":
+        devices.tell(description, processes=min(devices.processes(workers), max(1, len(trials))))
+    rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, devices)
     return dict(zip(trials, rows, strict=True))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import multiprocessing
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,13 @@ import pytest
 import torch
 
 from data.errors import UserError
+from pipeline.command import cli
 from pipeline.command.cli import COMMANDS, main
+from pipeline.execution import devices as module
 from pipeline.execution.devices import Devices, check_devices, find_devices
+from pipeline.execution.engine import EngineConfig, run_on, take_gpu
 from pipeline.fitting import FitConfig
+from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.pretrain import PretrainConfig
 
 
@@ -22,12 +30,23 @@ class Machine:
 
     patch: pytest.MonkeyPatch
 
-    def has(self, gpus: int = 0, mps: bool = False, cuda: str | None = None) -> None:
+    def has(
+        self,
+        gpus: int = 0,
+        mps: bool = False,
+        cuda: str | None = None,
+        driver: tuple[Path, ...] = (),
+        supports: int | None = None,
+    ) -> None:
         self.patch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         self.patch.setattr(torch.cuda, "device_count", lambda: gpus)
         self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
         self.patch.setattr(torch.version, "cuda", cuda)
-        self.patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        self.patch.setattr(module, "_DRIVER", driver)
+        self.patch.setattr(module, "_driver_cuda", lambda: supports)
+        self.patch.setattr(module.shutil, "which", lambda name: None)
+        for name in ("CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "LOCAL_WORLD_SIZE"):
+            self.patch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -56,6 +75,140 @@ def test_what_is_there_is_found(
 ) -> None:
     machine.has(gpus, mps, "12.4")
     assert find_devices(asked, count=count) == found
+
+
+@pytest.mark.parametrize(
+    ("gpus", "worlds", "batch", "playing", "fitting"),
+    [
+        (8, 300, 10, 6, 8),
+        (8, 2400, 64, 8, 8),
+        (8, 7, 2, 7, 2),
+        (8, 11, 1, 1, 1),
+        (1, 300, 10, 1, 1),
+        (0, 300, 10, 1, 1),
+    ],
+)
+def test_all_devices_that_can_share_the_work(
+    machine: Machine, gpus: int, worlds: int, batch: int, playing: int, fitting: int
+) -> None:
+    machine.has(gpus, cuda="13.0")
+    kind = "cuda" if gpus else "cpu"
+    playing_config, fit = SelfPlayConfig(worlds=worlds), FitConfig(batch_size=batch)
+    assert find_devices("auto", count="auto", share=playing_config.check_share) == Devices(kind, count=playing)
+    assert find_devices("auto", count="auto", share=fit.check_share) == Devices(kind, count=fitting)
+    assert find_devices("auto", count="auto") == Devices(kind, count=max(1, gpus))
+    if gpus:
+        assert find_devices("cuda:0", count="auto") == Devices("cuda", 0)
+
+
+def test_as_many_as_were_started_together(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has(8, cuda="13.0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert find_devices("auto", count="auto", share=SelfPlayConfig(worlds=300).check_share).count == 4
+    with pytest.raises(UserError, match="worlds is 300, which 8 devices cannot share evenly; give a multiple of 8"):
+        find_devices("auto", count="auto", share=SelfPlayConfig(worlds=300, nodes=2).check_share)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    with pytest.raises(UserError, match="worlds is 300, which 8 devices cannot share evenly"):
+        find_devices("cpu", count="auto", share=SelfPlayConfig(worlds=300).check_share)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cuda", "supports", "visible", "told"),
+    [
+        (0, None, 13000, None, r"this torch \(.*\) is built for CPUs alone; install one with CUDA \(pip install"),
+        (
+            0,
+            "13.0",
+            None,
+            None,
+            "its library libcuda.so.1 cannot be loaded; in a container, start that with --gpus",
+        ),
+        # As NVML sees the GPU, torch says that there is one.
+        (1, "13.0", 12040, None, r"it supports CUDA 12.4 and this torch \(.*\) needs 13.0; install a newer driver"),
+        (0, "12.6", 12040, "7", "finds no CUDA GPU .*CUDA_VISIBLE_DEVICES=7"),
+    ],
+)
+@pytest.mark.parametrize("asked", ["auto", "gpu", "cuda"])
+def test_a_driver_without_usable_cuda(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    cuda: str | None,
+    supports: int | None,
+    visible: str | None,
+    told: str,
+    asked: str,
+) -> None:
+    machine.has(gpus, cuda=cuda, driver=(Path("/"),), supports=supports)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(
+        UserError, match=f"--device {asked}: there is an NVIDIA driver here, but .*{told}.*--device cpu"
+    ):
+        find_devices(asked)
+    with pytest.raises(UserError, match=r"--fit\.device auto: there is an NVIDIA driver here"):
+        check_devices(FitConfig(), "--fit.")
+    assert find_devices("cpu") == Devices("cpu")
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_gpus_mean_the_cpu(machine: Machine, monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    machine.has(0, cuda="13.0", driver=(Path("/"),), supports=13000)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert find_devices("auto", count="auto").reason == "CUDA_VISIBLE_DEVICES hides all"
+
+
+def test_an_older_driver_of_the_same_cuda_will_do(machine: Machine) -> None:
+    machine.has(2, cuda="12.6", driver=(Path("/"),), supports=12020)
+    assert find_devices("auto", count="auto") == Devices("cuda", count=2)
+
+
+def test_what_a_stage_says(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*given: Any, **how: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(given, 0, stdout="NVIDIA H100 80GB HBM3\n" * 8)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    machine.has(0)
+    on_cpu = find_devices("auto", count="auto")
+    reason = "no GPU is seen: torch is built for CPUs alone"
+    assert on_cpu.describe(precision="auto") == f"runs on the CPU, 2 threads, 32-true; {reason}"
+    assert on_cpu.describe(processes=3) == f"runs on the CPU, 3 processes; {reason}"
+    assert find_devices("cpu", count=2).describe() == "runs on the CPU, 2 processes"
+    machine.has(8, cuda="13.0")
+    monkeypatch.setattr(module.subprocess, "run", run)
+    one, all_of_them = Devices("cuda"), find_devices("auto", count="auto")
+    assert one.describe(precision="auto") == "runs on cuda:0, 1 of 8 NVIDIA H100 80GB HBM3, bf16-mixed"
+    assert all_of_them.describe(precision="32-true", nodes=2) == (
+        "runs on cuda:0 to cuda:7, 8 of 8 NVIDIA H100 80GB HBM3, on each of 2 machines, 32-true"
+    )
+    assert Devices("cuda", 3).describe(processes=2) == "runs on cuda:3, 1 of 8 NVIDIA H100 80GB HBM3, 2 processes"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "taken"),
+    [(2, None, ["0", "1", "0"]), (2, "5,7", ["5", "7", "5"]), (3, None, ["0", "1", "2"]), (1, None, [None] * 3)],
+)
+def test_workers_take_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, visible: str | None, taken: list[str | None]
+) -> None:
+    started = multiprocessing.get_context("spawn").Value("i", 0)
+    for expected in taken:
+        # Each in its own environment, as processes are.
+        with monkeypatch.context() as worker:
+            worker.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            if visible is not None:
+                worker.setenv("CUDA_VISIBLE_DEVICES", visible)
+            take_gpu(gpus, started)
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == (expected if gpus > 1 else visible)
+
+
+def test_tasks_are_dealt_out_to_gpus(machine: Machine) -> None:
+    both = Devices("cuda", count=2)
+    assert (both.processes(0), both.processes(3), Devices("cuda", 1).processes(0)) == (2, 3, 1)
+    seen = run_on(EngineConfig(), os.getenv, ["CUDA_VISIBLE_DEVICES"] * 4, 0, devices=both)
+    assert {value for _, value in seen} <= {"0", "1"}
 
 
 def test_how_lightning_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +282,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "finetune": ["--scenes", "s", "--checkpoint", "c", "--fit.device"],
     "selfplay": ["--scenes", "s", "--reference", "r", "--device"],
     "sample": ["--scenarios", "s", "--agent", "reference", "--checkpoint", "c", "--device"],
+    "evaluate": ["--scenarios", "s", "--rollouts", "r", "--device"],
+    "sumo": ["--policy", "p", "--device"],
     "robustness": ["--scenarios", "s", "--device"],
     "transfer": ["--runs", '["a", "b"]', "--device"],
     "claims": ["--run", "r", "--selfplay.device"],
@@ -163,6 +318,62 @@ def test_one_line_and_nothing_made(
     assert told.startswith(f"error: {option} {asked}: ")
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def device_of(config: Any) -> dict[str, Any]:
+    """All options that say where, by dotted name."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{name}": one for name, one in device_of(value).items()}
+        elif field.name in ("device", "devices"):
+            found[field.name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_device_is_found_by_itself(name: str) -> None:
+    assert set(device_of(COMMANDS[name].load()[1]()).values()) == {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("stages", "selfplay.device"),
+        ("planners", "selfplay.device"),
+        ("claims", "selfplay.device"),
+        ("pretrain", "fit.device"),
+    ],
+)
+def test_one_option_for_all_parts(
+    name: str, option: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def function(config: Any, **own: Any) -> dict[str, Any]:
+        seen.append(device_of(config))
+        return {}
+
+    real, config = COMMANDS[name].load()
+    function.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
+    function.__doc__ = real.__doc__
+    monkeypatch.setattr(cli.Command, "load", lambda self: (function, config))
+    monkeypatch.setattr(
+        cli, "load", lambda name: lambda command, function, config, own, **asked: function(config, **own)
+    )
+    place = [] if name == "stages" else ["--out", str(tmp_path / "out")]
+    given = [name, *ARGUMENTS[name][:-1], *place, "--device", "cpu", "--devices", "1"]
+    assert main(given) == 0
+    assert set(seen[-1].values()) == {"cpu", 1}
+    assert main([*given, f"--{option}", "cuda"]) == 0
+    assert seen[-1].pop(option) == "cuda"
+    assert set(seen[-1].values()) <= {"cpu", 1}
+
+
+def test_devices_that_are_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stages", "--devices", "many"]) == 1
+    assert capsys.readouterr().err == "error: --devices many: expected a number or auto\n"
 
 
 def test_presets_are_checked_too(

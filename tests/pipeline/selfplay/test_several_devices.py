@@ -25,6 +25,7 @@ CONFIG = SelfPlayConfig(
     pool=5,
     max_agents=8,
     tensorboard=False,
+    device="cpu",
     policy=PolicyConfig(embedding=16, hidden=32, dropout=0.0),
     view=VIEW,
     ppo=PPOConfig(minibatch=100, learning_rate=1e-3, epochs=2, beta=0.5, alpha=0.01),
