@@ -14,7 +14,7 @@ from data.errors import UserError
 __all__ = ["CONFIGS", "PRESETS", "leaves", "load_preset"]
 
 CONFIGS = Path(__file__).with_name("configs")
-PRESETS = ("smoke", "demo", "womd", "paper")
+PRESETS = ("smoke", "demo", "womd", "gpu", "node", "leaderboard", "paper")
 
 
 def load_preset(name: str) -> dict[str, Any]:

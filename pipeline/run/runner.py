@@ -133,7 +133,8 @@ def run_stages(
     if fresh and keep:
         raise UserError("--fresh --keep: one starts over, the other goes on; give one of them")
     place = Run(folder / run, config, data, engine, keep)
-    stages = stages_of(data)
+    agents = {*config.agents, config.submission_agent}
+    stages = stages_of(data, agents if target != "selfplay" else {*agents, "policy"})
     wanted = _needed(stages, target)
     outside = None if data is None else _fingerprint(data)
     for stage in stages:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,12 +260,18 @@ STAGES = (
 )
 
 
-def stages_of(data: str | None) -> tuple[Stage, ...]:
-    """The stages of a run in order; with data of the user's own there is no traffic to generate."""
-    if data is None:
-        return STAGES
+def stages_of(data: str | None, agents: Collection[str]) -> tuple[Stage, ...]:
+    """The stages of a run in order, but those that nobody needs.
+
+    Args:
+        data: of the user's own, for which there is no traffic to generate, or None.
+        agents: that are sampled; without the policy there is no self-play.
+    """
+    left_out = {"traffic"} if data is not None else set()
+    if "policy" not in agents:
+        left_out.add("selfplay")
     return tuple(
-        dataclasses.replace(stage, needs=tuple(need for need in stage.needs if need != "traffic"))
+        dataclasses.replace(stage, needs=tuple(need for need in stage.needs if need not in left_out))
         for stage in STAGES
-        if stage.name != "traffic"
+        if stage.name not in left_out
     )

@@ -112,6 +112,9 @@ def gather(folder: Path) -> RunFacts:
     run = RunFolder.opened(folder)
     # Whether traffic was generated shows in the folder itself.
     others = {"report"} if run.path("traffic").is_dir() else {"report", "traffic"}
+    if run.manifest("sample") is not None and not run.path("selfplay").is_dir():
+        # A run without the policy among its agents.
+        others.add("selfplay")
     stages = [stage.name for stage in STAGES if stage.name not in others]
     found = {stage: run.manifest(stage) for stage in stages}
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}

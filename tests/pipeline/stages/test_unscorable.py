@@ -74,7 +74,7 @@ def test_a_run_keeps_its_evaluation(tmp_path: Path) -> None:
     run_sample(
         SampleConfig(rollouts=2, workers=1, agent="log"), scenarios=str(run.store("validation")), out=rollouts
     )
-    (stage,) = [stage for stage in stages_of(str(data)) if stage.name == "evaluate"]
+    (stage,) = [stage for stage in stages_of(str(data), ["policy"]) if stage.name == "evaluate"]
     figures = stage.run(run)
     assert (figures["log_scenarios"], figures["log_unscorable"]) == (1, 2)
     report = json.loads((run.path("evaluate") / "log" / "metrics.json").read_text())
