@@ -1,7 +1,9 @@
-"""Command ``plan``: time, disk and memory of a challenge entry, from what a finished run of this machine took."""
+"""Command ``plan``: what an entry takes, from a finished run of this machine and from measurements on GPUs."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,12 @@ from data.errors import UserError
 from data.vocabulary import Vocabulary
 from models.reference.config import ReferenceConfig, size_preset
 from models.reference.network import Reference
+from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.manifest import Manifest
+from pipeline.run.gpu_plan import GpuEstimate, Gpus
+from pipeline.run.measured import MEASURED, load_measured
 from pipeline.run.presets import load_preset
+from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
 
@@ -32,8 +38,10 @@ class PlanConfig:
         training: scenarios to ingest and to train on.
         validation: scenarios to ingest and to score.
         cores: of all machines together; 0 for those of this one.
-        gpus: of all machines together, for training and sampling.
-        gpu_speedup: cores that a GPU is worth; an assumption, as a run without a GPU cannot measure it.
+        gpus: of all machines together; auto for those of this one.
+        card: part of the name of a GPU, whose measured figures are used; the newest ones where none is given.
+        measured: folder of what scripts/gpu_check.py measured.
+        gpu_speedup: cores that a GPU is worth, for what was not measured; a guess.
         settings: preset with the planned numbers of steps.
     """
 
@@ -41,7 +49,9 @@ class PlanConfig:
     training: int = 486_995
     validation: int = 44_097
     cores: int = 0
-    gpus: int = 0
+    gpus: Count = "auto"
+    card: str = ""
+    measured: Path = MEASURED
     gpu_speedup: float = 30.0
     settings: str = "paper"
 
@@ -51,16 +61,20 @@ class Estimate:
     """What one stage takes.
 
     Attributes:
-        seconds: on all cores, or on the GPUs if the stage uses them. disk_gb: written and kept.
-        memory_gb: of all processes.
+        seconds: on all cores, or on the GPUs if the stage uses them; None where nothing is known.
+        disk_gb: written and kept. memory_gb: of all processes, or of each GPU where figures are of GPUs.
         assumption: where the figures come from.
+        count, device: what it runs on. scene_gb: GPU memory of a scene, None where nothing was measured.
     """
 
     stage: str
-    seconds: float
-    disk_gb: float
-    memory_gb: float
+    seconds: float | None
+    disk_gb: float | None
+    memory_gb: float | None
     assumption: str
+    count: int = 1
+    device: str = "cores"
+    scene_gb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,21 +95,27 @@ class _Machines:
 
     @property
     def words(self) -> str:
-        return f"a GPU is {self.gpu_speedup:g} cores (assumed)" if self.gpus else f"{self.cores} cores"
+        return f"a GPU is {self.gpu_speedup:g} cores (a guess)" if self.gpus else f"{self.cores} cores"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"count": self.processes, "device": "GPUs" if self.gpus else "cores"}
 
 
 def _here() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _finished(run: Path) -> dict[str, Manifest]:
-    """Manifests of all stages of a run.
+def _finished(run: Path, needed: bool) -> dict[str, Manifest] | None:
+    """Manifests of all stages of a run; None where one is missing.
 
     Raises:
-        UserError: one is missing.
+        UserError: one is missing, and nothing else has figures.
     """
     found = {name: RunFolder(run).manifest(name) for name in _PLANNED}
     missing = [name for name, manifest in found.items() if manifest is None]
+    if missing and not needed:
+        return None
     if missing:
         raise UserError(
             f"--run {run}: stage {missing[0]} is not finished there; figures come from a finished run, "
@@ -123,6 +143,7 @@ def _training(stage: str, done: Manifest, planned: dict[str, Any], growth: float
         done.peak_memory_mb / 1e3 * machines.processes,
         f"{passes:.3g} scenes seen, {each:.2f} core-s each with validation, times {growth:.1f} for "
         f"the parameters; {machines.words}",
+        **machines.where,
     )
 
 
@@ -141,6 +162,12 @@ def _size_gb(done: Manifest) -> float:
     return sum(float(output["bytes"]) for output in done.outputs.values()) / 1e9
 
 
+def _options(stage: str, planned: dict[str, Any], done: dict[str, Manifest] | None) -> dict[str, Any]:
+    """Options of a stage by a preset, over those of the run, or over the defaults."""
+    base = dataclasses.asdict(getattr(RunConfig(), stage))
+    return _merged(_merged(base, done[stage].recipe.config if done else {}), planned.get(stage, {}))
+
+
 def estimates(config: PlanConfig, run: Path) -> list[Estimate]:
     """An estimate for each stage.
 
@@ -148,18 +175,68 @@ def estimates(config: PlanConfig, run: Path) -> list[Estimate]:
         config: what is planned. run: folder of a finished run of this machine.
 
     Raises:
-        UserError: the run is not finished, or numbers that make no sense.
+        UserError: the run is not finished and there are no figures of GPUs, or numbers that make no sense.
     """
     for name in ("scenarios", "training", "validation", "cores", "gpus"):
-        if getattr(config, name) < 0:
-            raise UserError(f"--{name} {getattr(config, name)}: expected 0 or more")
+        if (value := getattr(config, name)) != "auto" and value < 0:
+            raise UserError(f"--{name} {value}: expected 0 or more")
     if config.gpu_speedup <= 0:
         raise UserError(f"--gpu_speedup {config.gpu_speedup}: expected more than 0")
-    done, planned = _finished(run), load_preset(config.settings)
+    gpus = config.gpus
+    if gpus == "auto":
+        found = find_devices("auto", "--gpus", "auto")
+        gpus = found.count if found.kind == "cuda" else 0
+    measured = load_measured(config.measured, config.card)
+    cards = Gpus(gpus, measured) if gpus and measured else None
+    planned = load_preset(config.settings)
+    done = _finished(run, needed=cards is None)
+    on_gpus = {} if cards is None else _on_gpus(config, cards, planned, done)
+    on_run = {} if done is None else _from_run(config, done, planned, run, gpus)
+    plays = "policy" in {*planned.get("agents", ["policy"]), planned.get("submission_agent", "policy")}
+    result = []
+    for stage in _PLANNED:
+        guess, better = on_run.get(stage), on_gpus.get(stage)
+        if better is not None and cards is not None:
+            basis = f"{better.basis}; {cards.measured.words}"
+            if (better.gpu_gb or 0.0) > cards.measured.values.get("memory of the GPU", math.inf):
+                basis = f"more memory than this GPU has; {basis}"
+            if better.guesses:
+                basis += f"; guessed: {', '.join(better.guesses)}"
+            disk = None if guess is None else guess.disk_gb
+            guess = Estimate(
+                stage, better.seconds, disk, better.gpu_gb, basis, better.count, "GPUs", better.scene_gb
+            )
+        if plays or stage != "selfplay":
+            result.append(
+                guess or Estimate(stage, None, None, None, f"nothing is known without a run: --run {run}", 0)
+            )
+    return result
+
+
+def _on_gpus(
+    config: PlanConfig, gpus: Gpus, planned: dict[str, Any], done: dict[str, Manifest] | None
+) -> dict[str, GpuEstimate | None]:
+    """By stage, from what was measured."""
+    pretrain, sample = _options("pretrain", planned, done), _options("sample", planned, done)
+    token_steps = _options("tokenize", planned, None)["vocabulary"]["token_steps"]
+    agent = planned.get("submission_agent", done["sample"].recipe.config["submission_agent"] if done else "policy")
+    return {
+        "pretrain": gpus.pretraining(pretrain),
+        "finetune": gpus.finetuning(pretrain, _options("finetune", planned, done), token_steps),
+        "selfplay": gpus.playing(_options("selfplay", planned, done)),
+        "sample": gpus.sampling(config.scenarios, agent, pretrain, sample["workers"]),
+        "evaluate": gpus.scoring(config.validation),
+    }
+
+
+def _from_run(
+    config: PlanConfig, done: dict[str, Manifest], planned: dict[str, Any], run: Path, gpus: int
+) -> dict[str, Estimate]:
+    """By stage, from what a run took on this machine's cores."""
     cpu = _Machines(config.cores or _here(), 0, 1.0)
-    learnt = _Machines(cpu.cores, config.gpus, config.gpu_speedup)
+    learnt = _Machines(cpu.cores, gpus, config.gpu_speedup)
     growth = _growth(done["pretrain"], planned.get("pretrain", {}), run)
-    return [
+    found = [
         _ingesting(config, done["tokenize"], cpu),
         _training("pretrain", done["pretrain"], planned.get("pretrain", {}), growth, learnt),
         _training("finetune", done["finetune"], planned.get("finetune", {}), growth, learnt),
@@ -168,6 +245,7 @@ def estimates(config: PlanConfig, run: Path) -> list[Estimate]:
         _scoring(config, done["evaluate"], cpu),
         *_packing(config, done["package"], done["validate"], cpu),
     ]
+    return {estimate.stage: estimate for estimate in found}
 
 
 def _ingesting(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
@@ -181,6 +259,7 @@ def _ingesting(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
         disk,
         done.peak_memory_mb / 1e3 * cpu.processes,
         f"{sum(splits.values())} scenes at {rate} a second and core; the downloaded TFRecords are not counted",
+        **cpu.where,
     )
 
 
@@ -193,6 +272,7 @@ def _playing(done: Manifest, planned: dict[str, Any], machines: _Machines) -> Es
         _size_gb(done),
         done.peak_memory_mb / 1e3 * machines.processes,
         f"{steps:.3g} agent-steps at {rate:.0f} a second and core, the run's networks; {machines.words}",
+        **machines.where,
     )
 
 
@@ -207,6 +287,7 @@ def _sampling(config: PlanConfig, done: Manifest, packed: Manifest, machines: _M
         done.peak_memory_mb / 1e3 * machines.processes,
         f"{_ROLLOUTS_PER_SCENARIO} futures by {agent}, {rate:.2f} a second and core; {raw:.2f} MB each; "
         f"{machines.words}",
+        **machines.where,
     )
 
 
@@ -220,6 +301,7 @@ def _scoring(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
         0.0,
         done.peak_memory_mb / 1e3 * cpu.processes,
         f"one agent on {config.validation} scenarios, {each:.2f} core-s each, start of the program included",
+        **cpu.where,
     )
 
 
@@ -234,6 +316,7 @@ def _packing(config: PlanConfig, packed: Manifest, checked: Manifest, cpu: _Mach
             2 * config.scenarios * size / 1e3,
             packed.peak_memory_mb / 1e3 * cpu.processes,
             f"{each:.3f} core-s and {size:.2f} MB a scenario; twice the archive while it is put together",
+            **cpu.where,
         ),
         Estimate(
             "validate",
@@ -245,11 +328,17 @@ def _packing(config: PlanConfig, packed: Manifest, checked: Manifest, cpu: _Mach
     ]
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _gb(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f} GB" if value < 10 else f"{value:.0f} GB"
 
 
 def run_plan(config: PlanConfig, *, run: Path = Path("runs/demo")) -> dict[str, Any]:
@@ -257,22 +346,27 @@ def run_plan(config: PlanConfig, *, run: Path = Path("runs/demo")) -> dict[str, 
 
     Args:
         config: what is planned.
-        run: folder of a finished run of this machine, whose figures are used.
+        run: folder of a finished run of this machine, whose figures are used for what no GPU does.
 
     Raises:
-        UserError: the run is not finished, or numbers that make no sense.
+        UserError: the run is not finished and there are no figures of GPUs, or numbers that make no sense.
     """
     found = estimates(config, run)
-    print(f"{'stage':10} {'time':>9} {'disk':>10} {'memory':>9}   from")
+    print(f"{'stage':10} {'on':>9} {'time':>9} {'disk':>9} {'memory':>9} {'a scene':>9}   from")
     for item in found:
-        print(
-            f"{item.stage:10} {_time(item.seconds):>9} {item.disk_gb:7.1f} GB {item.memory_gb:6.1f} GB   "
-            f"{item.assumption}"
+        where = (
+            f"{item.count} {item.device if item.count > 1 else item.device.removesuffix('s')}"
+            if item.count
+            else "?"
         )
-    seconds, disk = sum(item.seconds for item in found), sum(item.disk_gb for item in found)
-    print(f"{'all':10} {_time(seconds):>9} {disk:7.1f} GB {max(item.memory_gb for item in found):6.1f} GB")
-    return {
-        "seconds": round(seconds),
-        "disk_gb": round(disk, 1),
-        "memory_gb": round(max(item.memory_gb for item in found), 1),
-    }
+        scene = "" if item.scene_gb is None else _gb(item.scene_gb)
+        print(
+            f"{item.stage:10} {where:>9} {_time(item.seconds):>9} {_gb(item.disk_gb):>9} {_gb(item.memory_gb):>9} "
+            f"{scene:>9}   {item.assumption}"
+        )
+    seconds = sum(item.seconds or 0.0 for item in found)
+    disk = sum(item.disk_gb or 0.0 for item in found)
+    memory = max(item.memory_gb or 0.0 for item in found)
+    some = " (without what is not known)" if any(item.seconds is None for item in found) else ""
+    print(f"{'all':10} {'':>9} {_time(seconds):>9} {_gb(disk):>9} {_gb(memory):>9}{some}")
+    return {"seconds": round(seconds), "disk_gb": round(disk, 1), "memory_gb": round(memory, 1)}

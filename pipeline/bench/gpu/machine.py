@@ -42,7 +42,8 @@ def _version(package: str) -> str:
 
 def versions(inputs: Inputs) -> Iterator[Row | str]:
     """Versions of Python and packages, and properties of the GPU."""
-    yield f"Python {platform.python_version()}, {platform.platform()}"
+    # Not the kernel's name, which tells whose machine it is; the files are published.
+    yield f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield ", ".join(f"{package} {_version(package)}" for package in _PACKAGES)
     yield f"CUDA of torch: {torch.version.cuda}; threads of torch: {torch.get_num_threads()}"
     yield Row("cores", os.cpu_count() or 0, "")

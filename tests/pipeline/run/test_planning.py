@@ -11,7 +11,9 @@ import pytest
 from data.errors import UserError
 from data.files import write_json
 from data.vocabulary import VocabularyConfig, build_vocabulary
+from pipeline.run.measured import MEASURED
 from pipeline.run.plan import Estimate, PlanConfig, estimates, run_plan
+from pipeline.run.presets import PRESETS, load_preset
 from tests.models.scenes import random_scene
 
 CORES = len(os.sched_getaffinity(0))
@@ -69,8 +71,13 @@ def planned(run: Path, **options: Any) -> dict[str, Estimate]:
     return {estimate.stage: estimate for estimate in estimates(config, run)}
 
 
+def seconds(estimate: Estimate) -> float:
+    assert estimate.seconds is not None
+    return estimate.seconds
+
+
 def test_estimates_are_those_of_a_calculator(run: Path) -> None:
-    found = planned(run, cores=4)
+    found = planned(run, cores=4, gpus=0)
     assert found["tokenize"].seconds == pytest.approx(11_100 / 20 / 4)
     assert found["tokenize"].disk_gb == pytest.approx((10_000 * 50 + 100 * 60 + 1000 * 20) / 1e6)
     assert found["tokenize"].memory_gb == pytest.approx(0.5 * 4)
@@ -86,19 +93,23 @@ def test_estimates_are_those_of_a_calculator(run: Path) -> None:
 
 
 def test_gpus_do_the_learnt_part(run: Path) -> None:
-    alone, helped = planned(run, cores=2), planned(run, cores=2, gpus=3, gpu_speedup=10.0)
+    nothing = run / "nothing"
+    alone, helped = planned(run, cores=2), planned(run, cores=2, gpus=3, gpu_speedup=10.0, measured=nothing)
     for name in ("pretrain", "finetune", "selfplay", "sample"):
-        assert helped[name].seconds == pytest.approx(alone[name].seconds * 2 / 30)
-        assert "a GPU is 10 cores (assumed)" in helped[name].assumption
+        assert seconds(helped[name]) == pytest.approx(seconds(alone[name]) * 2 / 30)
+        assert "a GPU is 10 cores (a guess)" in helped[name].assumption
+        assert (helped[name].count, helped[name].device, alone[name].device) == (3, "GPUs", "cores")
     for name in ("tokenize", "evaluate", "package", "validate"):
         assert helped[name] == alone[name]
 
 
 def test_larger_references_take_longer(run: Path) -> None:
     small, paper = planned(run, cores=2), planned(run, cores=2, settings="paper")
-    growth = paper["pretrain"].disk_gb / small["pretrain"].disk_gb
+    growth = (paper["pretrain"].disk_gb or 0.0) / (small["pretrain"].disk_gb or 1.0)
     assert 5 < growth < 15
-    assert paper["pretrain"].seconds == pytest.approx(small["pretrain"].seconds * growth * 500_000 * 10 / (900 * 4))
+    assert seconds(paper["pretrain"]) == pytest.approx(
+        seconds(small["pretrain"]) * growth * 500_000 * 10 / (900 * 4)
+    )
 
 
 def test_the_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +129,105 @@ def test_a_run_that_is_not_finished(run: Path) -> None:
     (run / "sample" / "manifest.json").unlink()
     with pytest.raises(UserError, match="stage sample is not finished there"):
         planned(run)
+
+
+VALUES = {
+    "memory of the GPU": 20.0,
+    "a launch from Python": 10.0,
+    "training: a whole step: operators launched": 5000,
+    "a decoding step of the reference: time of the clock": 20.0,
+    "training mini, 4 scenes, bf16": 1.0,
+    "training mini, 4 scenes, bf16: augment and tokenise": 10.0,
+    "training mini, 4 scenes, bf16: forward": 20.0,
+    "training mini, 4 scenes, bf16: backward": 9.0,
+    "training mini, 4 scenes, bf16: optimiser": 1.0,
+    "training mini, 4 scenes, bf16: largest memory of a scene": 0.5,
+    "metric, 32 futures, 64 agents, map 1 times": 100.0,
+    "metric, 32 futures, 64 agents, map 1 times: largest memory": 3.0,
+    "32 futures by policy": 2.0,
+    "32 futures by policy: largest memory": 0.1,
+    "300 worlds: trained and anchored to mini, maps known": 100_000.0,
+    "300 worlds: agent-steps of an update": 300_000.0,
+    "300 worlds: largest memory": 12.0,
+    "300 worlds: a world built": 1.0,
+    "300 worlds: worlds stacked on the host and copied": 1.0,
+    "300 worlds: maps encoded, if all scenes are new": 5.0,
+}
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    folder = tmp_path / "measured"
+    for card, date in (("Old GPU", "2026-01-01"), ("New GPU", "2026-02-01")):
+        rows = [{"name": name, "value": value} for name, value in VALUES.items()]
+        check = {"card": card, "commit": "abc", "date": date, "steps": [{"rows": rows}]}
+        write_json(folder / f"{card}.json", check)
+    return folder
+
+
+def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> None:
+    """Without a finished run, by hand from the figures above."""
+    sizes: dict[str, Any] = {"scenarios": 1000, "validation": 100, "measured": measured}
+    found = {one.stage: one for one in estimates(PlanConfig(gpus=4, settings="gpu", **sizes), tmp_path / "none")}
+    preset = load_preset("gpu")
+    assert found["pretrain"].count == 4
+    # 4 of 16 scenes on each GPU take 40 ms, but their launches 50.
+    assert seconds(found["pretrain"]) == pytest.approx(preset["pretrain"]["fit"]["steps"] * 0.05)
+    assert (found["pretrain"].scene_gb, found["pretrain"].memory_gb) == (0.5, 2.0)
+    assert seconds(found["finetune"]) == pytest.approx(preset["finetune"]["fit"]["steps"] * (40 * 0.02 + 0.05))
+    # 64 worlds a GPU, 8 of them new: 1000 agent-steps each at 100,000 a second, a second of 12 cores for a new one.
+    update = max(64_000 / 100_000, 8 * 1.0 / 12) + (64 * 1.0 + 8 * 5.0) / 300
+    assert seconds(found["selfplay"]) == pytest.approx(preset["selfplay"]["agent_steps"] / (4 * 64_000) * update)
+    assert "building worlds is slower" in found["selfplay"].assumption
+    assert found["selfplay"].memory_gb == pytest.approx(64 * 12 / 300)
+    assert seconds(found["sample"]) == pytest.approx(1000 / 2.0 / preset["sample"]["workers"])
+    assert "guessed: 2 processes on a GPU do not slow one another" in found["sample"].assumption
+    assert seconds(found["evaluate"]) == pytest.approx(100 * 0.1 / 4)
+    assert all("New GPU, commit abc" in found[name].assumption for name in ("pretrain", "selfplay", "evaluate"))
+    assert found["tokenize"].seconds is found["package"].seconds is None
+    assert "nothing is known without a run" in found["tokenize"].assumption
+
+
+def test_too_little_memory_is_said(measured: Path, tmp_path: Path) -> None:
+    config = PlanConfig(gpus=1, settings="paper", card="old", measured=measured)
+    found = {one.stage: one for one in estimates(config, tmp_path)}
+    # 64 scenes of 128 agents, twice as many as the largest that was measured.
+    assert found["finetune"].memory_gb == pytest.approx(64 * 0.5 * 128 / 64)
+    assert found["finetune"].assumption.startswith("more memory than this GPU has")
+    assert "Old GPU" in found["finetune"].assumption
+    assert "more memory" not in found["pretrain"].assumption
+
+
+def test_a_run_adds_what_gpus_do_not_do(run: Path, measured: Path) -> None:
+    found = planned(run, cores=2, gpus=2, measured=measured)
+    assert all(estimate.seconds is not None for estimate in found.values())
+    assert "core" in found["tokenize"].assumption
+    assert "New GPU" in found["pretrain"].assumption
+    # The 2 scenes that the run had in a step, on a GPU each; a smaller size is guessed from the measured one.
+    assert "size micro is" in found["pretrain"].assumption
+
+
+@pytest.mark.parametrize("settings", PRESETS)
+def test_the_kept_measurements_plan_every_preset(settings: str, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = run_plan(PlanConfig(gpus=8, settings=settings), run=Path("nowhere"))
+    lines = capsys.readouterr().out.splitlines()
+    assert figures["seconds"] > 0
+    assert sum("NVIDIA" in line for line in lines) == (4 if settings == "leaderboard" else 5)
+    assert "without what is not known" in lines[-1]
+
+
+def test_measurements_of_no_such_gpu(measured: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--card h200: nothing was measured on such a GPU \(.* has Old GPU, New GPU\)"
+    ):
+        estimates(PlanConfig(card="h200", measured=measured), tmp_path)
+    write_json(measured / "x.json", {"steps": []})
+    with pytest.raises(UserError, match=r"x\.json: not what scripts/gpu_check\.py writes \(KeyError"):
+        estimates(PlanConfig(measured=measured), tmp_path)
+
+
+def test_kept_measurements_name_no_machine() -> None:
+    for path in MEASURED.glob("*.json"):
+        content = path.read_text()
+        assert "Linux-" not in content
+        assert "/home" not in content

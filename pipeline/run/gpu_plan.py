@@ -1,0 +1,223 @@
+"""What stages take on GPUs, from what was measured on one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.scene import FUTURE_STEPS
+from models.reference.config import ReferenceConfig, size_preset
+from pipeline.run.measured import Measured
+
+__all__ = ["GpuEstimate", "Gpus"]
+
+
+@dataclass(frozen=True)
+class GpuEstimate:
+    """What a stage takes on GPUs.
+
+    Attributes:
+        count: GPUs that are used. seconds: of all. gpu_gb: memory of one GPU, and scene_gb of one scene; None
+            where that was not measured.
+        basis: where the figures come from. guesses: what was assumed besides.
+    """
+
+    count: int
+    seconds: float
+    gpu_gb: float | None
+    scene_gb: float | None
+    basis: str
+    guesses: tuple[str, ...] = ()
+
+
+def _work(model: ReferenceConfig) -> int:
+    """What the time of a network grows with."""
+    return model.hidden**2 * (model.layers + model.map_layers)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs and what was measured on one of them; methods return None where a figure is missing.
+
+    Args:
+        count: of all machines together. measured: by the check.
+    """
+
+    count: int
+    measured: Measured
+
+    def _model(self, pretrain: Mapping[str, Any]) -> tuple[str, float, tuple[str, ...]] | None:
+        """The measured size that is nearest to the planned one, how much more the planned one computes, and what
+        is guessed with that."""
+        sizes = self.measured.matching(r"training (\w+), \d+ scenes, bf16")
+        if not sizes:
+            return None
+        name = pretrain["size"]
+        if name in sizes:
+            return name, 1.0, ()
+        model = ReferenceConfig(**pretrain["model"]) if name == "custom" else size_preset(name)
+        nearest = min(sizes, key=lambda size: abs(math.log(_work(model) / _work(size_preset(size)))))
+        factor = _work(model) / _work(size_preset(nearest))
+        guess = f"size {name} is {factor:.2g} times {nearest}" if factor != 1 else ""
+        return nearest, factor, (guess,) if guess else ()
+
+    def _largest(self) -> int | None:
+        """Agents of the largest scene that was measured."""
+        agents = self.measured.matching(r"metric, 32 futures, (\d+) agents, map 1 times")
+        return max(map(int, agents), default=None)
+
+    def _scene(
+        self, pretrain: Mapping[str, Any], fit: Mapping[str, Any]
+    ) -> tuple[float, float, str, tuple[str, ...]] | None:
+        """Of a scene in a training step: seconds; GB if it has as many agents as may be; network; guesses."""
+        model = self._model(pretrain)
+        if model is None:
+            return None
+        size, factor, guesses = model
+        ((batch, _),) = self.measured.matching(rf"training {size}, (\d+) scenes, bf16").items()
+        about = rf"training {size}, {batch} scenes, bf16"
+        phases = self.measured.matching(rf"{about}: (augment and tokenise|forward|backward|optimiser)")
+        memory = self.measured.values.get(f"{about}: largest memory of a scene")
+        largest = self._largest()
+        if len(phases) < 4 or memory is None or largest is None:
+            return None
+        memory *= factor * max(1.0, fit["max_agents"] / largest)
+        guesses = (*guesses, f"memory with {max(largest, fit['max_agents'])} agents in each scene")
+        return factor * sum(phases.values()) / 1e3 / int(batch), memory, size, guesses
+
+    def _step(self, scenes: int, seconds: float) -> float:
+        """Seconds of a training step: of its scenes, but at least those of its launches."""
+        launches = self.measured.values.get("training: a whole step: operators launched", 0.0)
+        return max(scenes * seconds, launches * self.measured.values.get("a launch from Python", 0.0) / 1e6)
+
+    def pretraining(self, pretrain: Mapping[str, Any]) -> GpuEstimate | None:
+        """Teacher forcing; pretrain: options of the stage as plain values."""
+        fit = pretrain["fit"]
+        scene = self._scene(pretrain, fit)
+        if scene is None:
+            return None
+        seconds, memory, size, guesses = scene
+        count = min(self.count, fit["batch_size"])
+        mine = -(-fit["batch_size"] // count)
+        return GpuEstimate(
+            count,
+            fit["steps"] * self._step(mine, seconds),
+            mine * memory,
+            memory,
+            f"{fit['steps']} steps of {mine} scenes a GPU, {1e3 * seconds:.1f} ms each ({size})",
+            (*guesses, "loaders keep up"),
+        )
+
+    def finetuning(
+        self, pretrain: Mapping[str, Any], finetune: Mapping[str, Any], token_steps: int
+    ) -> GpuEstimate | None:
+        """Closed-loop fine-tuning, whose step was not measured: a rollout of all scenes, then a training step.
+
+        Args:
+            pretrain, finetune: options of the stages. token_steps: of the vocabulary.
+        """
+        fit = finetune["fit"]
+        scene = self._scene(pretrain, fit)
+        decoding = self.measured.values.get("a decoding step of the reference: time of the clock")
+        if scene is None or decoding is None:
+            return None
+        seconds, memory, size, guesses = scene
+        count = min(self.count, fit["batch_size"])
+        mine, tokens = -(-fit["batch_size"] // count), FUTURE_STEPS // token_steps
+        if fit["recompute"]:
+            guesses = (*guesses, "recompute: another forward pass, and less memory than said")
+            seconds *= 4 / 3
+        step = tokens * decoding / 1e3 + self._step(mine, seconds)
+        return GpuEstimate(
+            count,
+            fit["steps"] * step,
+            mine * memory,
+            memory,
+            f"{fit['steps']} steps of {tokens} tokens of {decoding:.0f} ms and {mine} scenes a GPU ({size})",
+            (*guesses, "a token takes no longer for many scenes", "loaders keep up"),
+        )
+
+    def playing(self, selfplay: Mapping[str, Any]) -> GpuEstimate | None:
+        """Anchored self-play; selfplay: options of the stage."""
+        count = next(n for n in range(self.count, 0, -1) if selfplay["worlds"] % n == 0)
+        mine = selfplay["worlds"] // count
+        rates = self.measured.matching(r"(\d+) worlds: trained and anchored to mini, maps known")
+        if not rates:
+            return None
+        near = min(rates, key=lambda worlds: abs(math.log(int(worlds) / mine)))
+        steps, memory, building, stacking, encoding = (
+            self.measured.values.get(f"{near} worlds: {name}")
+            for name in (
+                "agent-steps of an update",
+                "largest memory",
+                "a world built",
+                "worlds stacked on the host and copied",
+                "maps encoded, if all scenes are new",
+            )
+        )
+        if steps is None or memory is None or building is None or stacking is None or encoding is None:
+            return None
+        per_world, workers = steps / int(near), selfplay["workers"]
+        new = (selfplay["turnover"] or selfplay["worlds"]) / count
+        built = new * building / max(1, workers)
+        driven = mine * per_world / rates[near]
+        # Processes build worlds while others are driven; without them the training waits.
+        update = (max(driven, built) if workers else driven + built) + (mine * stacking + new * encoding) / int(
+            near
+        )
+        updates = selfplay["agent_steps"] / (count * mine * per_world)
+        slow = "; building worlds is slower" if built > driven and workers else ""
+        return GpuEstimate(
+            count,
+            updates * update,
+            mine * memory / int(near),
+            memory / int(near),
+            f"{updates:.0f} updates of {mine} worlds a GPU, {driven:.1f} s each, {new:.0f} of them new, "
+            f"{built:.1f} s on {max(1, workers)} cores{slow}",
+            ("anchor mini, 4 epochs", "GPUs do not wait for one another")[: 2 if count > 1 else 1],
+        )
+
+    def sampling(self, scenarios: int, agent: str, pretrain: Mapping[str, Any], workers: int) -> GpuEstimate | None:
+        """32 futures of each scenario.
+
+        Args:
+            scenarios: how many. agent: policy or reference. pretrain: options of that stage. workers: processes.
+        """
+        model = self._model(pretrain)
+        if model is None or agent not in ("policy", "reference"):
+            return None
+        name, factor, guesses = ("policy", 1.0, ()) if agent == "policy" else model
+        rate = self.measured.values.get(f"32 futures by {name}")
+        memory = self.measured.values.get(f"32 futures by {name}: largest memory")
+        if rate is None or memory is None:
+            return None
+        processes = workers or self.count
+        each = -(-processes // self.count)
+        if each > 1:
+            guesses = (*guesses, f"{each} processes on a GPU do not slow one another")
+        return GpuEstimate(
+            self.count,
+            scenarios * factor / rate / processes,
+            each * factor * memory,
+            factor * memory,
+            f"{scenarios} scenarios at {rate / factor:.2f} a second and process ({name})",
+            guesses,
+        )
+
+    def scoring(self, scenarios: int) -> GpuEstimate | None:
+        """The metric of so many scenarios."""
+        times = self.measured.matching(r"metric, 32 futures, (\d+ agents), map 1 times")
+        memories = self.measured.matching(r"metric, 32 futures, (\d+ agents), map 1 times: largest memory")
+        if not times or not memories:
+            return None
+        ((agents, milliseconds),) = times.items()
+        return GpuEstimate(
+            self.count,
+            scenarios * milliseconds / 1e3 / self.count,
+            memories[agents],
+            memories[agents],
+            f"{scenarios} scenarios at {milliseconds:.0f} ms each ({agents})",
+            ("reading and preparing scenes takes no time",),
+        )
