@@ -17,7 +17,14 @@ from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
 from models.reference.engine import Engine, Sampler, Unrolling
-from models.reference.inputs import KnownLights, SceneInputs, agent_inputs, known_lights, select_agents
+from models.reference.inputs import (
+    AgentInputs,
+    KnownLights,
+    SceneInputs,
+    agent_inputs,
+    known_lights,
+    select_agents,
+)
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
@@ -126,10 +133,7 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:
-        """Encode the maps of a batch of scenes; the result can be cached while the reference is frozen.
-
-        Rows can be selected (``MapEncoding.row``) and stacked (``stack_map_encodings``).
-        """
+        """Encode the maps of a batch of scenes; they can be kept while the reference is frozen."""
         scene = scene.to(self.device)
         origin = scene_origin(scene)
         return self.model.encode_map(cut_map(scene, origin), origin)
@@ -155,13 +159,28 @@ class ReferenceAgent:
         Returns:
             [B, A, N, K] float32, normalised over K.
         """
+        scene = scene.to(self.device)
+        lights = known_lights(scene.lights.state, scene.lights.observed, self.seconds(token_ids.shape[-1]))
+        return self.score_known(encoding, agent_inputs(scene), lights, token_ids, token_valid, poses)
+
+    def seconds(self, tokens: int) -> int:
+        """Blocks of a second, begun ones included, in so many tokens."""
+        return -(-tokens // self.model.block)
+
+    @torch.no_grad()
+    def score_known(
+        self,
+        encoding: MapEncoding,
+        agents: AgentInputs,
+        lights: KnownLights,
+        token_ids: Tensor,
+        token_valid: Tensor,
+        poses: Tensor,
+    ) -> Tensor:
+        """As ``score``, for scenes that are inputs of the network already, on its device."""
         device = self.device
-        scene = scene.to(device)
         token_ids, token_valid, poses = token_ids.to(device), token_valid.to(device), poses.to(device)
-        agents = agent_inputs(scene)
         token_valid = token_valid & agents.simulated.unsqueeze(-1)
-        count = token_ids.shape[-1]
-        lights = known_lights(scene.lights.state, scene.lights.observed, -(-count // self.model.block))
         pose_valid = torch.nn.functional.pad(token_valid, (1, 0)) | torch.nn.functional.pad(token_valid, (0, 1))
         tokens = MotionTokens(token_ids, token_valid, poses, pose_valid)
         size = max(1, _MAX_SCORED // max(1, token_ids[0].numel()))

@@ -65,7 +65,7 @@ class Track:
     def __post_init__(self) -> None:
         self.device = self.resident.pose.device
         self.phases: dict[str, float] = {}
-        self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled)
+        self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled and self.device.type == "cpu")
         self.world = choose_worlds(self.resident, torch.tensor(self.rows, device=self.device))
 
     @property

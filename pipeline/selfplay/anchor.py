@@ -7,9 +7,8 @@ Shape legend: W worlds, A agents, D decisions, N controlled agents of all worlds
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -17,14 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from data.batch import collate
-from data.scene import Agents, Scene, map_tensors
+from data.scene import Scene, map_tensors
 from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
 from models.checkpoints import checkpoint_kind
 from models.policy import POLICY_KIND, Policy, load_policy
 from models.reference.agent import ReferenceAgent
-from models.reference.map_encoder import MapEncoding, stack_map_encodings
+from models.reference.known_scenes import KnownScenes, encode_scenes, join_scenes
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, act, collect
 from pipeline.simulator.episode import Simulator
@@ -45,7 +43,7 @@ __all__ = [
 ]
 
 # Agents times tokens that are scored in one pass: on a CPU as many as its caches hold.
-_SLOTS = {"cpu": 1 << 11, "cuda": 1 << 17}
+_SLOTS = {"cpu": 1 << 11, "cuda": 1 << 15}
 # Log-probability of tokens other than the log's: almost none, and finite.
 _NEVER = -30.0
 # Worlds that ``scene_divergences`` drives at once.
@@ -74,13 +72,14 @@ class ReferenceScorer:
     Args:
         reference: frozen.
         scene: finds the scene of an index; called once for each while its encoded map is kept.
-        capacity: scenes whose encoded maps are kept.
+        capacity: scenes whose encoded maps are kept, or as many as are scored at once.
     """
 
     def __init__(self, reference: ReferenceAgent, scene: Callable[[int], Scene], capacity: int = 512) -> None:
         self.reference = reference
         self._scene, self._capacity = scene, capacity
-        self._known: OrderedDict[int, tuple[Scene, MapEncoding]] = OrderedDict()
+        self._row: dict[int, int] = {}
+        self._known: KnownScenes | None = None
 
     @torch.no_grad()
     def log_probs(
@@ -115,15 +114,14 @@ class ReferenceScorer:
         valid = torch.cat((world.history_valid & exists, at_both_ends), dim=-1)
         path = torch.cat((world.history_poses[:, :, :-1], poses), dim=2)
         result = torch.zeros(*tokens.shape, vocabulary.size, device=tokens.device)
-        scenes = [self._prepared(index) for index in scene_index]
-        while len(self._known) > max(self._capacity, len(set(scene_index))):
-            self._known.popitem(last=False)
-        for rows in self._groups([len(scene.agents.id) for scene, _ in scenes], history + count):
-            batch = collate([scenes[row][0] for row in rows])
-            agents = batch.agents.id.shape[1]
-            encoding = stack_map_encodings([scenes[row][1] for row in rows])
-            part = self.reference.score(encoding, batch, *(t[rows, :agents] for t in (ids, valid, path)))
-            result[rows, :agents] = part[:, :, history:].to(result.device)
+        known, places = self._prepared(scene_index, history + count)
+        for rows in self._groups([known.present[place] for place in places], history + count):
+            encoding, agents, lights = known.choose([places[row] for row in rows])
+            most, index = agents.types.shape[1], torch.tensor(rows).to(tokens.device, non_blocking=True)
+            part = self.reference.score_known(
+                encoding, agents, lights, *(t[index, :most] for t in (ids, valid, path))
+            )
+            result[index, :most] = part[:, :, history:].to(result.device)
         return result
 
     def scores(self, scene_index: Sequence[int], world: World, executed: Executed) -> Tensor:
@@ -135,7 +133,7 @@ class ReferenceScorer:
 
     def _groups(self, sizes: Sequence[int], tokens: int) -> list[list[int]]:
         """Rows of worlds to be scored together: of similar size, since padding costs as much as agents do."""
-        limit = _SLOTS["cpu" if self.reference.device.type == "cpu" else "cuda"] // tokens
+        limit = _SLOTS.get(self.reference.device.type, _SLOTS["cuda"]) // tokens
         groups: list[list[int]] = []
         for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
             if not groups or (len(groups[-1]) + 1) * sizes[groups[-1][0]] > limit:
@@ -143,17 +141,19 @@ class ReferenceScorer:
             groups[-1].append(row)
         return groups
 
-    def _prepared(self, index: int) -> tuple[Scene, MapEncoding]:
-        """A scene's simulated agents, in the order of worlds, and lights; and its encoded map."""
-        if index not in self._known:
-            scene = self._scene(index)
-            agents = Agents(**{name: value[scene.simulated] for name, value in vars(scene.agents).items()})
-            scene = replace(scene, agents=agents)
-            encoding = self.reference.encode_map(collate([scene]))
-            # The map is not read again.
-            self._known[index] = replace(scene, map=map_tensors(scene.map, lambda t: t[:0])), encoding
-        self._known.move_to_end(index)
-        return self._known[index]
+    def _prepared(self, scene_index: Sequence[int], tokens: int) -> tuple[KnownScenes, list[int]]:
+        """The known scenes, and the places of some among them, which are encoded now where they are not known."""
+        new = [index for index in dict.fromkeys(scene_index) if index not in self._row]
+        if self._known is None or len(self._row) + len(new) > self._capacity:
+            new, self._known, self._row = list(dict.fromkeys(scene_index)), None, {}
+        if new:
+            encoded = encode_scenes(
+                self.reference, [self._scene(index) for index in new], self.reference.seconds(tokens)
+            )
+            self._known = encoded if self._known is None else join_scenes([self._known, encoded])
+            self._row |= {index: len(self._row) + place for place, index in enumerate(new)}
+        assert self._known is not None
+        return self._known, [self._row[index] for index in scene_index]
 
 
 class PolicyScorer:

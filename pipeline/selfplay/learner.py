@@ -25,13 +25,15 @@ class Learner:
 
     Args:
         fabric: devices and precision. policy: on the device of the fabric. config: of PPO.
-        compiled: fuse the net by torch.compile.
+        compiled: fuse the net by torch.compile. recorded: steps are CUDA graphs, if there is a GPU.
 
     Attributes:
         actor: the policy in the precision of the training, for ``collect``.
     """
 
-    def __init__(self, fabric: Fabric, policy: nn.Module, config: PPOConfig, compiled: bool = False) -> None:
+    def __init__(
+        self, fabric: Fabric, policy: nn.Module, config: PPOConfig, compiled: bool = False, recorded: bool = True
+    ) -> None:
         self.fabric, self.policy, self.config = fabric, policy, config
         self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         device = self._parameters[0].device
@@ -46,8 +48,8 @@ class Learner:
         self.actor = self._in_precision(fused)
         # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
         self._net = self.actor if self._on_gpu else self._in_precision(policy)
-        self._gradients = Graphed(self._backward, self._on_gpu)
-        self._improved = Graphed(self._apply, self._on_gpu)
+        recorded = self._on_gpu and recorded
+        self._gradients, self._improved = Graphed(self._backward, recorded), Graphed(self._apply, recorded)
 
     @property
     def in_bfloat16(self) -> bool:

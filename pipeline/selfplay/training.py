@@ -105,7 +105,8 @@ def train(
     )
     anchor = _anchor(config, frozen, pool, vocabulary)
     schedule = Schedule(len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds"))
-    simulator = Simulator(vocabulary, config.view, config.reward, config.compile)
+    # On a GPU the episode is a graph, which compiled code makes little faster and takes minutes to compile.
+    simulator = Simulator(vocabulary, config.view, config.reward, config.compile and not on_gpu)
     torch.manual_seed(_seed_of(seed, 0, "weights"))
     bare_policy = Policy(config.policy, feature_sizes(config.view), vocabulary.ends.cpu())
     learnt = scene_digests(store.infos[index].scenario_id for index in pool_rows)

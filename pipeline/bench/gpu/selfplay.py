@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
+from lightning.fabric import Fabric
 
+from models.policy import Policy
 from models.reference.agent import ReferenceAgent
+from models.reference.known_scenes import encode_scenes
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import ReferenceScorer
+from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.driver import Driver
+from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Scorer
-from pipeline.simulator.world import build_world, stack_worlds
+from pipeline.simulator.episode import Simulator
+from pipeline.simulator.observation import feature_sizes
+from pipeline.simulator.step import decisions
+from pipeline.simulator.world import build_world, choose_worlds, stack_worlds
 
-__all__ = ["anchored", "compiled", "plain"]
+__all__ = ["anchored", "compiled", "plain", "recorded"]
 
 # Estimates for 300 worlds on an H100 from reading the code: seconds by phase of an update, and agent-steps/s.
 _AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
@@ -68,12 +78,46 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     stacked = stack_worlds(inputs.built)
     stack = (time.perf_counter() - started) / len(inputs.built)
     copy = seconds_on(inputs.device, lambda: inputs.moved(stacked)) / len(inputs.built)
-    anchor._known.clear()
-    known = range(min(worlds, len(inputs.scenes)))
-    encode = seconds_on(inputs.device, lambda: [anchor._prepared(name) for name in known]) / len(known)
+    scenes = inputs.scenes[: min(worlds, len(inputs.scenes))]
+    encode = seconds_on(inputs.device, lambda: encode_scenes(anchor.reference, scenes, 9)) / len(scenes)
     yield Row(f"{about}: a scene: world built", build, "CPU s", 0.18 if audited else None)
     yield Row(f"{about}: a scene: world stacked and copied", 1000 * (stack + copy), "ms")
     yield Row(f"{about}: a scene: map encoded", 1000 * encode, "ms", 10.0 if audited else None)
+
+
+def recorded(inputs: Inputs) -> Iterator[Row]:
+    """Episodes and updates as CUDA graphs against the same without."""
+    if not inputs.on_gpu:
+        return
+    paper, rows = inputs.paper, inputs.names(inputs.scale.worlds[0])
+    config = replace(PPOConfig(beta=0.0), minibatch=inputs.scale.minibatch, epochs=2)
+    results = []
+    for is_recorded in (False, True):
+        torch.manual_seed(0)
+        fabric = Fabric(accelerator="cuda", devices=1, precision="32-true")
+        size = replace(paper.policy, dropout=0.0)
+        policy = Policy(size, feature_sizes(paper.view), inputs.vocabulary.ends.cpu()).to(inputs.device)
+        learner = Learner(fabric, policy, config, recorded=is_recorded)
+        simulator = Simulator(inputs.vocabulary.to(inputs.device), paper.view)
+        driver = Driver(learner, simulator, inputs.resident if is_recorded else None)
+        world = choose_worlds(inputs.resident, torch.tensor(rows, device=inputs.device))
+        generator = torch.Generator().manual_seed(0)
+        actions, figures = [], {}
+        for _ in range(3):
+            uniform = torch.rand(decisions(inputs.vocabulary) + 2, *world.types.shape, generator=generator)
+            rollout = driver.collect(rows, world, None, uniform.to(inputs.device), None)
+            actions.append(rollout.actions[:, : rollout.agents].clone())
+            figures = learner.update(rollout, generator)
+        results.append((actions, figures, list(policy.parameters())))
+    (actions, figures, weights), (others, alike, moved) = results
+    for number, (one, two) in enumerate(zip(actions, others, strict=True)):
+        name = f"graphs: actions that differ in update {number + 1}, of {one.numel():,}"
+        yield Row(name, int((one != two).sum()), "actions")
+    apart = max(abs(figures[name] - alike[name]) for name in figures)
+    yield Row("graphs: largest difference of the figures of update 3", apart, "")
+    change = sum(float((a - b).detach().square().sum()) for a, b in zip(weights, moved, strict=True)) ** 0.5
+    norm = sum(float(a.detach().square().sum()) for a in weights) ** 0.5
+    yield Row("graphs: difference of the weights after 3 updates", 100 * change / norm, "% of their norm")
 
 
 def plain(inputs: Inputs) -> Iterator[Row | str]:

@@ -51,7 +51,7 @@ STEPS = (
     ),
     # Lightning makes the whole process deterministic, which is slower.
     Step("resume", ("resume:selfplay", "resume:fit", "resume:finetune"), 140, 40, spoils=True),
-    Step("self-play", ("selfplay:plain",), 120, 20),
+    Step("self-play", ("selfplay:recorded", "selfplay:plain"), 120, 20),
     Step("training and anchor", ("reference:training", "reference:anchor"), 90, 20),
     Step("futures and metric", ("steps:metric", "reference:futures"), 90, 20),
     Step(

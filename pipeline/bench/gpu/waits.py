@@ -10,6 +10,7 @@ import torch
 
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
+from models.reference.known_scenes import encode_scenes
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.gpu.selfplay import anchored
@@ -17,7 +18,6 @@ from pipeline.bench.launches import LaunchCounter, kernels, reported_waits
 from pipeline.bench.metric import larger_map, noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.rollout import act
 from pipeline.simulator.episode import Simulator
 from submission.realism import load_config, prepare_scene, score_states
@@ -89,14 +89,11 @@ def _launches(inputs: Inputs, work: Callable[[], object]) -> tuple[int, int]:
 
 
 def preparing(inputs: Inputs) -> Iterator[Row | str]:
-    """Encoding of a map for the anchor, as for every new scene."""
-    anchor = ReferenceScorer(ReferenceAgent(inputs.network(inputs.scale.sizes[0])), inputs.scenes.__getitem__)
-
-    def work() -> None:
-        anchor._known.clear()
-        anchor._prepared(0)
-
-    yield from _counted(inputs, _Path("a scene prepared for the anchor", work, 383, 20, True))
+    """Encoding of maps for the anchor, as for every new scene."""
+    agent = ReferenceAgent(inputs.network(inputs.scale.sizes[0]))
+    scenes = inputs.scenes[: inputs.scale.compared]
+    work = partial(encode_scenes, agent, scenes, 9)
+    yield from _counted(inputs, _Path(f"{len(scenes)} scenes prepared for the anchor", work, None, None, True))
 
 
 def training(inputs: Inputs) -> Iterator[Row | str]:

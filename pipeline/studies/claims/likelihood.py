@@ -25,8 +25,7 @@ from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import extend_back, scene_origin, tokenize_motion
 from data.vocabulary import TYPE_NAMES, type_index
 from models.reference.agent import ReferenceAgent
-from models.reference.inputs import select_agents
-from models.reference.map_encoder import stack_map_encodings
+from models.reference.inputs import collate_inputs, select_agents
 from pipeline.agents.agent import SimAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.catalogue import make_agent
@@ -142,7 +141,7 @@ def score_futures(
     bare = replace(scene, map=map_tensors(scene.map, lambda tensor: tensor[:0]))
     batch = collate([bare] * count)
     scores = reference.score(
-        stack_map_encodings([encoding] * count), batch, tokens.ids, tokens.valid, tokens.poses
+        collate_inputs([encoding] * count), batch, tokens.ids, tokens.valid, tokens.poses
     ).cpu()
     first = CURRENT_INDEX // vocabulary.token_steps
     likelihood = scores.gather(-1, tokens.ids.unsqueeze(-1)).squeeze(-1).clamp(min=LEAST_LOG_LIKELIHOOD)

@@ -11,8 +11,8 @@ from data.scene import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler
-from models.reference.inputs import known_lights
-from models.reference.map_encoder import MapEncoding, stack_map_encodings
+from models.reference.inputs import agent_inputs, known_lights
+from models.reference.known_scenes import encode_scenes, join_scenes
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
@@ -147,33 +147,37 @@ def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch)
     whole = agent.score(encoding, *arguments)
     monkeypatch.setattr("models.reference.agent._MAX_SCORED", 1)
     torch.testing.assert_close(agent.score(encoding, *arguments), whole, atol=1e-5, rtol=1e-5)
-    stacked = stack_map_encodings([agent.encode_map(collate([scene])) for scene in scenes])
-    torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
-    swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
-    assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
+    seconds = agent.seconds(inputs.tokens.ids.shape[-1])
+    known = join_scenes([encode_scenes(agent, scenes[:1], seconds), encode_scenes(agent, scenes[1:], seconds)])
+    stacked = agent.score_known(*known.choose(range(3)), *arguments[1:])
+    torch.testing.assert_close(stacked, whole, atol=1e-4, rtol=1e-4)
+    swapped, agents, lights = known.choose([1, 0, 2])
+    assert not torch.allclose(agent.score_known(swapped, agents, lights, *arguments[1:])[0], whole[0], atol=1e-3)
 
 
-def test_stacked_maps_are_padded_to_the_longest_with_pieces_that_are_not_there():
-    generator = torch.Generator().manual_seed(0)
-
-    def encoding(scenes: int, pieces: int) -> MapEncoding:
-        return MapEncoding(
-            origin=torch.randn(scenes, 2, generator=generator),
-            feature=torch.randn(scenes, pieces, 4, generator=generator),
-            pose=torch.randn(scenes, pieces, 3, generator=generator),
-            valid=torch.ones(scenes, pieces, dtype=torch.bool),
-            light=torch.randint(3, (scenes, pieces), generator=generator),
+def test_known_scenes_are_those_encoded_one_by_one(fast_model, monkeypatch):
+    agent = ReferenceAgent(fast_model)
+    scenes = [random_scene(seed, agents=count) for seed, count in ((0, 4), (1, 2), (2, 3))]
+    monkeypatch.setattr("models.reference.known_scenes._BATCH", {"cpu": 2, "cuda": 2})
+    known = encode_scenes(agent, scenes, 9)
+    rows = [2, 0, 2]
+    encoding, agents, lights = known.choose(rows)
+    assert agents.types.shape[1] == 4
+    for place, row in enumerate(rows):
+        alone = agent.encode_map(collate([scenes[row]]))
+        size = alone.valid.shape[1]
+        assert encoding.valid[place].tolist() == [True] * size + [False] * (encoding.valid.shape[1] - size)
+        for name in ("feature", "pose", "light"):
+            own, chosen = getattr(alone, name)[0], getattr(encoding, name)[place]
+            torch.testing.assert_close(chosen[:size], own, atol=1e-5, rtol=1e-5)
+            assert (chosen[size:] == (-1 if name == "light" else 0)).all(), name
+        assert torch.equal(encoding.origin[place], alone.origin[0])
+        expected = agent_inputs(collate([scenes[row]]))
+        present = expected.types.shape[1]
+        assert torch.equal(agents.types[place, :present], expected.types[0])
+        assert torch.equal(agents.size[place, :present], expected.size[0])
+        assert agents.simulated[place].tolist() == [True] * present + [False] * (4 - present)
+        state = scenes[row].lights
+        assert torch.equal(
+            lights.code[place, : len(state.lane_id)], known_lights(state.state, state.observed, 9).code
         )
-
-    parts = [encoding(2, 5), encoding(1, 9), encoding(1, 1)]
-    stacked = stack_map_encodings(parts)
-    assert stacked.valid.sum(-1).tolist() == [5, 5, 9, 1]
-    assert stacked.feature.shape == (4, 9, 4)
-    for row, (part, index) in enumerate(((0, 0), (0, 1), (1, 0), (2, 0))):
-        size = parts[part].valid.shape[1]
-        for name in ("feature", "pose", "valid", "light"):
-            own, found = getattr(parts[part], name)[index], getattr(stacked, name)[row]
-            assert torch.equal(found[:size], own), name
-            assert (found[size:] == (-1 if name == "light" else 0)).all(), name
-        assert torch.equal(stacked.origin[row], parts[part].origin[index])
-        assert torch.equal(stacked.row(row).pose, stacked.pose[row : row + 1])
