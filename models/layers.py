@@ -53,9 +53,8 @@ class RelationEncoder(nn.Module):
         self.reach = reach
         scale = math.pi / reach * 2.0 ** torch.arange(octaves)
         zero = torch.zeros(octaves)
-        along = torch.cat((scale, scale, zero, zero))
-        # [2, 4 * octaves]; a cosine is a sine with a phase of pi / 2, so that one call computes both.
-        self.register_buffer("frequency", torch.stack((along, along.flip(0))), persistent=False)
+        # [2, 2 * octaves] of x and y; a cosine is a sine with a phase of pi / 2, so that one call computes both.
+        self.register_buffer("frequency", torch.stack((scale, scale.flip(0))).repeat(1, 2), persistent=False)
         self.register_buffer("phase", torch.cat((zero, zero + math.pi / 2)).repeat(2), persistent=False)
         self.waves = nn.Linear(4 * octaves, width)
         self.plain = nn.Linear(7, width, bias=False)
@@ -77,9 +76,8 @@ class RelationEncoder(nn.Module):
             angle.cos(),
             angle.sin(),
         )
-        with torch.autocast(offset.device.type, enabled=False):
-            # In bfloat16 the error would be half a metre at a hundred metres.
-            waves = torch.sin(offset @ self.frequency + self.phase)
+        # No matrix product, which bfloat16 or TF32 would round by up to half a metre at a hundred metres.
+        waves = torch.sin((offset.unsqueeze(-1) * self.frequency).flatten(-2) + self.phase)
         encoded = self.waves(waves) + self.plain(torch.cat(plain, dim=-1))
         if self.slot is not None:
             encoded = encoded + self.slot
@@ -104,9 +102,11 @@ class Inertia(nn.Module):
     """
 
     table: Tensor
+    spread: Tensor
 
     def __init__(self, width: int, ends: Tensor) -> None:
         super().__init__()
+        self.register_buffer("spread", torch.tensor(_FIRST_SPREAD, dtype=torch.float64), persistent=False)
         self.change = nn.Linear(width, 6)
         nn.init.orthogonal_(self.change.weight, 0.01)
         nn.init.zeros_(self.change.bias)
@@ -115,16 +115,19 @@ class Inertia(nn.Module):
         self.register_buffer("table", square.transpose(1, 2).flatten(0, 1), persistent=False)  # [3 * 9, K]
 
     def forward(self, features: Tensor, types: Tensor, motion: Tensor) -> Tensor:
-        """Logits [..., K] of agents.
+        """Logits [..., K] of agents, in the precision of the weights under autocast too.
 
         Args:
             features: [..., D]. types: [...] int64, row of the vocabulary.
             motion: [..., 3] the last token's motion in the frame of its start, metres and radians.
         """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._logits(features.to(self.change.weight.dtype), types, motion)
+
+    def _logits(self, features: Tensor, types: Tensor, motion: Tensor) -> Tensor:
         change = self.change(features).double()
-        spread = change.new_tensor(_FIRST_SPREAD)
-        middle = motion + spread * change[..., :3]
-        precision = torch.exp(-2 * change[..., 3:]) / spread.square()
+        middle = motion + self.spread * change[..., :3]
+        precision = torch.exp(-2 * change[..., 3:]) / self.spread.square()
         # The square is expanded, which needs one matrix product for all types (the terms of other types are zero)
         # instead of a tensor [..., K, 3]. It is in double precision, since terms ten thousand times larger cancel.
         terms = torch.cat((precision, precision * middle, precision * middle.square()), dim=-1)  # [..., 9]

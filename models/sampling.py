@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,11 @@ class SamplingConfig:
         )
 
 
+def _by_type(values: Sequence[float], types: Tensor, dtype: torch.dtype) -> Tensor:
+    """The value [..., 1] of each agent's type, filled in on the device: a tensor of numbers would be a wait."""
+    return torch.stack([torch.full((1,), value, dtype=dtype, device=types.device) for value in values])[types]
+
+
 def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig) -> Tensor:
     """First token [...] int64 whose cumulative probability exceeds the draw; never one of probability zero.
 
@@ -52,15 +58,15 @@ def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig)
     """
     temperature, top_k, top_p = config.by_type
     if set(temperature) != {1.0}:
-        logits = logits / logits.new_tensor(temperature)[types].unsqueeze(-1)
+        logits = logits / _by_type(temperature, types, logits.dtype)
     if any(top_k) or min(top_p) < 1:
         ordered = logits.sort(dim=-1, descending=True, stable=True)
         size = logits.shape[-1]
-        count = torch.tensor([k or size for k in top_k], device=logits.device)[types].unsqueeze(-1)
+        count = _by_type([k or size for k in top_k], types, torch.int64)
         beyond = torch.arange(size, device=logits.device) >= count
         probability = ordered.values.masked_fill(beyond, -torch.inf).softmax(-1)
         # A token stays if the cumulative probability before it is below the limit, so the first always stays.
-        limit = logits.new_tensor(top_p)[types].unsqueeze(-1)
+        limit = _by_type(top_p, types, logits.dtype)
         beyond = beyond | ((probability.cumsum(-1) - probability >= limit) & (limit < 1))
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)

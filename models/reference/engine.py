@@ -206,7 +206,7 @@ class Engine:
         """Logits [B * R, A, K] at the next boundary, by ``Reference.decode_step``, plain or compiled."""
         if boundary % self.model.block == 0:
             self.model.lookup_map(boundary, cache, encoding, sources, step)
-        number = torch.tensor([boundary], device=step.pose.device)
+        number = torch.full((1,), boundary, device=step.pose.device)
         second = _at_second(lights, boundary // self.model.block)
         return decode(number, cache, self.tables, agents, second, step)
 

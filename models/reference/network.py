@@ -68,6 +68,7 @@ class Reference(nn.Module):
 
     motion: Tensor
     offset: Tensor
+    size_scale: Tensor
 
     def __init__(self, config: ReferenceConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -80,6 +81,7 @@ class Reference(nn.Module):
         self.block = block_length(steps)
         self.offsets = config.time_offsets(steps)
         self.register_buffer("offset", torch.tensor(self.offsets), persistent=False)
+        self.register_buffer("size_scale", torch.tensor(_SIZE_SCALE), persistent=False)
         self.map_encoder = MapEncoder(config)
         self.token = mlp(4 * steps + len(TYPE_NAMES), width, width)
         self.no_token = nn.Parameter(torch.zeros(width))
@@ -129,8 +131,7 @@ class Reference(nn.Module):
         size = tables.weight.shape[1]
         row = torch.where(moved, agents.types.unsqueeze(-1) * size + previous, len(TYPE_NAMES) * size)
         kind = nn.functional.one_hot(agents.types, len(TYPE_NAMES))
-        scale = torch.tensor(_SIZE_SCALE, device=row.device)
-        static = self.agent(torch.cat((agents.size / scale, kind.to(agents.size.dtype)), dim=-1))
+        static = self.agent(torch.cat((agents.size / self.size_scale, kind.to(agents.size.dtype)), dim=-1))
         moving = tables.embedding.index_select(0, row.flatten()).view(*row.shape, -1)
         return moving + static.unsqueeze(2)
 

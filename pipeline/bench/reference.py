@@ -49,8 +49,7 @@ def _model(size: str, words: Vocabulary) -> Reference:
 class TrainingStep:
     """One optimisation step on some scenes; each call makes a step.
 
-    On a CPU with augmentation and tokenisation. On a GPU the processes of the loader do these meanwhile, and a step
-    copies what they made.
+    On a CPU it augments and tokenises. On a GPU the loader's processes do that meanwhile, and it copies the result.
 
     Args:
         scenes: single scenes. model: on the device to train on. words: its vocabulary, on the CPU.

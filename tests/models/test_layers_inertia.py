@@ -27,6 +27,16 @@ def test_logits_are_the_formula_written_out() -> None:
         torch.testing.assert_close(logits[row].double(), 1 - (1 + square).sqrt(), atol=1e-5, rtol=1e-6)
 
 
+def test_under_autocast_logits_are_those_of_full_precision() -> None:
+    """In bfloat16, differences of logits near ten would be rounded to a sixteenth."""
+    torch.manual_seed(0)
+    inertia = Inertia(5, ENDS)
+    features, motion, types = torch.randn(8, 5).bfloat16(), 9 * torch.randn(8, 3), torch.arange(8) % 3
+    expected = inertia(features.float(), types, motion)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(inertia(features, types, motion), expected)
+
+
 def test_before_learning_the_token_that_goes_on_is_likeliest() -> None:
     torch.manual_seed(0)
     types = torch.arange(21) // 7
