@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +26,7 @@ from models.reference.inputs import (
     known_lights,
     select_agents,
 )
-from models.reference.map_encoder import MapEncoding
+from models.reference.map_encoder import MapEncoding, stack_map_encodings
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
@@ -38,6 +39,8 @@ PartT = TypeVar("PartT")
 _MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
 # Agents times tokens in a batch of ``score``.
 _MAX_SCORED = 32_768
+# Scenes whose maps are cut together, and pairs of their pieces that are compared at once.
+_MAX_MAPS, _MAX_PAIRS = 16, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,21 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def encode_map(self, scene: Scene) -> MapEncoding:
-        """Encode the maps of a batch of scenes; they can be kept while the reference is frozen."""
-        scene = scene.to(self.device)
+        """Encode the maps of a batch of scenes; the result can be cached while the reference is frozen.
+
+        Many scenes at once cost a GPU few more launches and waits than one, and memory for a few of them.
+        ``MapEncoding.rows`` and ``stack_map_encodings`` split and join the result.
+        """
+        # Maps of similar size are encoded together, with little padding.
+        order = (scene.map.point_feature >= 0).sum(-1).argsort()
+        scene = _take(scene, order).to(self.device)
         origin = scene_origin(scene)
-        return self.model.encode_map(cut_map(scene, origin), origin)
+        parts = []
+        for maps in _slices(len(origin), _MAX_MAPS):
+            pieces, centres = cut_map(_take(scene, maps), origin[maps]), origin[maps]
+            for rows in _slices(len(centres), max(1, _MAX_PAIRS // pieces.kind.shape[1] ** 2)):
+                parts.append(self.model.encode_map(_take(pieces, rows), centres[rows]))
+        return _take(stack_map_encodings(parts), order.argsort().to(self.device))
 
     @torch.no_grad()
     def score(
@@ -185,8 +199,7 @@ class ReferenceAgent:
         tokens = MotionTokens(token_ids, token_valid, poses, pose_valid)
         size = max(1, _MAX_SCORED // max(1, token_ids[0].numel()))
         parts = []
-        for start in range(0, len(token_ids), size):
-            rows = slice(start, start + size)
+        for rows in _slices(len(token_ids), size):
             logits = self.model.teacher_forced(
                 _take(encoding, rows), _take(agents, rows), _take(tokens, rows), _take(lights, rows)
             )
@@ -194,5 +207,10 @@ class ReferenceAgent:
         return torch.cat(parts)
 
 
-def _take(value: PartT, rows: slice) -> PartT:
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` rows."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _take(value: PartT, rows: slice | Tensor) -> PartT:
     return map_tensors(value, lambda tensor: tensor[rows])

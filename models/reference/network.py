@@ -109,8 +109,9 @@ class Reference(nn.Module):
         Similar motions start with similar embeddings and logits; free weights per type allow differences.
         """
         kind = torch.eye(len(TYPE_NAMES), device=self.motion.device)[:, None].expand(-1, self.motion.shape[1], -1)
-        embedding = self.token(torch.cat((self.motion, kind), dim=-1))  # [3, K, D]
-        weight = self.head[2](embedding) / self.config.hidden**0.5 + self.token_weight
+        with torch.autocast(self.motion.device.type, enabled=False):
+            embedding = self.token(torch.cat((self.motion, kind), dim=-1))  # [3, K, D]
+            weight = self.head[2](embedding) / self.config.hidden**0.5 + self.token_weight
         flat = torch.cat((embedding.flatten(0, 1), self.no_token.unsqueeze(0)))
         return TokenTables(flat, weight, self.token_bias)
 
@@ -141,10 +142,10 @@ class Reference(nn.Module):
         Args:
             types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is valid.
         """
-        hidden = self.head[1](self.head[0](x))
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             # bfloat16 is too coarse for differences of logits near ten.
-            hidden, weight = hidden.float(), tables.weight.float()
+            weight = tables.weight
+            hidden = self.head[1](self.head[0](x.to(weight.dtype)))
             result = hidden @ weight[0].T + tables.bias[0]
             for index in range(1, len(TYPE_NAMES)):
                 mine = (types == index)[..., None, None]

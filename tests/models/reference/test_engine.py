@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import pytest
 import torch
 
 from data.batch import collate
@@ -12,7 +14,8 @@ from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler
 from models.reference.inputs import agent_inputs, known_lights
-from models.reference.known_scenes import encode_scenes, join_scenes
+from models.reference.known_scenes import encode_scenes
+from models.reference.map_encoder import MapEncoding, stack_map_encodings
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
@@ -147,12 +150,57 @@ def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch)
     whole = agent.score(encoding, *arguments)
     monkeypatch.setattr("models.reference.agent._MAX_SCORED", 1)
     torch.testing.assert_close(agent.score(encoding, *arguments), whole, atol=1e-5, rtol=1e-5)
-    seconds = agent.seconds(inputs.tokens.ids.shape[-1])
-    known = join_scenes([encode_scenes(agent, scenes[:1], seconds), encode_scenes(agent, scenes[1:], seconds)])
-    stacked = agent.score_known(*known.choose(range(3)), *arguments[1:])
-    torch.testing.assert_close(stacked, whole, atol=1e-4, rtol=1e-4)
-    swapped, agents, lights = known.choose([1, 0, 2])
-    assert not torch.allclose(agent.score_known(swapped, agents, lights, *arguments[1:])[0], whole[0], atol=1e-3)
+    stacked = stack_map_encodings([agent.encode_map(collate([scene])) for scene in scenes])
+    torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
+    swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
+    assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("maps", "pairs"), [(16, 1 << 26), (2, 1)])
+def test_maps_encoded_together_are_those_encoded_alone(fast_model, monkeypatch, maps, pairs):
+    """In the order of the scenes, whatever their sizes, and however many fit into memory."""
+    agent = ReferenceAgent(fast_model)
+    scenes = []
+    for seed, count in enumerate((60, 10, 40, 0, 25)):
+        scene = random_scene(seed)
+        road = scene.map
+        shorter = dataclasses.replace(road, point=road.point[:count], point_feature=road.point_feature[:count])
+        scenes.append(dataclasses.replace(scene, map=shorter))
+    monkeypatch.setattr("models.reference.agent._MAX_MAPS", maps)
+    monkeypatch.setattr("models.reference.agent._MAX_PAIRS", pairs)
+    rows = agent.encode_map(collate(scenes)).rows()
+    assert len({row.valid.shape for row in rows}) > 2
+    for scene, row in zip(scenes, rows, strict=True):
+        alone = agent.encode_map(collate([scene]))
+        for field in dataclasses.fields(MapEncoding):
+            one, other = getattr(alone, field.name), getattr(row, field.name)
+            torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-5)
+
+
+def test_stacked_maps_are_padded_to_the_longest_with_pieces_that_are_not_there():
+    generator = torch.Generator().manual_seed(0)
+
+    def encoding(scenes: int, pieces: int) -> MapEncoding:
+        return MapEncoding(
+            origin=torch.randn(scenes, 2, generator=generator),
+            feature=torch.randn(scenes, pieces, 4, generator=generator),
+            pose=torch.randn(scenes, pieces, 3, generator=generator),
+            valid=torch.ones(scenes, pieces, dtype=torch.bool),
+            light=torch.randint(3, (scenes, pieces), generator=generator),
+        )
+
+    parts = [encoding(2, 5), encoding(1, 9), encoding(1, 1)]
+    stacked = stack_map_encodings(parts)
+    assert stacked.valid.sum(-1).tolist() == [5, 5, 9, 1]
+    assert stacked.feature.shape == (4, 9, 4)
+    for row, (part, index) in enumerate(((0, 0), (0, 1), (1, 0), (2, 0))):
+        size = parts[part].valid.shape[1]
+        for name in ("feature", "pose", "valid", "light"):
+            own, found = getattr(parts[part], name)[index], getattr(stacked, name)[row]
+            assert torch.equal(found[:size], own), name
+            assert (found[size:] == (-1 if name == "light" else 0)).all(), name
+        assert torch.equal(stacked.origin[row], parts[part].origin[index])
+        assert torch.equal(stacked.row(row).pose, stacked.pose[row : row + 1])
 
 
 def test_known_scenes_are_those_encoded_one_by_one(fast_model, monkeypatch):
