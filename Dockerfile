@@ -18,7 +18,7 @@ ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /app
 COPY Makefile requirements.txt requirements-ray.txt requirements-dev.txt requirements-waymo.txt ./
 # torch first: the lock names its version, and either build of that version satisfies it.
-RUN python3.11 -m venv "$VENV" \
+RUN python="$(command -v python3.11 || command -v python3.12)" && "$python" -m venv "$VENV" \
     && if [ "$CUDA" != 1 ]; then \
          "$VENV/bin/pip" install -q --no-cache-dir ${CPU_INDEX:+--extra-index-url "$CPU_INDEX"} \
              "$(grep '^torch==' requirements.txt)+cpu"; \

@@ -1,5 +1,6 @@
 # Every command a user needs; `make help` lists them.
-PYTHON ?= python3.11
+# The first that runs: pyenv leaves commands of versions that are not active.
+PYTHON ?= $(firstword $(foreach one,python3.11 python3.12,$(shell $(one) -c "" 2>/dev/null && echo $(one))))
 VENV ?= .venv
 PRESET ?= demo
 RUN ?= $(PRESET)
@@ -35,8 +36,9 @@ setup-dev: $(DEV) ## the same with the tools of tests and checks
 setup-ray: $(RAY) ## the same with Ray, for many machines
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11, which TensorFlow and the pins need: give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: neither python3.11 nor python3.12 found: install one of them (with venv), or give PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: install Python 3.11 or 3.12, or give PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { echo "error: $(PYTHON) is not Python 3.11 or 3.12, for which the pins are: give PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(RUNTIME): $(VENV)/bin/python requirements.txt requirements-waymo.txt

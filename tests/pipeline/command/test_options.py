@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -197,6 +198,35 @@ def test_make_quotes_what_it_is_given(target: str) -> None:
     assert f"--run={folder}{names['RUN']}" in words
     assert (f"--data={names['DATA']}" in words) == (target in ("stages", "tokenize"))
     assert ("--only=a b" in words) == (target == "claims")
+
+
+@pytest.mark.parametrize(
+    ("runs", "given", "told"),
+    [
+        (("python3.11", "python3.12"), [], "python3.11 -m venv"),
+        (("python3.12",), [], "python3.12 -m venv"),
+        ((), [], "neither python3.11 nor python3.12 found"),
+        (("python3.11",), ["PYTHON=/opt/python3.12"], "/opt/python3.12 -m venv"),
+    ],
+)
+def test_make_takes_the_python_that_runs(
+    tmp_path: Path, runs: tuple[str, ...], given: list[str], told: str
+) -> None:
+    for name in ("python3.11", "python3.12"):
+        command = tmp_path / name
+        # As pyenv has them, whether they run or not.
+        command.write_text(f"#!/bin/sh\nexit {0 if name in runs else 127}\n")
+        command.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-n", *given, f"VENV={tmp_path}/v", f"{tmp_path}/v/bin/python"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert told in done.stdout
+    assert ('test -n ""' in done.stdout) == (not runs)
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
