@@ -160,23 +160,31 @@ class Gpus:
         if steps is None or memory is None or building is None or stacking is None or encoding is None:
             return None
         per_world, workers = steps / int(near), selfplay["workers"]
-        new = (selfplay["turnover"] or selfplay["worlds"]) / count
-        built = new * building / max(1, workers)
         driven = mine * per_world / rates[near]
-        # Processes build worlds while others are driven; without them the training waits.
-        update = (max(driven, built) if workers else driven + built) + (mine * stacking + new * encoding) / int(
-            near
-        )
         updates = selfplay["agent_steps"] / (count * mine * per_world)
-        slow = "; building worlds is slower" if built > driven and workers else ""
+        pool, guesses = selfplay["pool"], ["anchor mini, 4 epochs"]
+        if count > 1:
+            guesses.append("GPUs do not wait for one another")
+        if 0 < pool <= selfplay["cache_worlds"]:
+            # All worlds stay on the GPU, and their maps encoded.
+            seconds = pool * (building / max(1, workers) + encoding / int(near)) + updates * driven
+            how = f"{pool} worlds built once, {building:.1f} s each on {max(1, workers)} cores"
+            guesses.append("memory without that of all worlds, some 5 MB each")
+        else:
+            new = (selfplay["turnover"] or selfplay["worlds"]) / count
+            built = new * building / max(1, workers)
+            # Processes build worlds while others are driven; without them the training waits.
+            busy = max(driven, built) if workers else driven + built
+            seconds = updates * (busy + (mine * stacking + new * encoding) / int(near))
+            slow = ", which is slower" if built > driven and workers else ""
+            how = f"{new:.0f} of them new, {built:.1f} s on {max(1, workers)} cores{slow}"
         return GpuEstimate(
             count,
-            updates * update,
+            seconds,
             mine * memory / int(near),
             memory / int(near),
-            f"{updates:.0f} updates of {mine} worlds a GPU, {driven:.1f} s each, {new:.0f} of them new, "
-            f"{built:.1f} s on {max(1, workers)} cores{slow}",
-            ("anchor mini, 4 epochs", "GPUs do not wait for one another")[: 2 if count > 1 else 1],
+            f"{updates:.0f} updates of {mine} worlds a GPU, {driven:.1f} s each; {how}",
+            tuple(guesses),
         )
 
     def sampling(self, scenarios: int, agent: str, pretrain: Mapping[str, Any], workers: int) -> GpuEstimate | None:

@@ -11,7 +11,8 @@ import pytest
 from data.errors import UserError
 from data.files import write_json
 from data.vocabulary import VocabularyConfig, build_vocabulary
-from pipeline.run.measured import MEASURED
+from pipeline.run.gpu_plan import Gpus
+from pipeline.run.measured import MEASURED, load_measured
 from pipeline.run.plan import Estimate, PlanConfig, estimates, run_plan
 from pipeline.run.presets import PRESETS, load_preset
 from tests.models.scenes import random_scene
@@ -175,17 +176,29 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert seconds(found["pretrain"]) == pytest.approx(preset["pretrain"]["fit"]["steps"] * 0.05)
     assert (found["pretrain"].scene_gb, found["pretrain"].memory_gb) == (0.5, 2.0)
     assert seconds(found["finetune"]) == pytest.approx(preset["finetune"]["fit"]["steps"] * (40 * 0.02 + 0.05))
-    # 64 worlds a GPU, 8 of them new: 1000 agent-steps each at 100,000 a second, a second of 12 cores for a new one.
-    update = max(64_000 / 100_000, 8 * 1.0 / 12) + (64 * 1.0 + 8 * 5.0) / 300
-    assert seconds(found["selfplay"]) == pytest.approx(preset["selfplay"]["agent_steps"] / (4 * 64_000) * update)
-    assert "building worlds is slower" in found["selfplay"].assumption
-    assert found["selfplay"].memory_gb == pytest.approx(64 * 12 / 300)
+    # 48 worlds a GPU: 1000 agent-steps each at 100,000 a second; before that a second of 12 cores for each world.
+    updates = preset["selfplay"]["agent_steps"] / (4 * 48_000)
+    start = preset["selfplay"]["pool"] * (1.0 / 12 + 5.0 / 300)
+    assert seconds(found["selfplay"]) == pytest.approx(start + updates * 48_000 / 100_000)
+    assert found["selfplay"].memory_gb == pytest.approx(48 * 12 / 300)
     assert seconds(found["sample"]) == pytest.approx(1000 / 2.0 / preset["sample"]["workers"])
     assert "guessed: 2 processes on a GPU do not slow one another" in found["sample"].assumption
     assert seconds(found["evaluate"]) == pytest.approx(100 * 0.1 / 4)
     assert all("New GPU, commit abc" in found[name].assumption for name in ("pretrain", "selfplay", "evaluate"))
     assert found["tokenize"].seconds is found["package"].seconds is None
     assert "nothing is known without a run" in found["tokenize"].assumption
+
+
+def test_worlds_that_are_built_again_and_again(measured: Path) -> None:
+    gpus = Gpus(2, loaded) if (loaded := load_measured(measured)) else None
+    options = {"worlds": 300, "agent_steps": 30_000_000, "pool": 900, "cache_worlds": 512}
+    assert gpus is not None
+    # 100 updates of 150 worlds a GPU.
+    for turnover, workers, busy, new in ((0, 0, 1.5 + 150, 150), (100, 10, 5.0, 50), (10, 10, 1.5, 5)):
+        found = gpus.playing({**options, "turnover": turnover, "workers": workers})
+        assert found is not None
+        assert found.seconds == pytest.approx(100 * (busy + (150 * 1.0 + new * 5.0) / 300))
+        assert ("which is slower" in found.basis) == (busy == 5.0)
 
 
 def test_too_little_memory_is_said(measured: Path, tmp_path: Path) -> None:
