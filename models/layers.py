@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data.geometry import rotate
 
-__all__ = ["FeedForward", "Inertia", "RelationEncoder", "mlp"]
+__all__ = ["FeedForward", "Inertia", "RelationEncoder", "full_precision", "mlp"]
 
 # Initial spread of the difference of two consecutive motions: metres along and across, radians.
 _FIRST_SPREAD = (0.15, 0.08, 0.04)
@@ -84,6 +84,11 @@ class RelationEncoder(nn.Module):
         return torch.relu(encoded if bias is None else encoded + bias)
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context in which products are not rounded to a lower precision by autocast, which the meta device lacks."""
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
+
+
 class Inertia(nn.Module):
     """Logits by the distance of a token's end from the last motion plus a learnt shift: 1 - sqrt(1 + q).
 
@@ -121,7 +126,7 @@ class Inertia(nn.Module):
             features: [..., D]. types: [...] int64, row of the vocabulary.
             motion: [..., 3] the last token's motion in the frame of its start, metres and radians.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             return self._logits(features.to(self.change.weight.dtype), types, motion)
 
     def _logits(self, features: Tensor, types: Tensor, motion: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from data.errors import UserError
 from data.files import atomic_write
 from data.vocabulary import TYPE_NAMES, Vocabulary
 from models.checkpoints import name_untrained, read_checkpoint
-from models.layers import Inertia
+from models.layers import Inertia, full_precision
 
 __all__ = ["POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
 
@@ -138,7 +138,7 @@ class Policy(nn.Module):
             torch.cat((self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen), road), dim=-1)
         )
         # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
-        with torch.autocast(fused.device.type, enabled=False):
+        with full_precision(fused.device):
             return self._heads(fused.float(), agent_type, motion)
 
     def _heads(self, fused: Tensor, agent_type: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from data.map_pieces import MapPieces
 from data.tokenizer import MotionTokens
 from data.vocabulary import TYPE_NAMES, Vocabulary
-from models.layers import Inertia, mlp
+from models.layers import Inertia, full_precision, mlp
 from models.reference.config import ReferenceConfig
 from models.reference.decoder import (
     AgentLayer,
@@ -109,7 +109,7 @@ class Reference(nn.Module):
         Similar motions start with similar embeddings and logits; free weights per type allow differences.
         """
         kind = torch.eye(len(TYPE_NAMES), device=self.motion.device)[:, None].expand(-1, self.motion.shape[1], -1)
-        with torch.autocast(self.motion.device.type, enabled=False):
+        with full_precision(self.motion.device):
             embedding = self.token(torch.cat((self.motion, kind), dim=-1))  # [3, K, D]
             weight = self.head[2](embedding) / self.config.hidden**0.5 + self.token_weight
         flat = torch.cat((embedding.flatten(0, 1), self.no_token.unsqueeze(0)))
@@ -142,7 +142,7 @@ class Reference(nn.Module):
         Args:
             types: [B, A]. previous: [B, A, T] ids. moved: [B, A, T] bool, whether that token is valid.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             # bfloat16 is too coarse for differences of logits near ten.
             weight = tables.weight
             hidden = self.head[1](self.head[0](x.to(weight.dtype)))

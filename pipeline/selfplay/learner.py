@@ -44,7 +44,9 @@ class Learner:
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self._parameters, lr=rate, eps=1e-5, fused=self._on_gpu, capturable=self._on_gpu
         )
-        fused = cast(nn.Module, torch.compile(policy, dynamic=not self._on_gpu)) if compiled else policy
+        # On a GPU for sizes that seldom change, and for any if they do; on a CPU for any.
+        dynamic = None if self._on_gpu else True
+        fused = cast(nn.Module, torch.compile(policy, fullgraph=True, dynamic=dynamic)) if compiled else policy
         self.actor = self._in_precision(fused)
         # On a CPU the compiled backward pass takes longer than the plain one (make bench ONLY=selfplay).
         self._net = self.actor if self._on_gpu else self._in_precision(policy)

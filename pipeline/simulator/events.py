@@ -82,7 +82,7 @@ def _touched(boxes: Tensor, w: Tensor, a: Tensor, itself: Tensor) -> Tensor:
         boxes: [7, W, A] x, y, cosine, sine, half the length, half the width, bottom. w, a: [N] agents to check.
         itself: [N, A] true at the agent's own place.
     """
-    if torch.compiler.is_compiling() or boxes.is_cuda:
+    if torch.compiler.is_compiling() or boxes.device.type != "cpu":
         # All pairs at once: compiled code and GPUs do it in one pass over registers.
         gap = _gap(boxes[:, w, a].unsqueeze(-1), boxes[:, w])
         return torch.where(itself, torch.inf, gap).amin(-1) < 0
