@@ -91,4 +91,4 @@ def test_a_gradient_step(vocabulary) -> None:
     with LaunchCounter(META) as counter:
         learner._gradients(some(), *_tensors(batch))
     assert not counter.waits
-    assert counter.launched <= 285
+    assert counter.launched <= 290
