@@ -15,7 +15,14 @@ from torch import Tensor
 from data.vocabulary import Vocabulary
 from pipeline.simulator.events import Events, events_at_start, find_events
 from pipeline.simulator.observation import Observation, ObservationConfig, observe
-from pipeline.simulator.reward import RewardConfig, blameable, note_events, ongoing_excused, task_rewards
+from pipeline.simulator.reward import (
+    RewardConfig,
+    blameable,
+    log_distance,
+    note_events,
+    ongoing_excused,
+    task_rewards,
+)
 from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, decisions, reset, step
 from pipeline.simulator.world import World
 
@@ -135,5 +142,8 @@ class Simulator:
         self._excused = ongoing_excused(self._excused, events)
         events = blameable(events, self._excused)
         rewards = task_rewards(events, self._before, self._reward)
+        if self._reward.log_distance:
+            steps = self.motion.pose.shape[2]
+            rewards["log_distance"] = self._reward.log_distance * log_distance(self.world, self.state, steps)
         self._before = events
         return rewards, events

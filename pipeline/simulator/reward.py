@@ -10,8 +10,12 @@ from torch import Tensor
 
 from pipeline.simulator.events import Events
 from pipeline.simulator.step import State
+from pipeline.simulator.world import World
 
-__all__ = ["RewardConfig", "blameable", "note_events", "ongoing_excused", "task_rewards"]
+__all__ = ["RewardConfig", "blameable", "log_distance", "note_events", "ongoing_excused", "task_rewards"]
+
+# From the log, metres: who is farther away is somewhere else.
+_FARTHEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class RewardConfig:
         collision: for a decision in which the agent's box overlaps another.
         off_road: for a decision in which a corner of a vehicle's box is off the road.
         red_light: for passing a red light; 0 in the paper.
+        log_distance: for every 10 m that an agent is away from its log at the end of a decision, up to 20 m; agents
+            whose log moves, while it goes on. Not in the paper, which pays the goal alone.
         per_event: pay for a collision or leaving the road when it begins, not at every decision while it lasts.
         forgive_start: a collision or a place off the road that an agent starts in does not count until it has ended
             once; many recorded vehicles are parked beside the road.
@@ -32,6 +38,7 @@ class RewardConfig:
     collision: float = -0.75
     off_road: float = -0.75
     red_light: float = -0.75
+    log_distance: float = 0.0
     per_event: bool = False
     forgive_start: bool = True
 
@@ -64,6 +71,17 @@ def task_rewards(events: Events, before: Events, config: RewardConfig) -> dict[s
         "off_road": config.off_road * leaving.float(),
         "red_light": config.red_light * events.red_light.float(),
     }
+
+
+def log_distance(world: World, state: State, token_steps: int) -> Tensor:
+    """[W, A] how far agents are from their log, in units of 10 m and up to 20 m; 0 where that does not count.
+
+    Args:
+        world: batched. state: after a decision. token_steps: simulator steps in a decision.
+    """
+    step = state.decision * token_steps - 1
+    apart = (state.pose[..., :2] - world.log[:, :, step, :2]).norm(dim=-1).clamp(max=_FARTHEST)
+    return torch.where(world.log_valid[:, :, step] & world.moves, apart / 10.0, 0.0)
 
 
 def note_events(state: State, events: Events) -> State:

@@ -41,7 +41,8 @@ class Scale:
         worlds: numbers of worlds in a batch, ascending; launches are counted for the first. minibatch: transitions.
         epochs: of PPO. sizes: of the reference. batch: scenes in its training step. rollouts: per scene.
         updates: of the self-play that is killed and resumed. fit_steps: the same for pretraining.
-        repeats: of timed calls.
+        repeats: of timed calls. learning_worlds, learning_steps: of the training that is shown.
+        workers: processes that build its worlds.
     """
 
     scenes: int
@@ -55,10 +56,13 @@ class Scale:
     updates: int
     fit_steps: int
     repeats: int
+    learning_worlds: int
+    learning_steps: int
+    workers: int
 
 
-FULL = Scale(64, 8, (100, 300, 600), 8192, 4, ("mini", "tiny"), 16, 32, 4, 20, 3)
-TINY = Scale(2, 2, (2,), 512, 1, ("micro",), 2, 2, 2, 2, 1)
+FULL = Scale(64, 8, (100, 300, 600), 8192, 4, ("mini", "tiny"), 16, 32, 4, 20, 3, 300, 20_000_000, 12)
+TINY = Scale(2, 2, (2,), 512, 1, ("micro",), 2, 2, 2, 2, 1, 2, 3000, 0)
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,12 @@ class Inputs:
     """Inputs of the checks, loaded on first use and cached in the process.
 
     Attributes:
-        data: folder that ``prepare`` made. scratch: temporary folder. device: to be checked.
+        data: folder that ``prepare`` made. scratch: temporary folder. out: of files to keep. device: to be checked.
     """
 
     data: Path
     scratch: Path
+    out: Path
     device: torch.device
     scale: Scale
 

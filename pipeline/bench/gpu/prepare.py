@@ -50,6 +50,7 @@ def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool =
     source_run = RunFolder.opened(run)
     for source, target in (
         (source_run.needed("tokenize/training"), folder / "store"),
+        (source_run.needed("tokenize/validation"), folder / "validation"),
         (source_run.needed(VOCABULARY), folder / "vocabulary.pt"),
         (source_run.reference, folder / "reference.ckpt"),
         (source_run.policy, folder / "policy.ckpt"),
@@ -84,7 +85,7 @@ def _generated(folder: Path) -> Path:
 
 def _score(folder: Path) -> None:
     """Save scores of deterministic futures on this machine's CPU."""
-    inputs, config = Inputs(folder, folder, torch.device("cpu"), FULL), load_config("2025")
+    inputs, config = Inputs(folder, folder, folder, torch.device("cpu"), FULL), load_config("2025")
     scores = {}
     for scene in inputs.scenes[: FULL.compared]:
         ids, states = scene.agents.id[scene.simulated], noisy_rollouts(scene, FULL.rollouts)

@@ -65,7 +65,7 @@ def _serve(task: Task, pipe: Connection, parent: int) -> None:
         # CPU seconds are measured with one thread.
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        inputs = Inputs(task.data, Path(scratch), device, TINY if task.tiny else FULL)
+        inputs = Inputs(task.data, Path(scratch), task.log.parent, device, TINY if task.tiny else FULL)
         pipe.send(("ready", None))
         while (check := pipe.recv()) is not None:
             module, function = check.split(":")

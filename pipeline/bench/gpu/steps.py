@@ -52,6 +52,7 @@ STEPS = (
     # Lightning makes the whole process deterministic, which is slower.
     Step("resume", ("resume:selfplay", "resume:fit", "resume:finetune"), 140, 40, spoils=True),
     Step("self-play", ("selfplay:recorded", "selfplay:plain"), 120, 20),
+    Step("a training of self-play", ("learning:selfplay",), 150, 60, spoils=True),
     Step("training and anchor", ("reference:training", "reference:anchor"), 90, 20),
     Step("futures and metric", ("steps:metric", "reference:futures"), 90, 20),
     Step(

@@ -7,11 +7,15 @@ import dataclasses
 import pytest
 import torch
 
+from pipeline.simulator.episode import Simulator
 from pipeline.simulator.events import Events
+from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.reward import RewardConfig, blameable, note_events, ongoing_excused, task_rewards
 from pipeline.simulator.step import reset
 from pipeline.simulator.world import build_world
 from tests.models.scenes import random_scene
+from tests.pipeline.simulator.test_step import arcs
+from tests.scenes import Mover, hand_made
 
 WEIGHTS = RewardConfig(goal=1.0, collision=-2.0, off_road=-4.0, red_light=-8.0)
 NAMES = ("collision", "off_road", "red_light", "goal")
@@ -73,3 +77,25 @@ def test_agents_remember_the_last_collision_and_any_goal(vocabulary) -> None:
     state = note_events(state, events())
     assert state.collided.tolist() == [[False]]
     assert state.goal_reached.tolist() == [[True]]
+
+
+def test_distance_from_the_log_counts_for_those_that_move_while_their_log_goes_on() -> None:
+    movers = [Mover(speed=5.0), Mover(x=40.0), Mover(y=30.0, speed=5.0), Mover(y=60.0, speed=5.0)]
+    world = build_world(hand_made(movers), arcs(), 4)
+    world = dataclasses.replace(world, log_valid=world.log_valid.clone())
+    world.log_valid[0, 2, 3:] = False
+    simulator = Simulator(arcs(), ObservationConfig(road_segments=4), RewardConfig(log_distance=-0.5))
+    simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+    paid = []
+    for _ in range(20):
+        # Nobody moves: token 0 of ``arcs`` stands.
+        rewards, _ = simulator.step(torch.zeros_like(world.types))
+        paid.append(rewards["log_distance"][0])
+    # The log is 1 m ahead after each decision of 0.2 s.
+    for decision, reward in enumerate(paid, 1):
+        expected = -0.5 * min(decision * 1.0, 20.0) / 10
+        ended = expected if decision < 2 else 0.0
+        assert reward.tolist() == pytest.approx([expected, 0.0, ended, expected], abs=1e-4)
+    plain = Simulator(arcs(), ObservationConfig(road_segments=4))
+    plain.reset(world, world.exists, torch.zeros_like(world.exists))
+    assert "log_distance" not in plain.step(torch.zeros_like(world.types))[0]
