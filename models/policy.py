@@ -32,7 +32,10 @@ class PolicyConfig:
     Args:
         embedding: width of the three encoders.
         hidden: width of the fused layer.
-        dropout: probability, in training only.
+        dropout: probability, in training only. Where it is not 0, the policy that learns is not quite the one that
+            drove, and PPO's ratios are noisy from the first step on.
+        row_layers: linear layers through which every neighbour and road segment goes before the maximum over them,
+            2 as in GPUDrive, or 1: the second then follows the maximum, at half the cost of a training step.
         per_type: an action head each for vehicles, pedestrians and cyclists, instead of one for all.
         inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``); the net
             of the paper has none.
@@ -40,9 +43,14 @@ class PolicyConfig:
 
     embedding: int = 64
     hidden: int = 128
-    dropout: float = 0.01
+    dropout: float = 0.0
+    row_layers: int = 2
     per_type: bool = True
     inertia: bool = True
+
+    def __post_init__(self) -> None:
+        if self.row_layers not in (1, 2):
+            raise UserError(f"policy.row_layers is {self.row_layers}; it must be 1 or 2")
 
 
 class _Encoder(nn.Sequential):
@@ -53,8 +61,8 @@ class _Encoder(nn.Sequential):
             nn.Linear(inputs, width), nn.LayerNorm(width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, width)
         )
 
-    def pooled(self, rows: Tensor, seen: Tensor) -> Tensor:
-        """Maximum [N, D] of encoded rows [N, M, F] where ``seen`` [N, M], zero where none is.
+    def pooled(self, rows: Tensor, seen: Tensor, layers: int) -> Tensor:
+        """Maximum [N, D] of rows [N, M, F] where ``seen`` [N, M], zero where none is, with ``layers`` before it.
 
         This takes most of the time and memory of the net. Buffers that are no longer needed are reused, and the
         last bias is added after the maximum.
@@ -64,11 +72,20 @@ class _Encoder(nn.Sequential):
         assert isinstance(last, nn.Linear)
         linear = torch.nn.functional.linear
         hidden = norm(linear(rows, first.weight).add_(first.bias)).tanh_()
-        encoded = linear(dropout(hidden), last.weight)
-        shown = encoded.add_(torch.where(seen, 0.0, -torch.inf).unsqueeze(-1))
-        # The backward pass of ``max`` with indices is cheaper than that of ``amax``, which looks for ties.
-        pooled = shown.max(1).values if torch.is_grad_enabled() else shown.amax(1)
-        return torch.where(seen.any(1, keepdim=True), pooled + last.bias, 0.0)
+        hidden, some = dropout(hidden), seen.any(1, keepdim=True)
+        away = torch.where(seen, 0.0, -torch.inf).unsqueeze(-1)
+        if layers == 1:
+            # Nothing infinite may enter the product, whose gradient would be NaN.
+            pooled = torch.where(some, _largest(hidden + away), 0.0)
+            return torch.where(some, last(pooled), 0.0)
+        pooled = _largest(linear(hidden, last.weight).add_(away))
+        return torch.where(some, pooled + last.bias, 0.0)
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """Maximum [N, D] over M of [N, M, D]."""
+    # The backward pass of ``max`` with indices is cheaper than that of ``amax``, which looks for ties.
+    return rows.max(1).values if torch.is_grad_enabled() else rows.amax(1)
 
 
 class Policy(nn.Module):
@@ -122,7 +139,7 @@ class Policy(nn.Module):
 
     def see_road(self, road: Tensor, road_seen: Tensor) -> Tensor:
         """Encoded road [N, D]: most of the work, and constant while an agent stands still."""
-        return self.road.pooled(road, road_seen)
+        return self.road.pooled(road, road_seen, self.config.row_layers)
 
     def decide(
         self,
@@ -135,7 +152,10 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
         fused = self.fuse(
-            torch.cat((self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen), road), dim=-1)
+            torch.cat(
+                (self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen, self.config.row_layers), road),
+                dim=-1,
+            )
         )
         # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
         with full_precision(fused.device):

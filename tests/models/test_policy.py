@@ -87,8 +87,9 @@ def test_values_are_those_of_the_net_written_out() -> None:
         torch.testing.assert_close(value[row : row + 1].double(), worth, atol=1e-4, rtol=0)
 
 
-def test_order_and_hidden_slots_do_not_matter_and_nothing_seen_is_zero() -> None:
-    policy, seen = make(PolicyConfig()), inputs()
+@pytest.mark.parametrize("layers", [1, 2])
+def test_order_and_hidden_slots_do_not_matter_and_nothing_seen_is_zero(layers: int) -> None:
+    policy, seen = make(PolicyConfig(row_layers=layers)), inputs()
     logits, value = policy(**seen)
     order = torch.randperm(9)
     turned = seen | {"neighbour": seen["neighbour"][:, order], "neighbour_seen": seen["neighbour_seen"][:, order]}
@@ -103,6 +104,16 @@ def test_order_and_hidden_slots_do_not_matter_and_nothing_seen_is_zero() -> None
     torch.testing.assert_close(value, policy.critic(fused).squeeze(-1))
     logits.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.grad is not None)
+
+
+def test_the_second_layer_may_follow_the_maximum() -> None:
+    policy, seen = make(PolicyConfig(row_layers=1)), inputs()
+    with torch.no_grad():
+        hidden = policy.road[2](policy.road[1](policy.road[0](seen["road"])))
+        largest = torch.stack([rows[there].amax(0) for rows, there in zip(hidden, seen["road_seen"], strict=True)])
+        torch.testing.assert_close(policy.see_road(seen["road"], seen["road_seen"]), policy.road[4](largest))
+    with pytest.raises(UserError, match=r"row_layers is 3; it must be 1 or 2"):
+        PolicyConfig(row_layers=3)
 
 
 def test_each_type_has_its_own_head() -> None:
