@@ -151,12 +151,8 @@ class Policy(nn.Module):
         motion: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
-        fused = self.fuse(
-            torch.cat(
-                (self.ego(ego), self.neighbour.pooled(neighbour, neighbour_seen, self.config.row_layers), road),
-                dim=-1,
-            )
-        )
+        others = self.neighbour.pooled(neighbour, neighbour_seen, self.config.row_layers)
+        fused = self.fuse(torch.cat((self.ego(ego), others, road), dim=-1))
         # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
         with full_precision(fused.device):
             return self._heads(fused.float(), agent_type, motion)

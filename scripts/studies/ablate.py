@@ -1,0 +1,114 @@
+"""Train self-play with several settings and seeds, and compare the policies on held-out scenes.
+
+    python scripts/studies/ablate.py runs/demo --steps 300000 --seeds 3 --out runs/ablation \
+        --variant "two layers" --variant "one layer" policy.row_layers=1
+
+Settings are those of the preset demo, and those given. A finished training is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import yaml
+
+from data.errors import UserError
+from data.files import write_json
+from pipeline.execution.tables import render_table
+from pipeline.run.presets import leaves, load_preset
+from pipeline.run.run_folder import RunFolder
+from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.stages.selfplay import run_selfplay
+
+_FIGURES = (
+    ("evaluation_realism", "realism"),
+    ("evaluation_min_ade_m", "minADE, m"),
+    ("evaluation_speed_ratio_8s", "speed ratio, 8 s"),
+    ("collision_rate", "collision, training"),
+    ("off_road_rate", "off-road, training"),
+    ("kl", "KL"),
+    ("clip_fraction", "clip fraction"),
+    ("cpu_seconds", "CPU s"),
+)
+
+
+def changed(config: Any, name: str, value: Any) -> Any:
+    """A configuration with another value of an option, such as ``ppo.epochs``."""
+    first, _, rest = name.partition(".")
+    if first not in {field.name for field in dataclasses.fields(config)}:
+        raise UserError(f"{name}: no such option of {type(config).__name__}")
+    new = changed(getattr(config, first), rest, value) if rest else value
+    return dataclasses.replace(config, **{first: new})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run with stages up to pretrain")
+    parser.add_argument("--steps", type=int, default=300_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scenes", type=int, default=12, help="held-out scenes")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variant", nargs="+", action="append", metavar="NAME OPTION=VALUE", required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    run = RunFolder.opened(options.run)
+    base = SelfPlayConfig()
+    for name, value in leaves(load_preset("demo")["selfplay"]).items():
+        base = changed(base, name, value)
+    base = dataclasses.replace(
+        base,
+        agent_steps=options.steps,
+        evaluate_every=1_000_000,
+        evaluate_scenes=options.scenes,
+        tensorboard=False,
+        device="cpu",
+        devices=1,
+    )
+    rows = [["settings", *(title for _, title in _FIGURES)]]
+    for title, *settings in options.variant:
+        config = base
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            config = changed(config, name, yaml.safe_load(value))
+        results = [
+            trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed)
+            for seed in range(options.seeds)
+        ]
+        cells = [title]
+        for name, _ in _FIGURES:
+            values = [result[name] for result in results if name in result]
+            mean = sum(values) / max(1, len(values))
+            cells.append(f"{mean:.3g} ({min(values):.3g} to {max(values):.3g})" if values else "")
+        rows.append(cells)
+        print(render_table(rows), flush=True)
+
+
+def trained(config: SelfPlayConfig, run: RunFolder, out: Path, seed: int) -> dict[str, float]:
+    """The last figures of a training."""
+    saved = out / "result.json"
+    if not saved.is_file():
+        started = time.process_time()
+        result = run_selfplay(
+            config,
+            scenes=run.needed("tokenize/training"),
+            reference=run.reference,
+            out=out,
+            seed=seed,
+            validation=run.needed("tokenize/validation"),
+        )
+        write_json(saved, {**result, "cpu_seconds": time.process_time() - started})
+    figures: dict[str, float] = json.loads(saved.read_text())
+    return figures
+
+
+if __name__ == "__main__":
+    main()
