@@ -1,13 +1,20 @@
-"""Log-likelihood of logged values under histograms of simulated ones (wosac metric, estimators)."""
+"""Log-likelihood of logged values under histograms of simulated ones (wosac metric, estimators).
+
+Features with the same number of bins are computed together. Shape legend: F features, R rollouts, E agents, T
+steps, K bins.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from submission.realism.config import Bernoulli, Component, Histogram
 
-__all__ = ["indicator_log_likelihood", "timeseries_log_likelihood"]
+__all__ = ["log_likelihoods", "timeseries_log_likelihood"]
 
 
 def _histogram(component: Component) -> Histogram:
@@ -18,56 +25,75 @@ def _histogram(component: Component) -> Histogram:
     return estimator
 
 
-def _edges(histogram: Histogram, device: torch.device) -> Tensor:
-    """Bin edges as tf.linspace: start + step * i in float32, the last one exact."""
-    low, high = (torch.full((), value, device=device) for value in (histogram.low, histogram.high))
+def _edges(histogram: Histogram) -> Tensor:
+    """Bin edges [K + 1] as tf.linspace: start + step * i in float32, the last one exact."""
+    low, high = torch.tensor([histogram.low, histogram.high])
     step = (high - low) / histogram.bins
-    index = torch.arange(histogram.bins, dtype=torch.float32, device=device)
-    return torch.cat((low + step * index, high.unsqueeze(0)))
+    return torch.cat((low + step * torch.arange(histogram.bins, dtype=torch.float32), high.unsqueeze(0)))
 
 
-def _bins(values: Tensor, histogram: Histogram) -> Tensor:
-    """Bin of every value: half-open bins, the last one closed, outliers clipped, NaN in the last bin."""
-    edges = _edges(histogram, values.device)
-    clipped = torch.nan_to_num(values, nan=histogram.high).clamp(edges[0], edges[-1])
-    return (torch.bucketize(clipped, edges, right=True) - 1).clamp(max=histogram.bins - 1)
+@lru_cache(maxsize=64)
+def _constants(components: tuple[Component, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """Edges [F, K + 1] and pseudocounts [F, 1, 1] float32, whether agents and steps are apart [F, 1, 1] int64.
+
+    Kept, since to bring numbers to a GPU is to wait for it.
+    """
+    histograms = [_histogram(component) for component in components]
+    constants = (
+        torch.stack([_edges(histogram) for histogram in histograms]),
+        torch.tensor([histogram.pseudocount for histogram in histograms]).view(-1, 1, 1),
+        torch.tensor([not component.aggregate_objects for component in components]).long().view(-1, 1, 1),
+        torch.tensor([not component.independent_timesteps for component in components]).long().view(-1, 1, 1),
+    )
+    return tuple(constant.to(device) for constant in constants)
+
+
+def _bins(values: Tensor, edges: Tensor) -> Tensor:
+    """Bin of every value [F, ...]: half-open bins, the last one closed, outliers clipped, NaN in the last bin."""
+    low, high = edges[:, :1], edges[:, -1:]
+    flat = values.flatten(1)
+    clipped = torch.where(flat.isnan(), high, flat).clamp(low, high)
+    return (torch.searchsorted(edges, clipped, right=True) - 1).clamp(max=edges.shape[1] - 2).view_as(values)
+
+
+def _grouped(log: Tensor, sim: Tensor, components: tuple[Component, ...], drop_nan: bool) -> Tensor:
+    """Log-likelihoods [F, E, T] of logged values [F, E, T] under simulated ones [F, R, E, T]."""
+    edges, pseudocount, agents_apart, steps_apart = _constants(components, log.device)
+    features, agents, steps = log.shape
+    bins = edges.shape[1] - 1
+    feature, agent, step = (torch.arange(count, device=log.device) for count in log.shape)
+    # Values of one group are samples of one distribution.
+    group = agent.unsqueeze(-1) * (agents_apart * steps) + step * steps_apart
+    first = (group + feature.view(-1, 1, 1) * (agents * steps)) * bins  # [F, E, T] row of the group's first bin
+    row = first.unsqueeze(1) + _bins(torch.cat((log.unsqueeze(1), sim), dim=1), edges)  # [F, 1 + R, E, T]
+    weight = (~torch.isnan(sim)).to(sim.dtype) if drop_nan else torch.ones_like(sim)
+    counts = torch.zeros(features * agents * steps * bins, device=log.device)
+    counts.index_add_(0, row[:, 1:].flatten(), weight.flatten())
+    smoothed = counts.view(features, -1, bins) + pseudocount
+    log_probability = torch.log(smoothed) - torch.log(smoothed.sum(-1, keepdim=True))
+    return log_probability.flatten()[row[:, 0]]
+
+
+def log_likelihoods(features: Sequence[tuple[Tensor, Tensor, Component]], drop_nan: bool = False) -> list[Tensor]:
+    """Log-likelihoods [E, T] float32 of the logged values of each feature.
+
+    Args:
+        features: logged values [E, T], simulated values [R, E, T] and component of each; T may differ.
+        drop_nan: ignore simulated NaN, which count in the last bin in Waymo's code.
+    """
+    alike: dict[tuple[int, torch.Size], list[int]] = {}
+    for index, (log, _, component) in enumerate(features):
+        alike.setdefault((_histogram(component).bins, log.shape), []).append(index)
+    found: dict[int, Tensor] = {}
+    for indices in alike.values():
+        log, sim = torch.stack([features[i][0] for i in indices]), torch.stack([features[i][1] for i in indices])
+        components = tuple(features[index][2] for index in indices)
+        found |= zip(indices, _grouped(log, sim, components, drop_nan).unbind(), strict=True)
+    return [found[index] for index in range(len(features))]
 
 
 def timeseries_log_likelihood(
     log_values: Tensor, sim_values: Tensor, component: Component, drop_nan: bool = False
 ) -> Tensor:
-    """Log-likelihood of every logged value.
-
-    Args:
-        log_values: [E, T]. sim_values: [R, E, T]. component: of the feature.
-        drop_nan: ignore simulated NaN, which count in the last bin in Waymo's code.
-
-    Returns:
-        [E, T] float32.
-    """
-    histogram = _histogram(component)
-    agents, steps = log_values.shape
-    row = torch.arange(agents, device=log_values.device)[:, None].expand(agents, steps)
-    column = torch.arange(steps, device=log_values.device).expand(agents, steps)
-    if component.aggregate_objects:
-        row = torch.zeros_like(row)
-    if component.independent_timesteps:
-        column = torch.zeros_like(column)
-    group = row * steps + column  # [E, T] values of one group are samples of one distribution
-    flat = (group * histogram.bins + _bins(sim_values, histogram)).reshape(-1)
-    weight = torch.ones_like(sim_values)
-    if drop_nan:
-        weight = (~torch.isnan(sim_values)).to(weight.dtype)
-    counts = torch.zeros(agents * steps * histogram.bins, device=flat.device)
-    counts = counts.index_add(0, flat, weight.reshape(-1)).view(-1, histogram.bins)
-    smoothed = counts + histogram.pseudocount
-    log_probability = torch.log(smoothed) - torch.log(smoothed.sum(-1, keepdim=True))
-    return log_probability[group, _bins(log_values, histogram)]
-
-
-def indicator_log_likelihood(log_values: Tensor, sim_values: Tensor, component: Component) -> Tensor:
-    """Log-likelihood [E] of logged events [E] bool under simulated ones [R, E] bool."""
-    log_likelihood = timeseries_log_likelihood(
-        log_values.unsqueeze(-1).to(torch.float32), sim_values.unsqueeze(-1).to(torch.float32), component
-    )
-    return log_likelihood.squeeze(-1)
+    """``log_likelihoods`` of one feature."""
+    return log_likelihoods([(log_values, sim_values, component)], drop_nan)[0]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data.files import atomic_write
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, AgentType, Scene, map_tensors
-from submission.realism.kinematics import kinematics, norm
-from submission.realism.objects import Boxes, nearest_object_distance, planar_speed, time_to_collision
+from submission.realism.kinematics import kinematics, linear_speed, norm
+from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
 from submission.realism.red_light import Lanes, SignalFences, prepare_signals, violations
 from submission.realism.road_edge import RoadEdges, box_distance, prepare_edges
 
@@ -133,7 +133,7 @@ def compute_features(
     speed, acceleration, turn, turn_acceleration = kinematics(states[:, :count, :, :3], states[:, :count, :, 3])
     boxes = Boxes(future[..., :3], future[..., 3], context.size, valid[:, scored])
     nearest = nearest_object_distance(boxes, count, exhaustive)
-    plane = planar_speed(states[:, :, _HISTORY - _LEAD :, :3], states[:, :, _HISTORY - _LEAD :, 3])
+    plane = linear_speed(states[:, :, _HISTORY - _LEAD :, :2])
     ttc = time_to_collision(boxes, plane[..., _LEAD:], count, wrap_yaw=not context.bug_compatible)
     size = context.size[:count, None].expand(rollouts, count, FUTURE_STEPS, 3)
     edge = box_distance(future[:, :count, :, :3], future[:, :count, :, 3], size, context.edges, exhaustive)

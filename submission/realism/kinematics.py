@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.scene import STEP_SECONDS
 
-__all__ = ["central_and", "central_difference", "kinematics", "norm"]
+__all__ = ["central_and", "central_difference", "kinematics", "linear_speed", "norm"]
 
 
 def norm(vector: Tensor) -> Tensor:
@@ -41,6 +41,12 @@ def _wrap(angle: Tensor) -> Tensor:
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
+def linear_speed(position: Tensor) -> Tensor:
+    """Speed [..., T] in m/s of positions [..., T, D] in metres, NaN at both ends."""
+    difference = central_difference(position.transpose(-1, -2)).transpose(-1, -2)  # [..., T, D]
+    return norm(difference) / STEP_SECONDS
+
+
 def kinematics(position: Tensor, heading: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Linear speed and acceleration, angular speed and acceleration.
 
@@ -50,8 +56,7 @@ def kinematics(position: Tensor, heading: Tensor) -> tuple[Tensor, Tensor, Tenso
     Returns:
         Four tensors [..., T] in m/s, m/s^2, rad/s, rad/s^2; NaN where a difference reaches beyond the ends.
     """
-    difference = central_difference(position.transpose(-1, -2)).transpose(-1, -2)  # [..., T, D]
-    speed = norm(difference) / STEP_SECONDS
+    speed = linear_speed(position)
     acceleration = central_difference(speed) / STEP_SECONDS
     turn = _wrap(central_difference(heading) * 2) / 2
     angular_acceleration = _wrap(central_difference(turn) * 2) / 2 / STEP_SECONDS**2

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from data.geometry import wrap_angle
-from submission.realism.kinematics import kinematics, norm
+from submission.realism.kinematics import norm
+from submission.realism.search import block_elements
 
-__all__ = ["FAR", "Boxes", "nearest_object_distance", "planar_speed", "rotated", "time_to_collision"]
+__all__ = ["FAR", "Boxes", "nearest_object_distance", "rotated", "time_to_collision"]
 
 # Distance to a missing object in the metric.
 FAR = 1e10
@@ -25,6 +26,8 @@ _MAX_YAW_SMALL_OVERLAP = math.radians(10.0)
 _SMALL_OVERLAP = 0.5
 # Added to the pruning bounds, metres: larger than the rounding of float32 coordinates of a few kilometres.
 _MARGIN = 0.02
+# Numbers that are held for a pair of boxes, in multiples of those for a pair of a point and a segment.
+_PAIR_ELEMENTS = 24
 # Boxes thinner than this count as lines, metres.
 _THIN = 0.01
 
@@ -58,9 +61,9 @@ def rotated(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     TensorFlow's matrix product (fused multiply-add) rounds like this. Otherwise about one corner in a thousand
     would differ in the last place of coordinates of kilometres.
     """
-    first = (x * cos).double() - y.double() * sin.double()
-    second = (x * sin).double() + y.double() * cos.double()
-    return torch.stack((first.float(), second.float()), dim=-1)
+    own = torch.stack((cos, sin), dim=-1) * x.unsqueeze(-1)
+    other = torch.stack((-sin, cos), dim=-1).double() * y.double().unsqueeze(-1)
+    return (own.double() + other).float()
 
 
 def _signed_distance(corners_a: Tensor, corners_b: Tensor) -> Tensor:
@@ -151,14 +154,17 @@ def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, length: Tensor
         position[..., :2], boxes.heading, length[:, None].expand(shape), width[:, None].expand(shape)
     )
     result = position.new_full((rollouts, evaluated, steps), FAR)
-    own = corners[:, :evaluated].reshape(-1, 4, 2)
-    number = torch.arange(evaluated, device=position.device)
-    for other in range(agents):
-        theirs = corners[:, other, None].expand(-1, evaluated, -1, -1, -1).reshape(-1, 4, 2)
-        exact = _signed_distance(own, theirs).view(rollouts, evaluated, steps)
-        exact = exact - shrink[:evaluated, None] - shrink[other]
-        both = boxes.valid[:evaluated] & boxes.valid[other] & (number != other).unsqueeze(-1)
-        result = torch.minimum(result, torch.where(both, exact, FAR))
+    itself = torch.eye(evaluated, agents, dtype=torch.bool, device=position.device).unsqueeze(-1)
+    size = max(1, block_elements(position.device) // (_PAIR_ELEMENTS * max(1, result.numel())))
+    for first in range(0, agents, size):
+        others = slice(first, first + size)
+        theirs = corners[:, None, others]  # [R, 1, A', T, 4, 2]
+        pairs = (rollouts, evaluated, theirs.shape[2], steps)
+        own = corners[:, :evaluated, None].expand(*pairs, 4, 2)
+        exact = _signed_distance(own.reshape(-1, 4, 2), theirs.expand_as(own).reshape(-1, 4, 2)).view(pairs)
+        exact = exact - shrink[:evaluated, None, None] - shrink[others, None]
+        both = boxes.valid[:evaluated, None] & boxes.valid[others] & ~itself[:, others]
+        result = torch.minimum(result, torch.where(both, exact, FAR).amin(2))
     return result
 
 
@@ -198,8 +204,3 @@ def time_to_collision(boxes: Boxes, speed: Tensor, evaluated: int, wrap_yaw: boo
     closing = speed[:, :evaluated] - ahead_speed
     ttc = torch.clamp(ahead_gap / closing, max=_MAX_TTC)
     return torch.where(closing > 0.0, ttc, torch.full_like(ttc, _MAX_TTC))
-
-
-def planar_speed(position: Tensor, heading: Tensor) -> Tensor:
-    """Planar speed [R, A, T] in m/s of positions [R, A, T, 3]."""
-    return kinematics(position[..., :2], heading)[0]

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from data.scene import SURFACE_STREET, LightState, MapKind, Scene
 from submission.realism.kinematics import norm
+from submission.realism.search import block_elements, first_nearest
 
 __all__ = ["Lanes", "SignalFences", "prepare_signals", "violations"]
-
-# Elements of one block of the pairwise tables.
-_BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -123,15 +121,23 @@ def _first_minimum(rank: Tensor) -> Tensor:
     return torch.where(is_minimum, index, rank.shape[-1]).amin(-1)
 
 
+@torch.no_grad()
 def _nearest_lane(points: Tensor, lanes: Lanes, bug_compatible: bool) -> Tensor:
-    """Feature id [Q] of the lane nearest to points [Q, 2]."""
-    result = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    block = max(1, _BLOCK // max(1, len(lanes.lane)))
-    for first in range(0, len(points), block):
-        part = slice(first, first + block)
-        rank = _rank(points[part, None], lanes.start, lanes.direction, bug_compatible)
-        result[part] = lanes.lane[_first_minimum(rank)]
-    return result
+    """Feature id [Q] of the lane nearest to points [Q, 2], see ``_rank``."""
+    start, direction = lanes.start.T.contiguous(), lanes.direction.T.contiguous()
+    squared_length = direction[0] * direction[0] + direction[1] * direction[1]
+    squared_length = squared_length.masked_fill(squared_length == 0, 1.0)
+    sign = 1.0 if bug_compatible else -1.0
+    rows = []
+    for block in points.split(max(1, block_elements(points.device) // max(1, len(lanes.lane)))):
+        # In planes and in place, since the time is that of moving memory.
+        dx, dy = block[:, :1] - start[0], block[:, 1:] - start[1]  # [Q', N]
+        along = dx * direction[0]
+        along.add_(dy * direction[1]).div_(squared_length).clamp_(0.0, 1.0).mul_(sign)
+        dx.add_(direction[0] * along)
+        dy.add_(along.mul_(direction[1]))
+        rows.append(first_nearest(dx.mul_(dx).add_(dy.mul_(dy)))[1])
+    return lanes.lane[torch.cat(rows)]
 
 
 def violations(

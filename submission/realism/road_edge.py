@@ -14,6 +14,7 @@ from torch import Tensor
 from data.scene import MapKind, RoadMap
 from submission.realism.kinematics import norm
 from submission.realism.objects import rotated
+from submission.realism.search import block_elements, first_nearest
 
 __all__ = ["RoadEdges", "box_distance", "prepare_edges", "signed_distance"]
 
@@ -25,8 +26,6 @@ _CELL = 2.0
 _MARGIN = 0.02
 # Elements of one block of the pairwise tables, which fits into CPU caches.
 _BLOCK = 1 << 19
-# The same for the exhaustive search on GPUs.
-_WIDE_BLOCK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -169,18 +168,28 @@ def _candidates(points: Tensor, edges: RoadEdges) -> tuple[Tensor, Tensor]:
     return cell, table
 
 
+@torch.no_grad()
 def _nearest_of_all(points: Tensor, edges: RoadEdges) -> Tensor:
     """Index [Q] of the nearest segment of all; shapes do not depend on values."""
     nearest = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     best = torch.full_like(points[:, 0], torch.inf)
-    number = torch.arange(len(edges.start), device=points.device)
-    for part in number.split(max(1, _WIDE_BLOCK // len(points))):
-        _, offset, _ = _project(points[:, None], edges.start[part], edges.end[part])
-        distance = _stretched(offset)
-        least = distance.amin(1)
-        first = torch.where(distance == least.unsqueeze(1), part, len(number)).amin(1)
+    # In planes and in place, since the time is that of moving memory.
+    x, y, z = points.T.contiguous().unsqueeze(-1)
+    size = max(1, block_elements(points.device) // len(points))
+    for first in range(0, len(edges.start), size):
+        start = edges.start[first : first + size].T.contiguous()
+        direction = edges.end[first : first + size].T - start
+        squared_length = direction[0] * direction[0] + direction[1] * direction[1]
+        dx, dy, dz = x - start[0], y - start[1], z - start[2]  # [Q, N']
+        along = dx * direction[0]
+        along.add_(dy * direction[1]).div_(squared_length.masked_fill(squared_length == 0, 1.0)).clamp_(0.0, 1.0)
+        dx.sub_(direction[0] * along)
+        dy.sub_(direction[1] * along)
+        dz.sub_(along.mul_(direction[2])).mul_(_Z_STRETCH)
+        squared = dx.mul_(dx).add_(dy.mul_(dy)).add_(dz.mul_(dz))
+        least, row = first_nearest(squared)
         # Ties go to the first segment, here to the earlier block.
-        nearest = torch.where(least < best, first, nearest)
+        nearest = torch.where(least < best, first + row, nearest)
         best = torch.minimum(least, best)
     return nearest
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from data.scene import CURRENT_INDEX, AgentType, Scene
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig
-from submission.realism.estimators import indicator_log_likelihood, timeseries_log_likelihood
+from submission.realism.estimators import log_likelihoods
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
@@ -117,10 +118,6 @@ def score_scenes(
     return {name: torch.stack([row[name] for row in rows]) for name in METRIC_FIELDS}
 
 
-def _mean(values: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid, values, 0.0).sum() / valid.sum().to(torch.float32)
-
-
 def _counted(valid: Tensor, is_vehicle: Tensor, ttc_all_types: bool) -> dict[str, Tensor]:
     """Masks [E, 80] of the log-likelihoods of features over time; valid: [E, 80] of the log, is_vehicle: [E]."""
     speed = central_and(valid)
@@ -159,6 +156,12 @@ def unscorable_reason(scene: Scene, ttc_all_types: bool = False) -> str | None:
     return f"no evaluated agent is recorded long enough after the current step: {', '.join(empty)} are 0/0"
 
 
+@lru_cache(maxsize=64)
+def _weights(config: MetricConfig, device: torch.device) -> Tensor:
+    """Weights [10] float64 of the components, float32 in the proto; kept, see ``estimators._constants``."""
+    return torch.tensor([config.weights[name] for name in COMPONENTS], dtype=torch.float64).to(device)
+
+
 def score_features(
     context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
 ) -> SceneScore:
@@ -168,42 +171,41 @@ def score_features(
     valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
     vehicle = context.is_vehicle.unsqueeze(-1)
     masks = _counted(valid, context.is_vehicle, ttc_all_types)
-    values: dict[str, Tensor] = {}
-    per_agent: dict[str, Tensor] = {}
-    samples: dict[str, Tensor] = {}
+    inputs = []
     events: dict[str, Tensor] = {}
     for name in COMPONENTS:
+        logged, simulated = (getattr(of, _INDICATORS.get(name, name)) for of in (log, sim))
         if name in _INDICATORS:
-            field = _INDICATORS[name]
             # Steps that are missing in the log do not count for the simulation either.
-            mask = valid & vehicle if name == "traffic_light_violation" else valid
-            logged = (getattr(log, field) & mask).any(-1)[0]
-            simulated = (getattr(sim, field) & mask).any(-1)
-            events[f"simulated_{field}_rate"] = (getattr(sim, field) & valid).any(-1)
-            likelihood = indicator_log_likelihood(logged, simulated, config.component(name))
-            values[f"{name}_likelihood"] = likelihood.mean().exp()
-            per_agent[name], samples[name] = likelihood, torch.ones_like(likelihood)
-        else:
-            likelihood = timeseries_log_likelihood(
-                getattr(log, name)[0],
-                getattr(sim, name),
-                config.component(name),
-                drop_nan=not context.bug_compatible,
+            happened = simulated & valid
+            events[f"simulated_{_INDICATORS[name]}_rate"] = happened.any(-1)
+            mask = vehicle if name == "traffic_light_violation" else True
+            logged, simulated = (
+                (part & mask).any(-1, keepdim=True).to(torch.float32) for part in (logged & valid, happened)
             )
-            values[f"{name}_likelihood"] = _mean(likelihood, masks[name]).exp()
-            per_agent[name] = torch.where(masks[name], likelihood, 0.0).sum(-1)
-            samples[name] = masks[name].sum(-1)
-    # Weights are float32 in the proto; the sum is in double precision and in this order.
-    total = sum(config.weights[name] * values[f"{name}_likelihood"].double() for name in COMPONENTS)
-    assert isinstance(total, Tensor)
-    metametric = total.float()
+        inputs.append((logged[0], simulated, config.component(name)))
+    found = dict(zip(COMPONENTS, log_likelihoods(inputs, drop_nan=not context.bug_compatible), strict=True))
+    timed = torch.stack([found[name] for name in masks])  # [F, E, 80]
+    mask = torch.stack(list(masks.values()))
+    counted = torch.where(mask, timed, 0.0)
+    mean = (counted.flatten(1).sum(-1) / mask.flatten(1).sum(-1).to(torch.float32)).exp()
+    by_agent, number = counted.sum(-1), mask.sum(-1)
+    values = {f"{name}_likelihood": value for name, value in zip(masks, mean, strict=True)}
+    per_agent = dict(zip(masks, by_agent, strict=True))
+    samples = dict(zip(masks, number, strict=True))
+    for name in _INDICATORS:
+        per_agent[name] = found[name].squeeze(-1)
+        samples[name] = torch.ones_like(per_agent[name])
+        values[f"{name}_likelihood"] = per_agent[name].mean().exp()
+    likelihoods = torch.stack([values[f"{name}_likelihood"] for name in COMPONENTS])
+    metametric = (likelihoods.double() * _weights(config, likelihoods.device)).sum().float()
     # Over the future only, an agent without valid future steps has no error (NaN) and is skipped.
     displacement = torch.mean if context.bug_compatible else torch.nanmean
     values = {
         "metametric": metametric,
         "average_displacement_error": displacement(sim.displacement),
         "min_average_displacement_error": displacement(sim.displacement, dim=-1).min(),
-        **values,
+        **{f"{name}_likelihood": values[f"{name}_likelihood"] for name in COMPONENTS},
         **{name: event.float().mean() for name, event in events.items()},
     }
     return SceneScore(context.scenario_id, values, sim, per_agent, samples, events)
