@@ -97,7 +97,7 @@ def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tens
     Returns:
         pieces [M, 3, 3] double (start, middle, end) and their features [M].
     """
-    closes = torch.isin(kind, torch.tensor([int(k) for k in _POLYGONS], device=kind.device))[owner]
+    closes = torch.stack([kind == polygon for polygon in _POLYGONS]).any(0)[owner]
     is_last = torch.ones_like(owner, dtype=torch.bool)
     is_last[:-1] = owner[1:] != owner[:-1]
     first_of = torch.searchsorted(owner, owner)  # [P] index of the first point of the same feature
@@ -123,7 +123,7 @@ def _cut_lines(point: Tensor, owner: Tensor, kind: Tensor) -> tuple[Tensor, Tens
     chain_start = chain_length.cumsum(0) - chain_length
     piece_chain = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     number = torch.arange(len(piece_chain), device=count.device) - (count.cumsum(0) - count)[piece_chain]
-    part = number.unsqueeze(-1) + torch.tensor([0.0, 0.5, 1.0], dtype=length.dtype, device=length.device)
+    part = number.unsqueeze(-1) + torch.arange(3, dtype=length.dtype, device=length.device) / 2
     size = (chain_length / count.clamp(min=1))[piece_chain]
     arc = chain_start[piece_chain].unsqueeze(-1) + part * size.unsqueeze(-1)  # [M, 3]
     first_segment = torch.searchsorted(chain, torch.arange(len(count), device=count.device))

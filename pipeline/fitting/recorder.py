@@ -33,8 +33,11 @@ _ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_ve
 COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
 # Sampled futures per validation scene.
 _FUTURES = 8
-# Steps after which losses are read on a GPU, where each reading waits for the step; on a CPU each is read at once.
-_READ_EVERY = 50
+
+
+def _read_every(device: torch.device) -> int:
+    """Steps after which losses are read: on a GPU each reading waits for the step."""
+    return 1 if device.type == "cpu" else 50
 
 
 def silence_lightning() -> None:
@@ -120,7 +123,7 @@ class Recorder(Callback):
         self._unread.append((step, loss, trainer.optimizers[0].param_groups[0]["lr"]))
         last = step == config.steps
         validated, saved = (last or step % every == 0 for every in (config.validate_every, config.checkpoint_every))
-        if not (validated or saved or loss.device.type == "cpu" or step % _READ_EVERY == 0):
+        if not (validated or saved or step % _read_every(loss.device) == 0):
             return
         losses = self._read()
         figures: dict[str, float] = {}

@@ -18,7 +18,8 @@ from models.reference.checkpoint import load_reference
 from models.reference.config import ReferenceConfig
 from models.reference.loss import loss_mask, smoothed_targets, token_figures, token_loss
 from models.reference.recording import scene_inputs
-from pipeline.fitting import FitConfig, fit
+from pipeline.bench.launches import LaunchCounter
+from pipeline.fitting import FitConfig, fit, recorder
 from pipeline.fitting.module import FitModule
 from pipeline.stages.finetune import ClosedLoopLoss, roll_out, run_finetune
 from pipeline.stages.pretrain import PretrainConfig, run_pretrain
@@ -309,6 +310,37 @@ def test_killed_with_average_augmentation_and_loaders_ends_with_the_same_bytes(d
     run_pretrain(config, **data, out=tmp_path / "killed", seed=5)
     for name in ("reference.ckpt", "metrics.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_losses_read_later_are_the_same(data, pretrained, tmp_path, monkeypatch):
+    """As on a GPU: in the table and the curves nothing is missing, and a checkpoint holds what was done."""
+    monkeypatch.setattr(recorder, "_read_every", lambda device: 5)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    run_pretrain(PRETRAIN, **data, out=tmp_path, seed=5)
+    for name in ("reference.ckpt", "metrics.csv"):
+        assert (tmp_path / name).read_bytes() == (pretrained / name).read_bytes(), name
+
+
+def test_a_step_neither_tokenises_nor_waits(data, tmp_path, monkeypatch):
+    """Loss, gradient, optimiser and moving average; the loader has augmented and tokenised."""
+    original, counters = FitModule.optimizer_step, []
+
+    def counted(self, *args, **kwargs):
+        with LaunchCounter() as counter:
+            original(self, *args, **kwargs)
+        counters.append(counter)
+
+    monkeypatch.setattr(FitModule, "optimizer_step", counted)
+    config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(FIT, steps=2, ema=0.9))
+    run_pretrain(config, **data, out=tmp_path, seed=5)
+    assert len(counters) == 2
+    for counter in counters:
+        assert not counter.waits
+        assert "cummax" not in counter.launches  # of the lights before a step, in each tokenised batch
+        assert counter.launched < 3100
 
 
 def test_realism_of_sampled_futures_is_logged_at_intervals(data, tmp_path):

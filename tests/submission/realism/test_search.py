@@ -1,0 +1,26 @@
+"""The nearest of many against roots of all squares."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from submission.realism.search import first_nearest
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 1e-30, 0.3, 1.0, 1.9, 2.0, 3.99, 7e5, 1e20]))
+def test_the_first_of_equal_roots_is_found(seed: int, base: float) -> None:
+    """Squares that are a few units in the last place apart often have one root."""
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.tensor([base]).view(torch.int32) + torch.randint(
+        6, (64, 9), generator=generator, dtype=torch.int32
+    )
+    squared = bits.view(torch.float32)
+    roots = squared.double().sqrt().float()
+    distance, index = first_nearest(squared)
+    expected = roots.amin(1)
+    assert torch.equal(distance, expected)
+    assert index.tolist() == [
+        row.index(least) for row, least in zip(roots.tolist(), expected.tolist(), strict=True)
+    ]
