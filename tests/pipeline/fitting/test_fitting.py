@@ -324,8 +324,9 @@ def test_losses_read_later_are_the_same(data, pretrained, tmp_path, monkeypatch)
         assert (tmp_path / name).read_bytes() == (pretrained / name).read_bytes(), name
 
 
-def test_a_step_neither_tokenises_nor_waits(data, tmp_path, monkeypatch):
-    """Loss, gradient, optimiser and moving average; the loader has augmented and tokenised."""
+@pytest.fixture
+def counters(monkeypatch):
+    """Launches and waits of each step: loss, gradient, optimiser and moving average."""
     original, counters = FitModule.optimizer_step, []
 
     def counted(self, *args, **kwargs):
@@ -334,6 +335,11 @@ def test_a_step_neither_tokenises_nor_waits(data, tmp_path, monkeypatch):
         counters.append(counter)
 
     monkeypatch.setattr(FitModule, "optimizer_step", counted)
+    return counters
+
+
+def test_a_step_neither_tokenises_nor_waits(data, tmp_path, counters):
+    """The loader has augmented and tokenised."""
     config = dataclasses.replace(PRETRAIN, fit=dataclasses.replace(FIT, steps=2, ema=0.9))
     run_pretrain(config, **data, out=tmp_path, seed=5)
     assert len(counters) == 2
@@ -341,6 +347,16 @@ def test_a_step_neither_tokenises_nor_waits(data, tmp_path, monkeypatch):
         assert not counter.waits
         assert "cummax" not in counter.launches  # of the lights before a step, in each tokenised batch
         assert counter.launched < 3100
+
+
+def test_a_closed_loop_step_does_not_wait(data, pretrained, tmp_path, counters):
+    scenes = {name: data[name] for name in ("scenes", "validation")}
+    config = dataclasses.replace(FINETUNE, fit=dataclasses.replace(FINETUNE.fit, steps=2))
+    run_finetune(config, **scenes, checkpoint=pretrained / "reference.ckpt", out=tmp_path, seed=5)
+    assert len(counters) == 2
+    for counter in counters:
+        assert not counter.waits
+        assert counter.launched < 11_700
 
 
 def test_realism_of_sampled_futures_is_logged_at_intervals(data, tmp_path):
