@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.geometry import wrap_angle
+from data.geometry import planar_length, wrap_angle
 from data.scene import MapKind, Scene
 
 __all__ = ["PIECE_LENGTH", "MapPieces", "cut_map"]
@@ -158,7 +158,8 @@ def _nearest_lane_heading(
     lane = kind.flatten()[line_owner] == MapKind.LANE
     if not len(signs) or not bool(lane.any()):
         return torch.full((len(signs),), math.nan, dtype=lines.dtype, device=lines.device)
-    distance = torch.cdist(signs[:, :2], lines[lane][:, 1, :2])
+    middle = lines[lane][:, 1]
+    distance = planar_length(signs[:, :1] - middle[:, 0], signs[:, 1:2] - middle[:, 1])
     other = sign_scene.unsqueeze(-1) != (line_owner[lane] // kind.shape[1]).unsqueeze(0)
     nearest = distance.masked_fill(other, math.inf).min(-1)
     return torch.where(nearest.values.isinf(), math.nan, heading[lane][nearest.indices])

@@ -18,11 +18,10 @@ def norm(vector: Tensor) -> Tensor:
     On CPUs torch's vectorised float32 root may be off by one unit in the last place, which would change ties
     between equally near map segments. The rounded root in double precision is exact.
     """
-    parts = vector.unbind(-1)
-    total = parts[0] * parts[0]
-    for part in parts[1:]:
-        total = total + part * part
-    return total.double().sqrt().float()
+    first, *others = (vector * vector).unbind(-1)
+    for part in others:
+        first = first + part
+    return first.double().sqrt().float()
 
 
 def central_difference(values: Tensor) -> Tensor:

@@ -169,25 +169,23 @@ def score_features(
     log = context.log_features
     assert log is not None
     valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
-    vehicle = context.is_vehicle.unsqueeze(-1)
     masks = _counted(valid, context.is_vehicle, ttc_all_types)
-    inputs = []
-    events: dict[str, Tensor] = {}
-    for name in COMPONENTS:
-        logged, simulated = (getattr(of, _INDICATORS.get(name, name)) for of in (log, sim))
-        if name in _INDICATORS:
-            # Steps that are missing in the log do not count for the simulation either.
-            happened = simulated & valid
-            events[f"simulated_{_INDICATORS[name]}_rate"] = happened.any(-1)
-            mask = vehicle if name == "traffic_light_violation" else True
-            logged, simulated = (
-                (part & mask).any(-1, keepdim=True).to(torch.float32) for part in (logged & valid, happened)
-            )
-        inputs.append((logged[0], simulated, config.component(name)))
+    # [3, R, E, 1]. Steps that are missing in the log do not count for the simulation either.
+    logged_events, simulated_events = (
+        (torch.stack([getattr(of, field) for field in _INDICATORS.values()]) & valid).any(-1, keepdim=True)
+        for of in (log, sim)
+    )
+    vehicle = context.is_vehicle.unsqueeze(-1)
+    counts = torch.stack(
+        [vehicle if name == "traffic_light_violation" else torch.ones_like(vehicle) for name in _INDICATORS]
+    ).unsqueeze(1)
+    timed = {name: (getattr(log, name)[0], getattr(sim, name)) for name in masks}
+    logged, simulated = ((events & counts).to(torch.float32) for events in (logged_events, simulated_events))
+    timed |= {name: (logged[row, 0], simulated[row]) for row, name in enumerate(_INDICATORS)}
+    inputs = [(*timed[name], config.component(name)) for name in COMPONENTS]
     found = dict(zip(COMPONENTS, log_likelihoods(inputs, drop_nan=not context.bug_compatible), strict=True))
-    timed = torch.stack([found[name] for name in masks])  # [F, E, 80]
-    mask = torch.stack(list(masks.values()))
-    counted = torch.where(mask, timed, 0.0)
+    mask = torch.stack(list(masks.values()))  # [F, E, 80]
+    counted = torch.where(mask, torch.stack([found[name] for name in masks]), 0.0)
     mean = (counted.flatten(1).sum(-1) / mask.flatten(1).sum(-1).to(torch.float32)).exp()
     by_agent, number = counted.sum(-1), mask.sum(-1)
     values = {f"{name}_likelihood": value for name, value in zip(masks, mean, strict=True)}
@@ -197,6 +195,7 @@ def score_features(
         per_agent[name] = found[name].squeeze(-1)
         samples[name] = torch.ones_like(per_agent[name])
         values[f"{name}_likelihood"] = per_agent[name].mean().exp()
+    events = {f"simulated_{field}_rate": row for field, row in zip(_INDICATORS.values(), simulated_events[..., 0])}
     likelihoods = torch.stack([values[f"{name}_likelihood"] for name in COMPONENTS])
     metametric = (likelihoods.double() * _weights(config, likelihoods.device)).sum().float()
     # Over the future only, an agent without valid future steps has no error (NaN) and is skipped.
@@ -206,7 +205,7 @@ def score_features(
         "average_displacement_error": displacement(sim.displacement),
         "min_average_displacement_error": displacement(sim.displacement, dim=-1).min(),
         **{f"{name}_likelihood": values[f"{name}_likelihood"] for name in COMPONENTS},
-        **{name: event.float().mean() for name, event in events.items()},
+        **dict(zip(events, simulated_events.float().flatten(1).mean(1), strict=True)),
     }
     return SceneScore(context.scenario_id, values, sim, per_agent, samples, events)
 
