@@ -78,7 +78,7 @@ class Gpus:
         size, factor, guesses = model
         ((batch, _),) = self.measured.matching(rf"training {size}, (\d+) scenes, bf16").items()
         about = rf"training {size}, {batch} scenes, bf16"
-        phases = self.measured.matching(rf"{about}: (augment and tokenise|forward|backward|optimiser)")
+        phases = self.measured.matching(rf"{about}: (copy|forward|backward|optimiser)")
         memory = self.measured.values.get(f"{about}: largest memory of a scene")
         largest = self._largest()
         if len(phases) < 4 or memory is None or largest is None:
@@ -152,9 +152,9 @@ class Gpus:
             for name in (
                 "agent-steps of an update",
                 "largest memory",
-                "a world built",
-                "worlds stacked on the host and copied",
-                "maps encoded, if all scenes are new",
+                "a scene: world built",
+                "a scene: world stacked and copied",
+                "a scene: map encoded",
             )
         )
         if steps is None or memory is None or building is None or stacking is None or encoding is None:
@@ -167,7 +167,7 @@ class Gpus:
             guesses.append("GPUs do not wait for one another")
         if 0 < pool <= selfplay["cache_worlds"]:
             # All worlds stay on the GPU, and their maps encoded.
-            seconds = pool * (building / max(1, workers) + encoding / int(near)) + updates * driven
+            seconds = pool * (building / max(1, workers) + (stacking + encoding) / 1e3) + updates * driven
             how = f"{pool} worlds built once, {building:.1f} s each on {max(1, workers)} cores"
             guesses.append("memory without that of all worlds, some 5 MB each")
         else:
@@ -175,7 +175,7 @@ class Gpus:
             built = new * building / max(1, workers)
             # Processes build worlds while others are driven; without them the training waits.
             busy = max(driven, built) if workers else driven + built
-            seconds = updates * (busy + (mine * stacking + new * encoding) / int(near))
+            seconds = updates * (busy + (mine * stacking + new * encoding) / 1e3)
             slow = ", which is slower" if built > driven and workers else ""
             how = f"{new:.0f} of them new, {built:.1f} s on {max(1, workers)} cores{slow}"
         return GpuEstimate(

@@ -17,15 +17,14 @@ MEASURED = Path(__file__).resolve().parents[2] / "docs" / "measured"
 
 @dataclass(frozen=True)
 class Measured:
-    """One check of one GPU.
+    """Checks of one kind of GPU; of each step the newest one that has it.
 
     Attributes:
-        card, commit, date: of the check. values: figures by the name of their row.
+        card: the GPU. commit: of the code, of the checks in use. values: figures by the name of their row.
     """
 
     card: str
     commit: str
-    date: str
     values: Mapping[str, float]
 
     @property
@@ -38,11 +37,23 @@ class Measured:
         return {match[1]: value for match, value in found if match is not None}
 
 
-def _read(path: Path) -> Measured:
+@dataclass(frozen=True)
+class _Check:
+    card: str
+    commit: str
+    date: str
+    steps: Mapping[str, Mapping[str, float]]
+
+
+def _read(path: Path) -> _Check:
     try:
         content = read_json(path)
-        values = {row["name"]: float(row["value"]) for step in content["steps"] for row in step["rows"]}
-        return Measured(content["card"], content["commit"], content["date"], values)
+        steps = {
+            step["step"]: {row["name"]: float(row["value"]) for row in step["rows"]}
+            for step in content["steps"]
+            if step["rows"]
+        }
+        return _Check(content["card"], content["commit"], content["date"], steps)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not what scripts/gpu_check.py writes ({type(error).__name__}: {error})"
@@ -50,7 +61,7 @@ def _read(path: Path) -> Measured:
 
 
 def load_measured(folder: Path, card: str = "") -> Measured | None:
-    """The newest check, or None where there is none.
+    """The newest figures, or None where there are none.
 
     Args:
         folder: of the JSON files. card: part of the name of the GPU that is wanted.
@@ -65,4 +76,9 @@ def load_measured(folder: Path, card: str = "") -> Measured | None:
         raise UserError(
             f"--card {card}: nothing was measured on such a GPU ({folder} has {known}); see docs/gpu.md"
         )
-    return fitting[-1] if fitting else None
+    if not fitting:
+        return None
+    newest = {name: check for check in fitting if check.card == fitting[-1].card for name in check.steps}
+    values = {name: value for step, check in newest.items() for name, value in check.steps[step].items()}
+    commits = ", ".join(dict.fromkeys(check.commit for check in newest.values()))
+    return Measured(fitting[-1].card, commits, values)

@@ -70,10 +70,14 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
     # What a scene costs once in a training: its world built and moved, its map encoded.
     scenes = inputs.scenes[: inputs.scale.compared]
+    # As in the processes that build worlds: many threads would only wait for one another.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     build = seconds_on(
         torch.device("cpu"),
         lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.road_segments) for s in scenes],
     ) / len(scenes)
+    torch.set_num_threads(threads)
     started = time.perf_counter()
     stacked = stack_worlds(inputs.built)
     stack = (time.perf_counter() - started) / len(inputs.built)

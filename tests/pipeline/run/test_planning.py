@@ -138,7 +138,7 @@ VALUES = {
     "training: a whole step: operators launched": 5000,
     "a decoding step of the reference: time of the clock": 20.0,
     "training mini, 4 scenes, bf16": 1.0,
-    "training mini, 4 scenes, bf16: augment and tokenise": 10.0,
+    "training mini, 4 scenes, bf16: copy": 10.0,
     "training mini, 4 scenes, bf16: forward": 20.0,
     "training mini, 4 scenes, bf16: backward": 9.0,
     "training mini, 4 scenes, bf16: optimiser": 1.0,
@@ -150,9 +150,9 @@ VALUES = {
     "300 worlds: trained and anchored to mini, maps known": 100_000.0,
     "300 worlds: agent-steps of an update": 300_000.0,
     "300 worlds: largest memory": 12.0,
-    "300 worlds: a world built": 1.0,
-    "300 worlds: worlds stacked on the host and copied": 1.0,
-    "300 worlds: maps encoded, if all scenes are new": 5.0,
+    "300 worlds: a scene: world built": 1.0,
+    "300 worlds: a scene: world stacked and copied": 3.0,
+    "300 worlds: a scene: map encoded": 17.0,
 }
 
 
@@ -161,7 +161,7 @@ def measured(tmp_path: Path) -> Path:
     folder = tmp_path / "measured"
     for card, date in (("Old GPU", "2026-01-01"), ("New GPU", "2026-02-01")):
         rows = [{"name": name, "value": value} for name, value in VALUES.items()]
-        check = {"card": card, "commit": "abc", "date": date, "steps": [{"rows": rows}]}
+        check = {"card": card, "commit": "abc", "date": date, "steps": [{"step": "all", "rows": rows}]}
         write_json(folder / f"{card}.json", check)
     return folder
 
@@ -178,7 +178,7 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert seconds(found["finetune"]) == pytest.approx(preset["finetune"]["fit"]["steps"] * (40 * 0.02 + 0.05))
     # 48 worlds a GPU: 1000 agent-steps each at 100,000 a second; before that a second of 12 cores for each world.
     updates = preset["selfplay"]["agent_steps"] / (4 * 48_000)
-    start = preset["selfplay"]["pool"] * (1.0 / 12 + 5.0 / 300)
+    start = preset["selfplay"]["pool"] * (1.0 / 12 + 0.02)
     assert seconds(found["selfplay"]) == pytest.approx(start + updates * 48_000 / 100_000)
     assert found["selfplay"].memory_gb == pytest.approx(48 * 12 / 300)
     assert seconds(found["sample"]) == pytest.approx(1000 / 2.0 / preset["sample"]["workers"])
@@ -189,6 +189,22 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert "nothing is known without a run" in found["tokenize"].assumption
 
 
+def test_of_each_step_the_newest_check_counts(tmp_path: Path) -> None:
+    def check(commit: str, date: str, **steps: dict[str, float]) -> None:
+        named = [
+            {"step": step, "rows": [{"name": name, "value": value} for name, value in rows.items()]}
+            for step, rows in steps.items()
+        ]
+        write_json(tmp_path / f"{commit}.json", {"card": "GPU", "commit": commit, "date": date, "steps": named})
+
+    check("old", "2026-01-01", one={"a": 1.0, "gone": 2.0}, two={"b": 3.0})
+    check("new", "2026-02-01", one={"a": 4.0}, two={})
+    found = load_measured(tmp_path)
+    assert found is not None
+    assert found.values == {"a": 4.0, "b": 3.0}
+    assert found.words == "GPU, commit new, old"
+
+
 def test_worlds_that_are_built_again_and_again(measured: Path) -> None:
     gpus = Gpus(2, loaded) if (loaded := load_measured(measured)) else None
     options = {"worlds": 300, "agent_steps": 30_000_000, "pool": 900, "cache_worlds": 512}
@@ -197,7 +213,7 @@ def test_worlds_that_are_built_again_and_again(measured: Path) -> None:
     for turnover, workers, busy, new in ((0, 0, 1.5 + 150, 150), (100, 10, 5.0, 50), (10, 10, 1.5, 5)):
         found = gpus.playing({**options, "turnover": turnover, "workers": workers})
         assert found is not None
-        assert found.seconds == pytest.approx(100 * (busy + (150 * 1.0 + new * 5.0) / 300))
+        assert found.seconds == pytest.approx(100 * (busy + 0.003 * 150 + 0.017 * new))
         assert ("which is slower" in found.basis) == (busy == 5.0)
 
 
