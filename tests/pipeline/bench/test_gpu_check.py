@@ -30,6 +30,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("prepared")
     scenes = [random_scene(0), random_scene(1, agents=3)]
     write_shard(run / "tokenize" / "training" / shard_name("training", 0, 1), scenes)
+    held_out = run / "tokenize" / "validation" / shard_name("validation", 0, 1)
+    write_shard(held_out, [random_scene(2, agents=2)])
     model = make_model(2)
     words, view = model.vocabulary, dataclasses.asdict(VIEW)
     words.save(run / "tokenize" / "vocabulary.pt")
@@ -43,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_travels_is_small_and_complete(prepared: Path) -> None:
     kinds = {path.relative_to(prepared).parts[0] for path in prepared.rglob("*") if path.is_file()}
     files = {"vocabulary.pt", "reference.ckpt", "policy.ckpt", "scores.pt", "prepared.json"}
-    assert kinds == {"store", "site", *files}
+    assert kinds == {"store", "validation", "site", *files}
     assert len(list((prepared / "site" / "waymo_open_dataset").rglob("*.textproto"))) == len(CONFIG_FILES)
     scores = torch.load(prepared / "scores.pt", weights_only=True)
     assert sorted(scores) == ["random0", "random1"]
