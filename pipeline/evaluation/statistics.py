@@ -36,6 +36,7 @@ __all__ = [
     "mean_of_known",
     "percentiles",
     "rate",
+    "ratio_intervals",
     "resample",
 ]
 
@@ -128,6 +129,27 @@ def mean_intervals(rows: Sequence[Mapping[str, float]], seed: int = 0) -> dict[s
     table = np.array([[row[name] for name in names] for row in rows])  # [N, F]
     means = resample(lambda scenes: table[scenes].mean(axis=1).T, len(rows), seed=seed, width=len(names))
     return {name: percentiles(values) for name, values in zip(names, means, strict=True)}
+
+
+def ratio_intervals(
+    rows: Sequence[Mapping[str, float]], ratios: Mapping[str, tuple[str, str]], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Low and high of ratios of sums over rows (scenes), all from the same resamples.
+
+    Args:
+        rows: sums of scenes. ratios: names of the sum above and of the sum below, which is not negative.
+        seed: of the resampling.
+    """
+    names = list(rows[0])
+    table = np.array([[row[name] for name in names] for row in rows])  # [N, F]
+    above, below = ([names.index(pair[side]) for pair in ratios.values()] for side in (0, 1))
+
+    def statistic(scenes: NDArray[np.int64]) -> Array:
+        sums = table[scenes].sum(axis=1).T  # [F, B]
+        return np.divide(sums[above], sums[below], out=np.full(sums[above].shape, np.nan), where=sums[below] > 0)
+
+    values = resample(statistic, len(rows), seed=seed, width=len(names))
+    return {name: percentiles(found) for name, found in zip(ratios, values, strict=True)}
 
 
 def _complete(*tables: Array) -> list[Array]:
