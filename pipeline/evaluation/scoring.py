@@ -15,6 +15,7 @@ import torch
 from data.errors import UserError
 from data.scene import AgentType, Scene
 from data.scenes_source import SceneSource, open_scenes
+from pipeline.evaluation.motion import motion_sums
 from pipeline.execution.result_cache import digest_of
 from submission.checks import suspicions_of
 from submission.protos import Rollouts, file_messages, from_proto
@@ -155,6 +156,7 @@ def _row(rollouts: Rollouts, scene: Scene, metric: MetricConfig, task: ScoringTa
             row["kinds"] = _events_by_kind(scene, context, result)
         if bug_compatible and task.losses:
             row["losses"] = [asdict(loss) for loss in diagnose(context, result, metric)]
+    row["motion"] = motion_sums(scene, rollouts.agent_id, rollouts.states, TARGETS[task.targets])
     return row
 
 

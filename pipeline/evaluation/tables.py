@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["loss_table", "print_losses", "result_table"]
+from pipeline.evaluation.motion import SECONDS
+from pipeline.execution.tables import interval_cell
+
+__all__ = ["loss_table", "motion_table", "print_losses", "result_table"]
 
 _LABELS = {
     "log": "log replay",
@@ -22,6 +25,18 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("collision", "metrics", "simulated_collision_rate"),
     ("off-road", "metrics", "simulated_offroad_rate"),
     ("red light", "metrics", "simulated_traffic_light_violation_rate"),
+    ("speed ratio", "motion", "speed_ratio_8s"),
+    ("standing", "motion", "standing"),
+)
+_MOTION: tuple[tuple[str, str, str], ...] = (
+    *((f"speed ratio {second} s", "motion", f"speed_ratio_{second}s") for second in SECONDS),
+    ("standing", "motion", "standing"),
+    ("in the log", "motion", "log_standing"),
+    ("progress m", "motion", "progress_m"),
+    ("in the log", "motion", "log_progress_m"),
+    ("ratio", "motion", "progress_ratio"),
+    ("jerk m/s3", "motion", "jerk_mps3"),
+    ("in the log", "motion", "log_jerk_mps3"),
 )
 
 
@@ -38,6 +53,11 @@ def _count(report: Mapping[str, Any]) -> str:
     return f"{report['scenarios']}{f' + {lost} unscorable' if lost else ''}"
 
 
+def _figure_cells(report: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    # Runs of earlier code have no motion.
+    return [_cell(report.get(part, {}).get(name)) for _, part, name in columns]
+
+
 def result_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of text, header first: one agent a row, realism with its bootstrap interval.
 
@@ -50,10 +70,26 @@ def result_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         rows.append(
             [
                 _LABELS.get(agent, agent),
-                *(_cell(report[part].get(name)) for _, part, name in _COLUMNS),
+                *_figure_cells(report, _COLUMNS),
                 _count(report),
                 f"{low:.4f} .. {high:.4f}",
             ]
+        )
+    return rows
+
+
+def motion_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of text, header first: how the agents move whose log moves, one agent a row.
+
+    Args:
+        reports: for each agent what ``evaluate`` wrote to metrics.json.
+    """
+    rows = [["agents that move", *(title for title, _, _ in _MOTION), "speed ratio 8 s, 95% interval"]]
+    for agent, report in reports.items():
+        ratio = report.get("motion", {}).get("speed_ratio_8s")
+        cells = _figure_cells(report, _MOTION)
+        rows.append(
+            [_LABELS.get(agent, agent), *cells, interval_cell(ratio, report["intervals"].get("speed_ratio_8s"))]
         )
     return rows
 

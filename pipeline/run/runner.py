@@ -13,7 +13,7 @@ from typing import Any
 from data.errors import UserError
 from data.files import read_json
 from data.sources import SPLITS, find_shards
-from pipeline.evaluation.tables import result_table
+from pipeline.evaluation.tables import motion_table, result_table
 from pipeline.execution.console import logged, say
 from pipeline.execution.devices import check_devices
 from pipeline.execution.engine import EngineConfig
@@ -175,6 +175,8 @@ def print_summary(run: Run, manifests: Mapping[str, Manifest]) -> None:
         reports = {agent: read_json(run.scores(agent) / "metrics.json") for agent in run.config.agents}
         print()
         print(render_table(result_table(reports)))
+        print()
+        print(render_table(motion_table(reports)))
     if "validate" in manifests:
         archive = run.path(ARCHIVE)
         accepted = manifests["validate"].figures.get("accepted")

@@ -218,7 +218,7 @@ STAGES = (
         "--scenarios womd/validation --rollouts runs/out --metric 2025 --out runs/score",
         needs=("tokenize", "sample"),
         settings=("agents",),
-        outputs=("metrics.json", "per_scenario.csv", "diagnosis.csv", "parts"),
+        outputs=("metrics.json", "per_scenario.csv", "motion.csv", "diagnosis.csv", "parts"),
         inputs=("scenarios", "rollouts"),
         whole="evaluate_run",
     ),

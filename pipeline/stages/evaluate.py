@@ -18,13 +18,14 @@ from data.files import remove_leftovers, sha256_of, write_json, write_text
 from data.places import is_remote, open_path
 from data.scenes_source import content_digest, open_scenes
 from pipeline.agents.leaks import check_rollouts
+from pipeline.evaluation.motion import motion_figures, motion_intervals
 from pipeline.evaluation.scoring import TARGETS, ScoringTask, score_file
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.evaluation.tables import loss_table, print_losses
 from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, run_kept
-from pipeline.execution.tables import csv_table
+from pipeline.execution.tables import csv_table, interval_cell
 from pipeline.run.run_folder import Run
 from submission.checks import ROLLOUTS
 from submission.protos import rollout_files
@@ -34,7 +35,7 @@ from submission.suspicion import Suspicion, Tally
 __all__ = ["EvaluateConfig", "evaluate_run", "run_evaluate"]
 
 _PARTS = "parts"
-_METRICS, _TABLE = "metrics.json", "per_scenario.csv"
+_METRICS, _TABLE, _MOTION = "metrics.json", "per_scenario.csv", "motion.csv"
 # Of each kind of agent.
 _RATES = {"collision": "collision", "off-road": "offroad", "red light": "traffic_light_violation"}
 # So many scenarios without a score are listed for people; metrics.json has all.
@@ -137,7 +138,7 @@ def run_evaluate(
     show: bool = True,
     engine: EngineConfig = EngineConfig(),
 ) -> dict[str, float]:
-    """Score rollouts with the realism meta-metric and write metrics.json and per_scenario.csv.
+    """Score rollouts with the realism meta-metric and write metrics.json, per_scenario.csv and motion.csv.
 
     Args:
         config: of the stage.
@@ -182,19 +183,20 @@ def run_evaluate(
     if not scored:
         print("\n".join(_listed(reasons)), file=sys.stderr)
         # Results of an earlier run in this folder are not those of this one.
-        for name in (_METRICS, _TABLE):
+        for name in (_METRICS, _TABLE, _MOTION):
             (out / name).unlink(missing_ok=True)
         why = [*(f"{name}: {reason}" for name, reason in reasons.items()), *broken] or ["no rollouts"]
         more = f"; and {len(why) - 1} more" if len(why) > 1 else ""
         raise UserError(f"{rollouts}: no scenario can be scored ({why[0]}{more})")
-    values = [row["values"] for row in scored]
-    metrics = mean_metrics(values)
+    values, motion = [row["values"] for row in scored], [row["motion"] for row in scored]
+    metrics, moved = mean_metrics(values), motion_figures(motion)
     report: dict[str, Any] = {
         "scenarios": len(scored),
         "metric": config.metric_name,
         "metrics": metrics,
         "buckets": buckets(metrics, metric),
-        "intervals": mean_intervals(values, seed),
+        "motion": moved,
+        "intervals": {**mean_intervals(values, seed), **motion_intervals(motion, seed)},
         "rates_by_kind": _rates_by_kind(scored),
         "unscorable": {name: reason for name, reason in reasons.items() if name not in left_out},
         "without_targets": left_out,
@@ -214,6 +216,8 @@ def run_evaluate(
     write_json(out / _METRICS, report)
     table = ([row["scenario_id"], *(json.dumps(row["values"][name]) for name in METRIC_FIELDS)] for row in scored)
     write_text(out / _TABLE, csv_table([["scenario_id", *METRIC_FIELDS], *table]))
+    table = ([row["scenario_id"], *map(json.dumps, row["motion"].values())] for row in scored)
+    write_text(out / _MOTION, csv_table([["scenario_id", *motion[0]], *table]))
     # Only a run that is interrupted needs them.
     shutil.rmtree(out / _PARTS)
     remove_leftovers(out)
@@ -227,6 +231,7 @@ def run_evaluate(
         "scenarios": len(scored),
         "unscorable": len(report["unscorable"]),
         **{name: round(metrics[name], 6) for name in METRIC_FIELDS},
+        **{name: round(value, 6) for name, value in moved.items()},
     }
 
 
@@ -338,6 +343,8 @@ def _print_report(report: Mapping[str, Any]) -> None:
         low, high = intervals[name]
         mended = f"   mended {report['mended'][name]:.4f}" if "mended" in report else ""
         print(f"  {name:42} {report['metrics'][name]:.4f}   95% interval {low:.4f} .. {high:.4f}{mended}")
+    for name, value in report["motion"].items():
+        print(f"  {name:42} {interval_cell(value, intervals.get(name), 4)}")
     for kind, rates in report["rates_by_kind"].items():
         line = ", ".join(f"{name} {rates[f'simulated_{field}_rate']:.4f}" for name, field in _RATES.items())
         print(f"  {rates['agents']:>7} evaluated: {kind:11} {line}")

@@ -53,6 +53,10 @@ _SERIES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ),
         ("share of agents", ("collision_rate", "off_road_rate", "red_light_rate", "goal_rate")),
         ("realism in closed loop", ("evaluation_realism",)),
+        (
+            "speed after 8 s beside the log's, share standing",
+            ("evaluation_speed_ratio_8s", "evaluation_standing", "evaluation_log_standing"),
+        ),
         ("explained variance, clip fraction", ("explained_variance", "clip_fraction")),
     ),
 }

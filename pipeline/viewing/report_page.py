@@ -15,7 +15,7 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from pipeline.evaluation.tables import result_table
+from pipeline.evaluation.tables import motion_table, result_table
 from pipeline.viewing.report_charts import (
     Chart,
     curve_charts,
@@ -148,6 +148,7 @@ def render_page(facts: RunFacts, scenes: Sequence[ShownScene], shown_agent: str,
     )
     results = facts.results
     metric = str(results[0].report["metric"]) if results else None
+    reports = {result.agent: result.report for result in results}
     charts = _charts(facts)
     specifications = [spec for section in charts.values() for _, spec in section]
     numbered, count = {}, 0
@@ -165,7 +166,8 @@ def render_page(facts: RunFacts, scenes: Sequence[ShownScene], shown_agent: str,
         chart_code=Markup(_chart_code()),
         charts=numbered,
         chart_data=json_for_page(specifications),
-        table_of_agents=result_table({result.agent: result.report for result in results}) if results else [],
+        table_of_agents=result_table(reports),
+        table_of_motion=motion_table(reports),
         shown_agent=shown_agent.replace("_", " "),
         metric=metric,
         published=_published(metric) if metric else None,

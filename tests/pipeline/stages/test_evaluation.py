@@ -20,8 +20,9 @@ from data.scene import AgentType, Scene
 from data.tfrecord import write_records
 from pipeline.agents.baselines import ConstantVelocity
 from pipeline.command.cli import main
+from pipeline.evaluation.motion import FIGURES
 from pipeline.evaluation.scoring import with_targets
-from pipeline.evaluation.tables import result_table
+from pipeline.evaluation.tables import motion_table, result_table
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
 from submission.protos import Rollouts, read_rollouts, to_proto
@@ -71,6 +72,46 @@ def test_files_and_warnings(made: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 scenarios cannot be scored" in captured.err
     assert "realism_meta_metric" in captured.out
     assert f"  cannot be scored:\n    {'f' * 16}  no road edge\n" in captured.out
+
+
+def test_motion_is_judged_beside_realism(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everybody keeps the speed of the log in two futures of three, and stands in the other one."""
+    messages = []
+    for read in read_rollouts(made / "rollouts"):
+        read.states[1] = read.states[1, :, :1]
+        # Objects in another order than the scene's.
+        order = torch.arange(len(read.agent_id)).flip(0)
+        messages.append(to_proto(Rollouts(read.scenario_id, read.agent_id[order], read.states[:, order])))
+    (tmp_path / "r").mkdir()
+    for number, message in enumerate(messages):
+        name = f"rollouts.binproto-{number:05}-of-{len(messages):05}"
+        (tmp_path / "r" / name).write_bytes(message.SerializeToString())
+    config = dataclasses.replace(CONFIG, allow_unscorable=True)
+    found = run_evaluate(config, scenarios=str(made), rollouts=str(tmp_path / "r"), out=tmp_path / "o")
+    report = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert set(report["motion"]) == set(FIGURES)
+    assert report["motion"]["speed_ratio_8s"] == pytest.approx(2 / 3, abs=1e-3)
+    assert report["motion"]["standing"] == pytest.approx(1 / 3)
+    assert report["motion"]["log_standing"] == 0
+    assert found["speed_ratio_8s"] == pytest.approx(report["motion"]["speed_ratio_8s"], abs=1e-6)
+    assert report["intervals"]["speed_ratio_8s"] == pytest.approx([2 / 3, 2 / 3], abs=1e-3)
+    with (tmp_path / "o" / "motion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Every second agent is not recorded after 8 s: of 2, 3 and 4 agents 1, 2 and 2 are.
+    assert [(row["scenario_id"], float(row["agents_8s"])) for row in rows] == [
+        (f"{index:016x}", count) for index, count in enumerate((1, 2, 2))
+    ]
+    assert sum(float(row["log_speed_8s"]) for row in rows) == pytest.approx(5 * 3 + 7 * 2, abs=0.05)
+    assert "  speed_ratio_8s                             0.6667 [0.66" in capsys.readouterr().out
+    header, policy = motion_table({"policy": report})
+    assert dict(zip(header, policy, strict=True))["speed ratio 4 s"].startswith("0.666")
+    header, policy = result_table({"policy": report})
+    assert dict(zip(header, policy, strict=True))["standing"] == "0.3333"
+    # Of a run by earlier code.
+    old = {**report, "intervals": {"metametric": [0.1, 0.2]}}
+    del old["motion"]
+    assert motion_table({"policy": old})[1][1:] == ["-"] * (len(motion_table({"policy": old})[0]) - 1)
+    assert result_table({"policy": old})[1][-4:-2] == ["-", "-"]
 
 
 def test_years_and_defects_differ(made: Path, tmp_path: Path) -> None:
