@@ -1,8 +1,8 @@
-"""A quick score of a model in closed loop during training: distance from the log, and realism."""
+"""A quick score of a model in closed loop during training: distance from the log, realism, and how agents move."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,29 +10,38 @@ from torch import Tensor
 from data.errors import warn_once
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from pipeline.agents.agent import SimAgent
+from pipeline.evaluation.motion import motion_figures, motion_sums
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 __all__ = ["closed_loop_figures"]
 
 
-def closed_loop_figures(agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int) -> dict[str, float]:
-    """Displacement errors of all simulated agents over the future steps that the log has, and realism.
+def closed_loop_figures(
+    agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int, types: Sequence[int] | None = None
+) -> dict[str, float]:
+    """Displacement errors of all simulated agents over the future steps that the log has, realism, and motion.
+
+    Args:
+        agent: who drives all simulated agents. scenes: single, with futures. rollouts: of each. seed: of them.
+        types: the values of ``AgentType`` whose motion counts; None for all.
 
     Returns:
         ``ade_m`` (mean over rollouts), ``min_ade_m`` (of each agent's best rollout) and
-        ``constant_velocity_ade_m``, means over agents in metres, and ``realism``, the mean meta-metric over scenes;
-        what no scene allows is left out. Fewer rollouts than the challenge's 32 give lower likelihoods: compare
-        only with figures of this kind.
+        ``constant_velocity_ade_m``, means over agents in metres, ``realism``, the mean meta-metric over scenes, and
+        the figures of ``evaluation.motion``; what no scene allows is left out. Fewer rollouts than the challenge's
+        32 give lower likelihoods: compare only with figures of this kind.
     """
     config = load_config("2025")
     rows: list[Tensor] = []
     realism: list[float] = []
+    motion: list[dict[str, float]] = []
     for scene in scenes:
         agents = scene.agents
         simulated = scene.simulated
         future = slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
         log, valid = agents.position[simulated, future, :2], agents.valid[simulated, future]
         states = agent.rollouts(scene, rollouts, seed)
+        motion.append(motion_sums(scene, agents.id[simulated], states, types))
         reason = unscorable_reason(scene)
         if reason is not None and scene.has_future:
             warn_once(f"scenario {scene.scenario_id}: cannot be scored, its realism does not count ({reason})")
@@ -50,4 +59,4 @@ def closed_loop_figures(agent: SimAgent, scenes: Iterable[Scene], rollouts: int,
     figures = torch.cat(rows) if rows else torch.zeros(0, 3)
     names = ("ade_m", "min_ade_m", "constant_velocity_ade_m") if len(figures) else ()
     means = dict(zip(names, figures.double().mean(0).tolist(), strict=False))
-    return means | ({"realism": sum(realism) / len(realism)} if realism else {})
+    return means | ({"realism": sum(realism) / len(realism)} if realism else {}) | motion_figures(motion)

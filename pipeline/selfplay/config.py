@@ -123,6 +123,8 @@ class SelfPlayConfig:
             none.
         evaluate_scenes: of the validation split, spread evenly.
         evaluate_rollouts: of each.
+        evaluate_least_speed: the best policy is the most real one of those whose moving agents have at least this
+            fraction of the log's speed after 8 s; if none has, the fastest one.
         tensorboard: write curves for TensorBoard.
         device: cpu, cuda, cuda:N, gpu, mps, or auto for a GPU where there is one.
         devices: how many of them on each machine; auto for the largest number of GPUs that share the worlds evenly.
@@ -147,6 +149,7 @@ class SelfPlayConfig:
     evaluate_every: int = 0
     evaluate_scenes: int = 8
     evaluate_rollouts: int = 32
+    evaluate_least_speed: float = 0.7
     tensorboard: bool = True
     device: str = "auto"
     devices: Count = "auto"
@@ -170,6 +173,8 @@ class SelfPlayConfig:
         ):
             if (value := getattr(self, name)) != "auto" and value < 1:
                 raise UserError(f"selfplay.{name} is {value}; it must be at least 1")
+        if not self.evaluate_least_speed >= 0:
+            raise UserError(f"selfplay.evaluate_least_speed is {self.evaluate_least_speed}; it must be at least 0")
         if self.driver not in _DRIVERS:
             raise UserError(f"selfplay.driver is {self.driver!r}; choose one of {', '.join(_DRIVERS)}")
         if self.precision not in _PRECISIONS:

@@ -269,6 +269,10 @@ def finish(
     sums |= {f"reward_{name}": _sum(term.sum(), begin.agents) for name, term in episode.rewards.items()}
     sums["reward_likelihood"] = _sum(config.alpha * log_likelihood.sum(), begin.agents)
     sums["log_likelihood"] = _sum(log_likelihood.sum(), covered.sum())
+    # More than half of all agents are parked, and easy to imitate. The KL is estimated by the actions alone.
+    moving = covered & world.moves[agent_index]
+    sums["log_likelihood_moving"] = _sum((log_likelihood * moving).sum(), moving.sum())
+    sums["kl_moving"] = _sum(((episode.logprobs - log_likelihood) * moving).sum(), moving.sum())
     sums["reference_coverage"] = _sum(covered.sum(), len(actions) * begin.agents)
     learnt = real
     if config.parked_share < 1:

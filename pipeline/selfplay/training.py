@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import atomic_write, sha256_of
-from data.scene import Scene
+from data.scene import AgentType, Scene
 from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.checkpoints import merge_digests, scene_digests, trained_on
@@ -32,6 +33,7 @@ from models.reference.agent import ReferenceAgent
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.drawing.training_log import TrainingLog, write_table
+from pipeline.execution.console import say
 from pipeline.execution.devices import summed
 from pipeline.execution.manifest import deciding
 from pipeline.selfplay.anchor import (
@@ -160,6 +162,9 @@ def train(
 
             # Evaluate and log.
             row = {"agent_steps": float(state.agent_steps), **_means(fabric, rollout.sums), **figures}
+            if logged is not None:
+                # The log's actions say nothing about the KL from the policy.
+                del row["kl_moving"]
             over = state.agent_steps >= config.agent_steps
             if held_out and config.evaluate_every and (over or state.updates % config.evaluate_every == 0):
                 if is_first:
@@ -191,6 +196,7 @@ def train(
         "updates": state.updates,
         "parameters": sum(parameter.numel() for parameter in state.policy.parameters()),
         **{name: round(value, 5) for name, value in state.rows[-1].items()},
+        **(_best_figures(state.best_row, config.evaluate_least_speed) if is_first else {}),
         "first_kl": round(state.rows[0]["kl"], 5),
         "trained_agent_steps_per_second": round((state.agent_steps - before) / seconds, 1),
     }
@@ -205,10 +211,10 @@ class _State:
     updates: int = 0
     agent_steps: int = 0
     idle: int = 0  # worlds in a row without an agent to control
-    best: float = -1.0  # realism
+    best_row: Row = field(default_factory=dict)  # figures of the best policy
     rows: list[Row] = field(default_factory=list)
 
-    _PLAIN = ("updates", "agent_steps", "idle", "best", "rows")
+    _PLAIN = ("updates", "agent_steps", "idle", "best_row", "rows")
 
     def save(self, path: Path, fingerprint: str) -> None:
         content = {
@@ -237,7 +243,8 @@ class _State:
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
             ) from error
         for name in self._PLAIN:
-            setattr(self, name, content[name])
+            # Checkpoints of earlier code kept the realism of the best policy alone: the best is looked for anew.
+            setattr(self, name, content.get(name, getattr(self, name)))
 
 
 def _slots_of(fabric: Fabric, scene_index: Sequence[int]) -> Sequence[int]:
@@ -276,12 +283,38 @@ def _anchor(
 def _evaluate(
     agent: PolicyAgent, held_out: Sequence[Scene], config: SelfPlayConfig, seed: int, state: _State, best: Path
 ) -> Row:
-    """Figures on held-out scenes; the policy of the best realism so far is kept."""
-    figures = closed_loop_figures(agent, held_out, config.evaluate_rollouts, seed)
-    if figures.get("realism", -1.0) > state.best:
-        state.best = figures["realism"]
+    """Figures on held-out scenes; the best policy so far is kept (see ``_rank``)."""
+    types = [int(AgentType.VEHICLE)] if config.ppo.driven == "vehicles" else None
+    figures = closed_loop_figures(agent, held_out, config.evaluate_rollouts, seed, types)
+    least = config.evaluate_least_speed
+    if "realism" in figures and (not state.best_row or _rank(figures, least) > _rank(state.best_row, least)):
+        state.best_row = {"agent_steps": float(state.agent_steps), **figures}
         save_policy(best, state.policy, agent.vocabulary.to("cpu"), dataclasses.asdict(config.view))
     return {f"evaluation_{name}": value for name, value in figures.items()}
+
+
+def _rank(figures: Row, least_speed: float) -> tuple[bool, float]:
+    """By what evaluated policies are compared: realism of those that drive, speed of the others."""
+    # Held-out scenes in which nobody moves allow realism alone.
+    speed = figures.get("speed_ratio_8s", math.inf)
+    drives = speed >= least_speed
+    return drives, figures["realism"] if drives else speed
+
+
+def _best_figures(best: Row, least_speed: float) -> Row:
+    """Of the best policy, for the manifest; says so where no evaluated policy was fast enough."""
+    if not best:
+        return {}
+    drives, _ = _rank(best, least_speed)
+    if not drives:
+        say(
+            f"selfplay: no evaluated policy keeps {least_speed:g} of the log's speed (--evaluate_least_speed); "
+            f"{BEST_FILE} is the fastest, with {best['speed_ratio_8s']:.2f} and a realism of {best['realism']:.3f}"
+        )
+    names = ("agent_steps", "realism", "speed_ratio_8s", "standing")
+    return {"best_is_fast_enough": float(drives)} | {
+        f"best_{name}": round(best[name], 5) for name in names if name in best
+    }
 
 
 def _fingerprint(
@@ -311,4 +344,7 @@ def _group(name: str) -> str:
 def _text(row: Row) -> str:
     """Figures beside the progress bar."""
     text = f"KL {row['kl']:.3f}, collision {row['collision_rate']:.3f}, off-road {row['off_road_rate']:.3f}"
-    return text + (f", realism {row['evaluation_realism']:.3f}" if "evaluation_realism" in row else "")
+    for name, title in (("realism", "realism"), ("speed_ratio_8s", "speed ratio")):
+        if f"evaluation_{name}" in row:
+            text += f", {title} {row[f'evaluation_{name}']:.3f}"
+    return text

@@ -285,6 +285,34 @@ def test_where_the_reference_has_no_opinion_nothing_is_paid_for_it(policy, vocab
     assert paid.sums["reward_likelihood"].tolist() == pytest.approx([0.1 * float(likelihood.sum()), 6], abs=1e-3)
 
 
+def test_what_the_reference_says_of_moving_agents_is_summed_alone(policy, vocabulary) -> None:
+    """Of parked ones nothing; the KL of the actions is that over the vocabulary, on average."""
+    scene = hand_made([Mover(speed=4.0), Mover(x=30.0), Mover(x=60.0), Mover(x=90.0, speed=3.0), Mover(x=120.0)])
+    world = stack_worlds([build_world(scene, vocabulary, VIEW.road_segments)] * 20)
+    fixed = torch.randn(vocabulary.size, generator=torch.Generator().manual_seed(1)).mul(2).log_softmax(-1)
+
+    def score(driven: Executed) -> Tensor:
+        scores = fixed.expand(driven.tokens.shape[-1], len(driven.agent_index[0]), -1).clone()
+        scores[7, 3] = math.nan
+        return scores
+
+    episode = collected(policy, vocabulary, world, PLAIN, score)
+    moving = world.moves[world.exists].nonzero().flatten()
+    seen = torch.ones(40, len(moving), dtype=torch.bool)
+    seen[7, 1] = False
+    likelihood = fixed[episode.actions[:, moving]]
+    total, count = episode.sums["log_likelihood_moving"].tolist()
+    assert (total, count) == (pytest.approx(float(likelihood[seen].sum()), rel=1e-5), 40 * 40 - 1)
+    total, count = episode.sums["kl_moving"].tolist()
+    expected = (episode.logprobs[:, moving] - likelihood)[seen].sum()
+    assert (total, count) == (pytest.approx(float(expected), rel=1e-5), 40 * 40 - 1)
+    with torch.no_grad():
+        log_policy = act(policy, episode.observations)[0].log_softmax(-1).view(40, -1, vocabulary.size)[:, moving]
+    exact = (log_policy.exp() * (log_policy - fixed)).sum(-1)[seen]
+    deviation = (log_policy.exp() * (log_policy - fixed).square()).sum(-1)[seen].sub(exact.square()).mean().sqrt()
+    assert total / count == pytest.approx(float(exact.mean()), abs=4 * float(deviation) / count**0.5)
+
+
 def test_laps_of_a_phase_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter((10.0, 11.0, 13.0, 17.0))
     monkeypatch.setattr(time, "perf_counter", lambda: next(moments))

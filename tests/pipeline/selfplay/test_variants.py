@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 from functools import partial
@@ -14,8 +15,11 @@ from data.errors import UserError
 from data.store import shard_name, write_shard
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.command.options import command_parser
+from pipeline.evaluation.motion import FIGURES
 from pipeline.run.presets import CONFIGS
+from pipeline.selfplay import training
 from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Executed, collect
@@ -77,6 +81,8 @@ def test_a_cloned_policy_says_what_the_log_does(data, tmp_path) -> None:
     run_selfplay(cloning, **data, out=tmp_path / "clone", seed=0)
     found = rows(tmp_path / "clone")
     assert found[-1]["kl"] < 0.7 * found[0]["kl"]
+    # The log's actions say nothing about it.
+    assert "kl_moving" not in found[-1]
     anchored = dict(data, reference=tmp_path / "clone" / "policy.ckpt")
     figures = run_selfplay(with_ppo(beta=0.01, kl="forward"), **anchored, out=tmp_path / "hr", seed=0)
     assert figures["reference_coverage"] == 1.0
@@ -165,8 +171,61 @@ def test_the_best_policy_is_kept(data, tmp_path) -> None:
     assert [number % 2 == 1 or number == len(found) - 1 for number in range(len(found))] == [
         "evaluation_realism" in row for row in found
     ]
+    assert {f"evaluation_{name}" for name in FIGURES} | {"kl_moving", "log_likelihood_moving"} <= set(found[-1])
     assert load_policy(tmp_path / "best.ckpt")[0].actions == load_policy(tmp_path / "policy.ckpt")[0].actions
     assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
+
+
+# Realism and speed ratio of one evaluation after the other.
+STANDING_IS_MOST_REAL = ((0.7, 0.1), (0.5, 0.8), (0.6, 0.75), (0.55, 0.95), (0.9, 0.69))
+
+
+@pytest.mark.parametrize(
+    ("least", "best", "says"),
+    [
+        (0.7, 2, None),
+        (0.0, 4, None),
+        (0.9, 3, None),
+        (
+            1.5,
+            3,
+            "no evaluated policy keeps 1.5 of the log's speed (--evaluate_least_speed); best.ckpt is the fastest",
+        ),
+    ],
+)
+def test_the_best_policy_drives(
+    data, tmp_path, monkeypatch, capsys: pytest.CaptureFixture[str], least: float, best: int, says: str | None
+) -> None:
+    """The most real one of those that are fast enough, or the fastest; also after an interruption."""
+    script, weights = list(STANDING_IS_MOST_REAL), []
+
+    def scripted(agent: PolicyAgent, *_: object) -> dict[str, float]:
+        if len(weights) == 3 and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise KeyboardInterrupt
+        realism, speed = script[len(weights)]
+        weights.append(copy.deepcopy(agent.policy.state_dict()))
+        return {"realism": realism, "speed_ratio_8s": speed, "standing": 0.25}
+
+    monkeypatch.setattr(training, "closed_loop_figures", scripted)
+    # An update has some 400 decisions.
+    config = dataclasses.replace(
+        CONFIG, evaluate_every=1, checkpoint_every=1, evaluate_least_speed=least, agent_steps=1900
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_selfplay(config, **data, out=tmp_path / "o", seed=0)
+    found = run_selfplay(config, **data, out=tmp_path / "o", seed=0)
+    assert len(weights) == len(script)
+    kept = load_policy(tmp_path / "o" / "best.ckpt")[0].state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in weights[best].items())
+    realism, speed = script[best]
+    assert (found["best_realism"], found["best_speed_ratio_8s"], found["best_standing"]) == (realism, speed, 0.25)
+    assert found["best_agent_steps"] == rows(tmp_path / "o")[best]["agent_steps"]
+    assert found["best_is_fast_enough"] == float(says is None)
+    said = capsys.readouterr().err
+    assert "--evaluate_least_speed" not in said if says is None else says in said
+    with pytest.raises(UserError, match=r"selfplay.evaluate_least_speed is -0.1; it must be at least 0"):
+        SelfPlayConfig(evaluate_least_speed=-0.1)
 
 
 VARIANTS = sorted((CONFIGS / "selfplay").glob("*.yaml"))
