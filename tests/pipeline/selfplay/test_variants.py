@@ -197,7 +197,8 @@ def test_the_best_policy_drives(
     data, tmp_path, monkeypatch, capsys: pytest.CaptureFixture[str], least: float, best: int, says: str | None
 ) -> None:
     """The most real one of those that are fast enough, or the fastest; also after an interruption."""
-    script, weights = list(STANDING_IS_MOST_REAL), []
+    script = list(STANDING_IS_MOST_REAL)
+    weights: list[Tensor] = []
 
     def scripted(agent: PolicyAgent, *_: object) -> dict[str, float]:
         if len(weights) == 3 and not (tmp_path / "stopped").exists():
