@@ -198,7 +198,7 @@ def test_the_best_policy_drives(
 ) -> None:
     """The most real one of those that are fast enough, or the fastest; also after an interruption."""
     script = list(STANDING_IS_MOST_REAL)
-    weights: list[torch.Tensor] = []
+    weights: list[dict[str, torch.Tensor]] = []
 
     def scripted(agent: PolicyAgent, *_: object) -> dict[str, float]:
         if len(weights) == 3 and not (tmp_path / "stopped").exists():
