@@ -19,7 +19,7 @@ from pipeline.stages.selfplay import run_selfplay
 __all__ = ["selfplay"]
 
 # Evaluations on the way, and the figures shown of each.
-_EVALUATIONS = 4
+_EVALUATIONS = 3
 _FIGURES = {
     "evaluation_realism": "realism",
     "evaluation_min_ade_m": "minADE, m",
