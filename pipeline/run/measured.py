@@ -17,7 +17,7 @@ MEASURED = Path(__file__).resolve().parents[2] / "docs" / "measured"
 
 @dataclass(frozen=True)
 class Measured:
-    """Checks of one kind of GPU; of each step the newest one that has it.
+    """Checks of one kind of GPU; of each figure the newest one that has it.
 
     Attributes:
         card: the GPU. commit: of the code, of the checks in use. values: figures by the name of their row.
@@ -42,18 +42,14 @@ class _Check:
     card: str
     commit: str
     date: str
-    steps: Mapping[str, Mapping[str, float]]
+    values: Mapping[str, float]
 
 
 def _read(path: Path) -> _Check:
     try:
         content = read_json(path)
-        steps = {
-            step["step"]: {row["name"]: float(row["value"]) for row in step["rows"]}
-            for step in content["steps"]
-            if step["rows"]
-        }
-        return _Check(content["card"], content["commit"], content["date"], steps)
+        values = {row["name"]: float(row["value"]) for step in content["steps"] for row in step["rows"]}
+        return _Check(content["card"], content["commit"], content["date"], values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not what scripts/gpu_check.py writes ({type(error).__name__}: {error})"
@@ -78,7 +74,7 @@ def load_measured(folder: Path, card: str = "") -> Measured | None:
         )
     if not fitting:
         return None
-    newest = {name: check for check in fitting if check.card == fitting[-1].card for name in check.steps}
-    values = {name: value for step, check in newest.items() for name, value in check.steps[step].items()}
+    newest = {name: check for check in fitting if check.card == fitting[-1].card for name in check.values}
     commits = ", ".join(dict.fromkeys(check.commit for check in newest.values()))
+    values = {name: check.values[name] for name, check in newest.items()}
     return Measured(fitting[-1].card, commits, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,6 +177,8 @@ class Inputs:
     def start_memory(self) -> None:
         """Reset the peak of GPU memory."""
         if self.on_gpu:
+            # Graphs of earlier checks are in cycles of references.
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
