@@ -29,6 +29,8 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
+from pipeline.evaluation.motion import SECONDS
+from pipeline.evaluation.motion import speeds as future_speeds
 from pipeline.execution.tables import render_table
 from pipeline.stages.finetune import roll_out
 from submission.protos import read_rollouts
@@ -37,7 +39,6 @@ from submission.suspicion import JUMP, RISE
 
 _QUANTILES = (0.5, 0.99, 0.999, 0.9999, 1.0)
 _MOVING = 0.5
-_SECONDS = (2, 4, 6, 8)
 
 
 def heights(options: argparse.Namespace) -> None:
@@ -106,12 +107,6 @@ def motion(options: argparse.Namespace) -> None:
             print(f"  {name:11} {len(data):9} steps {' '.join(row)}   beyond: {int((data > limit).sum())}")
 
 
-def _speeds(position: Tensor) -> Tensor:
-    """[..., 4] m/s at the end of every two seconds, of positions [..., 80, 2]."""
-    at = torch.tensor([round(seconds / STEP_SECONDS) - 1 for seconds in _SECONDS])
-    return (position[..., at, :] - position[..., at - 1, :]).norm(dim=-1) / STEP_SECONDS
-
-
 def speeds(options: argparse.Namespace) -> None:
     """How fast vehicles continue that move at the current step: in the log, and in rollouts.
 
@@ -125,18 +120,18 @@ def speeds(options: argparse.Namespace) -> None:
     for scene in source:
         agents, simulated = scene.agents, scene.simulated
         speed = agents.velocity[simulated, CURRENT_INDEX].norm(dim=-1)
-        moments = [CURRENT_INDEX + round(seconds / STEP_SECONDS) for seconds in _SECONDS]
+        moments = [CURRENT_INDEX + round(seconds / STEP_SECONDS) for seconds in SECONDS]
         seen = torch.stack([agents.valid[simulated][:, [m - 1, m]].all(-1) for m in moments]).all(0)
         mine = seen & (speed > _MOVING) & (type_index(agents.type[simulated]) == 0)
         selected[str(scene.scenario_id)] = mine
         now.append(speed[mine])
-        rows["log"].append(_speeds(agents.position[simulated][mine, CURRENT_INDEX + 1 :, :2]))
+        rows["log"].append(future_speeds(agents.position[simulated][mine, CURRENT_INDEX + 1 :, :2]))
     for path in options.rollouts:
         rows[path] = [
-            _speeds(one.states[:, selected[one.scenario_id], :, :2]).mean(0) for one in read_rollouts(path)
+            future_speeds(one.states[:, selected[one.scenario_id], :, :2]).mean(0) for one in read_rollouts(path)
         ]
     start = torch.cat(now).mean()
-    print(f"{len(torch.cat(now))} vehicles, m/s: now {start:.2f}; after {', '.join(map(str, _SECONDS))} s")
+    print(f"{len(torch.cat(now))} vehicles, m/s: now {start:.2f}; after {', '.join(map(str, SECONDS))} s")
     for name, parts in rows.items():
         print(f"  {name}: {', '.join(f'{value:.2f}' for value in torch.cat(parts).mean(0).tolist())}")
 
