@@ -6,12 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from data.files import write_json
+from pipeline.evaluation.motion import motion_figures, motion_intervals, motion_sums
 from pipeline.execution.manifest import Manifest, Recipe
 from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import Run
 from pipeline.run.runner import print_summary
+from tests.models.scenes import random_scene
 from tests.submission.spoilt_archives import FILLED
 
 
@@ -27,6 +31,26 @@ def test_the_example_is_to_be_filled_in(tmp_path: Path, capsys: pytest.CaptureFi
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "before an upload" in line]
     assert "fill in account_name, unique_method_name, authors, affiliation in a copy" in line
     assert '--metadata FILE (make stages ARGS="--metadata FILE")' in line
+
+
+def test_motion_stands_under_the_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, rows = RunConfig(), [motion_sums(random_scene(0), torch.arange(5, 23, 3), torch.zeros(2, 6, 80, 4))]
+    run = Run(tmp_path, config, None)
+    report = {
+        "scenarios": 3,
+        "metrics": {"metametric": 0.5},
+        "buckets": {},
+        "motion": motion_figures(rows),
+        "intervals": {"metametric": [0.4, 0.6], **motion_intervals(rows)},
+    }
+    for agent in config.agents:
+        write_json(run.scores(agent) / "metrics.json", report)
+    print_summary(run, {"evaluate": Manifest("evaluate", "id", Recipe({}, 0, "", {}), {}, 1.0, 1.0, {})})
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [number for number, line in enumerate(lines) if line.startswith("agents that move")]
+    assert "speed ratio 2 s  speed ratio 4 s  speed ratio 6 s  speed ratio 8 s" in lines[row]
+    assert len(lines[row + 2 :]) == len(config.agents)
+    assert all("0.000 [0.000, 0.000]" in line for line in lines[row + 2 :])
 
 
 def test_metadata_that_are_filled_in_need_no_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,8 @@ def test_one_file_with_the_figures_of_the_run(page: str, made_run: Path) -> None
     for agent in ("log", "constant_velocity", "reference", "policy"):
         report = json.loads((made_run / "evaluate" / agent / "metrics.json").read_text())
         assert f"{report['metrics']['metametric']:.4f}" in text
+        for name, value in report["motion"].items():
+            assert f"{value:.4f}" in text, name
     assert "Not run yet: pretrain, package, validate" in text
     assert "Read with care" in text
     assert "trained agent steps per second 123" in text
