@@ -28,15 +28,17 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("speed ratio", "motion", "speed_ratio_8s"),
     ("standing", "motion", "standing"),
 )
+# The title of a ratio or of the log's figure goes on from the one before.
 _MOTION: tuple[tuple[str, str, str], ...] = (
-    *((f"speed ratio {second} s", "motion", f"speed_ratio_{second}s") for second in SECONDS),
+    ("speed ratio 2 s", "motion", "speed_ratio_2s"),
+    *((f"{second} s", "motion", f"speed_ratio_{second}s") for second in SECONDS[1:]),
     ("standing", "motion", "standing"),
-    ("in the log", "motion", "log_standing"),
+    ("log", "motion", "log_standing"),
     ("progress m", "motion", "progress_m"),
-    ("in the log", "motion", "log_progress_m"),
+    ("log", "motion", "log_progress_m"),
     ("ratio", "motion", "progress_ratio"),
     ("jerk m/s3", "motion", "jerk_mps3"),
-    ("in the log", "motion", "log_jerk_mps3"),
+    ("log", "motion", "log_jerk_mps3"),
 )
 
 
@@ -84,7 +86,7 @@ def motion_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     Args:
         reports: for each agent what ``evaluate`` wrote to metrics.json.
     """
-    rows = [["agents that move", *(title for title, _, _ in _MOTION), "speed ratio 8 s, 95% interval"]]
+    rows = [["agents that move", *(title for title, _, _ in _MOTION), "8 s 95% interval"]]
     for agent, report in reports.items():
         ratio = report.get("motion", {}).get("speed_ratio_8s")
         cells = _figure_cells(report, _MOTION)

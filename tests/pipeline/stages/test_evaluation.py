@@ -104,7 +104,7 @@ def test_motion_is_judged_beside_realism(made: Path, tmp_path: Path, capsys: pyt
     assert sum(float(row["log_speed_8s"]) for row in rows) == pytest.approx(5 * 3 + 7 * 2, abs=0.05)
     assert "  speed_ratio_8s                             0.6667 [0.66" in capsys.readouterr().out
     header, policy = motion_table({"policy": report})
-    assert dict(zip(header, policy, strict=True))["speed ratio 4 s"].startswith("0.666")
+    assert dict(zip(header, policy, strict=True))["4 s"].startswith("0.666")
     header, policy = result_table({"policy": report})
     assert dict(zip(header, policy, strict=True))["standing"] == "0.3333"
     # Of a run by earlier code.
