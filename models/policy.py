@@ -36,6 +36,8 @@ class PolicyConfig:
             drove, and PPO's ratios are noisy from the first step on.
         row_layers: linear layers through which every neighbour and road segment goes before the maximum over them,
             2 as in GPUDrive, or 1: the second then follows the maximum, at half the cost of a training step.
+        gelu: a GELU before and after the fused layer. It is linear in GPUDrive: logits there are sums of terms of the
+            agent, its neighbours and the road.
         per_type: an action head each for vehicles, pedestrians and cyclists, instead of one for all.
         inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``); the net
             of the paper has none.
@@ -45,6 +47,7 @@ class PolicyConfig:
     hidden: int = 128
     dropout: float = 0.0
     row_layers: int = 2
+    gelu: bool = False
     per_type: bool = True
     inertia: bool = True
 
@@ -107,6 +110,7 @@ class Policy(nn.Module):
             _Encoder(size, config.embedding, config.dropout) for size in features
         )
         self.fuse = nn.Sequential(nn.Linear(3 * config.embedding, config.hidden), nn.Dropout(config.dropout))
+        self.around = nn.GELU() if config.gelu else nn.Identity()
         self.heads = len(TYPE_NAMES) if config.per_type else 1
         self.actor = nn.Linear(config.hidden, self.heads * self.actions)
         self.critic = nn.Linear(config.hidden, 1)
@@ -152,7 +156,7 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
         others = self.neighbour.pooled(neighbour, neighbour_seen, self.config.row_layers)
-        fused = self.fuse(torch.cat((self.ego(ego), others, road), dim=-1))
+        fused = self.around(self.fuse(self.around(torch.cat((self.ego(ego), others, road), dim=-1))))
         # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
         with full_precision(fused.device):
             return self._heads(fused.float(), agent_type, motion)

@@ -142,6 +142,10 @@ class Simulator:
         self._excused = ongoing_excused(self._excused, events)
         events = blameable(events, self._excused)
         rewards = task_rewards(events, self._before, self._reward)
+        if self._reward.least_goal:
+            world = self.world
+            far = (world.goal - world.pose[..., :2]).norm(dim=-1) >= self._reward.least_goal
+            rewards["goal"] = rewards["goal"] * far
         if self._reward.log_distance:
             steps = self.motion.pose.shape[2]
             rewards["log_distance"] = self._reward.log_distance * log_distance(self.world, self.state, steps)

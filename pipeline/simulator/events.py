@@ -200,9 +200,13 @@ def red_lights(world: World, motion: Motion) -> Tensor:
     return ran & (world.types == 0)
 
 
-def goals(world: World, state: State) -> Tensor:
-    """[W, A] agents that came within 2 m of their goal for the first time. Who stands still in the log has none."""
-    near = (state.pose[..., :2] - world.goal).norm(dim=-1) < _GOAL_RADIUS
+def goals(world: World, state: State, motion: Motion) -> Tensor:
+    """[W, A] agents that came within 2 m of their goal for the first time, at some step of the decision.
+
+    Who stands still in the log has no goal.
+    """
+    apart = (motion.pose[..., :2] - world.goal.unsqueeze(2)).norm(dim=-1)
+    near = ((apart < _GOAL_RADIUS) & motion.present).any(-1)
     return near & world.moves & ~state.goal_reached
 
 
@@ -217,7 +221,7 @@ def find_events(world: World, state: State, motion: Motion, box_scale: float, ag
         collision=collisions(world, motion, box_scale, agent_index),
         off_road=off_road(world, motion, box_scale, agent_index),
         red_light=red_lights(world, motion),
-        goal=goals(world, state),
+        goal=goals(world, state, motion),
     )
 
 

@@ -27,6 +27,7 @@ class RewardConfig:
         collision: for a decision in which the agent's box overlaps another.
         off_road: for a decision in which a corner of a vehicle's box is off the road.
         red_light: for passing a red light; 0 in the paper.
+        least_goal: a goal nearer than this at the start is not paid, metres; many agents begin within its radius.
         log_distance: for every 10 m that an agent is away from its log at the end of a decision, up to 20 m; agents
             whose log moves, while it goes on. Not in the paper, which pays the goal alone.
         per_event: pay for a collision or leaving the road when it begins, not at every decision while it lasts.
@@ -38,6 +39,7 @@ class RewardConfig:
     collision: float = -0.75
     off_road: float = -0.75
     red_light: float = -0.75
+    least_goal: float = 0.0
     log_distance: float = 0.0
     per_event: bool = False
     forgive_start: bool = True

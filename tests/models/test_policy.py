@@ -64,9 +64,14 @@ def test_first_opinions_are_almost_even() -> None:
     assert float(logits.abs().max()) < 0.2
 
 
-def test_values_are_those_of_the_net_written_out() -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_values_are_those_of_the_net_written_out(gelu: bool) -> None:
     """GPUDrive's block: linear, layer norm, tanh, linear; maximum over what is seen; two linear heads."""
-    policy, seen = make(PolicyConfig(per_type=False, inertia=False)), inputs()
+    policy, seen = make(PolicyConfig(per_type=False, inertia=False, gelu=gelu)), inputs()
+
+    def around(x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x * (1 + torch.erf(x / 2**0.5)) if gelu else x
+
     weights = {name: tensor.double() for name, tensor in policy.state_dict().items()}
 
     def block(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +85,7 @@ def test_values_are_those_of_the_net_written_out() -> None:
         parts = [block("ego", seen["ego"][row])]
         for name in ("neighbour", "road"):
             parts.append(block(name, seen[name][row][seen[f"{name}_seen"][row]]).amax(0))
-        fused = torch.cat(parts) @ weights["fuse.0.weight"].T + weights["fuse.0.bias"]
+        fused = around(around(torch.cat(parts)) @ weights["fuse.0.weight"].T + weights["fuse.0.bias"])
         expected = fused @ weights["actor.weight"].T + weights["actor.bias"]
         torch.testing.assert_close(logits[row].double(), expected, atol=1e-4, rtol=0)
         worth = fused @ weights["critic.weight"].T + weights["critic.bias"]

@@ -17,7 +17,7 @@ from data.road import edge_segments
 from data.scene import AgentType, LightState, MapKind, Scene
 from data.scenes_source import open_scenes
 from pipeline.simulator.events import collisions, find_events, goals, off_road, red_lights, signed_edge_distance
-from pipeline.simulator.step import Motion, agent_indices, reset
+from pipeline.simulator.step import Motion, State, agent_indices, reset
 from pipeline.simulator.world import EDGE_CELL, World, build_world, stack_worlds
 from submission.realism.road_edge import prepare_edges, signed_distance
 from tests.data.test_road import random_lines
@@ -284,14 +284,22 @@ def test_goal_is_reached_once_and_only_by_those_who_have_one() -> None:
     assert world.moves.tolist() == [[True, False, True]]
     torch.testing.assert_close(world.goal[0, :, 0] + world.origin[0, 0], torch.tensor([40.0, 50.0, 88.0]))
     state = reset(world, torch.zeros_like(world.exists))
-    assert not goals(world, state).any()
-    pose = torch.cat((world.goal + torch.tensor([1.9, 0.0]), world.pose[..., 2:]), -1)
-    near = dataclasses.replace(state, pose=pose)
-    assert goals(world, near).tolist() == [[True, False, True]]
-    again = dataclasses.replace(near, goal_reached=torch.tensor([[True, False, False]]))
-    assert goals(world, again).tolist() == [[False, False, True]]
-    beside = dataclasses.replace(state, pose=pose + torch.tensor([0.2, 0.0, 0.0]))
-    assert not goals(world, beside).any()
+
+    def reached(pose: Tensor, before: State = state) -> list[bool]:
+        return goals(world, before, motion_of(world, pose)).tolist()[0]
+
+    still = world.pose[:, :, None].repeat(1, 1, 2, 1)
+    assert reached(still) == [False, False, False]
+    near = torch.cat((world.goal + torch.tensor([1.9, 0.0]), world.pose[..., 2:]), -1).unsqueeze(2)
+    assert reached(torch.cat((still, near), 2)) == [True, False, True]
+    again = dataclasses.replace(state, goal_reached=torch.tensor([[True, False, False]]))
+    assert reached(near, again) == [False, False, True]
+    beside = near + torch.tensor([0.2, 0.0, 0.0])
+    assert reached(beside) == [False, False, False]
+    # Who is fast passes it within a decision, and who is away does not reach it.
+    assert reached(torch.cat((near, near + torch.tensor([5.0, 0.0, 0.0])), 2)) == [True, False, True]
+    gone = dataclasses.replace(motion_of(world, near), present=torch.zeros(1, 3, 1, dtype=torch.bool))
+    assert not goals(world, state, gone).any()
 
 
 def test_padded_agents_have_no_events(vocabulary) -> None:

@@ -99,3 +99,16 @@ def test_distance_from_the_log_counts_for_those_that_move_while_their_log_goes_o
     plain = Simulator(arcs(), ObservationConfig(road_segments=4))
     plain.reset(world, world.exists, torch.zeros_like(world.exists))
     assert "log_distance" not in plain.step(torch.zeros_like(world.types))[0]
+
+
+@pytest.mark.parametrize(("least", "paid_for"), [(0.0, [1.0, 1.0]), (5.0, [0.0, 1.0])])
+def test_goals_nearer_than_asked_are_not_paid(least: float, paid_for: list[float]) -> None:
+    """Goals 4 m and 8 m ahead, passed in the first and the third decision."""
+    world = build_world(hand_made([Mover(speed=0.5), Mover(y=30.0, speed=1.0)]), arcs(), 4)
+    simulator = Simulator(arcs(), ObservationConfig(road_segments=4), RewardConfig(least_goal=least))
+    simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+    total = torch.zeros(2)
+    for _ in range(5):
+        rewards, _ = simulator.step(torch.ones_like(world.types))
+        total += rewards["goal"][0]
+    assert total.tolist() == paid_for
