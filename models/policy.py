@@ -36,8 +36,8 @@ class PolicyConfig:
             drove, and PPO's ratios are noisy from the first step on.
         row_layers: linear layers through which every neighbour and road segment goes before the maximum over them,
             2 as in GPUDrive, or 1: the second then follows the maximum, at half the cost of a training step.
-        gelu: a GELU before and after the fused layer. It is linear in GPUDrive: logits there are sums of terms of the
-            agent, its neighbours and the road.
+        gelu: a GELU before and after the fused layer. It is linear in GPUDrive: logits there are sums of terms of
+            the agent, its neighbours and the road.
         per_type: an action head each for vehicles, pedestrians and cyclists, instead of one for all.
         inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``); the net
             of the paper has none.
