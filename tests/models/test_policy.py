@@ -164,7 +164,7 @@ def test_checkpoint_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
 def test_an_untrained_policy_is_named(
     tmp_path: Path, vocabulary: Vocabulary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line, once; after a single small step of learning no more."""
+    """In one line, once; after a single small step of learning, or one number of it, no more."""
     torch.manual_seed(0)
     policy = Policy(PolicyConfig(embedding=8, hidden=16), SIZES, vocabulary.ends)
     path = tmp_path / "policy.ckpt"
@@ -173,6 +173,13 @@ def test_an_untrained_policy_is_named(
         load_policy(path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"warning: {path}: untrained, its weights are as initialised; is it the right file?"
+    norm = next(module for module in policy.modules() if isinstance(module, torch.nn.LayerNorm))
+    with torch.no_grad():
+        norm.bias[0] = 1e-6
+    save_policy(tmp_path / "shifted.ckpt", policy, vocabulary, {})
+    load_policy(tmp_path / "shifted.ckpt")
+    with torch.no_grad():
+        norm.bias[0] = 0.0
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-6)
     logits, value = policy(**inputs())
     (logits[:, 0].sum() + value.sum()).backward()

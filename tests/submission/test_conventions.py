@@ -240,6 +240,11 @@ def test_found_and_expected_are_those_of_the_scene() -> None:
     (found,) = suspected(turned)
     assert found.examples[1] == "joint scene 0: object 2: heading 2.07 after a step, expected 0.50"
     assert (found.count, found.of) == (COUNT * 13, COUNT * 13)
+    (found,) = [found for found in suspected(held(rollouts(), 2)) if found.kind == REPEATED]
+    # Of 79 steps, without the first and the last.
+    assert found.examples[0] == (
+        "joint scene 0: object 1: moves in 39 of 77 steps and is held between them, expected to move in 77"
+    )
 
 
 def test_the_step_of_an_example_is_one_of_every_half_second() -> None:
@@ -291,6 +296,15 @@ def test_coordinates_beyond_any_road_are_said_without_warnings_of_arithmetic(siz
     states = rollouts()
     states[1, 2, 10:, :2] = size
     states[:, :, :, 1] += size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "objects jump" in kinds(states)
+
+
+def test_steps_beyond_float32_are_said_without_warnings_of_arithmetic() -> None:
+    """To and fro across the heading: the way along it is infinity less infinity."""
+    states = rollouts()
+    states[1, 2, 10::2, :2], states[1, 2, 11::2, :2] = (3e38, -3e38), (-3e38, 3e38)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "objects jump" in kinds(states)

@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from data.traffic.signals import SignalLane
-from data.traffic.window import Boxes, off_road, overlaps, runs_red_light
+from data.traffic.window import Boxes, _direction, off_road, overlaps, runs_red_light
 
 RED, GREEN = 4, 6
 
@@ -59,7 +59,8 @@ def test_red_light_counts_only_crossings_on_the_lane_at_red() -> None:
         return [(step * (t - 2.5), y, heading) for t in range(6)]
 
     tracks = boxes(drive(0, east), drive(aside, east), drive(0, west), [(-1.0, 0.0, east)] * 6)
-    start = [np.array([1.0, 0.0])]
+    # The lane begins eastward and turns off to port.
+    start = [_direction(np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 9.0]]))]
     red = [SignalLane(1, np.zeros(2), np.full(6, RED))]
     assert runs_red_light(tracks, red, start).tolist() == [True, False, False, False]
     turning = [SignalLane(1, np.zeros(2), np.array([GREEN, GREEN, GREEN, GREEN, RED, RED]))]

@@ -9,8 +9,9 @@ import torch
 from data.batch import collate
 from data.scene import Scene
 from models.reference.inputs import KnownLights, collate_inputs, keep_agents, known_lights
-from models.reference.recording import scene_inputs
+from models.reference.recording import recording_of, scene_inputs
 from tests.models.scenes import random_scene
+from tests.scenes import Mover, hand_made
 
 
 def lights_of(scene: Scene) -> KnownLights:
@@ -61,6 +62,15 @@ def test_without_an_av_the_first_agents_are_kept():
     order = scene.agents.position[:, 10, :2].norm(dim=-1).argsort()
     assert order[:2].tolist() != [0, 1], "the first are not those nearest to the origin"
     assert keep_agents(scene, 2).agents.id.tolist() == scene.agents.id[:2].tolist()
+
+
+def test_who_is_far_from_the_av_is_learnt_from_only_where_there_is_none():
+    scene = hand_made([Mover(), Mover(x=99.0), Mover(x=101.0)])
+    nobody = torch.zeros_like(scene.agents.is_sdc)
+    scene = dataclasses.replace(scene, agents=dataclasses.replace(scene.agents, to_predict=nobody))
+    assert recording_of(collate([scene])).learnt.tolist() == [[True, True, False]]
+    scene = dataclasses.replace(scene, agents=dataclasses.replace(scene.agents, is_sdc=nobody))
+    assert recording_of(collate([scene])).learnt.tolist() == [[True, True, True]]
 
 
 def test_keep_agents_prefers_evaluated_then_near():

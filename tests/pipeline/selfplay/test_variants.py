@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.errors import UserError
 from data.store import shard_name, write_shard
@@ -174,6 +175,10 @@ def test_the_best_policy_is_kept(data, tmp_path) -> None:
     assert {f"evaluation_{name}" for name in FIGURES} | {"kl_moving", "log_likelihood_moving"} <= set(found[-1])
     assert load_policy(tmp_path / "best.ckpt")[0].actions == load_policy(tmp_path / "policy.ckpt")[0].actions
     assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
+    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"ppo/clip_fraction", "anchor/kl", "events/collision_rate"} <= set(written.Tags()["scalars"])
+    for phase in ("worlds", "learn"):
+        assert all(one.value > 0 for one in written.Scalars(f"seconds/seconds_{phase}")), phase
 
 
 # Realism and speed ratio of one evaluation after the other.

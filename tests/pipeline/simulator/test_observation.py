@@ -183,10 +183,11 @@ def test_agents_that_left_are_not_seen(vocabulary) -> None:
         ([LightState.STOP] * 91, [1.0, 0.6, 1.0]),
         ([LightState.GO] * 91, [1.0, 0.6, 0.0]),
         ([LightState.GO] * 5 + [LightState.ARROW_STOP] * 3 + [None] * 83, [1.0, 0.6, 1.0]),
+        ([LightState.STOP] + [None] * 90, [1.0, 0.6, 1.0]),
         ([LightState.GO] * 11 + [LightState.STOP] * 80, [1.0, 0.6, 0.0]),
         ([None] * 11 + [LightState.STOP] * 80, [0.0, 0.0, 0.0]),
     ],
-    ids=["red", "green", "last seen red", "red later", "first seen later"],
+    ids=["red", "green", "last seen red", "seen only a second ago", "red later", "first seen later"],
 )
 def test_only_lights_known_by_now_are_seen(states, expected) -> None:
     lane = (MapKind.LANE, [(float(x), 0.0) for x in range(-30, 61, 3)])

@@ -68,6 +68,9 @@ def test_the_example_stops_for_cars_and_lights() -> None:
     assert abs(driven.pose[-1, 1]) < 0.3, "it has come onto the lane"
     light = hand_made([Mover(speed=8.0)], [straight_road()], [Signal(0, (40.0, 0.0), [LightState.STOP] * 91)])
     assert 30.0 < drive(light, load_planner(EXAMPLE)).pose[-1, 0] < 38.0
+    near = hand_made([Mover(speed=10.0), Mover(x=8.0)], [straight_road()])
+    speed = drive(near, load_planner(EXAMPLE), steps=5).speed
+    assert np.diff(speed).min() / 0.1 == pytest.approx(-8.0), "it brakes no harder"
 
 
 def test_planners_know_nothing_of_the_future(generated: list[Scene]) -> None:

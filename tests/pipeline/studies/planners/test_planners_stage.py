@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from pipeline.run.run_folder import POLICY, REFERENCE
+from data.scenes_source import open_scenes
+from pipeline.run.run_folder import POLICY, REFERENCE, RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.planners import command as stage
-from pipeline.studies.planners import rewards
+from pipeline.studies.planners import pictures, rewards
 from pipeline.studies.planners.command import PlannersConfig, run_planners
+from pipeline.studies.planners.pictures import Case, write_cases
 from pipeline.studies.planners.rewards import PLAIN, characters
 from pipeline.studies.planners.scores import SCORE_NAMES
 from pipeline.studies.planners.tasks import DriveTask, Entrant
@@ -108,11 +110,13 @@ def test_policies_of_other_rewards_are_trained_once(
     made_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[SelfPlayConfig] = []
+    seeds: list[int] = []
     train = rewards.run_selfplay
 
-    def noted(config: SelfPlayConfig, **paths: Any) -> dict[str, float]:
+    def noted(config: SelfPlayConfig, *, seed: int, **paths: Any) -> dict[str, float]:
         asked.append(config)
-        return train(config, **paths)
+        seeds.append(seed)
+        return train(config, seed=seed, **paths)
 
     monkeypatch.setattr(rewards, "run_selfplay", noted)
     base = SelfPlayConfig(worlds=2, pool=2)
@@ -130,6 +134,7 @@ def test_policies_of_other_rewards_are_trained_once(
         figures = run_planners(config, run=made_run, out=tmp_path)
     assert figures["planners"] == 3
     assert [one.agent_steps for one in asked] == [50] * 3
+    assert seeds == [0, 1, 2]
     assert all(one.ppo.beta == 0 and one.ppo.alpha == 0 for one in asked)
     assert [one.reward.goal for one in asked] == [1.0, 1.0, 0.5]
     names = [one.name for one in characters(2)]
@@ -137,6 +142,20 @@ def test_policies_of_other_rewards_are_trained_once(
     # The first character has plain self-play's reward, and is another policy all the same.
     policies = [(tmp_path / "trained" / name / "policy.ckpt").read_bytes() for name in ("plain", names[0])]
     assert policies[0] != policies[1]
+
+
+def test_sheets_of_cases_show_moments_of_the_drive(
+    made_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About the collision, and none before the start or behind the end."""
+    shown: list[list[float]] = []
+    monkeypatch.setattr(pictures, "write_video", lambda path, frames: 0)
+    monkeypatch.setattr(pictures, "write_sheet", lambda path, rasters, panels, seconds: shown.append(seconds))
+    scenarios, log = str(RunFolder(made_run).needed("tokenize/validation")), Entrant("log", "log")
+    (name, *_) = open_scenes(scenarios).ids
+    cases = [Case(name, "log", "log", seconds, True, 0.0, 1.0) for seconds in (1.0, 4.0, 7.5)]
+    write_cases(cases, scenarios, [log], (log,), tmp_path, seed=0)
+    assert shown == [[0.0, 0.0, 1.0, 2.5], [1.0, 2.5, 4.0, 5.5], [4.5, 6.0, 7.5, 8.0]]
 
 
 def test_planners_are_not_trained_where_they_drive(made_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data.scene import LinkKind, MapKind, Scene
 from data.tokenizer import scene_origin
 from pipeline.studies.planners.lanes import Taken, match_lanes, read_lanes
-from pipeline.studies.planners.route import Route, _along_lanes, _fits, find_route, make_route, path_onto
+from pipeline.studies.planners.route import Route, _along_lanes, _blend, _fits, find_route, make_route, path_onto
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, circle, hand_made
 
@@ -140,6 +140,12 @@ def test_linked_lanes_with_a_gap_are_joined_by_a_straight_line() -> None:
     found, beside, _, _ = find_route(scene, np.zeros(2), recorded).at(np.arange(0.0, 90.0, 0.1))
     wanted = np.array([20.0, 32.5, 35.0, 37.5, 50.0])
     np.testing.assert_allclose(np.interp(wanted, found, beside), [0.0, 1.25, 2.5, 3.75, 5.0], atol=0.1)
+
+
+def test_pieces_of_one_straight_line_are_joined_by_it() -> None:
+    """At an even pace: the cubic is as fast at both ends as the gap between them is long."""
+    before, after = np.array([[-1.0, 0.0], [0.0, 0.0]]), np.array([[10.0, 0.0], [12.0, 0.0]])
+    np.testing.assert_allclose(_blend(before, after), [(x, 0.0) for x in range(1, 10)], atol=1e-9)
 
 
 def test_a_lane_change_is_part_of_the_route() -> None:

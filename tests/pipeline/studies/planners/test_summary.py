@@ -11,7 +11,7 @@ from data.errors import UserError
 from pipeline.studies.planners.pictures import choose_cases
 from pipeline.studies.planners.scores import SCORE_NAMES
 from pipeline.studies.planners.summary import rows_by_simulator, summarise
-from pipeline.studies.planners.tables import csv_tables, markdown_report, reaction_table, text_report
+from pipeline.studies.planners.tables import _PUBLISHED, csv_tables, markdown_report, reaction_table, text_report
 
 HIT_FROM_BEHIND = {"agent": 1, "seconds": 2.5, "at_fault": False, "rear_hit": True}
 AT_FAULT = {"agent": 1, "seconds": 2.5, "at_fault": True, "rear_hit": False}
@@ -79,6 +79,12 @@ def test_tables_hold_what_was_found() -> None:
     assert drives[1].startswith("log,x,a,0.2,")
     plain = json.loads(json.dumps(summary.plain(), allow_nan=False))
     assert plain["means"]["log"]["x"]["pdm"]["value"] == pytest.approx(0.3)
+
+
+def test_published_figures_are_coefficients_of_scores() -> None:
+    for figures in _PUBLISHED.values():
+        assert set(figures) <= set(SCORE_NAMES)
+        assert all(-1.0 <= value <= 1.0 for value in figures.values())
 
 
 def test_no_scene_at_all_is_one_line() -> None:
