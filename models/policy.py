@@ -70,18 +70,17 @@ class _Encoder(nn.Sequential):
         This takes most of the time and memory of the net. Buffers that are no longer needed are reused, and the
         last bias is added after the maximum.
         """
-        first, norm, _, dropout, last = self
+        first, norm, tanh, dropout, last = self
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
-        linear = torch.nn.functional.linear
-        hidden = norm(linear(rows, first.weight).add_(first.bias)).tanh_()
-        hidden, some = dropout(hidden), seen.any(1, keepdim=True)
+        linear, some = torch.nn.functional.linear, seen.any(1, keepdim=True)
         away = torch.where(seen, 0.0, -torch.inf).unsqueeze(-1)
+        normed = norm(linear(rows, first.weight).add_(first.bias))
         if layers == 1:
-            # Nothing infinite may enter the product, whose gradient would be NaN.
-            pooled = torch.where(some, _largest(hidden + away), 0.0)
-            return torch.where(some, last(pooled), 0.0)
-        pooled = _largest(linear(hidden, last.weight).add_(away))
+            # The largest tanh is the tanh of the largest. Nothing infinite may enter it: its gradient would be NaN.
+            pooled = torch.where(some, _largest(normed.add_(away)), 0.0)
+            return torch.where(some, last(dropout(tanh(pooled))), 0.0)
+        pooled = _largest(linear(dropout(normed.tanh_()), last.weight).add_(away))
         return torch.where(some, pooled + last.bias, 0.0)
 
 
