@@ -38,7 +38,7 @@ _SCENES = 16
 _WORLDS = {"cpu": 16, "cuda": 256}
 _MINIBATCH = {"cpu": 2048, "cuda": 8192}
 _REFERENCE = {"cpu": "micro", "cuda": "mini"}
-_COMPILED = (False, True)
+_NETS = ((PolicyConfig(), False), (PolicyConfig(), True), (PolicyConfig(row_layers=1), False))
 _PAPER_STEPS = 1e9
 # PufferDrive's C environment and its policy (2025-11), random actions, agent-steps per second of one core of an AMD
 # EPYC. Its steps are 0.1 s, ours 0.2 s. Machines differ, so the ratios are approximate.
@@ -143,13 +143,14 @@ def bench() -> list[Row]:
         Row(f"memory of a world, {agents:.0f} agents, {kind}", _mebibytes(pool), "MiB"),
     ]
     for device in _devices():
-        for compiled in _COMPILED:
-            rows += _of_device(device, compiled, kind, scenes, pool, vocabulary, view)
+        for policy, compiled in _NETS:
+            rows += _of_device(device, policy, compiled, kind, scenes, pool, vocabulary, view)
     return rows
 
 
 def _of_device(
     device: torch.device,
+    policy: PolicyConfig,
     compiled: bool,
     kind: str,
     scenes: Sequence[Scene],
@@ -157,20 +158,21 @@ def _of_device(
     vocabulary: Vocabulary,
     view: ObservationConfig,
 ) -> list[Row]:
-    """Rates on one device, plain or compiled, and the fractions of the phases of an anchored update."""
+    """Rates on one device, with a policy, plain or compiled, and the fractions of an anchored update's phases."""
     count, size = _WORLDS[device.type], _REFERENCE[device.type]
     names = [index % len(scenes) for index in range(count)]
     whole = stack_worlds(pool)
     resident = map_tensors(whole if device.type == "cpu" else with_empty_agent(whole), lambda t: t.to(device))
     words = vocabulary.to(str(device))
-    track = Track(resident, names, words, view, compiled, _MINIBATCH[device.type])
+    track = Track(resident, names, words, view, compiled, _MINIBATCH[device.type], policy)
     reference = ReferenceAgent(Reference(size_preset(size), vocabulary).to(device))
     score = partial(ReferenceScorer(reference, scenes.__getitem__).scores, names, track.world)
 
     epochs, steps = PPOConfig().epochs, track.steps
     on_cpu = device.type == "cpu"
     unit, place = ("agent-steps/CPU s", "cpu, 1 thread") if on_cpu else ("agent-steps/s", _name(device))
-    about = f"{', compiled' if compiled else ''}, {count} worlds, {kind}"
+    net = ", one layer of rows" if policy.row_layers == 1 else ""
+    about = f"{', compiled' if compiled else ''}{net}, {count} worlds, {kind}"
     rows, speed = [], 0.0
     for name, work, theirs in (
         ("simulator and observations alone", track.simulate, _PUFFER_SIMULATOR),

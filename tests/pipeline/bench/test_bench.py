@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.policy import PolicyConfig
 from pipeline.bench import __main__ as command
 from pipeline.bench import selfplay
 from pipeline.bench.rows import Row
@@ -24,7 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [random_scene(0), random_scene(1, agents=3)]
     monkeypatch.setattr(selfplay, "load_scenes", lambda count: ("made-up scenarios", scenes))
     monkeypatch.setattr(selfplay, "_WORLDS", {"cpu": 3})
-    monkeypatch.setattr(selfplay, "_COMPILED", (False,))
+    monkeypatch.setattr(selfplay, "_NETS", ((PolicyConfig(), False), (PolicyConfig(row_layers=1), False)))
 
 
 @pytest.mark.usefixtures("small")
@@ -35,8 +36,13 @@ def test_selfplay_has_every_rate_phase_and_the_hours(tmp_path: Path, capsys: pyt
     assert all(row.name in table for row in rows)
 
     def value(beginning: str) -> float:
-        (found,) = [row for row in rows if row.name.startswith(beginning)]
-        return found.value
+        found = [row for row in rows if row.name.startswith(beginning)]
+        # Of the usual net, and of the one with one layer of rows.
+        if len(found) == 2:
+            assert "one layer of rows" in found[1].name
+        else:
+            assert len(found) == 1
+        return found[0].value
 
     alone, driven = value("simulator and observations alone"), value("policy in the loop")
     plain, anchored = value("trained, 4 epochs, no anchor"), value("trained, 4 epochs, anchored")
