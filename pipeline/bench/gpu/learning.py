@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 
+from models.policy import PolicyConfig
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.rows import Row
 from pipeline.run.presets import load_preset
@@ -49,8 +50,10 @@ def selfplay(inputs: Inputs) -> Iterator[Row]:
         evaluate_rollouts=8,
         tensorboard=False,
         device=inputs.device.type,
-        compile=inputs.on_gpu,
-        reward=RewardConfig(collision=-1.0, off_road=-1.0, red_light=-1.0, log_distance=-0.1, per_event=True),
+        policy=PolicyConfig(row_layers=1, gelu=True),
+        reward=RewardConfig(
+            collision=-1.0, off_road=-1.0, red_light=-1.0, least_goal=4.0, log_distance=-0.1, per_event=True
+        ),
         ppo=dataclasses.replace(
             PPOConfig(**ppo),
             epochs=2,
