@@ -143,12 +143,15 @@ class Gpus:
         """Anchored self-play; selfplay: options of the stage."""
         count = next(n for n in range(self.count, 0, -1) if selfplay["worlds"] % n == 0)
         mine = selfplay["worlds"] // count
-        rates = self.measured.matching(r"(\d+) worlds: trained and anchored to mini, maps known")
+        net, anchored = ", compiled" if selfplay.get("compile") else "", "trained and anchored to mini, maps known"
+        if not self.measured.matching(rf"(\d+) worlds{net}: {anchored}"):
+            net = ""
+        rates = self.measured.matching(rf"(\d+) worlds{net}: {anchored}")
         if not rates:
             return None
         near = min(rates, key=lambda worlds: abs(math.log(int(worlds) / mine)))
         steps, memory, building, stacking, encoding = (
-            self.measured.values.get(f"{near} worlds: {name}")
+            self.measured.values.get(f"{near} worlds{net}: {name}")
             for name in (
                 "agent-steps of an update",
                 "largest memory",
@@ -220,7 +223,8 @@ class Gpus:
         memories = self.measured.matching(r"metric, 32 futures, (\d+ agents), map 1 times: largest memory")
         if not times or not memories:
             return None
-        ((agents, milliseconds),) = times.items()
+        # Checks differ in their largest scene; the newest comes last.
+        agents, milliseconds = list(times.items())[-1]
         return GpuEstimate(
             self.count,
             scenarios * milliseconds / 1e3 / self.count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,32 @@ def test_worlds_that_are_built_again_and_again(measured: Path) -> None:
         assert found is not None
         assert found.seconds == pytest.approx(100 * (busy + 0.003 * 150 + 0.017 * new))
         assert ("which is slower" in found.basis) == (busy == 5.0)
+
+
+def test_a_compiled_policy_is_planned_by_what_was_measured_of_one(measured: Path) -> None:
+    content = json.loads((measured / "New GPU.json").read_text())
+    plain = [row for row in content["steps"][0]["rows"] if row["name"].startswith("300 worlds: ")]
+    for row in plain:
+        name = row["name"].replace("300 worlds", "300 worlds, compiled")
+        content["steps"][0]["rows"].append({"name": name, "value": row["value"] * (2 if "anchored" in name else 1)})
+    options = {
+        "worlds": 300,
+        "agent_steps": 30_000_000,
+        "pool": 300,
+        "cache_worlds": 512,
+        "workers": 0,
+        "turnover": 0,
+    }
+    seconds = []
+    for compiled in (False, True):
+        loaded = load_measured(measured)
+        assert loaded is not None
+        found = Gpus(1, loaded).playing({**options, "compile": compiled})
+        assert found is not None
+        seconds.append(found.seconds)
+        write_json(measured / "New GPU.json", content)
+    start = 300 * 1.02
+    assert seconds[0] - start == pytest.approx(2 * (seconds[1] - start))
 
 
 def test_too_little_memory_is_said(measured: Path, tmp_path: Path) -> None:
