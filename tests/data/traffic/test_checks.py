@@ -65,3 +65,6 @@ def test_red_light_counts_only_crossings_on_the_lane_at_red() -> None:
     assert runs_red_light(tracks, red, start).tolist() == [True, False, False, False]
     turning = [SignalLane(1, np.zeros(2), np.array([GREEN, GREEN, GREEN, GREEN, RED, RED]))]
     assert not runs_red_light(tracks, turning, start).any()
+    # A signal that is never red hides none behind it.
+    green = [SignalLane(2, np.zeros(2), np.full(6, GREEN))]
+    assert runs_red_light(tracks, green + red, start * 2).tolist() == [True, False, False, False]

@@ -64,6 +64,19 @@ def test_without_an_av_the_first_agents_are_kept():
     assert keep_agents(scene, 2).agents.id.tolist() == scene.agents.id[:2].tolist()
 
 
+def test_the_size_is_that_of_the_first_valid_step_from_now_on():
+    scene = random_scene(0)
+    size, valid = scene.agents.size.clone(), scene.agents.valid.clone()
+    size += torch.arange(scene.num_steps).view(1, -1, 1)
+    valid[1, 10:14] = False
+    valid[1, 14] = True
+    agents = dataclasses.replace(scene.agents, size=size, valid=valid)
+    batch = collate([dataclasses.replace(scene, agents=agents)])
+    found = recording_of(batch).size[0]
+    assert torch.equal(found[1], size[1, 14])
+    assert torch.equal(found[0], size[0, 10])
+
+
 def test_who_is_far_from_the_av_is_learnt_from_only_where_there_is_none():
     scene = hand_made([Mover(), Mover(x=99.0), Mover(x=101.0)])
     nobody = torch.zeros_like(scene.agents.is_sdc)

@@ -98,6 +98,15 @@ def test_unusual_scenes(agent, scene) -> None:
     assert float(travelled.max()) < 6.0
 
 
+def test_lights_that_are_observed_replace_those_of_the_start(agent) -> None:
+    prepared = agent.prepare(random_scene(0))
+    drive = agent.start(prepared, 2)
+    pose, _ = drive.step(torch.full((2, prepared.types.shape[1]), 0.5))
+    red = ~prepared.light_now.expand(2, -1)
+    drive.observe(pose, red=red)
+    assert torch.equal(drive._worlds.light_now, red)
+
+
 def test_the_likeliest_token_alone_gives_one_future(policy, vocabulary) -> None:
     greedy = PolicyAgent(policy, vocabulary, VIEW, SamplingConfig(top_k=1))
     rollouts = greedy.rollouts(random_scene(0), 3, 0)
