@@ -23,10 +23,11 @@ from models.reference.inputs import (
     KnownLights,
     SceneInputs,
     agent_inputs,
+    collate_inputs,
     known_lights,
     select_agents,
 )
-from models.reference.map_encoder import MapEncoding, stack_map_encodings
+from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
@@ -139,7 +140,7 @@ class ReferenceAgent:
         """Encode the maps of a batch of scenes; the result can be cached while the reference is frozen.
 
         Many scenes at once cost a GPU few more launches and waits than one, and memory for a few of them.
-        ``MapEncoding.rows`` and ``stack_map_encodings`` split and join the result.
+        ``KnownScenes`` keeps the result without padding.
         """
         # Maps of similar size are encoded together, with little padding.
         order = (scene.map.point_feature >= 0).sum(-1).argsort()
@@ -150,7 +151,7 @@ class ReferenceAgent:
             pieces, centres = cut_map(_take(scene, maps), origin[maps]), origin[maps]
             for rows in _slices(len(centres), max(1, _MAX_PAIRS // pieces.kind.shape[1] ** 2)):
                 parts.append(self.model.encode_map(_take(pieces, rows), centres[rows]))
-        return _take(stack_map_encodings(parts), order.argsort().to(self.device))
+        return _take(collate_inputs(parts), order.argsort().to(self.device))
 
     @torch.no_grad()
     def score(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,18 +41,22 @@ class KnownScenes:
     light: Tensor  # [M] int64 row of the scene's lights, -1 for none
     agents: AgentInputs  # [P, A]
     lights: KnownLights  # [P, S, L]
-    pieces: tuple[int, ...]  # of each scene
+    count: Tensor  # [P] int64 pieces of each scene, on the CPU
     present: tuple[int, ...]  # agents of each scene
+
+    @cached_property
+    def _firsts(self) -> Tensor:
+        """[P] int64 rows of the first pieces, on the CPU."""
+        return self.count.cumsum(0) - self.count + 1
 
     def choose(self, rows: Sequence[int]) -> tuple[MapEncoding, AgentInputs, KnownLights]:
         """Some scenes as a batch, padded to the largest of them."""
         device = self.feature.device
-        ends = torch.tensor(self.pieces).cumsum(0) + 1
         index = torch.tensor(rows)
-        counts = torch.tensor(self.pieces)[index]
+        counts = self.count[index]
         place = torch.arange(max(1, int(counts.max())))
         valid = place < counts.unsqueeze(1)
-        piece = torch.where(valid, (ends[index] - counts).unsqueeze(1) + place, 0).to(device, non_blocking=True)
+        piece = torch.where(valid, self._firsts[index].unsqueeze(1) + place, 0).to(device, non_blocking=True)
         valid, index = valid.to(device, non_blocking=True), index.to(device, non_blocking=True)
         encoding = MapEncoding(self.origin[index], self.feature[piece], self.pose[piece], valid, self.light[piece])
         longest = max(self.present[row] for row in rows)
@@ -88,7 +93,7 @@ def _encoded(reference: ReferenceAgent, scenes: Sequence[Scene], seconds: int) -
         light=flat(encoding.light + 1) - 1,
         agents=agent_inputs(batch),
         lights=known_lights(batch.lights.state, batch.lights.observed, seconds),
-        pieces=tuple(encoding.valid.sum(1).tolist()),
+        count=encoding.valid.sum(1).cpu(),
         present=tuple(len(scene.agents.id) for scene in chosen),
     )
 
@@ -104,6 +109,6 @@ def join_scenes(parts: Sequence[KnownScenes]) -> KnownScenes:
         **pieces,
         agents=collate_inputs([part.agents for part in parts]),
         lights=collate_inputs([part.lights for part in parts]),
-        pieces=tuple(count for part in parts for count in part.pieces),
+        count=torch.cat([part.count for part in parts]),
         present=tuple(count for part in parts for count in part.present),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +13,7 @@ from models.attention import RelativeAttention, gather_rows, neighbour_lists
 from models.layers import FeedForward, RelationEncoder, mlp
 from models.reference.config import ReferenceConfig
 
-__all__ = ["MapEncoder", "MapEncoding", "stack_map_encodings"]
+__all__ = ["MapEncoder", "MapEncoding"]
 
 _KINDS = 8
 # The enums of map.proto end at 8 (road lines); newer values count as undefined.
@@ -25,46 +23,16 @@ _OCTAVES = 5
 
 @dataclass(frozen=True)
 class MapEncoding:
-    """The encoded map of a batch of scenes; it can be cached as long as the weights are fixed."""
+    """The encoded map of a batch of scenes; it can be cached as long as the weights are fixed.
+
+    ``collate_inputs`` joins several.
+    """
 
     origin: Tensor  # [B, 2] float32 origin of the scene; poses used with this encoding are relative to it
     feature: Tensor  # [B, M, hidden]
     pose: Tensor  # [B, M, 3]
     valid: Tensor  # [B, M] bool
     light: Tensor  # [B, M] int64 row of the scene's lights, -1 for none
-
-    def row(self, index: int) -> MapEncoding:
-        """The encoding of one scene, with a leading dimension of 1."""
-        return MapEncoding(*(getattr(self, f.name)[index : index + 1] for f in dataclasses.fields(self)))
-
-    def rows(self) -> list[MapEncoding]:
-        """The encoding of each scene, with memory of its own and without the padding of others."""
-        counts = self.valid.sum(-1).tolist()
-        return [self._alone(index, max(1, count)) for index, count in enumerate(counts)]
-
-    def _alone(self, index: int, pieces: int) -> MapEncoding:
-        one = self.row(index)
-        trimmed = (t if t is one.origin else t[:, :pieces] for t in vars(one).values())
-        return MapEncoding(*(tensor.clone() for tensor in trimmed))
-
-
-def stack_map_encodings(encodings: Sequence[MapEncoding]) -> MapEncoding:
-    """Concatenate encodings along B, padding M."""
-    longest = max(encoding.valid.shape[1] for encoding in encodings)
-
-    def join(name: str) -> Tensor:
-        parts = []
-        for encoding in encodings:
-            tensor: Tensor = getattr(encoding, name)
-            if name != "origin":
-                missing = longest - tensor.shape[1]
-                fill = -1 if name == "light" else 0
-                padding = tensor.new_full((len(tensor), missing, *tensor.shape[2:]), fill)
-                tensor = torch.cat((tensor, padding), dim=1)
-            parts.append(tensor)
-        return torch.cat(parts)
-
-    return MapEncoding(*(join(field.name) for field in dataclasses.fields(MapEncoding)))
 
 
 class MapLayer(nn.Module):

@@ -11,7 +11,7 @@ Shape legend: D decisions, N controlled agents (of all worlds of a device), M tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,7 @@ def minibatches(
     order = torch.randperm(shard.transitions, generator=generator)
     # Equal parts: a small last one would weigh as much as the others, and normalise few advantages.
     parts = order.tensor_split(max(1, round(shard.transitions / size)))
-    rows, real = shard.rows(torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=-1))
+    rows, real = shard.rows(parts)
     exact = torch.where(real, flat[rows].double(), 0.0)  # [B, M]
     seen = real & covered[rows]
     sums = torch.stack((exact.sum(1), exact.square().sum(1), seen.sum(1).double()), dim=1)
@@ -193,26 +193,27 @@ class Shard:
         """Of all devices."""
         return self._decisions * self._agents
 
-    def rows(self, everywhere: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Rows here of the transitions of some minibatches.
 
         Args:
-            everywhere: [B, M] transitions numbered over all devices, -1 for padding; on the CPU.
+            parts: B minibatches, transitions numbered over all devices; on the CPU.
 
         Returns:
             Rows [B, m] of the flattened rollout, and which of them are no padding [B, m]; m is a number that seldom
             changes from update to update, at least that of the largest minibatch.
         """
-        decision, agent = everywhere // self._agents, everywhere % self._agents - self._first
-        real = (everywhere >= 0) & (agent >= 0) & (agent < self._own)
-        longest = int(real.sum(1).max())
+        own = []
+        for part in parts:
+            agent = part % self._agents - self._first
+            own.append(part[(agent >= 0) & (agent < self._own)])
+        padded = torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=-1)
+        longest = padded.shape[1]
         if self._learnt.is_cuda:
-            longest += -longest % max(1, 1 << max(0, longest.bit_length() - 6))
-        # Those of this device first, in their order; all others are left out.
-        first = torch.sort(real.to(torch.uint8), dim=1, descending=True, stable=True).indices
-        first = torch.nn.functional.pad(first, (0, max(0, longest - first.shape[1])))[:, :longest]
-        taken = torch.arange(longest) < real.sum(1, keepdim=True)
-        device = self._learnt.device
-        decision = torch.where(taken, decision.gather(1, first), 0).to(device, non_blocking=True)
-        agent = torch.where(taken, agent.gather(1, first), 0).to(device, non_blocking=True)
-        return decision * self._stride + self._learnt[agent], taken.to(device, non_blocking=True)
+            more = -longest % max(1, 1 << max(0, longest.bit_length() - 6))
+            padded = torch.nn.functional.pad(padded, (0, more), value=-1)
+        padded = padded.to(self._learnt.device, non_blocking=True)
+        real = padded >= 0
+        decision, agent = padded // self._agents, padded % self._agents - self._first
+        rows = decision * self._stride + self._learnt[torch.where(real, agent, 0)]
+        return torch.where(real, rows, 0), real

@@ -14,20 +14,18 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import yaml
 
-from data.errors import UserError
 from data.files import write_json
 from pipeline.execution.tables import render_table
 from pipeline.run.presets import leaves, load_preset
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.selfplay import run_selfplay
+from pipeline.studies.claims.config import override
 
 _FIGURES = (
     ("evaluation_realism", "realism"),
@@ -41,15 +39,6 @@ _FIGURES = (
 )
 
 
-def changed(config: Any, name: str, value: Any) -> Any:
-    """A configuration with another value of an option, such as ``ppo.epochs``."""
-    first, _, rest = name.partition(".")
-    if first not in {field.name for field in dataclasses.fields(config)}:
-        raise UserError(f"{name}: no such option of {type(config).__name__}")
-    new = changed(getattr(config, first), rest, value) if rest else value
-    return dataclasses.replace(config, **{first: new})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run with stages up to pretrain")
@@ -61,11 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     run = RunFolder.opened(options.run)
-    base = SelfPlayConfig()
-    for name, value in leaves(load_preset("demo")["selfplay"]).items():
-        base = changed(base, name, value)
     base = dataclasses.replace(
-        base,
+        override(SelfPlayConfig(), leaves(load_preset("demo")["selfplay"])),
         agent_steps=options.steps,
         evaluate_every=1_000_000,
         evaluate_scenes=options.scenes,
@@ -75,10 +61,7 @@ def main() -> None:
     )
     rows = [["settings", *(title for _, title in _FIGURES)]]
     for title, *settings in options.variant:
-        config = base
-        for setting in settings:
-            name, _, value = setting.partition("=")
-            config = changed(config, name, yaml.safe_load(value))
+        config = override(base, dict(setting.split("=", 1) for setting in settings))
         results = [
             trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed)
             for seed in range(options.seeds)

@@ -28,9 +28,8 @@ from pipeline.simulator.world import build_world, choose_worlds, stack_worlds
 
 __all__ = ["anchored", "compiled", "plain", "recorded"]
 
-# Estimates for 300 worlds on an H100 from reading the code: seconds by phase of an update, and agent-steps/s.
+# Estimates for 300 worlds on an H100 from reading the code: seconds by phase of an update.
 _AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
-_AUDIT_RATE = 7000.0
 
 
 def anchored(inputs: Inputs, worlds: int, is_compiled: bool = False) -> tuple[Track, Scorer, ReferenceScorer]:

@@ -13,12 +13,18 @@ from data.scene import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
 from models.reference.engine import Engine, Sampler
-from models.reference.inputs import agent_inputs, known_lights
+from models.reference.inputs import agent_inputs, collate_inputs, known_lights
 from models.reference.known_scenes import encode_scenes
-from models.reference.map_encoder import MapEncoding, stack_map_encodings
+from models.reference.map_encoder import MapEncoding
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig
 from tests.models.scenes import random_scene
+
+
+def row_of(encoding, row, pieces=None):
+    """The map of one scene of a batch, without the padding behind so many pieces."""
+    parts = {name: tensor[row : row + 1] for name, tensor in vars(encoding).items()}
+    return MapEncoding(**{name: part if name == "origin" else part[:, :pieces] for name, part in parts.items()})
 
 
 def roll(model, scenes, rollouts, uniform=None):
@@ -150,9 +156,9 @@ def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch)
     whole = agent.score(encoding, *arguments)
     monkeypatch.setattr("models.reference.agent._MAX_SCORED", 1)
     torch.testing.assert_close(agent.score(encoding, *arguments), whole, atol=1e-5, rtol=1e-5)
-    stacked = stack_map_encodings([agent.encode_map(collate([scene])) for scene in scenes])
+    stacked = collate_inputs([agent.encode_map(collate([scene])) for scene in scenes])
     torch.testing.assert_close(agent.score(stacked, *arguments), whole, atol=1e-4, rtol=1e-4)
-    swapped = stack_map_encodings([encoding.row(row) for row in (1, 0, 2)])
+    swapped = collate_inputs([row_of(encoding, row) for row in (1, 0, 2)])
     assert not torch.allclose(agent.score(swapped, *arguments)[0], whole[0], atol=1e-3)
 
 
@@ -168,7 +174,9 @@ def test_maps_encoded_together_are_those_encoded_alone(fast_model, monkeypatch, 
         scenes.append(dataclasses.replace(scene, map=shorter))
     monkeypatch.setattr("models.reference.agent._MAX_MAPS", maps)
     monkeypatch.setattr("models.reference.agent._MAX_PAIRS", pairs)
-    rows = agent.encode_map(collate(scenes)).rows()
+    together = agent.encode_map(collate(scenes))
+    counts = together.valid.sum(-1).clamp(min=1).tolist()
+    rows = [row_of(together, row, count) for row, count in enumerate(counts)]
     assert len({row.valid.shape for row in rows}) > 2
     for scene, row in zip(scenes, rows, strict=True):
         alone = agent.encode_map(collate([scene]))
@@ -190,7 +198,7 @@ def test_stacked_maps_are_padded_to_the_longest_with_pieces_that_are_not_there()
         )
 
     parts = [encoding(2, 5), encoding(1, 9), encoding(1, 1)]
-    stacked = stack_map_encodings(parts)
+    stacked = collate_inputs(parts)
     assert stacked.valid.sum(-1).tolist() == [5, 5, 9, 1]
     assert stacked.feature.shape == (4, 9, 4)
     for row, (part, index) in enumerate(((0, 0), (0, 1), (1, 0), (2, 0))):
@@ -200,7 +208,7 @@ def test_stacked_maps_are_padded_to_the_longest_with_pieces_that_are_not_there()
             assert torch.equal(found[:size], own), name
             assert (found[size:] == (-1 if name == "light" else 0)).all(), name
         assert torch.equal(stacked.origin[row], parts[part].origin[index])
-        assert torch.equal(stacked.row(row).pose, stacked.pose[row : row + 1])
+        assert torch.equal(row_of(stacked, row).pose, stacked.pose[row : row + 1])
 
 
 def test_known_scenes_are_those_encoded_one_by_one(fast_model, monkeypatch):
