@@ -20,9 +20,11 @@ from data.vocabulary import TYPE_NAMES, Vocabulary
 from models.checkpoints import name_untrained, read_checkpoint
 from models.layers import Inertia, full_precision
 
-__all__ = ["POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
+__all__ = ["BEYOND", "POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
 
 POLICY_KIND, _FORMAT = "policy", 2
+# Numbers that the critic alone may see.
+BEYOND = 6
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class PolicyConfig:
             2 as in GPUDrive, or 1: the second then follows the maximum, at half the cost of a training step.
         gelu: a GELU before and after the fused layer. It is linear in GPUDrive: logits there are sums of terms of
             the agent, its neighbours and the road.
+        own_critic: a critic with a hidden layer of its own, which also sees what no agent sees: time, goal, log
+            (``Observation.beyond``). Its gradient does not reach what it shares with the actor. In the paper it is
+            a linear layer on what the actor makes of what it sees.
         per_type: an action head each for vehicles, pedestrians and cyclists, instead of one for all.
         inertia: add logits that fall with the distance from the last motion (``models.layers.Inertia``); the net
             of the paper has none.
@@ -48,6 +53,7 @@ class PolicyConfig:
     dropout: float = 0.0
     row_layers: int = 2
     gelu: bool = False
+    own_critic: bool = False
     per_type: bool = True
     inertia: bool = True
 
@@ -112,13 +118,16 @@ class Policy(nn.Module):
         self.around = nn.GELU() if config.gelu else nn.Identity()
         self.heads = len(TYPE_NAMES) if config.per_type else 1
         self.actor = nn.Linear(config.hidden, self.heads * self.actions)
-        self.critic = nn.Linear(config.hidden, 1)
+        last = nn.Linear(config.hidden, 1)
+        self.critic: nn.Module = last
+        if config.own_critic:
+            self.critic = nn.Sequential(nn.Linear(3 * config.embedding + BEYOND, config.hidden), nn.Tanh(), last)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, 2**0.5)
                 nn.init.zeros_(module.bias)
         nn.init.orthogonal_(self.actor.weight, 0.01)
-        nn.init.orthogonal_(self.critic.weight, 1.0)
+        nn.init.orthogonal_(last.weight, 1.0)
         self.inertia = Inertia(config.hidden, ends) if config.inertia else None
 
     def forward(
@@ -130,6 +139,7 @@ class Policy(nn.Module):
         road_seen: Tensor,
         agent_type: Tensor,
         motion: Tensor,
+        beyond: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, K] and values [N].
 
@@ -137,8 +147,10 @@ class Policy(nn.Module):
             ego: [N, E]. neighbour: [N, P, F]. neighbour_seen: [N, P] bool. road: [N, R, G].
             road_seen: [N, R] bool. agent_type: [N] int64, row of the vocabulary.
             motion: [N, 3] the last token's motion, metres and radians.
+            beyond: [N, 6] what the critic alone may see; see ``decide``.
         """
-        return self.decide(ego, neighbour, neighbour_seen, self.see_road(road, road_seen), agent_type, motion)
+        road = self.see_road(road, road_seen)
+        return self.decide(ego, neighbour, neighbour_seen, road, agent_type, motion, beyond)
 
     def see_road(self, road: Tensor, road_seen: Tensor) -> Tensor:
         """Encoded road [N, D]: most of the work, and constant while an agent stands still."""
@@ -152,15 +164,25 @@ class Policy(nn.Module):
         road: Tensor,
         agent_type: Tensor,
         motion: Tensor,
+        beyond: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``."""
+        """Logits [N, K] and values [N]; as ``forward``, with ``road`` [N, D] from ``see_road``.
+
+        Without ``beyond`` values of a critic of its own mean nothing.
+        """
         others = self.neighbour.pooled(neighbour, neighbour_seen, self.config.row_layers)
-        fused = self.around(self.fuse(self.around(torch.cat((self.ego(ego), others, road), dim=-1))))
+        seen = torch.cat((self.ego(ego), others, road), dim=-1)
+        fused = self.around(self.fuse(self.around(seen)))
         # bfloat16 would change probabilities by some percent, and PPO divides them by each other.
         with full_precision(fused.device):
-            return self._heads(fused.float(), agent_type, motion)
+            fused = fused.float()
+            judged = fused
+            if self.config.own_critic:
+                beyond = seen.new_zeros(len(seen), BEYOND) if beyond is None else beyond
+                judged = torch.cat((seen.detach().float(), beyond.float()), dim=-1)
+            return self._logits(fused, agent_type, motion), self.critic(judged).squeeze(-1)
 
-    def _heads(self, fused: Tensor, agent_type: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits(self, fused: Tensor, agent_type: Tensor, motion: Tensor) -> Tensor:
         logits = self.actor(fused)
         if self.heads > 1:
             by_type = logits.view(len(logits), self.heads, self.actions)
@@ -168,7 +190,7 @@ class Policy(nn.Module):
             logits = by_type.gather(1, index).squeeze(1)
         if self.inertia is not None:
             logits = logits + self.inertia(fused, agent_type, motion)
-        return logits, self.critic(fused).squeeze(-1)
+        return logits
 
 
 def save_policy(path: Path, policy: Policy, vocabulary: Vocabulary, observation: dict[str, Any]) -> None:

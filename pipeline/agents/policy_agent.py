@@ -59,7 +59,7 @@ class PolicyAgent(Agent):
         compiled: bool = False,
     ) -> None:
         self.policy, self.view, self.sampling = policy.eval(), view, sampling or SamplingConfig()
-        self.device, self.token_steps = policy.critic.weight.device, vocabulary.token_steps
+        self.device, self.token_steps = next(policy.parameters()).device, vocabulary.token_steps
         self.vocabulary = vocabulary.to(self.device)
         # The road as the net sees it, where agents go, and the state after that.
         self.see_road: Any = self._see_road
@@ -92,7 +92,9 @@ class PolicyAgent(Agent):
 
     def prepare(self, scene: Scene) -> World:
         """A single scene up to its current step as a batch of one world, on the policy's device."""
-        world = build_world(until_now(scene), self.vocabulary.to("cpu"), self.view.road_segments, with_edges=False)
+        world = build_world(
+            until_now(scene), self.vocabulary.to("cpu"), self.view.listed_segments, with_edges=False
+        )
         return map_tensors(world, lambda tensor: tensor.to(self.device))
 
     def start(self, prepared: World, count: int, driven: Tensor | None = None) -> PolicyDrive:
@@ -123,7 +125,7 @@ class PolicyAgent(Agent):
 
     def _follow(self, worlds: World, state: State, pose: Tensor, present: Tensor, agent_index: AgentIndex) -> State:
         """The state after a decision; of its events, agents see collisions alone."""
-        motion = Motion(state.pose, pose, present, state.decision * self.token_steps + 1)
+        motion = Motion(state.pose, pose, present, state.step + 1)
         collided = collisions(worlds, motion, self.view.box_scale, agent_index)
         return dataclasses.replace(follow(state, motion), collided=collided)
 

@@ -136,7 +136,7 @@ def bench() -> list[Row]:
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
     view = ObservationConfig()
     pool: list[World] = []
-    building = cpu_seconds(lambda: pool.extend(build_world(s, vocabulary, view.road_segments) for s in scenes))
+    building = cpu_seconds(lambda: pool.extend(build_world(s, vocabulary, view.listed_segments) for s in scenes))
     agents = sum(int(world.exists.sum()) for world in pool) / len(pool)
     rows = [
         Row(f"worlds built, {kind}", len(scenes) / building, "scenes/CPU s"),

@@ -23,6 +23,7 @@ from models.checkpoints import checkpoint_kind
 from models.policy import POLICY_KIND, Policy, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.known_scenes import KnownScenes, encode_scenes, join_scenes
+from models.sampling import SamplingConfig, draw
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, act, collect
 from pipeline.simulator.episode import Simulator
@@ -39,6 +40,7 @@ __all__ = [
     "load_anchor",
     "logged_tokens",
     "mean_divergence",
+    "sampled_tokens",
     "scene_divergences",
 ]
 
@@ -209,6 +211,24 @@ def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
     return match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)[0]
 
 
+@torch.no_grad()
+def sampled_tokens(reference: ReferenceAgent, scenes: Sequence[Scene], uniform: Tensor) -> Tensor:
+    """[W, A, D] tokens of a rollout of each scene that the reference drives; any token for padded agents.
+
+    Args:
+        scenes: single ones. uniform: [D, W, A] in [0, 1), all that is random.
+    """
+    result = torch.zeros(*uniform.shape[1:], len(uniform), dtype=torch.int64, device=uniform.device)
+    for row, scene in enumerate(scenes):
+        unrolling = reference.unroll(reference.prepare(scene), 1)
+        agents = unrolling.types.shape[1]
+        for number, drawn in enumerate(uniform[:, row : row + 1, :agents].to(reference.device)):
+            tokens = draw(unrolling.logits(), drawn, unrolling.types, SamplingConfig())
+            result[row, :agents, number] = tokens[0].to(result.device)
+            unrolling.execute(tokens)
+    return result
+
+
 @dataclass(frozen=True)
 class SceneDivergence:
     """How far a policy is from a reference in one scene: sums in nats over the decisions that are covered, that is
@@ -242,7 +262,7 @@ def scene_divergences(
     results: list[SceneDivergence] = []
     for first in range(0, len(scenes), _WORLDS):
         scene_index = range(first, min(first + _WORLDS, len(scenes)))
-        built = [build_world(scenes[index], words, view.road_segments) for index in scene_index]
+        built = [build_world(scenes[index], words, view.listed_segments) for index in scene_index]
         world = map_tensors(stack_worlds(built), lambda tensor: tensor.to(reference.device))
         generator = torch.Generator().manual_seed(seed * len(scenes) + first)
         uniform = torch.rand(decisions(vocabulary) + 2, *world.types.shape, generator=generator)

@@ -14,7 +14,8 @@ from pipeline.simulator.step import CONTROLLED
 __all__ = ["PPOConfig", "SelfPlayConfig"]
 
 _KINDS = ("reverse", "forward")
-_DRIVERS = ("policy", "log")
+_DRIVERS = ("policy", "log", "reference")
+_ANCHORS = ("reference", "log")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -34,6 +35,10 @@ class PPOConfig:
         value_weight: of the value loss.
         entropy_weight: of the entropy bonus.
         gradient_clip: largest norm of the gradient.
+        running_scale: divide returns and advantages by their deviation over the last updates, instead of advantages
+            by that in their minibatch: what beta means changes less as returns become alike.
+        target_kl: end an update after the epoch in which the policy has moved so far from the one that drove, nats;
+            0 for never.
         beta: weight of the KL between policy and reference in the loss; 0 for plain self-play.
         beta_final: the weight of the KL at the end, to which it changes linearly; not set for constant.
         kl: reverse, KL(policy || reference), seeks the reference's main mode; forward, KL(reference || policy),
@@ -60,6 +65,8 @@ class PPOConfig:
     value_weight: float = 0.3
     entropy_weight: float = 1e-4
     gradient_clip: float = 0.5
+    running_scale: bool = False
+    target_kl: float = 0.0
     beta: float = 0.1
     beta_final: float | None = None
     kl: str = "reverse"
@@ -110,8 +117,10 @@ class SelfPlayConfig:
 
     Args:
         agent_steps: transitions to train on; a transition is one decision of one controlled agent.
-        driver: policy, which is self-play; or log, for behaviour cloning: the policy learns the tokens of the log
-            (the reference of HR-PPO).
+        driver: policy, which is self-play; or log or reference, for distillation: the policy learns in the states
+            that these reach (with ppo.surrogate_weight 0).
+        anchor: what the policy is held to: reference, the model that is given; or log, for behaviour cloning: the
+            tokens of the log, where it drives (the reference of HR-PPO).
         worlds: scenes simulated at once, of all devices together.
         turnover: worlds that are replaced by other scenes at each update; 0 for all.
         pool: scenes of the training split to draw from, spread evenly; 0 for all.
@@ -139,6 +148,7 @@ class SelfPlayConfig:
 
     agent_steps: int = 400_000
     driver: str = "policy"
+    anchor: str = "reference"
     worlds: int = 24
     turnover: int = 0
     pool: int = 96
@@ -177,6 +187,10 @@ class SelfPlayConfig:
             raise UserError(f"selfplay.evaluate_least_speed is {self.evaluate_least_speed}; it must be at least 0")
         if self.driver not in _DRIVERS:
             raise UserError(f"selfplay.driver is {self.driver!r}; choose one of {', '.join(_DRIVERS)}")
+        if self.anchor not in _ANCHORS:
+            raise UserError(f"selfplay.anchor is {self.anchor!r}; choose one of {', '.join(_ANCHORS)}")
+        if self.anchor == "log" and self.driver != "log":
+            raise UserError("selfplay.anchor log says something where the log drives alone; give --driver log")
         if self.precision not in _PRECISIONS:
             raise UserError(f"selfplay.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
         if self.devices != "auto":

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.execution.devices import Clock
 from pipeline.execution.graphs import Graphed
 from pipeline.selfplay.learner import Learner
-from pipeline.selfplay.rollout import Episode, Rollout, Scorer, Start, drive, finish, start
+from pipeline.selfplay.rollout import Episode, Given, Rollout, Scorer, Start, drive, finish, start
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.world import World, choose_worlds
 
@@ -37,13 +37,13 @@ class Driver:
         self._agents = 0
 
     def collect(
-        self, scene_index: Sequence[int], world: World, score: Scorer | None, uniform: Tensor, logged: Tensor | None
+        self, scene_index: Sequence[int], world: World, score: Scorer | None, uniform: Tensor, given: Given | None
     ) -> Rollout:
         """See ``rollout.collect``; the worlds are those of ``scene_index``."""
         config, clock = self._learner.config, Clock(uniform.device)
-        if not self._is_recorded or logged is not None:
+        if not self._is_recorded or given is not None:
             begin = start(world, config, uniform)
-            episode = drive(self._learner.actor, self._simulator, world, begin, logged, clock, self._dtype)
+            episode = drive(self._learner.actor, self._simulator, world, begin, given, clock, self._dtype)
             return finish(world, begin, episode, score, config, uniform, clock)
         begin = start(world, config, uniform, self._agents)
         if begin.agents > self._agents:

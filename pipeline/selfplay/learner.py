@@ -13,7 +13,16 @@ from data.errors import UserError
 from pipeline.execution.devices import summed
 from pipeline.execution.graphs import Graphed
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.ppo import LOSS_PARTS, Minibatch, Shard, explained_variance, gae, minibatches, ppo_loss
+from pipeline.selfplay.ppo import (
+    LOSS_PARTS,
+    Minibatch,
+    Scale,
+    Shard,
+    explained_variance,
+    gae,
+    minibatches,
+    ppo_loss,
+)
 from pipeline.selfplay.rollout import Net, Rollout, act
 from pipeline.simulator.observation import Observation
 
@@ -29,12 +38,14 @@ class Learner:
 
     Attributes:
         actor: the policy in the precision of the training, for ``collect``.
+        scale: of returns and advantages, with ``running_scale``.
     """
 
     def __init__(
         self, fabric: Fabric, policy: nn.Module, config: PPOConfig, compiled: bool = False, recorded: bool = True
     ) -> None:
         self.fabric, self.policy, self.config = fabric, policy, config
+        self.scale = Scale() if config.running_scale else None
         self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         device = self._parameters[0].device
         self._on_gpu = device.type == "cuda"
@@ -82,23 +93,35 @@ class Learner:
         config = self.config
         self._set_rate(config.learning_rate_at(progress))
         kl_weight = self._flat.new_full((), config.kl_weight_at(progress))
+        scale = self.scale
+        if scale is not None and scale.returns:
+            # The critic's values are on the scale of its last targets.
+            rollout = dataclasses.replace(rollout, values=rollout.values * scale.returns)
         advantages = gae(rollout.rewards, rollout.values, config.gamma, config.gae_lambda)
+        if scale is not None:
+            scale.follow(self.fabric, rollout, advantages)
         shard = Shard(self.fabric, rollout)
         norms: list[Tensor] = []
+        epochs = 0
         for _ in range(config.epochs):
+            epochs += 1
             figures: list[Tensor] = []
-            for batch in minibatches(shard, rollout, advantages, config.minibatch, generator):
+            for batch in minibatches(shard, rollout, advantages, config.minibatch, generator, scale):
                 figures.append(self._gradients(kl_weight, *_tensors(batch)).clone())
                 if self.fabric.world_size > 1:
                     self._flat.copy_(summed(self.fabric, self._flat))
                 norms.append(self._improved().clone())
-        means = summed(self.fabric, torch.stack(figures).mean(0)).tolist()
+            means = summed(self.fabric, torch.stack(figures).mean(0))
+            # Once an epoch, and only where it is asked for, since the host waits.
+            if config.target_kl and float(means[LOSS_PARTS.index("policy_change")]) > config.target_kl:
+                break
         if not bool(torch.stack(norms).isfinite().all()):
             raise UserError(
                 "self-play: a gradient is not finite; lower ppo.learning_rate, or use precision 32-true"
             )
         explained = explained_variance(self.fabric, rollout, advantages)
-        return dict(zip(LOSS_PARTS, means, strict=True)) | {"explained_variance": explained}
+        parts = dict(zip(LOSS_PARTS, means.tolist(), strict=True))
+        return parts | {"explained_variance": explained, "epochs": float(epochs)}
 
     def _in_precision(self, policy: nn.Module) -> Net:
         def net(*features: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +139,7 @@ class Learner:
                 group["lr"] = rate
 
     def _backward(self, kl_weight: Tensor, *tensors: Tensor) -> Tensor:
-        """Parts of the loss [5]; the gradient is left in ``_flat``."""
+        """Parts of the loss [6]; the gradient is left in ``_flat``."""
         batch = _minibatch(tensors)
         self._flat.zero_()
         views = self._flat.split([parameter.numel() for parameter in self._parameters])

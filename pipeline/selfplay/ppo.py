@@ -11,6 +11,7 @@ Shape legend: D decisions, N controlled agents (of all worlds of a device), M tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from pipeline.simulator.observation import Observation
 __all__ = [
     "LOSS_PARTS",
     "Minibatch",
+    "Scale",
     "Shard",
     "anchor_kl",
     "exact_kl",
@@ -35,7 +37,11 @@ __all__ = [
     "ppo_loss",
 ]
 
-LOSS_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction")
+# The last is an estimate of KL(policy that drove || policy).
+LOSS_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction", "policy_change")
+
+# How much of a running deviation stays at an update.
+_SCALE_KEPT = 0.9
 
 
 def gae(rewards: Tensor, values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
@@ -72,7 +78,7 @@ class Minibatch:
     observations: Observation  # of M
     actions: Tensor  # [M] int64
     logprobs: Tensor  # [M] of the actions when they were taken
-    advantages: Tensor  # [M] normalised over the minibatch of all devices
+    advantages: Tensor  # [M] normalised, over the minibatch of all devices or on a running scale
     returns: Tensor  # [M] targets of the value
     log_reference: Tensor | None  # [M, K] log-probabilities
     covered: Tensor  # [M] bool, where the reference counts
@@ -82,15 +88,21 @@ class Minibatch:
 
 
 def minibatches(
-    shard: Shard, rollout: Rollout, advantages: Tensor, size: int, generator: torch.Generator
+    shard: Shard,
+    rollout: Rollout,
+    advantages: Tensor,
+    size: int,
+    generator: torch.Generator,
+    scale: Scale | None = None,
 ) -> Iterator[Minibatch]:
     """One epoch over the transitions of all devices, in minibatches of about ``size``.
 
     All are padded to the same length, so that one CUDA graph serves them all.
 
     Args:
-        shard: of the rollout. advantages: [D, N] of the rollout.
+        shard: of the rollout. advantages: [D, N] of the rollout. size: of a minibatch.
         generator: of the order, the same on all devices.
+        scale: by which returns and advantages are divided, instead of advantages by their deviation in a minibatch.
     """
     device, flat = advantages.device, advantages.flatten()
     returns, covered = flat + rollout.values[:-1].flatten(), rollout.covered.flatten()
@@ -107,7 +119,11 @@ def minibatches(
     counts = torch.tensor([len(part) for part in parts], dtype=torch.float64).to(device)
     means = totals[:, 0] / counts
     deviations = (totals[:, 1] / counts - means.square()).clamp(min=0).sqrt()
-    normalised = ((exact - means.unsqueeze(1)) / (deviations.unsqueeze(1) + 1e-8)).float()
+    if scale is None:
+        normalised = ((exact - means.unsqueeze(1)) / (deviations.unsqueeze(1) + 1e-8)).float()
+    else:
+        normalised = (exact / scale.advantages).float()
+        returns = returns / scale.returns
     counts, covered_counts = counts.float(), totals[:, 2].clamp(min=1).float()
     for number, chosen in enumerate(rows):
         yield Minibatch(
@@ -155,7 +171,9 @@ def ppo_loss(
         + kl_weight * kl
     )
     clip_fraction = mean(((ratio - 1).abs() > config.clip).float())
-    parts = zip(LOSS_PARTS, (surrogate, value_loss, entropy, kl, clip_fraction), strict=True)
+    # Never negative, and of less variance than the mean of the logarithm.
+    change = mean(ratio - 1 - (logprobs - batch.logprobs))
+    parts = zip(LOSS_PARTS, (surrogate, value_loss, entropy, kl, clip_fraction, change), strict=True)
     return loss, {name: part.detach() for name, part in parts}
 
 
@@ -171,6 +189,30 @@ def explained_variance(fabric: Fabric, rollout: Rollout, advantages: Tensor) -> 
     total = summed(fabric, torch.stack([*sums, sums[0].new_full((), error.numel())])).tolist()
     mean, square, returns_mean, returns_square = (value / total[4] for value in total[:4])
     return 1.0 - max(0.0, square - mean**2) / max(1e-8, returns_square - returns_mean**2)
+
+
+@dataclass
+class Scale:
+    """Running deviations of returns and advantages: roots of means of squares over the last updates."""
+
+    returns: float = 0.0  # 0 before the first update
+    advantages: float = 0.0
+
+    def follow(self, fabric: Fabric, rollout: Rollout, advantages: Tensor) -> None:
+        """Take in an update.
+
+        Args:
+            rollout: of this device. advantages: [D, N] of it.
+        """
+        chosen = advantages[:, rollout.learnt].double()
+        returns = chosen + rollout.values[:-1, rollout.learnt]
+        sums = [returns.sum(), returns.square().sum(), chosen.square().sum()]
+        total = summed(fabric, torch.stack([*sums, sums[0].new_full((), chosen.numel())])).tolist()
+        mean, square, advantage_square = (value / max(1.0, total[3]) for value in total[:3])
+        now = math.sqrt(max(0.0, square - mean**2)), math.sqrt(advantage_square)
+        kept = _SCALE_KEPT if self.returns else 0.0
+        self.returns = max(1e-3, math.hypot(kept**0.5 * self.returns, (1 - kept) ** 0.5 * now[0]))
+        self.advantages = max(1e-3, math.hypot(kept**0.5 * self.advantages, (1 - kept) ** 0.5 * now[1]))
 
 
 class Shard:

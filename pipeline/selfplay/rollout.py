@@ -26,6 +26,7 @@ __all__ = [
     "LEAST_LOG_LIKELIHOOD",
     "Episode",
     "Executed",
+    "Given",
     "Net",
     "Rollout",
     "Scorer",
@@ -53,6 +54,14 @@ class Start:
     goal_hidden: Tensor  # [W, A] bool
     uniform: Tensor  # [D, N] in [0, 1)
     agents: int  # of the N, those that exist
+
+
+@dataclass(frozen=True)
+class Given:
+    """An episode that the policy does not drive."""
+
+    tokens: Tensor  # [W, A, D] int64
+    replay: bool  # agents replay the log, to which the tokens are near; else they execute the tokens
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def act(policy: Net, observations: Observation) -> tuple[Tensor, Tensor]:
     """Logits [N, K] and values [N] of a policy, in float32."""
     obs = observations
     logits, values = policy(
-        obs.ego, obs.neighbour, obs.neighbour_seen, obs.road, obs.road_seen, obs.type, obs.motion
+        obs.ego, obs.neighbour, obs.neighbour_seen, obs.road, obs.road_seen, obs.type, obs.motion, obs.beyond
     )
     return logits.float(), values.float()
 
@@ -171,20 +180,21 @@ def drive(
     simulator: Simulator,
     world: World,
     begin: Start,
-    logged: Tensor | None = None,
+    given: Given | None = None,
     clock: Clock | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Episode:
-    """Let the policy, or the log, drive for one episode.
+    """Let the policy, or somebody else, drive for one episode.
 
     Args:
         policy: in evaluation mode. simulator: of the worlds. world: batched. begin: who drives.
-        logged: [W, A, D] tokens of the log, for an episode in which all agents replay it instead of driving.
+        given: who drives instead of the policy.
         clock: takes the time of observing, deciding and moving.
         dtype: in which features are kept. bfloat16 loses nothing where the policy computes in it.
     """
     agent_index = begin.agent_index
-    simulator.reset(world, begin.controlled, begin.goal_hidden, logged is not None, agent_index)
+    replay = given is not None and given.replay
+    simulator.reset(world, begin.controlled, begin.goal_hidden, replay, agent_index)
     happened: dict[str, Tensor] = {}
     count = len(begin.uniform)
     kept, tokens = _Kept(count), torch.zeros_like(world.types)
@@ -198,10 +208,10 @@ def drive(
         lap("observe")
         logits, value = act(policy, seen)
         log_policy = logits.log_softmax(-1)
-        if logged is None:
+        if given is None:
             action = _sample(log_policy, begin.uniform[number])
         else:
-            action = logged[..., number][agent_index]
+            action = given.tokens[..., number][agent_index]
         kept.put(number, "action", action)
         kept.put(number, "logprob", log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1))
         values.append(value)
@@ -299,20 +309,18 @@ def collect(
     score: Scorer | None,
     config: PPOConfig,
     uniform: Tensor,
-    logged: Tensor | None = None,
+    given: Given | None = None,
 ) -> Rollout:
-    """Let the policy, or the log, drive a batch of worlds for one episode.
+    """Let the policy, or somebody else, drive a batch of worlds for one episode.
 
     Args:
-        policy, simulator, world, logged: see ``drive``. config, uniform: see ``start``; and what the anchor's
+        policy, simulator, world, given: see ``drive``. config, uniform: see ``start``; and what the anchor's
             log-likelihood is worth.
         score: log-probabilities of an anchor for what was executed; None without an anchor.
     """
     clock = Clock(world.pose.device)
     begin = start(world, config, uniform)
-    return finish(
-        world, begin, drive(policy, simulator, world, begin, logged, clock), score, config, uniform, clock
-    )
+    return finish(world, begin, drive(policy, simulator, world, begin, given, clock), score, config, uniform, clock)
 
 
 def _sum(total: Tensor, count: Tensor | int) -> Tensor:

@@ -28,7 +28,7 @@ from data.scene import AgentType, Scene
 from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.checkpoints import merge_digests, scene_digests, trained_on
-from models.policy import Policy, save_policy
+from models.policy import Policy, load_policy, save_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.agents.policy_agent import PolicyAgent
@@ -43,11 +43,14 @@ from pipeline.selfplay.anchor import (
     ReferenceScorer,
     load_anchor,
     logged_tokens,
+    sampled_tokens,
 )
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.driver import Driver
 from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
+from pipeline.selfplay.ppo import Scale
+from pipeline.selfplay.rollout import Given
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
@@ -85,6 +88,7 @@ def train(
     out: Path,
     seed: int,
     validation: Path | None = None,
+    start: Path | None = None,
     keep: bool = False,
 ) -> dict[str, float]:
     """Train a policy on the devices of a fabric; other arguments and errors as ``run_selfplay``.
@@ -100,7 +104,7 @@ def train(
     held_out = held_out_scenes(validation, config, store, reference)
     pool_rows = choose_scenes(store, config)
     # CUDA graphs need the same number of agents in every update: the rest are some that do not exist.
-    on_gpu, view_size = fabric.device.type == "cuda", config.view.road_segments
+    on_gpu, view_size = fabric.device.type == "cuda", config.view.listed_segments
     words = vocabulary.to("cpu")
     pool = WorldPool(
         store, pool_rows, words, view_size, config.cache_worlds, config.workers, fabric.device, empty_agent=on_gpu
@@ -113,11 +117,13 @@ def train(
     bare_policy = Policy(config.policy, feature_sizes(config.view), vocabulary.ends.cpu())
     learnt = scene_digests(store.infos[index].scenario_id for index in pool_rows)
     bare_policy.trained_on = merge_digests(trained_on(reference), learnt)
+    if start is not None:
+        _start_from(start, bare_policy, vocabulary, config)
     # The optimiser's state is read after this: it goes where the weights are, and does not follow them later.
     bare_policy.to(fabric.device)
     learner = Learner(fabric, bare_policy, config.ppo, config.compile)
     state = _State(bare_policy, learner)
-    fingerprint = _fingerprint(config, seed, reference, store, held_out)
+    fingerprint = _fingerprint(config, seed, [reference] if start is None else [reference, start], store, held_out)
     if (out / TRAINING_FILE).exists():
         state.restore(out / TRAINING_FILE, fingerprint, keep)
     fabric.barrier()
@@ -140,8 +146,13 @@ def train(
             bare_policy.eval()
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
             score = None if anchor is None else partial(anchor.scores, scene_index, world)
-            logged = logged_tokens(world, vocabulary) if config.driver == "log" else None
-            rollout = driver.collect(scene_index, world, score, uniform, logged)
+            given = None
+            if config.driver == "log":
+                given = Given(logged_tokens(world, vocabulary), replay=True)
+            elif config.driver == "reference":
+                driven = [pool.scene(index) for index in scene_index]
+                given = Given(sampled_tokens(_as_reference(frozen, reference), driven, uniform[:-2]), replay=False)
+            rollout = driver.collect(scene_index, world, score, uniform, given)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
             steps, transitions = summed(fabric, counts).tolist()
             state.updates += 1
@@ -162,8 +173,8 @@ def train(
 
             # Evaluate and log.
             row = {"agent_steps": float(state.agent_steps), **_means(fabric, rollout.sums), **figures}
-            if logged is not None:
-                # The log's actions say nothing about the KL from the policy.
+            if given is not None:
+                # Actions that are not the policy's say nothing about its KL.
                 del row["kl_moving"]
             over = state.agent_steps >= config.agent_steps
             if held_out and config.evaluate_every and (over or state.updates % config.evaluate_every == 0):
@@ -221,6 +232,7 @@ class _State:
             "fingerprint": fingerprint,
             "policy": self.policy.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
+            "scale": vars(self.learner.scale) if self.learner.scale is not None else {},
             **{name: getattr(self, name) for name in self._PLAIN},
         }
         atomic_write(path, lambda file: torch.save(content, file))
@@ -238,6 +250,8 @@ class _State:
         try:
             self.policy.load_state_dict(content["policy"])
             self.learner.load_state_dict(content["optimizer"])
+            if self.learner.scale is not None:
+                self.learner.scale = Scale(**content.get("scale", {}))
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
@@ -271,13 +285,37 @@ def _anchor(
     config: SelfPlayConfig, model: ReferenceAgent | Policy, pool: WorldPool, vocabulary: Vocabulary
 ) -> Anchor | None:
     """What the policy learns from or is compared with."""
-    if config.driver == "log":
+    if config.anchor == "log":
         return LogScorer(vocabulary.size)
     if not (config.ppo.anchored or config.ppo.compared):
         return None
     if isinstance(model, Policy):
         return PolicyScorer(model)
     return ReferenceScorer(model, pool.scene, config.cache_worlds)
+
+
+def _as_reference(model: ReferenceAgent | Policy, path: Path) -> ReferenceAgent:
+    if isinstance(model, Policy):
+        raise UserError(f"{path}: a policy, which cannot drive as --driver reference; give a reference")
+    return model
+
+
+def _start_from(path: Path, policy: Policy, vocabulary: Vocabulary, config: SelfPlayConfig) -> None:
+    """Give a policy the weights of a trained one, and what that one was trained on."""
+    trained, words, view = load_policy(path)
+    if not torch.equal(words.ends, vocabulary.ends.cpu()):
+        raise UserError(
+            f"--start {path}: its tokens are not those of the reference; start from a policy trained on it"
+        )
+    wanted = dataclasses.asdict(config.view), dataclasses.asdict(config.policy)
+    for kind, had, asked in zip(
+        ("view", "policy"), (view, dataclasses.asdict(trained.config)), wanted, strict=True
+    ):
+        other = [f"{kind}.{name} {had.get(name)}" for name, value in asked.items() if had.get(name) != value]
+        if other:
+            raise UserError(f"--start {path}: it has {', '.join(other)}; give the same --{kind}.*")
+    policy.load_state_dict(trained.state_dict())
+    policy.trained_on = merge_digests(policy.trained_on, trained.trained_on)
 
 
 def _evaluate(
@@ -318,11 +356,11 @@ def _best_figures(best: Row, least_speed: float) -> Row:
 
 
 def _fingerprint(
-    config: SelfPlayConfig, seed: int, reference: Path, store: SceneStore, held_out: Sequence[Scene]
+    config: SelfPlayConfig, seed: int, models: Sequence[Path], store: SceneStore, held_out: Sequence[Scene]
 ) -> str:
     ids = [list(store.ids), [str(scene.scenario_id) for scene in held_out]]
     # How results are computed may change on the way; what is computed may not.
-    values = repr((deciding(dataclasses.asdict(config)), seed, sha256_of(reference), ids))
+    values = repr((deciding(dataclasses.asdict(config)), seed, *(sha256_of(path) for path in models), ids))
     return hashlib.sha256(values.encode()).hexdigest()
 
 

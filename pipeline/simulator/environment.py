@@ -105,7 +105,9 @@ class DrivingVectorEnv(VectorEnv):
             raise UserError(f"options['scenes'] has {len(numbers)} numbers, expected {worlds}, one a world")
         for number in numbers:
             if number not in self._built:
-                self._built[number] = build_world(self._scenes[number], self._vocabulary, self._view.road_segments)
+                self._built[number] = build_world(
+                    self._scenes[number], self._vocabulary, self._view.listed_segments
+                )
         world = stack_worlds([self._built[number] for number in numbers])
         hidden = torch.from_numpy(self.np_random.random(self._shape) < self._goal_dropout)[
             :, : world.types.shape[1]
@@ -183,7 +185,7 @@ class DrivingEnv(gymnasium.Env):
         if number is None:
             number = int(self.np_random.integers(len(self._scenes)))
         scene = self._scenes[number]
-        world = build_world(scene, self._vocabulary, self._view.road_segments)
+        world = build_world(scene, self._vocabulary, self._view.listed_segments)
         controlled = torch.zeros_like(world.exists)
         controlled[0] = scene.agents.is_sdc[scene.simulated]
         hidden = torch.full_like(controlled, not self._show_goal)
@@ -215,8 +217,9 @@ def _step(simulator: Simulator, tokens: Tensor) -> tuple[Tensor, Events]:
 
 
 def _tensors(observation: Observation) -> dict[str, Tensor]:
-    """By name; flags as int8, as ``MultiBinary`` has them."""
+    """What agents see, by name; flags as int8, as ``MultiBinary`` has them."""
     return {
         name: value.to(torch.int8) if value.dtype == torch.bool else value
         for name, value in vars(observation).items()
+        if name != "beyond"
     }

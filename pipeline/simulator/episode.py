@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.scene import FUTURE_STEPS
 from data.vocabulary import Vocabulary
 from pipeline.simulator.events import Events, events_at_start, find_events
 from pipeline.simulator.observation import Observation, ObservationConfig, observe
 from pipeline.simulator.reward import (
     RewardConfig,
     blameable,
+    goal_progress,
     log_distance,
     note_events,
     ongoing_excused,
     task_rewards,
 )
-from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, decisions, reset, step
+from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, reset, step
 from pipeline.simulator.world import World
 
 __all__ = ["Simulator", "advance"]
@@ -77,7 +79,7 @@ class Simulator:
         reward: RewardConfig | None = None,
         compiled: bool = False,
     ) -> None:
-        self._view, self._reward, self._decisions = view, reward or RewardConfig(), decisions(vocabulary)
+        self._view, self._reward = view, reward or RewardConfig()
         self._observe: Any = partial(observe, config=view)
         self._advance: Any = partial(advance, vocabulary=vocabulary, box_scale=view.box_scale)
         if compiled:
@@ -119,7 +121,7 @@ class Simulator:
     @property
     def over(self) -> bool:
         """Whether the 8 s are over."""
-        return self.state.decision >= self._decisions
+        return self.state.step >= FUTURE_STEPS
 
     def observe(self) -> Observation:
         """What the N controlled agents see; see ``observation.observe``."""
@@ -136,6 +138,7 @@ class Simulator:
             Rewards by what they are for, [W, A] each, whose sum is the task reward; and the events that the agents
             are to blame for. Rows of agents that are not controlled mean nothing.
         """
+        before = self.state
         self.state, self.motion, events = self._advance(
             self.world, self.state, tokens, self._driven, self.agent_index
         )
@@ -146,8 +149,9 @@ class Simulator:
             world = self.world
             far = (world.goal - world.pose[..., :2]).norm(dim=-1) >= self._reward.least_goal
             rewards["goal"] = rewards["goal"] * far
+        if self._reward.progress:
+            rewards["progress"] = self._reward.progress * goal_progress(self.world, before, self.motion)
         if self._reward.log_distance:
-            steps = self.motion.pose.shape[2]
-            rewards["log_distance"] = self._reward.log_distance * log_distance(self.world, self.state, steps)
+            rewards["log_distance"] = self._reward.log_distance * log_distance(self.world, self.state)
         self._before = events
         return rewards, events

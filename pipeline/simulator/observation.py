@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.scene import MapKind
+from data.errors import UserError
+from data.scene import FUTURE_STEPS, MapKind
 from data.vocabulary import TYPE_NAMES
 from pipeline.simulator.step import AgentIndex, State
 from pipeline.simulator.world import VIEW_CELL, World, table_rows
@@ -31,6 +32,10 @@ _ROAD_KINDS = len(MapKind) - 1
 _MOTION_SCALE = 4.0
 _LIGHT_RANGE = 50.0
 _LANE_HALF_WIDTH = 2.0
+# The point ahead around which further road is seen is at least so far away, metres.
+_LEAST_AHEAD = 10.0
+# By which the place in the log is divided for critics, metres.
+_BEYOND_SCALE = 20.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,15 @@ class ObservationConfig:
     Args:
         neighbours: agents seen; 63 in the paper.
         road_segments: road segments seen; 120 in the paper.
+        ahead_segments: of these, how many are the ones nearest to where the agent will be; 0 in the paper, whose
+            agents see those nearest to themselves.
+        ahead_seconds: until then, at the speed of now, and at least 10 m ahead.
         radius: how far agents and road are seen, metres.
         speed_scale: by which speeds are divided, m/s; 100 in the paper.
         distance_scale: by which positions of neighbours and road are divided, metres.
         goal_scale: by which positions of the goal are divided, metres; 1000 in the paper.
         show_type: own and neighbours' type.
+        show_goal_known: whether the goal is shown; a goal that is not, and one that is reached, look alike without.
         show_motion: what the own last token did.
         show_velocity: velocity of neighbours in the own frame, and the own velocity.
         show_light: the signal ahead, as last observed by the current step (later states are unknown to an entry).
@@ -54,16 +63,36 @@ class ObservationConfig:
 
     neighbours: int = 16
     road_segments: int = 48
+    ahead_segments: int = 0
+    ahead_seconds: float = 1.5
     radius: float = 50.0
     speed_scale: float = 20.0
     distance_scale: float = 50.0
     goal_scale: float = 100.0
     show_type: bool = True
+    show_goal_known: bool = False
     show_motion: bool = True
     show_velocity: bool = True
     show_light: bool = True
     history: int = 0
     box_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ahead_segments < self.road_segments:
+            raise UserError(
+                f"view.ahead_segments is {self.ahead_segments}; it must be at least 0 and less than "
+                f"view.road_segments, {self.road_segments}"
+            )
+
+    @property
+    def near_segments(self) -> int:
+        """Road segments seen that are nearest to the agent."""
+        return self.road_segments - self.ahead_segments
+
+    @property
+    def listed_segments(self) -> int:
+        """How many nearest segments of any point a world must know."""
+        return max(self.near_segments, self.ahead_segments)
 
 
 @dataclass(frozen=True)
@@ -77,11 +106,19 @@ class Observation:
     road_seen: Tensor  # [N, R] bool
     type: Tensor  # [N] int64 from type_index
     motion: Tensor  # [N, 3] the last token's motion in the frame of its start, metres and radians
+    beyond: Tensor  # [N, 6] what no agent sees, and a critic may: time left, the goal, the place in the log
 
 
 def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
     """Widths of ego, neighbour and road features."""
-    ego = 6 + _TYPES * config.show_type + 3 * config.show_motion + 2 * config.show_velocity + 3 * config.show_light
+    ego = (
+        6
+        + config.show_goal_known
+        + _TYPES * config.show_type
+        + 3 * config.show_motion
+        + 2 * config.show_velocity
+        + 3 * config.show_light
+    )
     ego += 4 * config.history
     neighbour = 6 + _TYPES * config.show_type + 2 * config.show_velocity + 3 * config.history
     return ego, neighbour, 6 + _ROAD_KINDS
@@ -115,6 +152,7 @@ def observe(world: World, state: State, agent_index: AgentIndex, config: Observa
         road_seen=road_seen,
         type=world.types[w, a],
         motion=state.last_motion[w, a],
+        beyond=_observe_beyond(world, state, agent_index, config),
     )
 
 
@@ -131,6 +169,9 @@ def observe_ego(world: World, state: State, agent_index: AgentIndex, config: Obs
         goal,
         state.collided[w, a].float().unsqueeze(-1),
     ]
+    if config.show_goal_known:
+        is_known = world.moves[w, a] & ~(state.goal_hidden | state.goal_reached)[w, a]
+        parts.append(is_known.float().unsqueeze(-1))
     if config.show_type:
         parts.append(_one_hot(world.types[w, a], _TYPES))
     if config.show_motion:
@@ -147,6 +188,19 @@ def observe_ego(world: World, state: State, agent_index: AgentIndex, config: Obs
         turn = torch.atan2(torch.sin(turn), torch.cos(turn)).unsqueeze(-1)
         parts.append(torch.where(known, torch.cat((place, turn, known.float()), dim=-1), 0.0).flatten(1))
     return torch.cat(parts, dim=-1)
+
+
+def _observe_beyond(world: World, state: State, agent_index: AgentIndex, config: ObservationConfig) -> Tensor:
+    """``Observation.beyond`` of some agents; see ``observe``."""
+    w, a = agent_index
+    pose = state.pose[w, a]
+    goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
+    is_open = world.moves[w, a] & ~state.goal_reached[w, a]
+    # At the start, where the log is a step later.
+    log = world.log[:, :, max(0, state.step - 1), :2][w, a]
+    logged = _into_frame(log - pose[:, :2], pose[:, 2]) / _BEYOND_SCALE
+    left = torch.full_like(pose[:, :1], 1.0 - state.step / FUTURE_STEPS)
+    return torch.cat((left, is_open.float().unsqueeze(-1), goal.clamp(-1.0, 1.0), logged.clamp(-1.0, 1.0)), dim=-1)
 
 
 def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:
@@ -217,13 +271,17 @@ def observe_road(
     w, a = agent_index
     pose = state.pose[w, a]  # [N, 3]
     # Rows of flat tables and one plane per number: compiled or not, twice as fast as pairs of indices and vectors.
-    candidates = world.road_grid.near(w, pose[:, None, :2], VIEW_CELL).squeeze(1)  # [N, J]
-    middle_x, middle_y = table_rows(world.road.middle, candidates).unbind(-1)
-    distance = (middle_x - pose[:, :1]).square() + (middle_y - pose[:, 1:2]).square()
-    count = min(config.road_segments, candidates.shape[1])
-    flat = candidates.gather(-1, distance.topk(count, dim=-1, largest=False, sorted=False).indices)  # [N, R]
-    kind = world.road.kind[flat]
     heading = pose[:, 2:]  # [N, 1]
+    flat, distance = _nearest_segments(world, w, pose[:, :2], config.near_segments)  # [N, R]
+    if config.ahead_segments:
+        speed = state.velocity[w, a].norm(dim=-1, keepdim=True)
+        reach = (speed * config.ahead_seconds).clamp(_LEAST_AHEAD, config.radius - _LEAST_AHEAD)
+        ahead = pose[:, :2] + reach * torch.cat((torch.cos(heading), torch.sin(heading)), dim=-1)
+        # What is seen anyway is nearer than the farthest of these.
+        beyond = torch.cat((pose[:, :2], distance.amax(-1, keepdim=True)), dim=-1)
+        more, _ = _nearest_segments(world, w, ahead, config.ahead_segments, beyond)
+        flat = torch.cat((flat, more), dim=-1)
+    kind = world.road.kind[flat]
     _, _, along_x, along_y, low, high = table_rows(world.road.line, flat).unbind(-1)
     middle_x, middle_y = table_rows(world.road.middle, flat).unbind(-1)
     middle_x, middle_y = _turned(middle_x - pose[:, :1], middle_y - pose[:, 1:2], heading)
@@ -240,6 +298,26 @@ def observe_road(
     kinds = table_rows(kinds.contiguous(), torch.where(seen, kind, 0))
     feature = torch.cat((torch.stack([plane * shown for plane in planes], dim=-1), kinds), dim=-1)
     return _filled_up(feature, seen, config.road_segments)
+
+
+def _nearest_segments(
+    world: World, w: Tensor, point: Tensor, count: int, beyond: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows of the segments whose middles are nearest to points, and their squared distances; both [N, count].
+
+    Args:
+        world: batched. w: [N] worlds of the points. point: [N, 2] metres. count: of segments.
+        beyond: [N, 3] x, y and squared distance: no segment that is nearer to (x, y), but row 0 instead.
+    """
+    candidates = world.road_grid.near(w, point.unsqueeze(1), VIEW_CELL).squeeze(1)  # [N, J]
+    middle_x, middle_y = table_rows(world.road.middle, candidates).unbind(-1)
+    distance = (middle_x - point[:, :1]).square() + (middle_y - point[:, 1:]).square()
+    if beyond is not None:
+        x, y, least = beyond.unsqueeze(1).unbind(-1)
+        is_new = (middle_x - x).square() + (middle_y - y).square() > least
+        distance, candidates = torch.where(is_new, distance, torch.inf), torch.where(is_new, candidates, 0)
+    nearest = distance.topk(min(count, candidates.shape[1]), dim=-1, largest=False, sorted=False)
+    return candidates.gather(-1, nearest.indices), nearest.values
 
 
 def _filled_up(feature: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 
 from pipeline.simulator.events import Events
-from pipeline.simulator.step import State
+from pipeline.simulator.step import Motion, State
 from pipeline.simulator.world import World
 
-__all__ = ["RewardConfig", "blameable", "log_distance", "note_events", "ongoing_excused", "task_rewards"]
+__all__ = [
+    "RewardConfig",
+    "blameable",
+    "goal_progress",
+    "log_distance",
+    "note_events",
+    "ongoing_excused",
+    "task_rewards",
+]
 
 # From the log, metres: who is farther away is somewhere else.
 _FARTHEST = 20.0
@@ -30,6 +38,7 @@ class RewardConfig:
         least_goal: a goal nearer than this at the start is not paid, metres; many agents begin within its radius.
         log_distance: for every 10 m that an agent is away from its log at the end of a decision, up to 20 m; agents
             whose log moves, while it goes on. Not in the paper, which pays the goal alone.
+        progress: for every metre that an agent comes nearer to its goal, or goes away from it, until it is reached.
         per_event: pay for a collision or leaving the road when it begins, not at every decision while it lasts.
         forgive_start: a collision or a place off the road that an agent starts in does not count until it has ended
             once; many recorded vehicles are parked beside the road.
@@ -41,6 +50,7 @@ class RewardConfig:
     red_light: float = -0.75
     least_goal: float = 0.0
     log_distance: float = 0.0
+    progress: float = 0.0
     per_event: bool = False
     forgive_start: bool = True
 
@@ -75,15 +85,25 @@ def task_rewards(events: Events, before: Events, config: RewardConfig) -> dict[s
     }
 
 
-def log_distance(world: World, state: State, token_steps: int) -> Tensor:
+def log_distance(world: World, state: State) -> Tensor:
     """[W, A] how far agents are from their log, in units of 10 m and up to 20 m; 0 where that does not count.
 
     Args:
-        world: batched. state: after a decision. token_steps: simulator steps in a decision.
+        world: batched. state: after a decision.
     """
-    step = state.decision * token_steps - 1
+    step = state.step - 1
     apart = (state.pose[..., :2] - world.log[:, :, step, :2]).norm(dim=-1).clamp(max=_FARTHEST)
     return torch.where(world.log_valid[:, :, step] & world.moves, apart / 10.0, 0.0)
+
+
+def goal_progress(world: World, state: State, motion: Motion) -> Tensor:
+    """[W, A] metres by which agents came nearer to a goal that was not reached before.
+
+    Args:
+        world: batched. state: before the decision. motion: of the decision.
+    """
+    before, after = ((pose[..., :2] - world.goal).norm(dim=-1) for pose in (motion.start, motion.pose[:, :, -1]))
+    return torch.where(world.moves & ~state.goal_reached, before - after, 0.0)
 
 
 def note_events(state: State, events: Events) -> State:

@@ -48,7 +48,7 @@ class State:
     collided: Tensor  # [W, A] bool: during the last decision
     goal_reached: Tensor  # [W, A] bool: at any time
     goal_hidden: Tensor  # [W, A] bool: not shown in this episode, though still paid
-    decision: int  # number of decisions taken
+    step: int  # number of simulator steps taken
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def reset(world: World, goal_hidden: Tensor, history: int = 0) -> State:
         collided=nobody,
         goal_reached=nobody,
         goal_hidden=goal_hidden,
-        decision=0,
+        step=0,
     )
 
 
@@ -160,7 +160,7 @@ def step(
         The state after the token, without its events, and the motion.
     """
     steps = vocabulary.token_steps
-    first = state.decision * steps
+    first = state.step
     moved = apply_token(vocabulary, state.pose, tokens, world.types)  # [W, A, s, 3]
     logged = world.log[:, :, first : first + steps]
     is_controlled = controlled[..., None]
@@ -184,5 +184,5 @@ def follow(state: State, motion: Motion) -> State:
         collided=state.collided,
         goal_reached=state.goal_reached,
         goal_hidden=state.goal_hidden,
-        decision=state.decision + 1,
+        step=state.step + motion.pose.shape[2],
     )

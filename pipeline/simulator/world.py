@@ -128,7 +128,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     Args:
         scene: single; with 11 steps only, goals are the current positions and the log is empty.
         vocabulary: for the tokens of the logged first second.
-        view_size: road segments that agents see.
+        view_size: road segments that agents see around a point (``ObservationConfig.listed_segments``).
         with_edges: keep the road's edges, by which agents are off the road; observations do not need them.
     """
     origin = scene_origin(scene)

@@ -22,6 +22,7 @@ def run_selfplay(
     reference: Path,
     out: Path,
     validation: Path | None = None,
+    start: Path | None = None,
     seed: int = 0,
     keep: bool = False,
 ) -> dict[str, float]:
@@ -34,6 +35,7 @@ def run_selfplay(
             HR-PPO; its vocabulary is the policy's actions.
         out: where policy.ckpt, metrics.csv, curves for TensorBoard and perhaps best.ckpt go.
         validation: store of the validation split, for --evaluate_every.
+        start: policy.ckpt with whose weights it begins, such as a distilled one; its own view and sizes are needed.
         seed: of weights, worlds, actions and minibatches; the randomness of update u depends on (seed, u) alone.
         keep: a finished result stays as it is whatever changed; an unfinished training goes on from its last
             checkpoint with the options of now.
@@ -54,6 +56,7 @@ def run_selfplay(
         out=out,
         seed=seed,
         validation=validation,
+        start=start,
         keep=keep,
     )
     if is_launched():

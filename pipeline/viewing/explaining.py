@@ -14,7 +14,7 @@ from models.policy import Policy
 from models.reference.agent import ReferenceAgent
 from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.rollout import act, collect
+from pipeline.selfplay.rollout import Given, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import decisions
@@ -82,7 +82,7 @@ class Explainer:
         """[A, D, K]. Goals are hidden, as in ``sample``."""
         uniform = torch.zeros(decisions(self.vocabulary) + 2, *world.types.shape)
         config, simulator = PPOConfig(goal_dropout=1.0), Simulator(self.vocabulary, view)
-        rollout = collect(net, simulator, world, None, config, uniform, logged=tokens)
+        rollout = collect(net, simulator, world, None, config, uniform, Given(tokens, replay=True))
         logits = act(net, rollout.observations)[0].log_softmax(-1)
         return logits.unflatten(0, (-1, tokens.shape[1])).transpose(0, 1)
 

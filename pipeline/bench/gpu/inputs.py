@@ -134,7 +134,7 @@ class Inputs:
     @cached_property
     def built(self) -> Sequence[World]:
         """The world of each scene."""
-        return [build_world(scene, self.vocabulary, self.paper.view.road_segments) for scene in self.scenes]
+        return [build_world(scene, self.vocabulary, self.paper.view.listed_segments) for scene in self.scenes]
 
     @cached_property
     def resident(self) -> World:

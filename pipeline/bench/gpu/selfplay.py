@@ -74,7 +74,7 @@ def _measured(inputs: Inputs, worlds: int, is_compiled: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
     build = seconds_on(
         torch.device("cpu"),
-        lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.road_segments) for s in scenes],
+        lambda: [build_world(s, inputs.vocabulary, inputs.paper.view.listed_segments) for s in scenes],
     ) / len(scenes)
     torch.set_num_threads(threads)
     started = time.perf_counter()

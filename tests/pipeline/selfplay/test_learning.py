@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from models.policy import Policy, PolicyConfig
+from models.policy import BEYOND, Policy, PolicyConfig
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Executed, Rollout, act, collect
@@ -33,6 +33,7 @@ def episode_of(reward: Tensor, logits: Tensor, action: Tensor, reference: Tensor
         road_seen=torch.zeros(count, 1, dtype=torch.bool),
         type=torch.zeros(count, dtype=torch.int64),
         motion=torch.zeros(count, 3),
+        beyond=torch.zeros(count, BEYOND),
     )
     return Rollout(
         observations=observation,

@@ -166,17 +166,17 @@ def test_what_a_training_computes_decides_whether_it_goes_on(store, tmp_path: Pa
     for path in (reference, moved):
         path.write_bytes(b"weights")
     config = SelfPlayConfig()
-    known = _fingerprint(config, 0, reference, store, [])
+    known = _fingerprint(config, 0, [reference], store, [])
     same = dataclasses.replace(config, workers=3, tensorboard=False, checkpoint_every=9)
-    assert _fingerprint(same, 0, moved, store, []) == known
+    assert _fingerprint(same, 0, [moved], store, []) == known
     others = [
-        _fingerprint(dataclasses.replace(config, ppo=PPOConfig(beta=0.2)), 0, reference, store, []),
-        _fingerprint(dataclasses.replace(config, worlds=25), 0, reference, store, []),
-        _fingerprint(config, 1, reference, store, []),
-        _fingerprint(config, 0, reference, store, [store[0]]),
+        _fingerprint(dataclasses.replace(config, ppo=PPOConfig(beta=0.2)), 0, [reference], store, []),
+        _fingerprint(dataclasses.replace(config, worlds=25), 0, [reference], store, []),
+        _fingerprint(config, 1, [reference], store, []),
+        _fingerprint(config, 0, [reference], store, [store[0]]),
     ]
     reference.write_bytes(b"other weights")
-    others.append(_fingerprint(config, 0, reference, store, []))
+    others.append(_fingerprint(config, 0, [reference], store, []))
     assert len({known, *others}) == 6
     seeds = {_seed_of(*key) for key in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
     assert len(seeds) == 4

@@ -48,7 +48,7 @@ def loss_of(batch: dict[str, Tensor], config: PPOConfig) -> tuple[Tensor, dict[s
     advantage = batch["advantages"]
     normalised = (advantage - advantage.mean()) / advantage.std(unbiased=False)
     known = max(1, int(batch["covered"].sum()))
-    unseen = Observation(*[torch.zeros(0)] * 7)
+    unseen = Observation(*[torch.zeros(0)] * 8)
     counts = {"count": torch.tensor(float(len(advantage))), "covered_count": torch.tensor(float(known))}
     real = torch.ones(len(advantage), dtype=torch.bool)
     minibatch = Minibatch(unseen, **rest, advantages=normalised, real=real, **counts)
@@ -61,7 +61,7 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
     advantage = batch["advantages"].tolist()
     mean = sum(advantage) / count
     deviation = math.sqrt(sum((a - mean) ** 2 for a in advantage) / count)
-    surrogate = entropy = value_loss = kl = clipped = 0.0
+    surrogate = entropy = value_loss = kl = clipped = change = 0.0
     covered = 0
     for row in range(count):
         weights = [math.exp(x) for x in batch["logits"][row].tolist()]
@@ -73,6 +73,7 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
         else:
             surrogate += max(ratio, 1 - config.clip) * normal
         clipped += abs(ratio - 1) > config.clip
+        change += ratio - 1 - math.log(ratio)
         entropy -= sum(p * math.log(p) for p in chance)
         value_loss += 0.5 * (float(batch["value"][row]) - float(batch["returns"][row])) ** 2
         if batch["covered"][row]:
@@ -88,6 +89,7 @@ def by_hand(batch: dict[str, Tensor], config: PPOConfig) -> dict[str, float]:
         "entropy": entropy / count,
         "kl": kl / covered,
         "clip_fraction": clipped / count,
+        "policy_change": change / count,
     }
     parts["loss"] = (
         -config.surrogate_weight * parts["surrogate"]
@@ -193,6 +195,7 @@ def partly_covered(agents: int, inputs: int, actions: int) -> Rollout:
         road_seen=nothing,
         type=nothing,
         motion=nothing,
+        beyond=nothing,
     )
     return Rollout(
         observations=seen,
@@ -282,7 +285,7 @@ def random_episode(decisions: int = 6, agents: int = 4) -> Rollout:
     rows = decisions * agents
     nothing = torch.zeros(rows, 0)
     return Rollout(
-        observations=Observation(normal(rows, 5), nothing, nothing, nothing, nothing, nothing, nothing),
+        observations=Observation(normal(rows, 5), *[nothing] * 7),
         actions=torch.randint(3, (decisions, agents), generator=generator),
         logprobs=-1.1 + 0.2 * normal(decisions, agents),
         values=normal(decisions + 1, agents),

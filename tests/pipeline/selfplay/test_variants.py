@@ -23,7 +23,7 @@ from pipeline.run.presets import CONFIGS
 from pipeline.selfplay import training
 from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
-from pipeline.selfplay.rollout import Executed, collect
+from pipeline.selfplay.rollout import Executed, Given, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.world import build_world
 from pipeline.stages.selfplay import run_selfplay
@@ -116,7 +116,7 @@ def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
         kept.append(driven)
         return LogScorer(vocabulary.size).scores([], world, driven)
 
-    episode = collect(policy, Simulator(vocabulary, VIEW), world, score, PPOConfig(), uniform, logged=tokens)
+    episode = collect(policy, Simulator(vocabulary, VIEW), world, score, PPOConfig(), uniform, Given(tokens, True))
     assert torch.equal(episode.actions, tokens[kept[0].agent_index].T)
     # The log was replayed, not the tokens.
     torch.testing.assert_close(kept[0].poses[0, :, 1:], world.log[0, :, 1::2])

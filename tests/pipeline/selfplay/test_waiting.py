@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from data.scene import map_tensors
-from models.policy import Policy, PolicyConfig
+from models.policy import BEYOND, Policy, PolicyConfig
 from pipeline.bench.launches import LaunchCounter
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.learner import Learner, _tensors
@@ -42,7 +42,7 @@ def moved(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("view", "budget"), [(PAPER, 690), (ObservationConfig(), 755)])
 def test_a_decision(vocabulary, view, budget) -> None:
-    worlds = [build_world(random_scene(seed), vocabulary, view.road_segments) for seed in (0, 1)]
+    worlds = [build_world(random_scene(seed), vocabulary, view.listed_segments) for seed in (0, 1)]
     resident: World = map_tensors(stack_worlds(worlds), moved)
     agents = int(sum(world.exists.sum() for world in worlds))
     index = torch.zeros(agents, dtype=torch.int64, device=META)
@@ -77,6 +77,7 @@ def test_a_gradient_step(vocabulary) -> None:
             road_seen=some(size, view.road_segments, dtype=torch.bool),
             type=some(size, dtype=torch.int64),
             motion=some(size, 3),
+            beyond=some(size, BEYOND),
         ),
         actions=some(size, dtype=torch.int64),
         logprobs=some(size),

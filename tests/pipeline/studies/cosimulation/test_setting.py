@@ -42,7 +42,7 @@ def test_the_policy_sees_what_it_would_see_of_a_recorded_scene(
 ) -> None:
     # The tokens that led here are those of the recording there, the motion itself here.
     view = dataclasses.replace(VIEW, show_motion=False)
-    scene_world = build_world(own.scene, vocabulary, view.road_segments)
+    scene_world = build_world(own.scene, vocabulary, view.listed_segments)
     scene_state = reset(scene_world, torch.ones_like(scene_world.exists))
     rows = torch.from_numpy(np.flatnonzero(own.before[-1].present))
     number = {int(row): index for index, row in enumerate(rows)}
