@@ -303,7 +303,7 @@ def _as_reference(model: ReferenceAgent | Policy, path: Path) -> ReferenceAgent:
 def _start_from(path: Path, policy: Policy, vocabulary: Vocabulary, config: SelfPlayConfig) -> None:
     """Give a policy the weights of a trained one, and what that one was trained on."""
     trained, words, view = load_policy(path)
-    if not torch.equal(words.ends, vocabulary.ends.cpu()):
+    if not torch.equal(words.poses, vocabulary.poses.cpu()):
         raise UserError(
             f"--start {path}: its tokens are not those of the reference; start from a policy trained on it"
         )

@@ -9,7 +9,7 @@ import torch
 
 from data.errors import UserError
 from data.vocabulary import Vocabulary
-from models.policy import Policy, PolicyConfig, load_policy, save_policy
+from models.policy import BEYOND, Policy, PolicyConfig, load_policy, save_policy
 from models.reference.checkpoint import save_reference
 from tests.models.reference.conftest import make_model
 
@@ -209,3 +209,18 @@ def test_wrong_files_are_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
         torch.save(content | {name: value}, path)
         with pytest.raises(UserError, match=r"another version|of format 99"):
             load_policy(path)
+
+
+def test_a_critic_of_its_own_sees_more_and_leaves_the_actor_alone() -> None:
+    policy, seen = make(PolicyConfig(own_critic=True)), inputs()
+    beyond = torch.randn(5, BEYOND)
+    logits, value = policy(**seen, beyond=beyond)
+    others, worth = policy(**seen, beyond=beyond + 1)
+    assert torch.equal(logits, others)
+    assert (value != worth).all()
+    torch.testing.assert_close(policy(**seen)[1], policy(**seen, beyond=torch.zeros(5, BEYOND))[1])
+    value.sum().backward()
+    learnt = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
+    assert learnt == {"critic.0.weight", "critic.0.bias", "critic.2.weight", "critic.2.bias"}
+    shared = make(PolicyConfig())
+    assert torch.equal(shared(**seen, beyond=beyond)[1], shared(**seen)[1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.learner import Learner
-from pipeline.selfplay.ppo import Minibatch, anchor_kl, exact_kl, gae, ppo_loss
+from pipeline.selfplay.ppo import Minibatch, Scale, Shard, anchor_kl, exact_kl, gae, minibatches, ppo_loss
 from pipeline.selfplay.rollout import Rollout
 from pipeline.simulator.observation import Observation
 
@@ -380,3 +380,22 @@ def test_an_update_of_no_training_is_one_at_its_beginning() -> None:
 def test_gradients_are_clipped_to_a_norm() -> None:
     moved, _ = updated(PPOConfig(epochs=1, minibatch=24, learning_rate=0.1, gradient_clip=0.01))
     assert float(moved.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_running_scale_divides_returns_and_advantages() -> None:
+    """Deviations of the first update; then nine tenths of the old squares and one tenth of the new ones."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    rollout, scale = random_episode(5, 4), Scale()
+    advantages = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    returns = advantages + rollout.values[:-1]
+    scale.follow(fabric, rollout, advantages)
+    first = float(returns.double().std(correction=0)), float(advantages.double().square().mean().sqrt())
+    assert (scale.returns, scale.advantages) == pytest.approx(first)
+    (batch,) = minibatches(Shard(fabric, rollout), rollout, advantages, 20, torch.Generator().manual_seed(0), scale)
+    places = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(batch.advantages, advantages.flatten()[places] / first[1])
+    torch.testing.assert_close(batch.returns, returns.flatten()[places] / first[0])
+    scale.follow(fabric, rollout, 3 * advantages)
+    second = float((3 * advantages + rollout.values[:-1]).double().std(correction=0)), 3 * first[1]
+    mixed = [math.sqrt(0.9 * old**2 + 0.1 * new**2) for old, new in zip(first, second)]
+    assert [scale.returns, scale.advantages] == pytest.approx(mixed)

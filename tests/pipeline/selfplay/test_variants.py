@@ -14,14 +14,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.errors import UserError
 from data.store import shard_name, write_shard
-from models.policy import PolicyConfig, load_policy
+from data.tokenizer import apply_token
+from models.policy import PolicyConfig, load_policy, save_policy
+from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.command.options import command_parser
 from pipeline.evaluation.motion import FIGURES
 from pipeline.run.presets import CONFIGS
 from pipeline.selfplay import training
-from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens
+from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens, sampled_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Executed, Given, collect
 from pipeline.simulator.episode import Simulator
@@ -29,7 +32,7 @@ from pipeline.simulator.world import build_world
 from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
-from tests.pipeline.conftest import VIEW
+from tests.pipeline.conftest import VIEW, make_policy
 from tests.pipeline.simulator.test_step import arcs
 from tests.scenes import Mover, hand_made
 
@@ -72,7 +75,7 @@ def with_ppo(config: SelfPlayConfig = CONFIG, **changes) -> SelfPlayConfig:
 def test_a_cloned_policy_says_what_the_log_does(data, tmp_path) -> None:
     """And then is the anchor of HR-PPO, for a policy that sees the same."""
     cloning = with_ppo(
-        dataclasses.replace(CONFIG, driver="log", agent_steps=6000),
+        dataclasses.replace(CONFIG, driver="log", anchor="log", agent_steps=6000),
         surrogate_weight=0.0,
         value_weight=0.0,
         entropy_weight=0.0,
@@ -253,3 +256,69 @@ def test_files_of_variants_change_what_they_name(path: Path) -> None:
 def test_there_are_all_variants() -> None:
     names = {path.stem for path in VARIANTS}
     assert names == {"clone", "forward_kl", "history", "hr_ppo", "kl_only", "large", "ppo", "ppo_dropout"}
+
+
+@pytest.mark.parametrize("driver", ["log", "reference"])
+def test_a_reference_is_distilled_where_others_drive_and_self_play_starts_from_it(data, tmp_path, driver) -> None:
+    distilling = with_ppo(
+        dataclasses.replace(CONFIG, driver=driver, agent_steps=6000),
+        **dict.fromkeys(("surrogate_weight", "value_weight", "entropy_weight"), 0.0),
+        beta=1.0,
+        kl="forward",
+    )
+    run_selfplay(distilling, **data, out=tmp_path / "distilled", seed=0)
+    found = rows(tmp_path / "distilled")
+    assert found[-1]["kl"] < 0.7 * found[0]["kl"]
+    assert "kl_moving" not in found[-1]
+    start = tmp_path / "distilled" / "policy.ckpt"
+    run_selfplay(CONFIG, **data, out=tmp_path / "started", seed=0, start=start)
+    run_selfplay(CONFIG, **data, out=tmp_path / "fresh", seed=0)
+    started, fresh = rows(tmp_path / "started")[0], rows(tmp_path / "fresh")[0]
+    assert started["kl"] < 0.9 * fresh["kl"]
+    assert set(load_policy(start)[0].trained_on.tolist()) <= set(
+        load_policy(tmp_path / "started" / "policy.ckpt")[0].trained_on.tolist()
+    )
+
+
+def test_what_a_policy_cannot_start_from_is_named(data, tmp_path) -> None:
+    start = tmp_path / "policy.ckpt"
+    vocabulary = ReferenceAgent.from_checkpoint(data["reference"]).vocabulary
+    save_policy(start, make_policy(vocabulary), vocabulary, dataclasses.asdict(VIEW))
+    with pytest.raises(UserError, match=r"it has policy.embedding 64, policy.hidden 128; give the same --policy"):
+        run_selfplay(CONFIG, **data, out=tmp_path / "net", start=start)
+    blind = dataclasses.replace(CONFIG, view=dataclasses.replace(VIEW, show_light=False))
+    with pytest.raises(UserError, match=r"it has view.show_light True; give the same --view"):
+        run_selfplay(blind, **data, out=tmp_path / "view", start=start)
+    other = dataclasses.replace(vocabulary, poses=vocabulary.poses + 0.1)
+    save_policy(start, make_policy(vocabulary), other, dataclasses.asdict(VIEW))
+    with pytest.raises(UserError, match="its tokens are not those of the reference"):
+        run_selfplay(CONFIG, **data, out=tmp_path / "words", start=start)
+    with pytest.raises(UserError, match="choose one of policy, log, reference"):
+        SelfPlayConfig(driver="nobody")
+    with pytest.raises(UserError, match="give --driver log"):
+        SelfPlayConfig(anchor="log")
+
+
+def test_tokens_of_a_reference_are_those_that_it_drives_by(reference) -> None:
+    scenes = [random_scene(0, agents=3), random_scene(1, agents=5)]
+    uniform = torch.rand(40, 2, 6, generator=torch.Generator().manual_seed(3))
+    tokens = sampled_tokens(reference, scenes, uniform)
+    for row, scene in enumerate(scenes):
+        driver = ReferenceDriver(reference)
+        drive, agents = driver.start(driver.prepare(scene), 1), int(scene.simulated.sum())
+        world = build_world(scene, reference.vocabulary, 4)
+        assert not tokens[row, agents:].any()
+        pose = world.pose
+        for number in range(40):
+            moved, _ = drive.step(uniform[number, row : row + 1, :agents])
+            executed = apply_token(reference.vocabulary, pose, tokens[row : row + 1, :agents, number], world.types)
+            torch.testing.assert_close(executed, moved, atol=1e-3, rtol=1e-5)
+            drive.observe(moved)
+            pose = moved[:, :, -1]
+
+
+def test_an_update_ends_where_the_policy_moved_too_far(data, tmp_path) -> None:
+    for target, epochs in ((0.0, 2.0), (1e-9, 1.0)):
+        figures = run_selfplay(with_ppo(target_kl=target), **data, out=tmp_path / str(target), seed=0)
+        assert figures["epochs"] == epochs
+        assert figures["policy_change"] > 1e-6

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.scene import AgentType, LightState, MapKind, Scene
 from models.reference.inputs import select_agents
 from pipeline.selfplay.rollout import act
@@ -307,3 +308,60 @@ def test_a_slanted_edge_has_the_direction_that_the_agent_sees() -> None:
     half = math.sqrt(0.5)
     expected = torch.tensor([-2 / 50, -8 / 50, math.sqrt(32) / 10, half, -half])
     torch.testing.assert_close(seen.road[0, 0, :5], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("speed", [0.0, 12.0, 40.0])
+def test_further_road_is_seen_ahead(vocabulary, speed: float) -> None:
+    """Half of the segments are the nearest to where an agent is, and half the nearest to where it will be."""
+    view = ObservationConfig(neighbours=4, road_segments=12, ahead_segments=5, distance_scale=1.0)
+    scene = random_scene(3)
+    world = build_world(scene, vocabulary, view.listed_segments)
+    state = reset(world, shown(world))
+    heading = state.pose[..., 2]
+    direction = torch.stack((torch.cos(heading), torch.sin(heading)), dim=-1)
+    seen = look(world, dataclasses.replace(state, velocity=speed * direction), view)
+    middle = world.road.middle[1:]
+    reach = min(max(10.0, 1.5 * speed), 40.0)
+    for row, (pose, forward) in enumerate(zip(state.pose[0], direction[0], strict=True)):
+        distance = (middle - pose[:2]).norm(dim=-1)
+        near = distance.argsort()[:7]
+        ahead = (middle - pose[:2] - reach * forward).norm(dim=-1)
+        ahead[near] = torch.inf
+        chosen = torch.cat((near, ahead.argsort()[:5]))
+        expected = distance[chosen][distance[chosen] <= view.radius].sort().values
+        actual = seen.road[row][seen.road_seen[row]][:, :2].norm(dim=-1).sort().values
+        torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_road_ahead_leaves_some_for_where_an_agent_is() -> None:
+    with pytest.raises(UserError, match=r"ahead_segments is 48; it must be at least 0 and less than .*, 48"):
+        ObservationConfig(ahead_segments=48)
+
+
+def test_whether_a_goal_is_shown_is_seen() -> None:
+    """A goal that is hidden, one that is reached, and none at all are not."""
+    world = build_world(hand_made([Mover(speed=5.0), Mover(x=20.0)]), arcs(), 4)
+    state, view = reset(world, shown(world)), ObservationConfig(road_segments=4, show_goal_known=True)
+    hidden = dataclasses.replace(state, goal_hidden=torch.ones_like(state.goal_hidden))
+    reached = dataclasses.replace(state, goal_reached=torch.ones_like(state.goal_reached))
+    assert feature_sizes(view)[0] == feature_sizes(ObservationConfig())[0] + 1
+    assert [look(world, one, view).ego[:, 6].tolist() for one in (state, hidden, reached)] == [
+        [1.0, 0.0],
+        [0.0, 0.0],
+        [0.0, 0.0],
+    ]
+
+
+def test_critics_see_time_goal_and_log() -> None:
+    """An agent that stands, facing left, while its log drives on to the right."""
+    world = build_world(hand_made([Mover(speed=5.0)]), arcs(), 4)
+    state = reset(world, ~shown(world))
+    pose = state.pose.clone()
+    pose[..., 2] = math.pi
+    later = dataclasses.replace(state, pose=pose, step=20)
+    view = ObservationConfig(road_segments=4)
+    torch.testing.assert_close(look(world, later, view).beyond, torch.tensor([[0.75, 1.0, -0.4, 0.0, -0.5, 0.0]]))
+    reached = dataclasses.replace(later, goal_reached=torch.ones_like(state.goal_reached), step=80)
+    torch.testing.assert_close(look(world, reached, view).beyond[0, :2], torch.tensor([0.0, 0.0]))
+    # The log is never farther away than 20 m to either side.
+    torch.testing.assert_close(look(world, reached, view).beyond[0, 4:], torch.tensor([-1.0, 0.0]))

@@ -112,3 +112,18 @@ def test_goals_nearer_than_asked_are_not_paid(least: float, paid_for: list[float
         rewards, _ = simulator.step(torch.ones_like(world.types))
         total += rewards["goal"][0]
     assert total.tolist() == paid_for
+
+
+def test_coming_nearer_to_a_goal_is_paid_until_it_is_reached() -> None:
+    """An agent whose log drives 40 m; another one whose log stands still."""
+    world = build_world(hand_made([Mover(speed=5.0), Mover(x=-30.0)]), arcs(), 4)
+    simulator = Simulator(arcs(), ObservationConfig(road_segments=4), RewardConfig(progress=0.5))
+    simulator.reset(world, world.exists, torch.zeros_like(world.exists))
+    before = simulator.state
+    rewards, _ = simulator.step(torch.ones_like(world.types))
+    gone = float((simulator.state.pose - before.pose)[0, 0, 0])
+    assert gone > 0.1
+    torch.testing.assert_close(rewards["progress"], torch.tensor([[0.5 * gone, 0.0]]), atol=1e-4, rtol=1e-4)
+    simulator.state = dataclasses.replace(simulator.state, goal_reached=torch.ones_like(world.exists))
+    rewards, _ = simulator.step(torch.ones_like(world.types))
+    assert rewards["progress"].tolist() == [[0.0, 0.0]]
