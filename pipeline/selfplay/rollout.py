@@ -203,8 +203,8 @@ def drive(
     for number in range(count):
         seen = simulator.observe()
         for name, value in vars(seen).items():
-            # What the last token did enters in double precision.
-            kept.put(number, name, value, None if name == "motion" else dtype)
+            # What the last token did enters in double precision, and critics compute in float32.
+            kept.put(number, name, value, None if name in ("motion", "beyond") else dtype)
         lap("observe")
         logits, value = act(policy, seen)
         log_policy = logits.log_softmax(-1)

@@ -194,13 +194,13 @@ def _observe_beyond(world: World, state: State, agent_index: AgentIndex, config:
     """``Observation.beyond`` of some agents; see ``observe``."""
     w, a = agent_index
     pose = state.pose[w, a]
-    goal = _into_frame(world.goal[w, a] - pose[:, :2], pose[:, 2]) / config.goal_scale
-    is_open = world.moves[w, a] & ~state.goal_reached[w, a]
-    # At the start, where the log is a step later.
-    log = world.log[:, :, max(0, state.step - 1), :2][w, a]
-    logged = _into_frame(log - pose[:, :2], pose[:, 2]) / _BEYOND_SCALE
+    # At the start the log is a step later.
+    places = torch.stack((world.goal, world.log[:, :, max(0, state.step - 1), :2]), dim=2)[w, a]  # [N, 2, 2]
+    goal, logged = _into_frame(places - pose[:, None, :2], pose[:, None, 2]).unbind(1)
+    is_open = (world.moves & ~state.goal_reached)[w, a].unsqueeze(-1)
     left = torch.full_like(pose[:, :1], 1.0 - state.step / FUTURE_STEPS)
-    return torch.cat((left, is_open.float().unsqueeze(-1), goal.clamp(-1.0, 1.0), logged.clamp(-1.0, 1.0)), dim=-1)
+    places = torch.cat((goal / config.goal_scale, logged / _BEYOND_SCALE), dim=-1).clamp(-1.0, 1.0)
+    return torch.cat((left, is_open, places), dim=-1)
 
 
 def _light_ahead(world: World, w: Tensor, pose: Tensor) -> Tensor:

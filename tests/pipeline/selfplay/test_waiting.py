@@ -40,7 +40,7 @@ def moved(tensor: Tensor) -> Tensor:
     return tensor.to(META)
 
 
-@pytest.mark.parametrize(("view", "budget"), [(PAPER, 690), (ObservationConfig(), 755)])
+@pytest.mark.parametrize(("view", "budget"), [(PAPER, 700), (ObservationConfig(), 765)])
 def test_a_decision(vocabulary, view, budget) -> None:
     worlds = [build_world(random_scene(seed), vocabulary, view.listed_segments) for seed in (0, 1)]
     resident: World = map_tensors(stack_worlds(worlds), moved)
