@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.scene import Scene, map_tensors
 from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
@@ -25,7 +26,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.known_scenes import KnownScenes, encode_scenes, join_scenes
 from models.sampling import SamplingConfig, draw
 from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.rollout import Executed, act, collect
+from pipeline.selfplay.rollout import Executed, Given, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import agent_indices, controlled_agents, decisions
@@ -37,6 +38,7 @@ __all__ = [
     "PolicyScorer",
     "ReferenceScorer",
     "SceneDivergence",
+    "given_tokens",
     "load_anchor",
     "logged_tokens",
     "mean_divergence",
@@ -227,6 +229,33 @@ def sampled_tokens(reference: ReferenceAgent, scenes: Sequence[Scene], uniform: 
             result[row, :agents, number] = tokens[0].to(result.device)
             unrolling.execute(tokens)
     return result
+
+
+def given_tokens(
+    driver: str,
+    model: ReferenceAgent | Policy,
+    scene: Callable[[int], Scene],
+    scene_index: Sequence[int],
+    world: World,
+    vocabulary: Vocabulary,
+    uniform: Tensor,
+) -> Given | None:
+    """What somebody else than the policy does in the worlds of an update; None where the policy drives.
+
+    Args:
+        driver: policy, log or reference. model: of the anchor. scene: finds the scene of an index.
+        scene_index: [W]. world: the batch of these worlds. uniform: [D + 2, W, A], see ``rollout.start``.
+
+    Raises:
+        UserError: a reference shall drive, and the model is none.
+    """
+    if driver == "log":
+        return Given(logged_tokens(world, vocabulary), replay=True)
+    if driver == "policy":
+        return None
+    if isinstance(model, Policy):
+        raise UserError("--driver reference: --reference is a policy; give a reference, or let the log drive")
+    return Given(sampled_tokens(model, [scene(index) for index in scene_index], uniform[:-2]), replay=False)
 
 
 @dataclass(frozen=True)

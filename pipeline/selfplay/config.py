@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from data.errors import UserError
@@ -11,11 +12,12 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.step import CONTROLLED
 
-__all__ = ["PPOConfig", "SelfPlayConfig"]
+__all__ = ["DistillConfig", "PPOConfig", "Phase", "SelfPlayConfig"]
 
 _KINDS = ("reverse", "forward")
 _DRIVERS = ("policy", "log", "reference")
 _ANCHORS = ("reference", "log")
+_TAUGHT = ("epochs", "minibatch", "learning_rate", "final_rate", "parked_share")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -96,6 +98,11 @@ class PPOConfig:
         return bool(self.beta or self.beta_final or self.alpha)
 
     @property
+    def compares(self) -> bool:
+        """Whether a reference says what it thinks of every episode."""
+        return self.anchored or self.compared
+
+    @property
     def driven(self) -> str:
         """The controlled agents, a kind of ``controlled_agents``."""
         return "vehicles" if self.vehicles_only else self.controlled
@@ -112,11 +119,51 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """What comes before self-play: others drive, and the policy learns what the anchor says there.
+
+    Args:
+        agent_steps: of distillation; 0 for none.
+        driver: who drives, log or reference.
+        epochs, minibatch, learning_rate, final_rate, parked_share: as for PPO.
+    """
+
+    agent_steps: int = 0
+    driver: str = "log"
+    epochs: int = 1
+    minibatch: int = 256
+    learning_rate: float = 1e-3
+    final_rate: float = 0.02
+    parked_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.driver not in _DRIVERS[1:]:
+            raise UserError(f"distill.driver is {self.driver!r}; choose one of {', '.join(_DRIVERS[1:])}")
+        if self.agent_steps < 0:
+            raise UserError(f"distill.agent_steps is {self.agent_steps}; it must be at least 0")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: who drives, and how it is learnt from."""
+
+    driver: str
+    ppo: PPOConfig
+    begin: int  # agent-steps
+    end: int
+
+    def progress(self, agent_steps: int) -> float:
+        """Fraction that is done."""
+        return (agent_steps - self.begin) / (self.end - self.begin)
+
+
+@dataclass(frozen=True)
 class SelfPlayConfig:
     """Anchored self-play.
 
     Args:
-        agent_steps: transitions to train on; a transition is one decision of one controlled agent.
+        agent_steps: transitions to train on; a transition is one decision of one controlled agent. Those of
+            distillation come before.
         driver: policy, which is self-play; or log or reference, for distillation: the policy learns in the states
             that these reach (with ppo.surrogate_weight 0).
         anchor: what the policy is held to: reference, the model that is given; or log, for behaviour cloning: the
@@ -144,6 +191,7 @@ class SelfPlayConfig:
         view: what agents see.
         reward: what events are worth.
         ppo: optimisation and anchor.
+        distill: from the anchor, before self-play.
     """
 
     agent_steps: int = 400_000
@@ -170,6 +218,7 @@ class SelfPlayConfig:
     view: ObservationConfig = field(default_factory=ObservationConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
         for name in (
@@ -195,6 +244,28 @@ class SelfPlayConfig:
             raise UserError(f"selfplay.precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
         if self.devices != "auto":
             self.check_share(self.devices)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Distillation, if there is any, and self-play."""
+        distill = self.distill
+        begin = distill.agent_steps
+        main = Phase(self.driver, self.ppo, begin, begin + self.agent_steps)
+        if not begin:
+            return (main,)
+        taught = dataclasses.replace(
+            self.ppo,
+            **{name: getattr(distill, name) for name in _TAUGHT},
+            surrogate_weight=0.0,
+            value_weight=0.0,
+            entropy_weight=0.0,
+            alpha=0.0,
+            target_kl=0.0,
+            beta=1.0,
+            beta_final=None,
+            kl="forward",
+        )
+        return Phase(distill.driver, taught, 0, begin), main
 
     def check_share(self, devices: int) -> None:
         """Raise ``UserError`` where so many devices on each machine cannot share the worlds evenly."""

@@ -41,16 +41,14 @@ from pipeline.selfplay.anchor import (
     LogScorer,
     PolicyScorer,
     ReferenceScorer,
+    given_tokens,
     load_anchor,
-    logged_tokens,
-    sampled_tokens,
 )
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.driver import Driver
 from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
 from pipeline.selfplay.ppo import Scale
-from pipeline.selfplay.rollout import Given
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
@@ -121,21 +119,26 @@ def train(
         _start_from(start, bare_policy, vocabulary, config)
     # The optimiser's state is read after this: it goes where the weights are, and does not follow them later.
     bare_policy.to(fabric.device)
-    learner = Learner(fabric, bare_policy, config.ppo, config.compile)
-    state = _State(bare_policy, learner)
+    state = _State(bare_policy)
     fingerprint = _fingerprint(config, seed, [reference] if start is None else [reference, start], store, held_out)
     if (out / TRAINING_FILE).exists():
         state.restore(out / TRAINING_FILE, fingerprint, keep)
     fabric.barrier()
-    driver = Driver(learner, simulator, pool.resident)
+    phases, phase, total = config.phases, None, config.phases[-1].end
     before, started = state.agent_steps, time.perf_counter()
     is_first = fabric.is_global_zero
-    log = TrainingLog(out, "selfplay", config.agent_steps, before, config.tensorboard and is_first, is_first)
+    log = TrainingLog(out, "selfplay", total, before, config.tensorboard and is_first, is_first)
 
     try:
-        while state.agent_steps < config.agent_steps:
+        while state.agent_steps < total:
             number, clock = state.updates, [time.perf_counter()]
-            progress = state.agent_steps / config.agent_steps
+            ahead = next(one for one in phases if state.agent_steps < one.end)
+            if ahead is not phase:
+                phase = ahead
+                learner = Learner(fabric, bare_policy, phase.ppo, config.compile)
+                driver = Driver(learner, simulator, pool.resident)
+                state.enter(learner, phases.index(phase))
+            progress = phase.progress(state.agent_steps)
 
             # Collect.
             scene_index = _slots_of(fabric, schedule.scene_index(number))
@@ -145,13 +148,9 @@ def train(
             torch.manual_seed(_seed_of(seed, number, f"dropout {fabric.global_rank}"))
             bare_policy.eval()
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
-            score = None if anchor is None else partial(anchor.scores, scene_index, world)
-            given = None
-            if config.driver == "log":
-                given = Given(logged_tokens(world, vocabulary), replay=True)
-            elif config.driver == "reference":
-                driven = [pool.scene(index) for index in scene_index]
-                given = Given(sampled_tokens(_as_reference(frozen, reference), driven, uniform[:-2]), replay=False)
+            asked = anchor is not None and (phase.ppo.compares or config.anchor == "log")
+            score = partial(anchor.scores, scene_index, world) if anchor is not None and asked else None
+            given = given_tokens(phase.driver, frozen, pool.scene, scene_index, world, vocabulary, uniform)
             rollout = driver.collect(scene_index, world, score, uniform, given)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
             steps, transitions = summed(fabric, counts).tolist()
@@ -176,7 +175,7 @@ def train(
             if given is not None:
                 # Actions that are not the policy's say nothing about its KL.
                 del row["kl_moving"]
-            over = state.agent_steps >= config.agent_steps
+            over = state.agent_steps >= total
             if held_out and config.evaluate_every and (over or state.updates % config.evaluate_every == 0):
                 if is_first:
                     agent = PolicyAgent(state.policy, vocabulary, config.view)
@@ -218,16 +217,27 @@ class _State:
     """What changes from update to update, and is saved to go on after an interruption."""
 
     policy: Policy
-    learner: Learner
+    learner: Learner | None = None
+    phase: int = 0
     updates: int = 0
     agent_steps: int = 0
     idle: int = 0  # worlds in a row without an agent to control
     best_row: Row = field(default_factory=dict)  # figures of the best policy
     rows: list[Row] = field(default_factory=list)
+    saved: dict[str, Any] = field(default_factory=dict)  # what a restored learner goes on with
 
-    _PLAIN = ("updates", "agent_steps", "idle", "best_row", "rows")
+    _PLAIN = ("phase", "updates", "agent_steps", "idle", "best_row", "rows")
+
+    def enter(self, learner: Learner, phase: int) -> None:
+        """Go on with the learner of a phase, where it was saved if it was."""
+        if self.saved and phase == self.phase:
+            learner.load_state_dict(self.saved["optimizer"])
+            if learner.scale is not None:
+                learner.scale = Scale(**self.saved["scale"])
+        self.learner, self.phase, self.saved = learner, phase, {}
 
     def save(self, path: Path, fingerprint: str) -> None:
+        assert self.learner is not None
         content = {
             "fingerprint": fingerprint,
             "policy": self.policy.state_dict(),
@@ -249,9 +259,7 @@ class _State:
             )
         try:
             self.policy.load_state_dict(content["policy"])
-            self.learner.load_state_dict(content["optimizer"])
-            if self.learner.scale is not None:
-                self.learner.scale = Scale(**content.get("scale", {}))
+            self.saved = {name: content.get(name, {}) for name in ("optimizer", "scale")}
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"--keep: {path}: the checkpoint of another network; leave --keep out, or give its options"
@@ -287,17 +295,11 @@ def _anchor(
     """What the policy learns from or is compared with."""
     if config.anchor == "log":
         return LogScorer(vocabulary.size)
-    if not (config.ppo.anchored or config.ppo.compared):
+    if not any(phase.ppo.compares for phase in config.phases):
         return None
     if isinstance(model, Policy):
         return PolicyScorer(model)
     return ReferenceScorer(model, pool.scene, config.cache_worlds)
-
-
-def _as_reference(model: ReferenceAgent | Policy, path: Path) -> ReferenceAgent:
-    if isinstance(model, Policy):
-        raise UserError(f"{path}: a policy, which cannot drive as --driver reference; give a reference")
-    return model
 
 
 def _start_from(path: Path, policy: Policy, vocabulary: Vocabulary, config: SelfPlayConfig) -> None:

@@ -16,7 +16,7 @@ from data.store import shard_name, write_shard
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.selfplay import training
-from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.config import DistillConfig, PPOConfig
 from pipeline.selfplay.learner import Learner
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
@@ -96,6 +96,58 @@ def test_a_resumed_run_ends_with_the_same_bytes(data, undisturbed, tmp_path, mon
     assert not (plain / "training.pt").exists()
 
 
+DISTILLED = dataclasses.replace(
+    CONFIG,
+    agent_steps=600,
+    distill=DistillConfig(agent_steps=1500, minibatch=64, learning_rate=3e-3),
+    ppo=dataclasses.replace(CONFIG.ppo, running_scale=True),
+)
+
+
+def test_distillation_comes_first_and_is_resumed_too(data, tmp_path, monkeypatch) -> None:
+    """Interrupted in each of the two parts, and right between them; the scale of returns goes on as well."""
+    whole = tmp_path / "whole"
+    run_selfplay(DISTILLED, **data, out=whole, seed=1)
+    rows = list(csv.DictReader((whole / "metrics.csv").open()))
+    driven = [bool(row["kl_moving"]) for row in rows]
+    steps = [float(row["agent_steps"]) for row in rows]
+    assert driven == [False] * driven.count(False) + [True] * driven.count(True)
+    last = driven.index(True) - 1
+    assert steps[last - 1] < 1500 <= steps[last]
+    assert steps[-2] < 2100 <= steps[-1]
+    # Only the KL is learnt from at first.
+    assert float(rows[last]["kl"]) < 0.8 * float(rows[0]["kl"])
+    for after in (1, last + 1, len(rows) - 1):
+        out = tmp_path / str(after)
+        with monkeypatch.context() as patch:
+            interrupt(patch, after)
+            with pytest.raises(KeyboardInterrupt):
+                run_selfplay(DISTILLED, **data, out=out, seed=1)
+        run_selfplay(DISTILLED, **data, out=out, seed=1)
+        for name in (POLICY_FILE, "metrics.csv"):
+            assert (out / name).read_bytes() == (whole / name).read_bytes(), (after, name)
+
+
+def test_plain_self_play_may_start_from_a_distilled_policy(data, tmp_path) -> None:
+    """The anchor is asked as long as it is learnt from, and not afterwards."""
+    plain = dataclasses.replace(DISTILLED, ppo=dataclasses.replace(DISTILLED.ppo, beta=0.0))
+    run_selfplay(plain, **data, out=tmp_path, seed=1)
+    coverage = [float(row["reference_coverage"]) for row in csv.DictReader((tmp_path / "metrics.csv").open())]
+    assert (coverage[0], coverage[-1]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"driver": "policy"}, "distill.driver is 'policy'; choose one of log, reference"),
+        ({"agent_steps": -1}, "distill.agent_steps is -1; it must be at least 0"),
+    ],
+)
+def test_impossible_distillation_is_named(changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        DistillConfig(**changes)
+
+
 def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
@@ -111,14 +163,14 @@ def test_the_optimiser_goes_on_where_the_weights_are(data, tmp_path, monkeypatch
 
     found: list[set[str]] = []
 
-    def restore(state, *arguments):
+    def enter(state, *arguments):
         original(state, *arguments)
         moments = [t for one in state.learner.optimizer.state.values() for name, t in one.items() if name != "step"]
         found.append({tensor.device.type for tensor in [*state.policy.parameters(), *moments]})
         raise KeyboardInterrupt
 
-    original, load = training._State.restore, training.load_anchor
-    monkeypatch.setattr(training._State, "restore", restore)
+    original, load = training._State.enter, training.load_anchor
+    monkeypatch.setattr(training._State, "enter", enter)
     monkeypatch.setattr(training, "load_anchor", lambda path, device: load(path, torch.device("cpu")))
     with pytest.raises(KeyboardInterrupt):
         training.train(Elsewhere(accelerator="cpu"), CONFIG, **data, out=tmp_path, seed=1)
