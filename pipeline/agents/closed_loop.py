@@ -15,6 +15,12 @@ from submission.realism import load_config, prepare_scene, score, unscorable_rea
 
 __all__ = ["closed_loop_figures"]
 
+_SCORES = {
+    "realism": "metametric",
+    "collision_rate": "simulated_collision_rate",
+    "off_road_rate": "simulated_offroad_rate",
+}
+
 
 def closed_loop_figures(
     agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int, types: Sequence[int] | None = None
@@ -27,13 +33,14 @@ def closed_loop_figures(
 
     Returns:
         ``ade_m`` (mean over rollouts), ``min_ade_m`` (of each agent's best rollout) and
-        ``constant_velocity_ade_m``, means over agents in metres, ``realism``, the mean meta-metric over scenes, and
-        the figures of ``evaluation.motion``; what no scene allows is left out. Fewer rollouts than the challenge's
+        ``constant_velocity_ade_m``, means over agents in metres; ``realism``, ``collision_rate`` and
+        ``off_road_rate``, means of the metric over scenes; and the figures of ``evaluation.motion``. What no scene
+        allows is left out. Fewer rollouts than the challenge's
         32 give lower likelihoods: compare only with figures of this kind.
     """
     config = load_config("2025")
     rows: list[Tensor] = []
-    realism: list[float] = []
+    scores: list[list[float]] = []
     motion: list[dict[str, float]] = []
     for scene in scenes:
         agents = scene.agents
@@ -47,7 +54,7 @@ def closed_loop_figures(
             warn_once(f"scenario {scene.scenario_id}: cannot be scored, its realism does not count ({reason})")
         if reason is None:
             result = score(prepare_scene(scene), agents.id[simulated], states, config)
-            realism.append(float(result.values["metametric"]))
+            scores.append([float(result.values[name]) for name in _SCORES.values()])
         sampled = states[..., :2]
         time = STEP_SECONDS * torch.arange(1, FUTURE_STEPS + 1).unsqueeze(-1)
         start, velocity = agents.position[:, CURRENT_INDEX, :2], agents.velocity[:, CURRENT_INDEX]
@@ -59,4 +66,5 @@ def closed_loop_figures(
     figures = torch.cat(rows) if rows else torch.zeros(0, 3)
     names = ("ade_m", "min_ade_m", "constant_velocity_ade_m") if len(figures) else ()
     means = dict(zip(names, figures.double().mean(0).tolist(), strict=False))
-    return means | ({"realism": sum(realism) / len(realism)} if realism else {}) | motion_figures(motion)
+    parts = [sum(column) / len(scores) for column in zip(*scores, strict=True)]
+    return means | dict(zip(_SCORES, parts, strict=False)) | motion_figures(motion)

@@ -31,10 +31,10 @@ _FIGURES = (
     ("evaluation_realism", "realism"),
     ("evaluation_min_ade_m", "minADE, m"),
     ("evaluation_speed_ratio_8s", "speed ratio, 8 s"),
-    ("collision_rate", "collision, training"),
-    ("off_road_rate", "off-road, training"),
+    ("evaluation_standing", "standing"),
+    ("evaluation_collision_rate", "collision"),
+    ("evaluation_off_road_rate", "off-road"),
     ("kl", "KL"),
-    ("clip_fraction", "clip fraction"),
     ("cpu_seconds", "CPU s"),
 )
 
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run with stages up to pretrain")
     parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scenes", type=int, default=12, help="held-out scenes")
+    parser.add_argument("--scenes", type=int, default=24, help="held-out scenes")
+    parser.add_argument("--rollouts", type=int, default=8, help="of each")
+    parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE", help="of all variants")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variant", nargs="+", action="append", metavar="NAME OPTION=VALUE", required=True)
     options = parser.parse_args()
@@ -55,13 +57,14 @@ def main() -> None:
         agent_steps=options.steps,
         evaluate_every=1_000_000,
         evaluate_scenes=options.scenes,
+        evaluate_rollouts=options.rollouts,
         tensorboard=False,
         device="cpu",
         devices=1,
     )
     rows = [["settings", *(title for _, title in _FIGURES)]]
     for title, *settings in options.variant:
-        config = override(base, dict(setting.split("=", 1) for setting in settings))
+        config = override(base, dict(setting.split("=", 1) for setting in (*options.all, *settings)))
         results = [
             trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed)
             for seed in range(options.seeds)
