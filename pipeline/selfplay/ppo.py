@@ -164,12 +164,10 @@ def ppo_loss(
         # Where the reference has no opinion the policy is compared with itself.
         log_reference = torch.where(batch.covered.unsqueeze(-1), batch.log_reference, log_policy.detach())
         kl = (anchor_kl(log_policy, log_reference, config.kl) * batch.covered).sum() / batch.covered_count
-    loss = (
-        config.value_weight * value_loss
-        - config.surrogate_weight * surrogate
-        - config.entropy_weight * entropy
-        + kl_weight * kl
-    )
+    loss = config.value_weight * value_loss - config.entropy_weight * entropy + kl_weight * kl
+    if config.surrogate_weight:
+        # Where others drive, ratios may overflow, and zero times infinity is no number.
+        loss = loss - config.surrogate_weight * surrogate
     clip_fraction = mean(((ratio - 1).abs() > config.clip).float())
     # Never negative, and of less variance than the mean of the logarithm.
     change = mean(ratio - 1 - (logprobs - batch.logprobs))

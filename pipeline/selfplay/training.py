@@ -173,8 +173,9 @@ def train(
             # Evaluate and log.
             row = {"agent_steps": float(state.agent_steps), **_means(fabric, rollout.sums), **figures}
             if given is not None:
-                # Actions that are not the policy's say nothing about its KL.
-                del row["kl_moving"]
+                # Actions that are not the policy's say nothing about it.
+                for name in ("kl_moving", "surrogate", "clip_fraction", "policy_change"):
+                    del row[name]
             over = state.agent_steps >= total
             if held_out and config.evaluate_every and (over or state.updates % config.evaluate_every == 0):
                 if is_first:

@@ -399,3 +399,16 @@ def test_a_running_scale_divides_returns_and_advantages() -> None:
     second = float((3 * advantages + rollout.values[:-1]).double().std(correction=0)), 3 * first[1]
     mixed = [math.sqrt(0.9 * old**2 + 0.1 * new**2) for old, new in zip(first, second)]
     assert [scale.returns, scale.advantages] == pytest.approx(mixed)
+
+
+def test_ratios_that_overflow_do_not_matter_where_others_drive() -> None:
+    batch = random_batch()
+    batch["logprobs"] = torch.full_like(batch["logprobs"], -1e4)
+    taught = PPOConfig(surrogate_weight=0.0, value_weight=0.0, entropy_weight=0.0, beta=1.0, kl="forward")
+    batch["logits"].requires_grad_()
+    loss, parts = loss_of(batch, taught)
+    loss.backward()
+    assert math.isfinite(float(loss))
+    assert float(loss) == pytest.approx(float(parts["kl"]))
+    assert batch["logits"].grad is not None
+    assert bool(batch["logits"].grad.isfinite().all())
