@@ -54,6 +54,8 @@ _STRIDE = 5
 _ALONE, _MOVES = 0.9, 5
 # Fractions of the tested trajectories: a quarter for what no object does by itself, half otherwise.
 _HALF, _QUARTER = 0.5, 0.25
+# Closer to the origin, metres, the AV's frame is not told from a start some steps early.
+_FAR_FROM_ORIGIN = 10.0
 # A suspicion needs this many odd objects.
 _FEW = 2
 # Fraction of the odd trajectories that a cause must explain.
@@ -189,6 +191,9 @@ def _causes_of_place(view: _View, odd: Bools) -> Causes:
     past = _length(first[:, :, None] - view.recorded.past)  # [R, A, 10]
     history = np.where(view.recorded.past_valid, past, np.inf).min(-1) <= 0.3 * length
     yield "rollouts begin with the history", history
+    # Where all drive one way, an offset along it is also a later time, with a wider tolerance than a frame's.
+    if any(_length(view.now[row]) > _FAR_FROM_ORIGIN for row in np.flatnonzero(view.recorded.is_sdc)):
+        yield from _causes_of_the_av(view)
     ratio = float(np.median(_along(first - view.now, view)[odd]))
     if 0 < ratio < FUTURE_STEPS:
         early = ratio > 1.5 and float(np.median(pace[odd])) < (1 + ratio) / 2
@@ -213,13 +218,7 @@ def _causes_of_frame(view: _View, odd: Bools) -> Causes:
     yield "x has the opposite sign", at(expected * flip)
     yield "y has the opposite sign", at(expected * -flip)
     yield "positions are in each object's own frame", at(np.zeros(2, np.float32), view.length + 0.5)
-    for row in np.flatnonzero(view.recorded.is_sdc):
-        offset, facing = expected - view.now[row], view.facing[row]
-        # The origin may have moved with the AV.
-        tolerance = view.length[row] + 0.5
-        yield "positions are relative to the AV", at(offset, tolerance)
-        for angle in (0.0, math.pi / 2, -math.pi / 2):
-            yield "positions are in the AV's frame", at(_rotated(offset, angle - facing), tolerance)
+    yield from _causes_of_the_av(view)
     for angle in (math.pi / 2, math.pi, -math.pi / 2):
         yield "positions are turned about the origin", at(_rotated(expected, angle))
     gap = first - expected
@@ -229,6 +228,16 @@ def _causes_of_frame(view: _View, odd: Bools) -> Causes:
     yield kind, at(expected + _rotated(own[None], view.facing), 0.2)
     scale = np.median((_length(first) / np.maximum(_length(expected), 1e-9))[odd])
     yield "positions are scaled", at(expected * scale, 0.5)
+
+
+def _causes_of_the_av(view: _View) -> Causes:
+    for row in np.flatnonzero(view.recorded.is_sdc):
+        offset, facing = view.expected - view.now[row], view.facing[row]
+        # The origin may have moved with the AV.
+        tolerance = view.length[row] + 0.5
+        yield "positions are relative to the AV", view.first_at(offset, tolerance)
+        for angle in (0.0, math.pi / 2, -math.pi / 2):
+            yield "positions are in the AV's frame", view.first_at(_rotated(offset, angle - facing), tolerance)
 
 
 def _elsewhere(view: _View) -> Bools:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import re
 import tarfile
 import zlib
@@ -18,6 +19,7 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
 from data.errors import UserError
 from data.scenes_source import SceneSource
+from data.tfrecord import HEAD, other_kind
 from submission.checks import examine, official_defect
 from submission.members import MAX_SHARD_BYTES
 from submission.metadata import metadata_defects, metadata_suspicions
@@ -105,8 +107,11 @@ def validate_archive(
             if magic == _GZIP_MAGIC:
                 inspection.read(archive.name, file)
             else:
-                kind = "a plain .tar" if _is_plain_tar(file) else "not a gzip file"
-                verdict.add(f"{archive.name}: {kind}; the server wants a .tar.gz")
+                head = file.read(HEAD)
+                kind = _kind(head, "a gzip file") or "not a gzip file"
+                verdict.add(
+                    f"{archive.name}: {'a plain .tar' if _is_plain_tar(file) else kind}; the server wants a .tar.gz"
+                )
                 return verdict
     except OSError as error:
         raise UserError(f"{archive}: {error.strerror or error}") from error
@@ -131,7 +136,14 @@ def _check_foreign(inspection: _Inspection, archive: str, others: Mapping[str, C
         )
 
 
+def _kind(head: bytes, expected: str) -> str | None:
+    """The kind of a file by its first bytes, without advice that is about downloaded data."""
+    kind = other_kind(head, expected)
+    return None if kind is None else kind.partition(": ")[0]
+
+
 def _is_plain_tar(file: IO[bytes]) -> bool:
+    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:"):
             return True
@@ -140,7 +152,7 @@ def _is_plain_tar(file: IO[bytes]) -> bool:
 
 
 class _Unpacked:
-    """The decompressed archive as a stream that keeps its last bytes.
+    """The decompressed archive as a stream that keeps its first and last bytes.
 
     ``tarfile`` skips a member by reading up to its declared size, which may be 2^70 bytes. So repeated reads after
     the end raise EOFError.
@@ -149,13 +161,14 @@ class _Unpacked:
     def __init__(self, file: gzip.GzipFile) -> None:
         self._file = file
         self._empty = 0
-        self.end = b""
+        self.head = self.end = b""
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self._empty += not data
         if self._empty > _MAX_EMPTY_READS:
             raise EOFError("the archive ends inside its last member")
+        self.head += data[: HEAD - len(self.head)]
         self.end = (self.end + data)[-len(_TAR_END) :]
         return data
 
@@ -181,6 +194,7 @@ class _Inspection:
 
     def read(self, name: str, file: IO[bytes]) -> None:
         """Check all members, then the end of the archive, its length and its checksum."""
+        stream = None
         try:
             with gzip.GzipFile(fileobj=file, mode="rb") as packed:
                 stream = _Unpacked(packed)
@@ -190,7 +204,12 @@ class _Inspection:
         except _Bomb as error:
             self.verdict.add(f"{name}: {error}")
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self.verdict.add(f"{name}: damaged or truncated: {' '.join(str(error).split())}")
+            kind = _kind(stream.head, "a tar") if stream and stream.head and not self.verdict.shards else None
+            if kind is None or kind.startswith("a tar archive"):
+                kind = f"damaged or truncated: {' '.join(str(error).split())}"
+            else:
+                kind = f"inside the gzip: {kind}"
+            self.verdict.add(f"{name}: {kind}")
 
     def _end(self, name: str, stream: _Unpacked) -> None:
         # gzip compares length and checksum when its last byte is read.
@@ -236,6 +255,9 @@ class _Inspection:
         self._metadata(others, name)
 
     def _metadata(self, fields: list[Wire], name: str) -> None:
+        if not fields:
+            self.verdict.add(f"{name}: holds no metadata, so it is no submission: pack its rollouts with `package`")
+            return
         counts = Counter(wire.number for wire in fields)
         for number, count in sorted(counts.items()):
             known = _FIELDS.get(number)
@@ -315,11 +337,15 @@ def _members(stream: _Unpacked) -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
 def _messages(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[Any, list[Wire]]]:
     """Rollouts of a member; errors of the member become ``_Unreadable``."""
     handle = tar.extractfile(member)
-    assert handle is not None
+    assert isinstance(handle, io.BufferedReader)
+    head = handle.peek(HEAD)[:HEAD]
     try:
         yield from scenario_rollouts_messages(handle, member.name, member.size)
     except UserError as error:
-        raise _Unreadable(str(error)) from error
+        kind = _kind(head, "a shard")
+        if kind is None or kind.startswith("rollouts"):
+            raise _Unreadable(str(error)) from error
+        raise _Unreadable(f"{member.name}: {kind}: leave it out of the archive") from error
 
 
 def _check_names(verdict: Verdict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import math
@@ -252,7 +253,32 @@ SPOILT = (
         "a plain .tar", "a plain .tar; the server wants a .tar.gz", lambda data: packed([(NAME, data)], mode="w")
     ),
     Spoilt("no archive at all", "not a gzip file", lambda data: b"hello"),
-    Spoilt("gzip of something else", "damaged or truncated", lambda data: gzip.compress(data)),
+    Spoilt(
+        "another compression",
+        "bzip2-compressed, not a gzip file; the server wants a .tar.gz",
+        lambda data: bz2.compress(packed([(NAME, data)], mode="w")),
+    ),
+    Spoilt(
+        "a gzip in a gzip",
+        "inside the gzip: gzip-compressed, not a tar",
+        lambda data: gzip.compress(packed([(NAME, data)])),
+    ),
+    Spoilt(
+        "a sidecar of macOS",
+        "._s: a sidecar that macOS writes, not a shard: leave it out of the archive",
+        lambda data: packed([(NAME, data), ("._s", bytes((0, 5, 22, 7, 0, 2, 0, 0)) + b"Mac OS X")]),
+    ),
+    Spoilt(
+        "rollouts without a submission around them",
+        "holds no metadata, so it is no submission: pack its rollouts with `package`",
+        lambda data: packed(
+            [(NAME, pb.SimAgentsChallengeSubmission.FromString(data).scenario_rollouts[0].SerializeToString())]
+        ),
+    ),
+    Spoilt(
+        "gzip of a shard", "inside the gzip: rollouts of a scenario, not a tar", lambda data: gzip.compress(data)
+    ),
+    Spoilt("gzip of something else", "damaged or truncated", lambda data: gzip.compress(b"\x01" * 2000)),
     Spoilt("a member that is no message", f"{NAME}:", lambda data: packed([(NAME, b"this is not a proto")])),
     Spoilt("an empty archive", "the archive holds no files", lambda data: packed([])),
     Spoilt("a declared size of a terabyte", "the rest was not checked", lambda data: _announced(2**40)),

@@ -247,6 +247,20 @@ def test_found_and_expected_are_those_of_the_scene() -> None:
     )
 
 
+def test_a_frame_is_no_later_time_where_all_drive_one_way() -> None:
+    """In the AV's frame the cars are 24 m ahead along the road, which is 20 to 40 steps of each."""
+    movers = [Mover(-24.0 + 14 * k, 1.75 - 3.5 * (k % 2), speed=6.0 + 1.2 * k) for k in range(5)]
+    scene = hand_made(movers, steps=CURRENT_INDEX + 1)
+    start = np.array([[m.x, m.y, 0.0, 0.0] for m in movers])
+    speed = np.array([m.speed for m in movers])
+    way = np.zeros((COUNT, 5, 120, 4))
+    way[..., 0] = 0.1 * speed[:, None] * np.arange(1, 121) * (1 + 0.01 * np.arange(COUNT))[:, None, None]
+    states = start[:, None] + way
+    assert kinds(states[:, :, :80], scene) == set()
+    assert "positions are relative to the AV" in kinds(states[:, :, :80] - start[0], scene)
+    assert EARLY in kinds(states[:, :, 30:110], scene)
+
+
 def test_the_step_of_an_example_is_one_of_every_half_second() -> None:
     """The first object goes along 0.5 rad less 0.03 rad/s of bend, and heads a right angle to port of it."""
     (found,) = suspected(later_headings(rollouts(), math.pi / 2))

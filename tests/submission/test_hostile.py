@@ -216,7 +216,9 @@ def test_a_file_of_one_scenario_lacks_its_metadata(made: Made, tmp_path: Path) -
     single = made.halves[1].scenario_rollouts[0].SerializeToString()
     verdict = verdict_of(made, tmp_path / "x.tar.gz", packed([shards(made)[0], (NAME.format(1, 2), single)]))
     assert verdict.accepted == 2
-    assert f"{NAME.format(1, 2)}: submission_type is not SIM_AGENTS_SUBMISSION" in verdict.defects
+    assert verdict.defects == [
+        f"{NAME.format(1, 2)}: holds no metadata, so it is no submission: pack its rollouts with `package`"
+    ]
 
 
 def test_endings(made: Made, tmp_path: Path) -> None:
