@@ -137,14 +137,14 @@ def test_ground_far_away_says_nothing():
     start = start_of(scene)
     lane = scene.map.point[scene.map.point_feature == 0, :2]
     direction = (lane[-1] - lane[0]) / (lane[-1] - lane[0]).norm()
-    first = torch.stack((-direction[1], direction[0])) * 200.0
+    aside = torch.stack((-direction[1], direction[0]))
     only = dataclasses.replace(
         scene.map, kind=torch.where(torch.arange(len(scene.map.kind)) == 0, scene.map.kind, int(MapKind.CROSSWALK))
     )
     scene = dataclasses.replace(scene, map=only)
-    for aside, moves in ((0.5, True), (1.0, False)):
-        away = drive(scene, start, 10.0) + aside * 0.2 * first
-        place = torch.cat((start[:2] + aside * 0.2 * first, start[2:]))
+    for distance, moves in ((20.0, True), (29.9, True), (30.1, False), (40.0, False)):
+        away = drive(scene, start, 10.0) + distance * aside
+        place = torch.cat((start[:2] + distance * aside, start[2:]))
         height = follow_ground(scene, away, place.unsqueeze(0))
         assert (float((height - start[2]).abs().max()) > 0.05) == moves
 

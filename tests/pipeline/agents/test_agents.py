@@ -45,6 +45,7 @@ def driven_alone(agent: Agent, scene: Scene, count: int) -> Tensor:
     for number in range(shape[1]):
         pose, present = drive.step(uniform[:, number])
         assert present.shape == pose.shape[:-1] == (count, shape[2], agent.token_steps)
+        assert pose.shape[-1] == 3
         drive.observe(pose)
         parts.append(pose)
     return torch.cat(parts, dim=2)

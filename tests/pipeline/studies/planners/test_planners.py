@@ -23,6 +23,14 @@ def test_twenty_two_are_built_in() -> None:
     assert sum(name.startswith("idm_") for name in names) == sum(name.startswith("frenet_") for name in names) == 10
 
 
+def test_how_often_planners_are_asked() -> None:
+    scene = hand_made([Mover(speed=5.0)], [straight_road()])
+    periods = {"log": 10, "constant_velocity": 10, "idm_baseline": 1, "frenet_baseline": 5, EXAMPLE: 2}
+    for name, period in periods.items():
+        steps = [situation.step for situation in drive(scene, load_planner(name), steps=21).situations]
+        assert steps == list(range(0, 21, period)), name
+
+
 @pytest.mark.parametrize("name", [*sorted(builtin_planners()), EXAMPLE])
 def test_eight_seconds_on_generated_scenes(name: str, generated: list[Scene]) -> None:
     for scene in generated:
