@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data.batch import collate
 from data.geometry import rotate, wrap_angle
+from data.scene import AgentType
 from data.scenes_source import open_scenes
 from data.tokenizer import (
     apply_token,
@@ -262,6 +263,14 @@ def test_error_report_of_headings_and_jumps():
     figures = retokenisation_error([scene], VOCABULARIES[2])
     assert figures["vehicle_jump_share"] == pytest.approx(2 / 45)
     assert figures["vehicle_steps"] == 86
+
+
+def test_types_that_do_not_occur_are_left_out_of_the_error_report():
+    scene = random_scene(0, agents=1)
+    scene.agents.type[0] = int(AgentType.CYCLIST)
+    figures = retokenisation_error([scene], VOCABULARIES[2])
+    assert {name.partition("_")[0] for name in figures} == {"cyclist"}
+    assert len(figures) == 6
 
 
 def test_scenes_are_centred_on_those_that_are_there_now():

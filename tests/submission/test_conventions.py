@@ -183,6 +183,10 @@ CASES: dict[str, tuple[Callable[[States], States], str]] = {
     "own origins": (place(lambda p: p - HERE), "positions are in each object's own frame"),
     "own motion": (place(lambda p: HERE + rotated(p - HERE, -AHEAD)), "motion is in each object's own frame"),
     "motion turned": (place(lambda p: HERE + rotated(p - HERE, math.pi / 2)), "motion is turned by 90 degrees"),
+    "motion turned back": (
+        place(lambda p: HERE + rotated(p - HERE, -math.pi / 2)),
+        "motion is turned by -90 degrees",
+    ),
     "centred": (place(lambda p: p - HERE.mean(axis=1, keepdims=True)), SHIFTED),
     "shifted by a metre": (place(lambda p: p + np.array((1.0, 0.0))), SHIFTED),
     "world turned": (place(lambda p: rotated(p, math.pi / 2)), "positions are turned about the origin"),

@@ -65,6 +65,19 @@ def test_layouts_build(layout: str, tmp_path: Path) -> None:
         assert user.kind.length[0] <= user.length <= user.kind.length[1]
 
 
+def test_three_streets_are_a_junction_and_two_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for streets, is_junction in ((3, True), (2, False)):
+        ends = {f"n{arm}": (150.0 * math.cos(2 * arm), 150.0 * math.sin(2 * arm)) for arm in range(streets)}
+        layout = ({"c": (0.0, 0.0), **ends}, [("c", name) for name in ends])
+        monkeypatch.setattr(skeleton_module, "_generate", lambda *arguments, layout=layout: layout)
+        if is_junction:
+            drawn = draw_skeleton(np.random.default_rng(0), "random", tmp_path)
+            assert drawn.fringe == set(ends)
+        else:
+            with pytest.raises(SumoError, match="without a junction"):
+                draw_skeleton(np.random.default_rng(0), "random", tmp_path)
+
+
 def test_same_seed_same_network(tmp_path: Path) -> None:
     files = []
     for folder in ("a", "b"):

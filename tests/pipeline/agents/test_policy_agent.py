@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+from data.errors import UserError
 from data.scene import AgentType, map_tensors
 from data.tokenizer import apply_token, local_pose, scene_origin
 from data.vocabulary import type_index
+from models.policy import save_policy
 from models.sampling import SamplingConfig
 from pipeline.agents import policy_agent
 from pipeline.agents.policy_agent import PolicyAgent
@@ -105,6 +107,45 @@ def test_lights_that_are_observed_replace_those_of_the_start(agent) -> None:
     red = ~prepared.light_now.expand(2, -1)
     drive.observe(pose, red=red)
     assert torch.equal(drive._worlds.light_now, red)
+
+
+def test_velocities_that_are_observed_replace_those_of_the_last_step(agent) -> None:
+    prepared = agent.prepare(random_scene(0))
+    drive = agent.start(prepared, 2)
+    pose, _ = drive.step(torch.full((2, prepared.types.shape[1]), 0.5))
+    drive.observe(pose)
+    last = (pose[:, :, -1, :2] - pose[:, :, -2, :2]) / 0.1
+    torch.testing.assert_close(drive.state.velocity, last, atol=1e-3, rtol=0)
+    told = torch.randn(2, prepared.types.shape[1], 2, generator=torch.Generator().manual_seed(0))
+    drive.observe(drive.step(torch.full(told.shape[:2], 0.5))[0], velocity=told)
+    assert torch.equal(drive.state.velocity, told)
+
+
+def test_who_is_absent_or_driven_by_others_decides_nothing(agent) -> None:
+    """It keeps its pose, whatever is drawn, and the others go on."""
+    prepared = agent.prepare(random_scene(0))
+    agents = prepared.types.shape[1]
+    uniform = torch.rand(10, 8, agents, generator=torch.Generator().manual_seed(1))
+    alone, leaving, nobody = (
+        agent.start(prepared, 8, driven) for driven in (torch.arange(agents) != 1, None, torch.zeros(agents) > 0)
+    )
+    for number in range(10):
+        for drive, quiet in ((alone, [1]), (leaving, [0] * (number > 0)), (nobody, list(range(agents)))):
+            before = drive.state.pose.unsqueeze(2).expand(-1, -1, agent.token_steps, -1)
+            pose, present = drive.step(uniform[number])
+            assert pose.shape == (8, agents, agent.token_steps, 3)
+            torch.testing.assert_close(pose[:, quiet], before[:, quiet], atol=1e-4, rtol=0)
+            moving = [row for row in range(agents) if row not in quiet]
+            assert not moving or not torch.equal(pose[:, moving], before[:, moving])
+            there = present.clone()
+            there[:, 0] = drive is not leaving
+            drive.observe(pose, there)
+
+
+def test_a_checkpoint_with_other_options_is_of_another_version(policy, vocabulary, tmp_path) -> None:
+    save_policy(tmp_path / "policy.ckpt", policy, vocabulary, {"colours": 3})
+    with pytest.raises(UserError, match="of another version of the code; train again"):
+        PolicyAgent.from_checkpoint(tmp_path / "policy.ckpt")
 
 
 def test_the_likeliest_token_alone_gives_one_future(policy, vocabulary) -> None:

@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from data.errors import UserError
 from data.scene import AgentType
 from data.store import shard_name, write_shard
+from models.checkpoints import scene_digests, seen_scenes, trained_on
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.selfplay import training
@@ -64,6 +65,18 @@ def test_the_table_has_a_row_for_each_update(undisturbed) -> None:
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in row if name.endswith("_rate"))
     assert float(rows[-1]["reference_coverage"]) == 1.0
     assert sorted(path.name for path in undisturbed.iterdir()) == ["metrics.csv", POLICY_FILE]
+
+
+def test_the_policy_says_what_it_and_its_reference_were_trained_on(data, undisturbed, tmp_path) -> None:
+    pool = [f"random{seed}" for seed in range(3)]
+    assert seen_scenes(trained_on(undisturbed / POLICY_FILE), [*pool, "another"]) == pool
+    model = make_model(2)
+    model.trained_on = scene_digests(["of the reference"])
+    save_reference(tmp_path / "reference.ckpt", model)
+    config = dataclasses.replace(CONFIG, agent_steps=1)
+    run_selfplay(config, scenes=data["scenes"], reference=tmp_path / "reference.ckpt", out=tmp_path, seed=1)
+    names = [*pool, "of the reference"]
+    assert seen_scenes(trained_on(tmp_path / POLICY_FILE), [*names, "another"]) == names
 
 
 def interrupt(monkeypatch, after: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -79,6 +80,8 @@ def test_tables_hold_what_was_found() -> None:
     assert drives[1].startswith("log,x,a,0.2,")
     plain = json.loads(json.dumps(summary.plain(), allow_nan=False))
     assert plain["means"]["log"]["x"]["pdm"]["value"] == pytest.approx(0.3)
+    assert plain["scenes"] == 2
+    assert set(plain) == {field.name for field in dataclasses.fields(summary)} - {"scores"}
 
 
 def test_published_figures_are_coefficients_of_scores() -> None:
