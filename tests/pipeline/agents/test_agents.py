@@ -11,12 +11,13 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.scene import FUTURE_STEPS, Scene, generator_for
-from data.tokenizer import scene_origin
+from data.tokenizer import apply_token, scene_origin
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.agents.agent import Agent, Drive
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
+from pipeline.agents.reference_agent import ReferenceDriver
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
 
@@ -79,6 +80,27 @@ def test_agents_that_others_drive_are_where_they_are_set(name: str, checkpoints:
         drive.observe(pose)
     assert apart[0] == 0.0
     assert max(apart[1:]) > 0.0
+
+
+def test_the_reference_reads_where_others_went_as_the_nearest_token(reference: ReferenceAgent) -> None:
+    scene, agent = random_scene(1), ReferenceDriver(reference)
+    count = int(scene.simulated.sum())
+    drive = agent.start(agent.prepare(scene), 2, torch.arange(count) != 1)
+    pose, _ = drive.step(torch.full((2, count), 0.3))
+    drawn, taken = drive._tokens.clone(), []
+    unrolling = drive._unrolling
+    other = apply_token(
+        reference.vocabulary, unrolling.pose, (drawn + 7) % reference.vocabulary.size, unrolling.types
+    )
+    pose[:, 1] = other[:, 1]
+    execute = unrolling.execute
+    unrolling.execute = lambda ids, motion: (taken.append(ids), execute(ids, motion))  # type: ignore[method-assign, assignment]
+    drive.observe(pose)
+    expected = drawn.clone()
+    expected[:, 1] = others[:, 1]
+    assert torch.equal(taken[0], expected)
+    assert torch.equal(drive._tokens, drawn), "what was drawn stays"
+    assert torch.equal(unrolling.pose, pose[:, :, -1])
 
 
 def test_absent_agents_are_not_seen(checkpoints: dict[str, Path | None]) -> None:

@@ -19,7 +19,7 @@ from pipeline.simulator.observation import observe_road
 from pipeline.simulator.step import agent_indices, reset, step
 from pipeline.simulator.world import build_world, repeat_world
 from tests.models.scenes import random_scene
-from tests.pipeline.conftest import VIEW
+from tests.pipeline.conftest import VIEW, make_policy
 from tests.scenes import Mover, hand_made
 
 
@@ -140,6 +140,33 @@ def test_who_is_absent_or_driven_by_others_decides_nothing(agent) -> None:
             there = present.clone()
             there[:, 0] = drive is not leaving
             drive.observe(pose, there)
+
+
+def test_another_that_leaves_in_the_same_decision_as_one_returns_is_told_apart(agent) -> None:
+    prepared = agent.prepare(random_scene(0))
+    drive = agent.start(prepared, 1)
+    for absent in (0, 1):
+        pose, present = drive.step(torch.full((1, prepared.types.shape[1]), 0.5))
+        there = present.clone()
+        there[:] = True
+        there[:, absent] = False
+        drive.observe(pose, there)
+        assert drive._agent_index[1].tolist() == [a for a in range(pose.shape[1]) if a != absent]
+
+
+def test_an_agent_is_not_trained_sees_no_goal_and_remembers_as_in_training(vocabulary) -> None:
+    view = dataclasses.replace(VIEW, history=3)
+    net = make_policy(vocabulary, view).train()
+    agent = PolicyAgent(net, vocabulary, view)
+    assert not net.training
+    scene = random_scene(0)
+    drive = agent.start(agent.prepare(scene), 2)
+    assert drive.state.goal_hidden.all()
+    world = repeat_world(build_world(scene, vocabulary, view.road_segments), 2)
+    expected = reset(world, torch.ones_like(world.exists), 3)
+    assert drive.state.past.shape[2] == 3
+    assert torch.equal(drive.state.past, expected.past)
+    assert torch.equal(drive.state.past_known, expected.past_known)
 
 
 def test_a_checkpoint_with_other_options_is_of_another_version(policy, vocabulary, tmp_path) -> None:
