@@ -82,19 +82,25 @@ def test_agents_that_others_drive_are_where_they_are_set(name: str, checkpoints:
     assert max(apart[1:]) > 0.0
 
 
-def test_the_reference_reads_where_others_went_as_the_nearest_token(reference: ReferenceAgent) -> None:
+def test_the_reference_reads_where_others_went_as_the_nearest_token(
+    reference: ReferenceAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene, agent = random_scene(1), ReferenceDriver(reference)
     count = int(scene.simulated.sum())
     drive = agent.start(agent.prepare(scene), 2, torch.arange(count) != 1)
     pose, _ = drive.step(torch.full((2, count), 0.3))
     drawn, taken = drive._tokens.clone(), []
-    unrolling = drive._unrolling
-    other = apply_token(
-        reference.vocabulary, unrolling.pose, (drawn + 7) % reference.vocabulary.size, unrolling.types
-    )
+    vocabulary, unrolling = reference.vocabulary, drive._unrolling
+    others = (drawn + 7) % vocabulary.size
+    other = apply_token(vocabulary, unrolling.pose, others, unrolling.types)
     pose[:, 1] = other[:, 1]
     execute = unrolling.execute
-    unrolling.execute = lambda ids, motion: (taken.append(ids), execute(ids, motion))  # type: ignore[method-assign, assignment]
+
+    def watched(ids: Tensor, motion: Tensor | None = None) -> Tensor:
+        taken.append(ids)
+        return execute(ids, motion)
+
+    monkeypatch.setattr(unrolling, "execute", watched)
     drive.observe(pose)
     expected = drawn.clone()
     expected[:, 1] = others[:, 1]
