@@ -175,6 +175,11 @@ class Vocabulary:
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(content, dict) and "kind" in content:
+                raise UserError(
+                    f"{path}: a checkpoint of a {content['kind']}, not a motion vocabulary; give the vocabulary.pt "
+                    "that tokenize wrote"
+                )
             if not isinstance(content, dict) or content["format"] != _FORMAT:
                 raise ValueError(f"expected a dict of format {_FORMAT}")
             return cls.from_state_dict(content["vocabulary"])

@@ -39,8 +39,10 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
     content = _load(path, _STAGES[kind])
     actual = content.get("kind") if isinstance(content, dict) else None
     if actual != kind:
-        text = f"a checkpoint of a {actual}" if actual else "some other file"
-        raise UserError(f"{path}: {text}, expected one of a {kind} ({kind}.ckpt)")
+        is_vocabulary = isinstance(content, dict) and "vocabulary" in content
+        other = "a motion vocabulary" if is_vocabulary else "some other file"
+        text = f"a checkpoint of a {actual}" if actual else other
+        raise UserError(f"{path}: {text}, expected a checkpoint of a {kind} ({kind}.ckpt)")
     if content.get("format") != version:
         raise UserError(
             f"{path}: {kind} checkpoint of format {content.get('format')}, this version reads {version}; "

@@ -236,7 +236,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     for choice, text in CHOICES.items():
         if command.outputs is not None and choice not in parameters:
             parser.add_argument(f"--{choice}", type=bool, default=False, help=text)
-    parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments)))
+    parsed = parser.instantiate(parser.parse_args(expand_flags(parser, arguments, command.positional)))
     own, fields = split_config(parsed, [*parameters, *CHOICES])
     config = config_class(**{field.name: fields[field.name] for field in dataclasses.fields(config_class)})
     if command is _WHOLE:

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _WORD = re.compile(r"--([\w.\-]+)|'([\w.]+)'")
+_YES_OR_NO = ("true", "false", "yes", "no", "on", "off")
 _UNKNOWN = ("unrecognized", "not accept")
 
 
@@ -182,14 +183,21 @@ def set_defaults(parser: ArgumentParser, preset: Mapping[str, Any], prefix: str 
         parser.set_defaults({key: value})
 
 
-def expand_flags(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """``--official`` to ``--official=true``: a yes-or-no option may be given without its value."""
+def expand_flags(parser: ArgumentParser, arguments: Sequence[str], positional: str | None = None) -> list[str]:
+    """``--official`` to ``--official=true``: a yes-or-no option may be given without its value.
+
+    Where one option of a command needs no name, its value may follow: ``--strict submission.tar.gz``.
+    """
     switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
-    result = []
+    result: list[str] = []
+    follows = False
     for index, argument in enumerate(arguments):
+        if follows and positional is not None and not argument.startswith("--"):
+            argument = f"--{positional}={argument}"
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
-        bare = argument in switches and following.startswith("--")
-        result.append(f"{argument}=true" if bare else argument)
+        other = following.startswith("--") or (positional is not None and following.lower() not in _YES_OR_NO)
+        follows = argument in switches and other
+        result.append(f"{argument}=true" if follows else argument)
     return result
 
 

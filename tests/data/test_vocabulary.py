@@ -174,6 +174,11 @@ def test_wrong_files_are_named(tmp_path: Path):
     for name in ("text.pt", "other.pt", "tensor.pt"):
         with pytest.raises(UserError, match=name):
             Vocabulary.load(tmp_path / name)
+    torch.save({"kind": "reference", "format": 1, "vocabulary": {}}, tmp_path / "reference.ckpt")
+    with pytest.raises(
+        UserError, match=r"reference.ckpt: a checkpoint of a reference, not a motion vocabulary; give"
+    ):
+        Vocabulary.load(tmp_path / "reference.ckpt")
 
 
 @pytest.mark.womd

@@ -76,6 +76,7 @@ def test_other_files_are_refused(fast_model, tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     torch.save({"kind": "policy", "format": 1}, tmp_path / "policy.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
+    fast_model.vocabulary.save(tmp_path / "vocabulary.pt")
     save_reference(tmp_path / "good.ckpt", fast_model)
     content = torch.load(tmp_path / "good.ckpt", weights_only=True)
     torch.save({**content, "format": 99}, tmp_path / "newer.ckpt")
@@ -88,6 +89,7 @@ def test_other_files_are_refused(fast_model, tmp_path):
         ("cut.ckpt", "not a checkpoint"),
         ("policy.ckpt", "checkpoint of a policy"),
         ("list.ckpt", "some other file"),
+        ("vocabulary.pt", "a motion vocabulary, expected a checkpoint of a reference"),
         ("newer.ckpt", "format 99"),
         ("shape.ckpt", "another version"),
         ("config.ckpt", "another version"),

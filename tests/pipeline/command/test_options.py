@@ -89,6 +89,18 @@ def test_either_spelling_and_bare_flags() -> None:
     assert not parse("--allow-rejected=false").allow_rejected
 
 
+def test_the_value_of_an_option_that_needs_no_name_may_follow_a_bare_flag() -> None:
+    for arguments, expected in (
+        ("--allow_rejected a.tar.gz", "--allow_rejected=true --out=a.tar.gz"),
+        ("--allow_rejected true --out b", "--allow_rejected true --out b"),
+        ("--allow_rejected No", "--allow_rejected No"),
+        ("--allow_rejected --steps 4", "--allow_rejected=true --steps 4"),
+        ("--out a --allow_rejected", "--out a --allow_rejected=true"),
+    ):
+        assert expand_flags(parser(), arguments.split(), "out") == expected.split()
+    assert expand_flags(parser(), ["--allow_rejected", "a.tar.gz"]) == ["--allow_rejected", "a.tar.gz"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
