@@ -62,7 +62,13 @@ def test_stop_lines_point_along_their_lane_and_are_red_when_seen_so() -> None:
     states = [RED] * 30 + [GREEN] * 61
     late = [None] * 20 + [ARROW] * 71
     gone = [GREEN] * 4 + [ARROW] * 3 + [None] * 84
-    features = [EASTWARDS, TURNING, (MapKind.ROAD_LINE, EASTWARDS[1]), (MapKind.LANE, [(0.0, 0.0)]), EASTWARDS]
+    features = [
+        EASTWARDS,
+        TURNING,
+        (MapKind.ROAD_LINE, EASTWARDS[1]),
+        (MapKind.LANE, [(0.0, 0.0)]),
+        EASTWARDS[:1] + ([(80.0, 0.0), (120.0, 0.0)],),
+    ]
     signals = [
         Signal(1, (101.0, 45.0), states),
         Signal(0, (110.0, 1.0), late),
@@ -71,7 +77,11 @@ def test_stop_lines_point_along_their_lane_and_are_red_when_seen_so() -> None:
         Signal(4, (90.0, 0.0), gone),
         Signal(0, (90.0, 0.0), [None] * 91),
     ]
-    world = build_world(hand_made([Mover(100.0, 0.0)], features, signals), arcs(), 4)
+    scene = hand_made([Mover(100.0, 0.0)], features, signals)
+    # A state that nobody observed means nothing, and a stop point that moves later is where it was first.
+    scene.lights.state[1, :20] = int(RED)
+    scene.lights.stop_point[0, 50:] = 7.0
+    world = build_world(scene, arcs(), 4)
     assert world.light_valid.tolist() == [[True, True, False, False, True, False]]
     expected = torch.tensor([[1.0, 45.0, math.pi / 2], [10.0, 1.0, 0.0]])
     torch.testing.assert_close(world.stop_line[0, :2], expected)
@@ -83,6 +93,13 @@ def test_stop_lines_point_along_their_lane_and_are_red_when_seen_so() -> None:
     # What was seen last is known, not what comes.
     assert world.light_known.tolist() == [[True, False, False, False, True, False]]
     assert world.light_now.tolist() == [[True, False, True, True, True, False]]
+
+
+def test_a_light_seen_in_the_first_step_alone_is_known() -> None:
+    signals = [Signal(0, (110.0, 0.0), [state] + [None] * 90) for state in (RED, GREEN)]
+    world = build_world(hand_made([Mover(100.0, 0.0)], [EASTWARDS], signals), arcs(), 4)
+    assert world.light_known.tolist() == [[True, True]]
+    assert world.light_now.tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
