@@ -89,3 +89,17 @@ def test_noise_has_the_wanted_size_and_spares_who_stands() -> None:
     assert noisy.heading[0].std() == pytest.approx(0.002, rel=0.1)
     np.testing.assert_array_equal(noisy.centre[1], 0.0)
     np.testing.assert_allclose(noisy.heading[1], 0.3)
+
+
+def test_velocities_at_the_ends_of_a_gap_are_one_sided() -> None:
+    """Recorded but for steps 10 to 12, at a speed that grows all the time."""
+    front = np.stack((0.02 * np.arange(30.0) ** 2, np.zeros(30)), axis=-1)
+    front[10:13] = np.nan
+    motion = one(front, 0.0)
+    centre, velocity = motion.centre[0, :, 0], motion.velocity[0, :, 0]
+    for step in (0, 13):
+        assert velocity[step] == pytest.approx((centre[step + 1] - centre[step]) / 0.1)
+    for step in (9, 29):
+        assert velocity[step] == pytest.approx((centre[step] - centre[step - 1]) / 0.1)
+    for step in (1, 8, 14, 28):
+        assert velocity[step] == pytest.approx((centre[step + 1] - centre[step - 1]) / 0.2)

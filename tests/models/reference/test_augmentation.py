@@ -146,3 +146,9 @@ def test_noise_draws_among_as_many_as_it_says_the_nearest_included(recording):
     some = token_ranks(draws_of(recording), dataclasses.replace(NOTHING, noise=0.25, noise_choices=4))
     assert some is not None
     assert float((some > 0).double().mean()) == pytest.approx(0.25 * 0.75, abs=0.05)
+
+
+def test_noise_is_one_of_the_five_nearest_by_default(recording):
+    ranks = token_ranks(draws_of(recording), AugmentationConfig(noise=1.0))
+    assert ranks is not None
+    assert ranks.unique().tolist() == [0, 1, 2, 3, 4]

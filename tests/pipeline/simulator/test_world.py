@@ -67,7 +67,7 @@ def test_stop_lines_point_along_their_lane_and_are_red_when_seen_so() -> None:
         TURNING,
         (MapKind.ROAD_LINE, EASTWARDS[1]),
         (MapKind.LANE, [(0.0, 0.0)]),
-        EASTWARDS[:1] + ([(80.0, 0.0), (120.0, 0.0)],),
+        (EASTWARDS[0], [(80.0, 0.0), (120.0, 0.0)]),
     ]
     signals = [
         Signal(1, (101.0, 45.0), states),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.scene import LinkKind, MapKind, Scene
 from data.tokenizer import scene_origin
-from pipeline.studies.planners.lanes import Taken, match_lanes, read_lanes
+from pipeline.studies.planners.lanes import Lane, Taken, match_lanes, read_lanes, straightest
 from pipeline.studies.planners.route import Route, _along_lanes, _blend, _fits, find_route, make_route, path_onto
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, circle, hand_made
@@ -302,3 +302,25 @@ def test_a_drive_fits_a_route_that_is_about_as_long(share: float, fits: bool) ->
     driven = np.stack((x, y, np.zeros_like(x)), axis=-1)
     assert np.linalg.norm(np.diff(driven[:, :2], axis=0), axis=1).sum() == pytest.approx(40.0)
     assert _fits(route, driven[0], driven) == fits
+
+
+def lane_to(*successors: int, heading: float = 0.0, length: float = 20.0) -> Lane:
+    """A straight lane from the origin; only its direction, length and successors count."""
+    point = np.array([[0.0, 0.0], [length * np.cos(heading), length * np.sin(heading)]])
+    return Lane(point, np.array([0.0, length]), np.array([heading]), 0.0, successors)
+
+
+def test_lanes_go_on_straightest_far_enough_and_never_in_a_ring() -> None:
+    lanes = [
+        lane_to(1, 2),
+        lane_to(3, heading=0.5),
+        lane_to(3, 4, heading=-0.4),
+        lane_to(0, heading=1.0),
+        lane_to(2, 5, heading=-0.4),
+        lane_to(),
+    ]
+    assert straightest(lanes, 0, 100.0) == [2, 4, 5], "of two the one that turns less, and no lane twice"
+    assert straightest(lanes, 0, 40.0) == [2, 4]
+    assert straightest(lanes, 0, 41.0) == [2, 4, 5]
+    assert straightest(lanes, 3, 1.0) == [0]
+    assert straightest(lanes, 0, 0.0) == []
