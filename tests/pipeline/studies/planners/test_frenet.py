@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.scene import LightState, MapKind, Scene
+from pipeline.studies.planners import frenet as frenet_module
 from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.studies.planners.interface import MakePlanner, Situation
 from pipeline.studies.planners.lattice import Candidates, Start, candidates, quartic, quintic, road_corridor
@@ -354,3 +356,27 @@ def test_who_is_turned_sweeps_more_than_its_width() -> None:
     assert planner._possible(tried, start, np.array([2.0, 1.0])).tolist() == [True, False]
     # Where the car is off the road to begin with, its present offset must do.
     assert planner._possible(tried, dataclasses.replace(start, d=3.0), np.array([2.0, 1.0])).tolist() == [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "span"), [("baseline", (10, 5, 3), 3.0), ("lane_keeper", (15, 5, 3), 1.5)]
+)
+def test_as_many_are_sampled_as_the_settings_say(
+    name: str, counts: tuple[int, int, int], span: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[tuple[Any, ...]] = []
+
+    def watched(route: Any, start: Any, *rest: Any) -> Any:
+        sampled.append(rest)
+        return candidates(route, start, *rest)
+
+    monkeypatch.setattr(frenet_module, "candidates", watched)
+    drive(hand_made([Mover(speed=8.0)], [straight_road()]), frenet(name), steps=1)
+    speeds, durations, offsets, horizon, step = sampled[0]
+    assert (len(offsets), len(speeds), len(durations)) == counts
+    assert (offsets.min(), offsets.max()) == (-span, span)
+    assert 0.0 in offsets
+    np.testing.assert_allclose(durations, [1.5, 2.25, 3.0])
+    assert (horizon, step) == (30, 0.1)
+    # From 8 m/s: 3 m/s^2 less and 2 m/s^2 more for 3 s, at most 1.5 times the mean.
+    assert (speeds.min(), speeds.max()) == (pytest.approx(2.0), pytest.approx(12.0))
