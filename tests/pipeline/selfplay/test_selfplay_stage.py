@@ -18,6 +18,7 @@ from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.selfplay import training
 from pipeline.selfplay.config import DistillConfig, PPOConfig
+from pipeline.selfplay.driver import Driver
 from pipeline.selfplay.learner import Learner
 from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
 from tests.models.reference.conftest import make_model
@@ -291,6 +292,24 @@ def test_a_compiled_training_is_a_training(data, undisturbed, tmp_path, monkeypa
     assert seen[:2] == ["observe", "advance"]
     assert len(seen) == 3
     assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+
+
+def test_all_scenes_are_tried_twice_before_nothing_moves(data, tmp_path, monkeypatch) -> None:
+    parked = tmp_path / "parked"
+    parked.mkdir()
+    write_shard(parked / shard_name("training", 0, 1), [hand_made([Mover()])])
+    collected = []
+
+    def collect(*arguments):
+        collected.append(1)
+        return original(*arguments)
+
+    original = Driver.collect
+    monkeypatch.setattr(Driver, "collect", collect)
+    config = dataclasses.replace(CONFIG, worlds=1, ppo=dataclasses.replace(CONFIG.ppo, controlled="moving"))
+    with pytest.raises(UserError, match="no scene has a moving agent"):
+        run_selfplay(config, scenes=parked, reference=data["reference"], out=tmp_path / "o", seed=0)
+    assert len(collected) == 2
 
 
 def test_nothing_to_learn_from_is_named(data, tmp_path) -> None:
