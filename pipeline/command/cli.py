@@ -160,8 +160,6 @@ def _usage() -> str:
 def _call(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     arguments = normalise(arguments)
-    if command.positional and arguments and (not arguments[0].startswith("-") or os.path.exists(arguments[0])):
-        arguments[0] = f"--{command.positional}={arguments[0]}"
     if pop_flag(arguments, "quiet"):
         be_quiet()
     if pop_flag(arguments, "partial"):

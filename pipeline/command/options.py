@@ -186,18 +186,27 @@ def set_defaults(parser: ArgumentParser, preset: Mapping[str, Any], prefix: str 
 def expand_flags(parser: ArgumentParser, arguments: Sequence[str], positional: str | None = None) -> list[str]:
     """``--official`` to ``--official=true``: a yes-or-no option may be given without its value.
 
-    Where one option of a command needs no name, its value may follow: ``--strict submission.tar.gz``.
+    Where one option of a command needs no name, its value may stand anywhere: ``--strict submission.tar.gz``.
     """
     switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
     result: list[str] = []
-    follows = False
+    is_value = False
     for index, argument in enumerate(arguments):
-        if follows and positional is not None and not argument.startswith("--"):
-            argument = f"--{positional}={argument}"
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
-        other = following.startswith("--") or (positional is not None and following.lower() not in _YES_OR_NO)
-        follows = argument in switches and other
-        result.append(f"{argument}=true" if follows else argument)
+        # Whose name begins with a dash is a file if it is there.
+        bare = not argument.startswith("-") or os.path.exists(argument)
+        if is_value or (bare and positional is None):
+            result.append(argument)
+            is_value = False
+        elif bare:
+            result.append(f"--{positional}={argument}")
+        elif argument in switches:
+            valued = following.lower() in _YES_OR_NO or not (positional is not None or following.startswith("--"))
+            result.append(argument if valued else f"{argument}=true")
+            is_value = valued
+        else:
+            result.append(argument)
+            is_value = argument.startswith("--") and "=" not in argument
     return result
 
 
