@@ -1,4 +1,4 @@
-"""The trained reference: joint futures of a scene, and log-probabilities of executed tokens."""
+"""The trained reference: its state in a scene, and log-probabilities of executed tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from data.batch import collate
-from data.ground import joint_states
 from data.map_pieces import cut_map
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, generator_for, map_tensors, until_now
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
 from models.reference.checkpoint import load_reference
-from models.reference.engine import Engine, Sampler, Unrolling
+from models.reference.engine import Engine, Unrolling
 from models.reference.inputs import (
     AgentInputs,
     KnownLights,
@@ -30,14 +29,11 @@ from models.reference.inputs import (
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
-from models.sampling import SamplingConfig
 
 __all__ = ["PreparedScene", "ReferenceAgent"]
 
 PartT = TypeVar("PartT")
 
-# Rollouts times agents in a batch, which bounds the memory. On a CPU larger batches are not faster.
-_MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
 # Agents times tokens in a batch of ``score``.
 _MAX_SCORED = 32_768
 # Scenes whose maps are cut together, and pairs of their pieces that are compared at once.
@@ -58,24 +54,19 @@ class ReferenceAgent:
     """A frozen reference in evaluation mode, on the device of its weights.
 
     Args:
-        sampling: options of ``draw``. compiled: see ``Engine``.
+        compiled: see ``Engine``.
     """
 
-    def __init__(self, model: Reference, sampling: SamplingConfig | None = None, compiled: bool = False) -> None:
+    def __init__(self, model: Reference, compiled: bool = False) -> None:
         self.model = model.eval().requires_grad_(False)
         self.engine = Engine(self.model, compiled)
-        self.sampling = sampling or SamplingConfig()
 
     @classmethod
     def from_checkpoint(
-        cls,
-        path: Path,
-        sampling: SamplingConfig | None = None,
-        device: torch.device | str = "cpu",
-        compiled: bool = False,
+        cls, path: Path, device: torch.device | str = "cpu", compiled: bool = False
     ) -> ReferenceAgent:
         """Load ``reference.ckpt``; UserError if it is not a reference checkpoint."""
-        return cls(load_reference(path, device), sampling, compiled)
+        return cls(load_reference(path, device), compiled)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -84,36 +75,6 @@ class ReferenceAgent:
     @property
     def device(self) -> torch.device:
         return self.model.motion.device
-
-    @torch.no_grad()
-    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        """Sample joint futures of a single scene from its first 11 steps.
-
-        The result depends on (scene, seed) only. With a larger count the first rollouts are the same up to
-        rounding.
-
-        Returns:
-            [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the simulated agents in
-            order; z follows the map (see ``data.ground``), headings are in [-pi, pi).
-        """
-        known = self.prepare(scene)
-        agents = known.inputs.agents.types.shape[1]
-        tokens = FUTURE_STEPS // self.vocabulary.token_steps
-        uniform = torch.rand(count, tokens, agents, generator=generator_for(seed, str(scene.scenario_id))).to(
-            self.device
-        )
-        parts = []
-        for part in uniform.split(self.max_batch_rollouts(agents)):
-            sampler = Sampler(part, known.inputs.agents.types.expand(len(part), -1), self.sampling)
-            rollout = self.engine.rollout(
-                known.encoding, known.inputs.agents, known.inputs.tokens, known.lights, len(part), tokens, sampler
-            )
-            parts.append(rollout.poses[0].flatten(2, 3))  # [R, A, 80, 3]
-        return joint_states(scene, torch.cat(parts), known.origin)
-
-    def max_batch_rollouts(self, agents: int) -> int:
-        """Maximum of rollouts that are decoded in a batch for a scene with this number of agents."""
-        return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
 
     @torch.no_grad()
     def unroll(self, prepared: PreparedScene, count: int) -> Unrolling:

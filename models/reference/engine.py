@@ -1,15 +1,13 @@
 """Autoregressive rollouts, with many futures of a scene on the batch axis.
 
-The map is encoded once per scene, and the KV cache has a fixed size. The choice of tokens is a parameter: sampling
-for ``sample``, the token nearest to the log for closed-loop fine-tuning. Shape legend: B scenes, R rollouts, A
-agents, M new tokens, K vocabulary size.
+The map is encoded once per scene, and the KV cache has a fixed size. Callers choose the tokens. Shape legend: B
+scenes, R rollouts, A agents, K vocabulary size.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,34 +19,8 @@ from models.reference.inputs import AgentInputs, KnownLights
 from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference, StepInput, TokenTables
-from models.sampling import SamplingConfig, draw
 
-__all__ = ["Chooser", "Engine", "Rollout", "Sampler", "Unrolling"]
-
-# (index of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
-Chooser = Callable[[int, Tensor, Tensor], Tensor]
-
-
-class Sampler:
-    """Draws tokens with given uniform numbers, the only randomness of a rollout.
-
-    Args:
-        uniform: [B * R, M, A] in [0, 1). types: [B * R, A] of the agents.
-    """
-
-    def __init__(self, uniform: Tensor, types: Tensor, config: SamplingConfig) -> None:
-        self.uniform, self.types, self.config = uniform, types, config
-
-    def __call__(self, step: int, logits: Tensor, pose: Tensor) -> Tensor:
-        return draw(logits, self.uniform[:, step], self.types, self.config)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """New tokens and their motion."""
-
-    ids: Tensor  # [B, R, A, M] int64
-    poses: Tensor  # [B, R, A, M, token_steps, 3] after each 0.1 s, centred on the scene
+__all__ = ["Engine", "Unrolling"]
 
 
 class Unrolling:
@@ -89,8 +61,7 @@ class Unrolling:
         Args:
             ids: [B * R, A] int64 tokens.
             motion: [B * R, A, token_steps, 3] executed motion if it differs from that of the tokens, for agents
-            that
-                something else drives; ``ids`` are then the nearest tokens.
+                that something else drives; ``ids`` are then the nearest tokens.
 
         Returns:
             [B * R, A, token_steps, 3] the poses after each 0.1 s.
@@ -119,36 +90,6 @@ class Engine:
             self.tables: TokenTables = model.token_tables()
 
     @torch.no_grad()
-    def rollout(
-        self,
-        encoding: MapEncoding,
-        agents: AgentInputs,
-        history: MotionTokens,
-        lights: KnownLights,
-        rollouts: int,
-        tokens: int,
-        choose: Chooser,
-    ) -> Rollout:
-        """Move every simulated agent by ``tokens`` tokens from the current step.
-
-        Args:
-            encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
-                those of every second.
-            choose: see ``Chooser``.
-        """
-        unrolling = self.begin(encoding, agents, history, lights, rollouts)
-        ids, poses = [], []
-        for step in range(tokens):
-            token = choose(step, unrolling.logits(), unrolling.pose)
-            ids.append(token)
-            poses.append(unrolling.execute(token))
-        scenes = len(encoding.origin)
-        return Rollout(
-            torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
-            torch.stack(poses, dim=2).unflatten(0, (scenes, rollouts)),
-        )
-
-    @torch.no_grad()
     def begin(
         self,
         encoding: MapEncoding,
@@ -157,7 +98,13 @@ class Engine:
         lights: KnownLights,
         rollouts: int,
     ) -> Unrolling:
-        """Rollouts token by token, for callers that decide some tokens; arguments as ``rollout``."""
+        """Start rollouts at the current step.
+
+        Args:
+            encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
+                those of every second.
+            rollouts: R.
+        """
         first = CURRENT_INDEX // self.model.vocabulary.token_steps
         sources = self.model.map_sources(encoding)
         cache = self._prefill(encoding, agents, history, lights, sources, first).repeat(rollouts)

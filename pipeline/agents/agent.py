@@ -27,7 +27,7 @@ from data.ground import joint_states
 from data.scene import FUTURE_STEPS, Scene, generator_for
 from data.tokenizer import scene_origin
 
-__all__ = ["Agent", "Drive", "SimAgent"]
+__all__ = ["Agent", "Drive"]
 
 
 class Drive(Protocol):
@@ -66,17 +66,6 @@ class Drive(Protocol):
         ...
 
 
-class SimAgent(Protocol):
-    """Simulates all agents of a scene that a submission must simulate."""
-
-    def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        """[R, A, 80, 4] float32 (x, y, z, heading; global) for the A agents of ``scene.simulated``, in order.
-
-        Depends on the scene, ``count`` and ``seed`` alone.
-        """
-        ...
-
-
 class Agent(ABC):
     """An agent of any kind; subclasses say how a drive starts.
 
@@ -106,7 +95,14 @@ class Agent(ABC):
 
     @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        """See ``SimAgent``; the first of more rollouts are the same rollouts up to rounding in a network."""
+        """Joint futures of all agents of a scene that a submission must simulate.
+
+        Depends on the scene, ``count`` and ``seed`` alone. The first of more rollouts are the same up to rounding.
+
+        Returns:
+            [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the A agents of
+            ``scene.simulated``, in order; z follows the map (``data.ground``), headings are in [-pi, pi).
+        """
         prepared, agents = self.prepare(scene), int(scene.simulated.sum())
         shape = (count, FUTURE_STEPS // self.token_steps, agents)
         uniform = torch.rand(shape, generator=generator_for(seed, str(scene.scenario_id))).to(self.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import warn_once
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.evaluation.motion import motion_figures, motion_sums
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
@@ -23,7 +23,7 @@ _SCORES = {
 
 
 def closed_loop_figures(
-    agent: SimAgent, scenes: Iterable[Scene], rollouts: int, seed: int, types: Sequence[int] | None = None
+    agent: Agent, scenes: Iterable[Scene], rollouts: int, seed: int, types: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Displacement errors of all simulated agents over the future steps that the log has, realism, and motion.
 

@@ -15,12 +15,19 @@ from pipeline.agents.agent import Agent
 
 __all__ = ["ReferenceDrive", "ReferenceDriver"]
 
+# Rollouts times agents that are driven at once, to bound the memory. On a CPU larger batches are not faster.
+_MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
+
 
 class ReferenceDriver(Agent):
-    """A reference that drives; only the first 11 steps of a scene influence it."""
+    """A reference that drives; only the first 11 steps of a scene influence it.
 
-    def __init__(self, reference: ReferenceAgent) -> None:
-        self.reference = reference
+    Args:
+        sampling: how tokens are drawn; from the whole distribution by default.
+    """
+
+    def __init__(self, reference: ReferenceAgent, sampling: SamplingConfig | None = None) -> None:
+        self.reference, self.sampling = reference, sampling or SamplingConfig()
         self.token_steps, self.device = reference.vocabulary.token_steps, reference.device
 
     @classmethod
@@ -36,26 +43,24 @@ class ReferenceDriver(Agent):
         Raises:
             UserError: not such a checkpoint.
         """
-        return cls(ReferenceAgent.from_checkpoint(path, sampling, device, compiled))
+        return cls(ReferenceAgent.from_checkpoint(path, device, compiled), sampling)
 
     def max_batch_rollouts(self, agents: int) -> int:
-        return self.reference.max_batch_rollouts(agents)
+        return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
 
     def prepare(self, scene: Scene) -> PreparedScene:
         return self.reference.prepare(scene)
 
     def start(self, prepared: PreparedScene, count: int, driven: Tensor | None = None) -> ReferenceDrive:
-        return ReferenceDrive(self.reference, prepared, count, driven)
+        return ReferenceDrive(self, prepared, count, driven)
 
 
 class ReferenceDrive:
     """See ``Drive``. The reference assumes that everybody stays, and knows lights from before the start alone."""
 
-    def __init__(
-        self, reference: ReferenceAgent, prepared: PreparedScene, count: int, driven: Tensor | None
-    ) -> None:
-        self._vocabulary, self._sampling = reference.vocabulary, reference.sampling
-        self._unrolling = reference.unroll(prepared, count)
+    def __init__(self, agent: ReferenceDriver, prepared: PreparedScene, count: int, driven: Tensor | None) -> None:
+        self._vocabulary, self._sampling = agent.reference.vocabulary, agent.sampling
+        self._unrolling = agent.reference.unroll(prepared, count)
         self._others = [] if driven is None else (~driven).nonzero().flatten().tolist()
         self._tokens = torch.zeros(0)
 

@@ -24,6 +24,7 @@ from models.reference.inputs import SceneInputs, collate_inputs, keep_agents
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.recording import prune_map, recording_inputs, recording_of
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 from pipeline.execution.devices import Clock
 
@@ -124,7 +125,7 @@ def _training(scene: Scene, size: str, words: Vocabulary, recompute: bool = Fals
 
 def _sampling(scene: Scene, size: str, words: Vocabulary, compiled: bool = False) -> tuple[float, float]:
     torch.set_num_threads(1)
-    agent = ReferenceAgent(_model(size, words), compiled=compiled)
+    agent = ReferenceDriver(ReferenceAgent(_model(size, words), compiled))
     agent.rollouts(scene, _ROLLOUTS if compiled else 1, 0)
     return cpu_seconds(lambda: agent.rollouts(scene, _ROLLOUTS, 0)), peak_memory_mb()
 

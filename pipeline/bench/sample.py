@@ -14,8 +14,9 @@ from models.policy import Policy, PolicyConfig, load_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 
@@ -51,7 +52,7 @@ def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row
     mean = sum(int(scene.simulated.sum()) for scene in scenes) / len(scenes)
     about = f"{_ROLLOUTS} rollouts, {kind}, {mean:.0f} agents"
 
-    def rate(agent: SimAgent) -> float:
+    def rate(agent: Agent) -> float:
         work = _sampling(agent, scenes)
         # The first call compiles and is not timed.
         work()
@@ -60,7 +61,7 @@ def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row
     rows = []
     for compiled in (False, True):
         ours = rate(PolicyAgent(student, words, view, compiled=compiled))
-        theirs = rate(ReferenceAgent(network, compiled=compiled))
+        theirs = rate(ReferenceDriver(ReferenceAgent(network, compiled)))
         name = f"sample, policy against {'reference' if reference else _SIZE}{', compiled' if compiled else ''}"
         rows.append(Row(f"{name}, {about}", ours, "scenarios/CPU s", theirs, ours / theirs))
     own, other = _parameters(student), _parameters(network)
@@ -68,7 +69,7 @@ def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row
     return rows
 
 
-def _sampling(agent: SimAgent, scenes: Sequence[Scene]) -> Callable[[], object]:
+def _sampling(agent: Agent, scenes: Sequence[Scene]) -> Callable[[], object]:
     return lambda: [agent.rollouts(scene, _ROLLOUTS, 0) for scene in scenes]
 
 

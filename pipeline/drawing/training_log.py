@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.files import write_text
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.drawing.films import gif_bytes, scene_frames
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.execution.console import bar
@@ -52,7 +52,7 @@ class TrainingLog:
             self._progress.set_postfix_str(text, refresh=False)
             self._progress.update(min(step, self._total) - self._progress.n)
 
-    def film(self, agent: SimAgent, scene: Scene, step: int, seed: int) -> None:
+    def film(self, agent: Agent, scene: Scene, step: int, seed: int) -> None:
         """A rollout of the model; see ``add_film``."""
         if self._writer is not None:
             add_film(self._writer, agent, scene, step, seed)
@@ -65,7 +65,7 @@ class TrainingLog:
             self._writer.close()
 
 
-def add_film(writer: SummaryWriter, agent: SimAgent, scene: Scene, step: int, seed: int) -> None:
+def add_film(writer: SummaryWriter, agent: Agent, scene: Scene, step: int, seed: int) -> None:
     """Write one rollout beside the log as a short film, and its end as a picture.
 
     Args:

@@ -21,6 +21,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.inputs import SceneInputs
 from models.reference.loss import loss_mask, token_figures
 from pipeline.agents.closed_loop import closed_loop_figures
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.drawing.training_log import TrainingLog, write_table
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
@@ -185,7 +186,7 @@ class Recorder(Callback):
         mine = self._scenes[trainer.global_rank :: trainer.world_size]
         total = torch.zeros(2, len(_ROLLOUTS), dtype=torch.float64, device=module.device)
         trained = [parameter.requires_grad for parameter in module.result.parameters()]
-        agent = ReferenceAgent(module.result)
+        agent = ReferenceDriver(ReferenceAgent(module.result))
         for scene in mine:
             figures = closed_loop_figures(agent, [scene], rollouts=_FUTURES, seed=self._seed)
             for column, name in enumerate(_ROLLOUTS):

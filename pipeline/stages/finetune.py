@@ -98,20 +98,18 @@ def roll_out(model: Reference, inputs: SceneInputs, top_k: int, max_error: float
     first, count = CURRENT_INDEX // vocabulary.token_steps, tokens.ids.shape[-1]
     training = model.training
     origin = tokens.poses.new_zeros(len(tokens.poses), 2)
-    rollout = Engine(model).rollout(
-        model.encode_map(inputs.pieces, origin),
-        inputs.agents,
-        tokens,
-        inputs.lights,
-        1,
-        count - first,
-        lambda step, logits, pose: nearest_of_likeliest(model, inputs, step, logits, pose, top_k),
-    )
+    encoding = model.encode_map(inputs.pieces, origin)
+    unrolling = Engine(model).begin(encoding, inputs.agents, tokens, inputs.lights, 1)
+    chosen, ends = [], []
+    for step in range(count - first):
+        chosen.append(nearest_of_likeliest(model, inputs, step, unrolling.logits(), unrolling.pose, top_k))
+        unrolling.execute(chosen[-1])
+        ends.append(unrolling.pose)
     model.train(training)
-    poses = torch.cat((tokens.poses[:, :, : first + 1], rollout.poses[:, 0, :, :, -1]), dim=2)
+    poses = torch.cat((tokens.poses[:, :, : first + 1], torch.stack(ends, dim=2)), dim=2)
     simulated = inputs.agents.simulated.unsqueeze(-1).expand(-1, -1, count - first)
     executed = MotionTokens(
-        ids=torch.cat((tokens.ids[..., :first], rollout.ids[:, 0]), dim=-1),
+        ids=torch.cat((tokens.ids[..., :first], torch.stack(chosen, dim=-1)), dim=-1),
         valid=torch.cat((tokens.valid[..., :first], simulated), dim=-1),
         poses=poses,
         pose_valid=torch.cat((tokens.pose_valid[..., : first + 1], simulated), dim=-1),

@@ -21,7 +21,7 @@ from data.places import is_remote, open_path
 from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.catalogue import LEARNT, make_agent
 from pipeline.agents.leaks import RECIPE, TRAINED, trained_scenes
 from pipeline.execution.console import bar, say
@@ -100,7 +100,7 @@ class _Inputs:
 
 
 @lru_cache(maxsize=1)
-def _opened(inputs: _Inputs) -> tuple[SceneSource, SimAgent]:
+def _opened(inputs: _Inputs) -> tuple[SceneSource, Agent]:
     return open_scenes(inputs.scenarios), make_agent(
         inputs.agent, inputs.checkpoint, inputs.sampling, inputs.device, inputs.compiled
     )

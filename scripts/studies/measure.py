@@ -25,10 +25,10 @@ from data.scene import CURRENT_INDEX, STEP_SECONDS
 from data.scenes_source import open_scenes
 from data.store import SceneStore
 from data.vocabulary import TYPE_NAMES, corner_distance, pose_corners, type_index
-from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.evaluation.motion import SECONDS
 from pipeline.evaluation.motion import speeds as future_speeds
 from pipeline.execution.tables import render_table
@@ -47,7 +47,7 @@ def heights(options: argparse.Namespace) -> None:
     Prints the mean error of z over valid future steps with z kept at its present value and with z that follows the
     map under the recorded positions; with a checkpoint also minADE (the metric's, in three dimensions) of both.
     """
-    agent = None if options.checkpoint is None else ReferenceAgent.from_checkpoint(options.checkpoint)
+    agent = None if options.checkpoint is None else ReferenceDriver.from_checkpoint(options.checkpoint)
     config, source = load_config("2025"), open_scenes(options.scenarios)
     kept = followed = 0.0
     steps = 0

@@ -35,6 +35,7 @@ from models.reference.inputs import keep_agents
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.recording import prune_map, recording_inputs, recording_of
+from pipeline.agents.reference_agent import ReferenceDriver
 
 # First match counts: part of a module's name to what it is called in the table.
 _PARTS = (
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     agents, count = int(scene.simulated.sum()), len(pieces.kind[0])
     _table(f"{options.size}, one training step: {recording.valid.shape[1]} agents, {count} pieces", train, peaks)
-    agent = ReferenceAgent(model)
+    agent = ReferenceDriver(ReferenceAgent(model))
     _table(f"{options.size}, 32 rollouts: {agents} agents", lambda: agent.rollouts(scene, 32, 0), peaks)
     return 0
 

@@ -16,6 +16,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
 from models.reference.recording import scene_inputs
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.gpu.inputs import Inputs, largest
 from pipeline.bench.metric import noisy_rollouts
 from pipeline.bench.reference import TrainingStep
@@ -185,7 +186,7 @@ def decoding(inputs: Inputs) -> Iterator[Row]:
     yield Row("decoding with fixed tokens: log p where p > 1e-3", apart, "nats")
     yield Row("decoding with fixed tokens: poses", away, "m, rad")
     for title, pair in (
-        ("reference", (ours, theirs)),
+        ("reference", (ReferenceDriver(ours), ReferenceDriver(theirs))),
         (
             "policy",
             [PolicyAgent(net, inputs.vocabulary, view) for net, view in (inputs.policy(_CPU), inputs.policy())],

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.reference.agent import ReferenceAgent
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
@@ -78,13 +79,13 @@ def _scorer(inputs: Inputs, size: str) -> ReferenceScorer:
     return ReferenceScorer(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
 
 
-def _reference_agent(inputs: Inputs, size: str, compiled: bool) -> ReferenceAgent:
-    return ReferenceAgent(inputs.network(size), compiled=compiled)
+def _reference_agent(inputs: Inputs, size: str, compiled: bool) -> ReferenceDriver:
+    return ReferenceDriver(ReferenceAgent(inputs.network(size), compiled))
 
 
 def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
     net, view = inputs.policy()
-    agents: dict[str, Callable[[], SimAgent]] = {
+    agents: dict[str, Callable[[], Agent]] = {
         "policy": lambda: PolicyAgent(net, inputs.vocabulary, view, compiled=compiled)
     }
     for size in inputs.scale.sizes:
@@ -94,7 +95,7 @@ def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
         inputs.start_memory()
         agent = make()
 
-        def work(agent: SimAgent = agent) -> list[Tensor]:
+        def work(agent: Agent = agent) -> list[Tensor]:
             return [agent.rollouts(scene, rollouts, 0) for scene in scenes]
 
         about = f"{rollouts} futures by {name}{', compiled' if compiled else ''}"

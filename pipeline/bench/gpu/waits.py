@@ -12,6 +12,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
 from models.reference.known_scenes import encode_scenes
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.gpu.selfplay import anchored
 from pipeline.bench.launches import LaunchCounter, kernels, reported_waits
@@ -117,7 +118,7 @@ def decoding(inputs: Inputs) -> Iterator[Row | str]:
         steps.execute(steps.logits().argmax(-1))
 
     yield from _counted(inputs, _Path("a decoding step of the reference", step, None, 3, True))
-    work = partial(agent.rollouts, scene, rollouts, 0)
+    work = partial(ReferenceDriver(agent).rollouts, scene, rollouts, 0)
     yield from _counted(inputs, _Path(f"{rollouts} futures of the reference", work, 27500, None))
     net, view = inputs.policy()
     work = partial(PolicyAgent(net, inputs.vocabulary, view).rollouts, scene, rollouts, 0)

@@ -26,9 +26,10 @@ from data.tokenizer import extend_back, scene_origin, tokenize_motion
 from data.vocabulary import TYPE_NAMES, type_index
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import collate_inputs, select_agents
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.catalogue import make_agent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.execution.result_cache import digest_of
 from pipeline.selfplay.rollout import LEAST_LOG_LIKELIHOOD
 from pipeline.simulator.world import STILL
@@ -96,7 +97,7 @@ def moving_agents(scene: Scene) -> Tensor:
 
 
 def futures_of(
-    scene: Scene, reference: SimAgent, policy: SimAgent, levels: Sequence[float], count: int, seed: int
+    scene: Scene, reference: Agent, policy: Agent, levels: Sequence[float], count: int, seed: int
 ) -> dict[str, Tensor]:
     """Futures [count, A, 80, 4] of every kind; the deterministic ones are repeated."""
     log = LogReplay().rollouts(scene, 1, seed)[0]
@@ -151,7 +152,7 @@ def score_futures(
 @lru_cache(maxsize=1)
 def _opened(
     scenarios: str, digest: str, reference: Path, policy: Path, device: str
-) -> tuple[SceneSource, ReferenceAgent, SimAgent]:
+) -> tuple[SceneSource, ReferenceAgent, Agent]:
     return (
         open_scenes(scenarios),
         ReferenceAgent.from_checkpoint(reference, device=device),
@@ -170,7 +171,7 @@ def score_scene(task: LikelihoodTask) -> list[dict[str, Any]]:
     return [{"scenario_id": str(scene.scenario_id), "kinds": _kinds(scene, reference, policy, task)}]
 
 
-def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: LikelihoodTask) -> dict[str, Any]:
+def _kinds(scene: Scene, reference: ReferenceAgent, policy: Agent, task: LikelihoodTask) -> dict[str, Any]:
     steps = reference.vocabulary.token_steps
     simulated, moving = scene.simulated, moving_agents(scene)
     recorded_at = scene.agents.valid[simulated, CURRENT_INDEX::steps]  # [A, D + 1]
@@ -180,7 +181,7 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: SimAgent, task: Like
     everywhere = torch.ones_like(recorded)
     all_types = task.metric == "2024"
     context = prepare_scene(scene) if unscorable_reason(scene, all_types) is None else None
-    futures = futures_of(scene, reference, policy, task.levels, task.rollouts, task.seed)
+    futures = futures_of(scene, ReferenceDriver(reference), policy, task.levels, task.rollouts, task.seed)
     found: dict[str, Any] = {}
     for name, states in futures.items():
         # Disturbed agents are there when the recorded ones are; simulated ones never leave.

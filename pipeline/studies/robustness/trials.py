@@ -21,7 +21,7 @@ from data.files import sha256_of
 from data.scene import Scene
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.evaluation.statistics import mean_intervals
 from pipeline.execution.devices import Count, Devices
@@ -210,7 +210,7 @@ def _context(path: str, digest: str, scenario_id: str) -> SceneContext:
 
 
 @lru_cache(maxsize=4)
-def _agent(contestant: Contestant, sampling: SamplingConfig, device: str) -> SimAgent:
+def _agent(contestant: Contestant, sampling: SamplingConfig, device: str) -> Agent:
     return make_agent(contestant.agent, contestant.checkpoint, sampling, device)
 
 

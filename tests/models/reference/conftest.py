@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from data.vocabulary import VocabularyConfig, build_vocabulary
 from models.reference.config import ReferenceConfig
+from models.reference.engine import Unrolling
 from models.reference.network import Reference
 from tests.models.scenes import random_scene
 
@@ -20,6 +24,18 @@ CONFIG = ReferenceConfig(
     map_neighbours=9,
     agent_neighbours=3,
 )
+
+
+def roll_out(
+    unrolling: Unrolling, tokens: int, choose: Callable[[int, Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [N, A, M, K], tokens [N, A, M] and poses [N, A, M, s, 3], with tokens chosen by (number, logits)."""
+    logits, ids, poses = [], [], []
+    for number in range(tokens):
+        logits.append(unrolling.logits())
+        ids.append(choose(number, logits[-1]))
+        poses.append(unrolling.execute(ids[-1]))
+    return torch.stack(logits, 2), torch.stack(ids, 2), torch.stack(poses, 2)
 
 
 def make_model(token_steps: int, config: ReferenceConfig = CONFIG) -> Reference:

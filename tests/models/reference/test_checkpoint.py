@@ -16,6 +16,7 @@ from models.reference.config import SIZES, size_preset
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
+from pipeline.agents.reference_agent import ReferenceDriver
 from tests.models.scenes import random_scene
 
 
@@ -30,7 +31,8 @@ def test_a_checkpoint_restores_the_model(model, tmp_path):
     assert read_notes(path) == {"steps": 3, "figures": {"loss": 0.5}}
     scene = random_scene(0)
     assert torch.equal(
-        ReferenceAgent.from_checkpoint(path).rollouts(scene, 2, 0), ReferenceAgent(model).rollouts(scene, 2, 0)
+        ReferenceDriver.from_checkpoint(path).rollouts(scene, 2, 0),
+        ReferenceDriver(ReferenceAgent(model)).rollouts(scene, 2, 0),
     )
 
 

@@ -11,12 +11,12 @@ from data.batch import collate
 from data.scene import until_now
 from data.tokenizer import scene_origin
 from models.reference import engine
-from models.reference.engine import Engine, Sampler
+from models.reference.engine import Engine
 from models.reference.inputs import known_lights
 from models.reference.loss import loss_mask, token_loss
 from models.reference.recording import scene_inputs
-from models.sampling import SamplingConfig
-from tests.models.reference.conftest import CONFIG, make_model
+from models.sampling import SamplingConfig, draw
+from tests.models.reference.conftest import CONFIG, make_model, roll_out
 from tests.models.scenes import random_scene
 
 SMALL = dataclasses.replace(CONFIG, layers=1, map_layers=1)
@@ -41,20 +41,16 @@ def gradients(model, forward, scenes):
 
 
 def logits_of(roller, scene):
-    """[16, R, A, K] of a rollout."""
+    """[R, A, 16, K] of a rollout."""
     model, batch = roller.model, collate([until_now(scene)])
     inputs = scene_inputs(batch, model.vocabulary)
     uniform = torch.rand(3, 16, len(scene.agents.id), generator=torch.Generator().manual_seed(0))
-    sampler, seen = Sampler(uniform, inputs.agents.types.expand(3, -1), SamplingConfig()), []
-
-    def choose(step, logits, pose):
-        seen.append(logits)
-        return sampler(step, logits, pose)
-
     encoding = model.encode_map(inputs.pieces, scene_origin(batch))
     lights = known_lights(batch.lights.state, batch.lights.observed, 9)
-    roller.rollout(encoding, inputs.agents, inputs.tokens, lights, 3, 16, choose)
-    return torch.stack(seen)
+    unrolling = roller.begin(encoding, inputs.agents, inputs.tokens, lights, 3)
+    return roll_out(
+        unrolling, 16, lambda step, logits: draw(logits, uniform[:, step], unrolling.types, SamplingConfig())
+    )[0]
 
 
 def test_training_is_one_graph_for_all_sizes():

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pytest
 import torch
 
 from data.batch import collate
-from data.scene import generator_for
 from data.tokenizer import scene_origin, tokenize_motion
 from models.reference.agent import ReferenceAgent
-from models.reference.engine import Engine, Sampler
+from models.reference.engine import Engine
 from models.reference.inputs import agent_inputs, collate_inputs, known_lights
 from models.reference.known_scenes import encode_scenes
 from models.reference.map_encoder import MapEncoding
 from models.reference.recording import scene_inputs
-from models.sampling import SamplingConfig
+from models.sampling import SamplingConfig, draw
+from tests.models.reference.conftest import roll_out
 from tests.models.scenes import random_scene
 
 
@@ -28,7 +27,7 @@ def row_of(encoding, row, pieces=None):
 
 
 def roll(model, scenes, rollouts, uniform=None):
-    """Rollouts, the logits of each step [B, R, A, M, K], and what they started from."""
+    """Tokens [B, R, A, M], poses [B, R, A, M, s, 3], logits [B, R, A, M, K], and what they started from."""
     batch = collate(scenes)
     inputs = scene_inputs(batch, model.vocabulary)
     encoding = model.encode_map(inputs.pieces, scene_origin(batch))
@@ -37,30 +36,28 @@ def roll(model, scenes, rollouts, uniform=None):
     if uniform is None:
         shape = (rows, count, inputs.agents.types.shape[1])
         uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    types = inputs.agents.types.repeat_interleave(rollouts, 0)
-    sampler, seen = Sampler(uniform, types, SamplingConfig()), []
-
-    def choose(step, logits, pose):
-        seen.append(logits)
-        return sampler(step, logits, pose)
-
     lights = known_lights(batch.lights.state, batch.lights.observed, 9)
-    rollout = Engine(model).rollout(encoding, inputs.agents, inputs.tokens, lights, rollouts, count, choose)
-    logits = torch.stack(seen, dim=2).unflatten(0, (len(scenes), rollouts))
-    return rollout, logits, batch, inputs, encoding
+    unrolling = Engine(model).begin(encoding, inputs.agents, inputs.tokens, lights, rollouts)
+    logits, ids, poses = (
+        part.unflatten(0, (len(scenes), rollouts))
+        for part in roll_out(
+            unrolling, count, lambda step, logits: draw(logits, uniform[:, step], unrolling.types, SamplingConfig())
+        )
+    )
+    return ids, poses, logits, batch, inputs, encoding
 
 
 def test_step_by_step_logits_equal_teacher_forced_ones(model):
     scenes = [random_scene(0), random_scene(1, agents=4)]
-    rollout, logits, batch, inputs, encoding = roll(model, scenes, rollouts=3)
+    rolled, poses_of, logits, batch, inputs, encoding = roll(model, scenes, rollouts=3)
     first = 10 // model.vocabulary.token_steps
     agent = ReferenceAgent(model)
     simulated = inputs.agents.simulated
     for row in range(3):
-        ids = torch.cat((inputs.tokens.ids[..., :first], rollout.ids[:, row]), dim=-1)
+        ids = torch.cat((inputs.tokens.ids[..., :first], rolled[:, row]), dim=-1)
         future = simulated.unsqueeze(-1).expand(-1, -1, ids.shape[-1] - first)
         valid = torch.cat((inputs.tokens.valid[..., :first], future), dim=-1)
-        poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], rollout.poses[:, row, :, :, -1]), dim=2)
+        poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], poses_of[:, row, :, :, -1]), dim=2)
         scored = agent.score(encoding, batch, ids, valid, poses)[:, :, first:]
         expected = logits[:, row].log_softmax(-1)
         # Tokens far from the last motion have log-probabilities of minus hundreds, to be compared relatively.
@@ -72,13 +69,13 @@ def test_rollouts_on_the_batch_axis_equal_serial_ones(model):
     scene = random_scene(2)
     count = 80 // model.vocabulary.token_steps
     uniform = torch.rand(4, count, 6, generator=torch.Generator().manual_seed(3))
-    together, logits, *_ = roll(model, [scene], 4, uniform)
+    together, _, logits, *_ = roll(model, [scene], 4, uniform)
     for row in range(4):
-        alone, single, *_ = roll(model, [scene], 1, uniform[row : row + 1])
+        alone, _, single, *_ = roll(model, [scene], 1, uniform[row : row + 1])
         # Draws are apart from the borders of tokens by more than logits are rounded.
-        assert torch.equal(alone.ids[0, 0], together.ids[0, row])
+        assert torch.equal(alone[0, 0], together[0, row])
         torch.testing.assert_close(single[0, 0], logits[0, row], atol=1e-4, rtol=1e-4)
-    assert len({tuple(ids.flatten().tolist()) for ids in together.ids[0]}) == 4, "four different futures"
+    assert len({tuple(ids.flatten().tolist()) for ids in together[0]}) == 4, "four different futures"
 
 
 def test_scenes_in_a_batch_roll_out_as_alone(model):
@@ -89,14 +86,14 @@ def test_scenes_in_a_batch_roll_out_as_alone(model):
     for row, scene in enumerate(scenes):
         agents = len(scene.agents.id)
         alone, *_ = roll(model, [scene], 2, uniform[2 * row : 2 * row + 2, :, :agents])
-        assert torch.equal(alone.ids[0], together.ids[row, :, :agents])
+        assert torch.equal(alone[0], together[row, :, :agents])
 
 
 def test_tokenising_a_rollout_gives_its_tokens(model):
-    rollout, _, _, inputs, _ = roll(model, [random_scene(3)], 2)
+    rolled, poses, _, _, inputs, _ = roll(model, [random_scene(3)], 2)
     start = inputs.tokens.poses[:, :, 10 // model.vocabulary.token_steps]
     for row in range(2):
-        motion = torch.cat((start[0].unsqueeze(1), rollout.poses[0, row].flatten(1, 2)), dim=1)
+        motion = torch.cat((start[0].unsqueeze(1), poses[0, row].flatten(1, 2)), dim=1)
         tokens = tokenize_motion(
             model.vocabulary,
             motion,
@@ -104,46 +101,7 @@ def test_tokenising_a_rollout_gives_its_tokens(model):
             inputs.agents.types[0],
             anchor=None,
         )
-        assert torch.equal(tokens.ids, rollout.ids[0, row])
-
-
-def test_agent_rollouts_start_where_the_agents_are_and_read_no_future(model):
-    agent = ReferenceAgent(model)
-    scene = random_scene(0)
-    scene.agents.valid[4, 10] = False
-    rollouts = agent.rollouts(scene, 3, seed=7)
-    assert rollouts.shape == (3, 5, 80, 4)
-    assert rollouts.dtype == torch.float32
-    now = scene.agents.position[scene.simulated, 10]
-    assert float((rollouts[:, :, 0, :2] - now[:, :2]).norm(dim=-1).max()) < 3.0
-    assert bool((rollouts[..., 2] == now[:, 2].view(1, 5, 1)).all())
-    assert bool((rollouts[..., 3] >= -math.pi).all())
-    assert bool((rollouts[..., 3] < math.pi).all())
-    scene.agents.position[:, 11:] += 50.0
-    scene.agents.valid[:, 11:] = False
-    scene.lights.state[:, 11:] = 0
-    assert torch.equal(agent.rollouts(scene, 3, seed=7), rollouts)
-    short = random_scene(0, steps=11)
-    short.agents.valid[4, 10] = False
-    assert torch.equal(agent.rollouts(short, 3, seed=7), rollouts), "a test scenario gives the same"
-
-
-def test_rollouts_are_a_function_of_seed_and_scenario(fast_model):
-    agent = ReferenceAgent(fast_model)
-    first = agent.rollouts(random_scene(0), 4, seed=1)
-    agent.rollouts(random_scene(1), 2, seed=9)
-    assert torch.equal(agent.rollouts(random_scene(0), 4, seed=1), first)
-    assert not torch.equal(agent.rollouts(random_scene(0), 4, seed=2), first)
-    torch.testing.assert_close(agent.rollouts(random_scene(0), 2, seed=1), first[:2], atol=1e-3, rtol=0)
-    draws = [torch.rand(1, generator=generator_for(0, name)) for name in ("a", "b", "a")]
-    assert draws[0] == draws[2] != draws[1]
-
-
-def test_parts_of_many_rollouts_join(fast_model, monkeypatch):
-    agent = ReferenceAgent(fast_model)
-    whole = agent.rollouts(random_scene(0), 5, seed=1)
-    monkeypatch.setattr("models.reference.agent._MAX_ROWS", 12)
-    torch.testing.assert_close(agent.rollouts(random_scene(0), 5, seed=1), whole, atol=1e-3, rtol=0)
+        assert torch.equal(tokens.ids, rolled[0, row])
 
 
 def test_scoring_in_parts_joins_and_map_encodings_stack(fast_model, monkeypatch):

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from data.scene import AgentType, MapKind
 from models.reference.agent import ReferenceAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.drawing.films import gif_bytes, scene_frames, write_contact_sheet, write_video
 from pipeline.drawing.palette import COLOURS
 from pipeline.drawing.raster import Panel, SceneRaster
@@ -93,7 +94,7 @@ def test_scenes_without_a_future_can_be_drawn() -> None:
 
 def test_tensorboard_shows_a_film(tmp_path: Path, reference: ReferenceAgent) -> None:
     writer = SummaryWriter(str(tmp_path))
-    add_film(writer, reference, random_scene(0), 7, 0)
+    add_film(writer, ReferenceDriver(reference), random_scene(0), 7, 0)
     writer.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()

@@ -18,7 +18,7 @@ from pipeline.selfplay import anchor as anchor_module
 from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.simulator.step import controlled_agents, decisions, reset, step
 from pipeline.simulator.world import World, build_world, stack_worlds
-from tests.models.reference.conftest import make_model
+from tests.models.reference.conftest import make_model, roll_out
 from tests.models.scenes import random_scene
 
 
@@ -41,22 +41,10 @@ def step_by_step(reference: ReferenceAgent, scene, tokens) -> torch.Tensor:
     scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
     batch = collate([until_now(scene)])
     inputs = scene_inputs(batch, reference.vocabulary)
-    met = []
-
-    def choose(index, logits, pose):
-        met.append(logits[0].log_softmax(-1))
-        return tokens[None, :, index]
-
-    reference.engine.rollout(
-        reference.encode_map(batch),
-        inputs.agents,
-        inputs.tokens,
-        known_lights(batch.lights.state, batch.lights.observed, 9),
-        1,
-        tokens.shape[-1],
-        choose,
-    )
-    return torch.stack(met, dim=1)
+    lights = known_lights(batch.lights.state, batch.lights.observed, 9)
+    unrolling = reference.engine.begin(reference.encode_map(batch), inputs.agents, inputs.tokens, lights, 1)
+    logits, *_ = roll_out(unrolling, tokens.shape[-1], lambda index, _: tokens[None, :, index])
+    return logits[0].log_softmax(-1)
 
 
 @pytest.mark.parametrize("token_steps", [2, 5])

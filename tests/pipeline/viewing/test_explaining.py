@@ -7,6 +7,7 @@ import torch
 
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.selfplay.rollout import act
 from pipeline.simulator.observation import observe
 from pipeline.simulator.step import agent_indices, reset
@@ -57,7 +58,7 @@ def test_models_think_more_of_what_they_do_themselves(explainer: Explainer, refe
         scene = random_scene(seed)
         for name, states in {
             "policy": policy.rollouts(scene, 1, 0),
-            "reference": reference.rollouts(scene, 1, 0),
+            "reference": ReferenceDriver(reference).rollouts(scene, 1, 0),
         }.items():
             opinions = explainer.explain(scene, states[0]).opinions
             logs = {
@@ -69,6 +70,6 @@ def test_models_think_more_of_what_they_do_themselves(explainer: Explainer, refe
 
 def test_models_may_be_missing(reference: ReferenceAgent) -> None:
     scene = random_scene(1)
-    states = reference.rollouts(scene, 1, 0)[0]
+    states = ReferenceDriver(reference).rollouts(scene, 1, 0)[0]
     assert list(Explainer(reference.vocabulary, None, reference).explain(scene, states).opinions) == ["reference"]
     assert not Explainer(reference.vocabulary).explain(scene, states).opinions

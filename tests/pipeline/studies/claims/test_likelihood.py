@@ -13,6 +13,7 @@ from data.tokenizer import scene_origin, tokenize_scene
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.studies.claims.likelihood import (
     futures_of,
     kind_names,
@@ -84,7 +85,7 @@ def test_the_references_own_futures_score_as_its_entropy_says(reference: Referen
     """What is drawn from a distribution has its negative entropy as mean log-likelihood; naive futures less."""
     scene = random_scene(2)
     present = torch.ones(int(scene.simulated.sum()), 80, dtype=torch.bool)
-    own, known = score_futures(reference, scene, reference.rollouts(scene, 24, 0), present)
+    own, known = score_futures(reference, scene, ReferenceDriver(reference).rollouts(scene, 24, 0), present)
     assert known.all(), "executed tokens are matched exactly"
     uniform = -math.log(reference.vocabulary.size)
     assert float(own.mean()) > uniform
@@ -96,7 +97,7 @@ def test_kinds_of_futures(reference: ReferenceAgent) -> None:
     scene = random_scene(0)
     policy = PolicyAgent(make_policy(reference.vocabulary), reference.vocabulary, VIEW)
     levels = (0.1, 0.5)
-    found = futures_of(scene, reference, policy, levels, 3, seed=0)
+    found = futures_of(scene, ReferenceDriver(reference), policy, levels, 3, seed=0)
     assert list(found) == kind_names(levels)
     shape = (3, int(scene.simulated.sum()), 80, 4)
     assert {tuple(states.shape) for states in found.values()} == {shape}
@@ -107,7 +108,7 @@ def test_kinds_of_futures(reference: ReferenceAgent) -> None:
     ]
     # The mean distance of a two-dimensional Gaussian is sigma times the root of pi / 2.
     assert errors == pytest.approx([0.1 * math.sqrt(math.pi / 2), 0.5 * math.sqrt(math.pi / 2)], rel=0.35)
-    again = futures_of(scene, reference, policy, levels, 3, seed=0)
+    again = futures_of(scene, ReferenceDriver(reference), policy, levels, 3, seed=0)
     assert all(torch.equal(states, again[name]) for name, states in found.items())
 
 

@@ -13,9 +13,10 @@ from data.errors import UserError
 from data.scene import Scene, generator_for, map_tensors, until_now
 from data.scenes_source import open_scenes
 from models.reference.agent import ReferenceAgent
-from pipeline.agents.agent import SimAgent
+from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import ConstantVelocity
 from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions, spoil
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -84,17 +85,17 @@ def test_errors_have_nothing_to_do_with_the_rollouts_randomness() -> None:
 
 
 @pytest.fixture(scope="module")
-def agents() -> dict[str, SimAgent]:
+def agents() -> dict[str, Agent]:
     model = make_model(2)
     return {
         "constant_velocity": ConstantVelocity(),
-        "reference": ReferenceAgent(model),
+        "reference": ReferenceDriver(ReferenceAgent(model)),
         "policy": PolicyAgent(make_policy(model.vocabulary), model.vocabulary, VIEW),
     }
 
 
 @ids
-def test_agents_run_on_what_they_see(condition: Condition, agents: dict[str, SimAgent]) -> None:
+def test_agents_run_on_what_they_see(condition: Condition, agents: dict[str, Agent]) -> None:
     scene = random_scene(8)
     seen = spoil(scene, condition, seed=1)
     for agent in agents.values():
@@ -105,7 +106,7 @@ def test_agents_run_on_what_they_see(condition: Condition, agents: dict[str, Sim
 
 
 @pytest.mark.parametrize("name", ["constant_velocity", "reference", "policy"])
-def test_rollouts_start_where_the_spoilt_state_is(name: str, agents: dict[str, SimAgent]) -> None:
+def test_rollouts_start_where_the_spoilt_state_is(name: str, agents: dict[str, Agent]) -> None:
     scene = random_scene(8)
     seen = spoil(scene, Condition("position_bias", 60.0), seed=1)
     first = agents[name].rollouts(seen, 2, 0)[:, :, 0, :2]
@@ -118,7 +119,7 @@ def test_rollouts_start_where_the_spoilt_state_is(name: str, agents: dict[str, S
 
 @pytest.mark.womd
 @ids
-def test_agents_run_on_real_scenes(condition: Condition, womd: Path, agents: dict[str, SimAgent]) -> None:
+def test_agents_run_on_real_scenes(condition: Condition, womd: Path, agents: dict[str, Agent]) -> None:
     scene = open_scenes(womd / "validation")[0]
     seen = spoil(scene, condition, seed=1)
     assert torch.equal(seen.simulated, scene.simulated)
