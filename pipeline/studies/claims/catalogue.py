@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.studies.claims import figures
@@ -63,6 +64,22 @@ class Claim:
     by_default: bool = True
 
 
+CLAIMS: dict[str, Claim] = {}
+
+
+def _claim(
+    name: str, title: str, says: str, arms: Sequence[Arm] | Callable[[ClaimsConfig], Sequence[Arm]], **options: Any
+) -> Callable[[Callable[[Study, Claim], Report]], Callable[[Study, Claim], Report]]:
+    """Enter a claim into ``CLAIMS`` with the function that reports on it."""
+
+    def enter(report: Callable[[Study, Claim], Report]) -> Callable[[Study, Claim], Report]:
+        compared = arms if callable(arms) else lambda config: arms
+        CLAIMS[name] = Claim(name, title, says, compared, report, **options)
+        return report
+
+    return enter
+
+
 def _minus(study: Study, first: Arm, second: Arm, field: str = "realism", targets: str = "all") -> Interval:
     return difference(study.table(first, field, targets=targets), study.table(second, field, targets=targets))
 
@@ -83,19 +100,26 @@ def _comparison(study: Study, claim: Claim) -> Callable[..., Statement]:
     return higher
 
 
-def _told(study: Study, claim: Claim, rows: Sequence[Row], statements: Sequence[Statement], *notes: str) -> Report:
-    return Report(
-        claim.name,
-        claim.title,
-        claim.says,
-        statements,
-        render_rows(rows),
-        rows,
-        notes,
-        {claim.name: figures.forest_figure(rows, "realism")},
-    )
+def _told(
+    claim: Claim,
+    rows: Sequence[Row],
+    statements: Sequence[Statement],
+    *notes: str,
+    figure: Any = None,
+    first: str = "trained",
+) -> Report:
+    """By default with a figure of realism; ``first`` is the title of the table's first column."""
+    drawn = {claim.name: figure or figures.forest_figure(rows, "realism")}
+    return Report(claim.name, claim.title, claim.says, statements, render_rows(rows, first), rows, notes, drawn)
 
 
+@_claim(
+    "stability",
+    "Training with and without the KL",
+    "The KL to the reference keeps self-play human-like: without it the policy drifts away, loses its "
+    "entropy, and its futures are far from the log.",
+    [SPACER, PLAIN],
+)
 def _stability(study: Study, claim: Claim) -> Report:
     rows = arm_rows(study, claim.name, [SPACER, PLAIN])
     higher = _comparison(study, claim)
@@ -105,9 +129,9 @@ def _stability(study: Study, claim: Claim) -> Report:
         higher("without it, the policy ends further from the reference, nats of KL", PLAIN, SPACER, "kl"),
         higher("with it, the policy keeps more entropy, nats", SPACER, PLAIN, "entropy"),
     ]
-    report = _told(study, claim, rows, statements, f"Realism and minADE of verdicts: {study.sampling_mode}.")
     curves = {arm.name: [result.curve for result in study.results(arm)] for arm in (SPACER, PLAIN)}
-    return Report(**{**vars(report), "figures": {claim.name: figures.training_figure(curves)}})
+    note = f"Realism and minADE of verdicts: {study.sampling_mode}."
+    return _told(claim, rows, statements, note, figure=figures.training_figure(curves))
 
 
 def _several(config: ClaimsConfig) -> tuple[Arm, Arm]:
@@ -120,6 +144,12 @@ def _several(config: ClaimsConfig) -> tuple[Arm, Arm]:
     )
 
 
+@_claim(
+    "selfplay",
+    "The role of self-play",
+    "Learning among others who react is worth more than learning alone among replayed ones.",
+    _several,
+)
 def _selfplay(study: Study, claim: Claim) -> Report:
     several, one = _several(study.config)
     rows = arm_rows(study, claim.name, [several, one])
@@ -131,16 +161,125 @@ def _selfplay(study: Study, claim: Claim) -> Report:
         f"Both learn from {study.config.single_steps} decisions of agents that move, anchored by beta 0.1; all "
         "others replay the log, and with one agent a scene no other reacts to it. All are driven when judged."
     )
-    return _told(study, claim, rows, statements, note)
+    return _told(claim, rows, statements, note)
+
+
+@_claim(
+    "weights",
+    "Alpha and beta",
+    "A beta of 0.1 is best; rewarding likelihood instead (alpha) gains nothing and ends in one mode.",
+    [PLAIN, *ALPHAS, *BETAS, SPACER],
+)
+def _weights(study: Study, claim: Claim) -> Report:
+    arms = [PLAIN, *ALPHAS, BETAS[0], SPACER, BETAS[1]]
+    rows = arm_rows(study, claim.name, arms)
+    higher = _comparison(study, claim)
+    statements = [higher(f"beta 0.1 is better than {arm.name}", SPACER, arm) for arm in (PLAIN, *BETAS)]
+    statements += [
+        below(
+            f"without the KL, {arm.name} gains nothing worth mentioning",
+            _minus(study, arm, PLAIN),
+            bound=MARGIN,
+            published=_printed(claim.name, arm.name, PLAIN.name),
+        )
+        for arm in ALPHAS
+    ]
+    statements.append(
+        higher("the likelihood reward (alpha 0.1) takes entropy away, nats", PLAIN, ALPHAS[-1], "entropy")
+    )
+    note = (
+        "The paper's alpha is probably worth 0.35 to 0.5 of the same number here, because its logged likelihood is "
+        "scaled (docs/spacer.md)."
+    )
+    return _told(claim, rows, statements, note, figure=figures.sweep_figure(rows, study.sampling_mode))
+
+
+@_claim(
+    "goals",
+    "Goals and goal dropout",
+    "Once anchored, self-play needs no goals for realism, though they help minADE; hiding some makes up "
+    "for their absence when sampled.",
+    [SPACER, SHOWN, NO_GOAL, PLAIN, PPO],
+)
+def _goals(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, SHOWN, NO_GOAL, PLAIN, PPO])
+    higher = _comparison(study, claim)
+    statements = [
+        within(
+            "with the KL, the goal's reward makes no difference to realism",
+            _minus(study, NO_GOAL, SPACER),
+            MARGIN,
+            published=_printed(claim.name, NO_GOAL.name, SPACER.name),
+        ),
+        higher("without the goal's reward, minADE is larger, metres", NO_GOAL, SPACER, "minade"),
+        above("with the KL, hiding half of the goals is better than showing all", _minus(study, SPACER, SHOWN)),
+        above("without it, too", _minus(study, PLAIN, PPO)),
+    ]
+    note = "No agent sees a goal when sampled. The last two statements have no figure in the paper."
+    return _told(claim, rows, statements, note)
+
+
+@_claim(
+    "heads",
+    "An action head for each type",
+    "Pedestrians and cyclists need heads of their own.",
+    [SPACER, ONE_HEAD],
+)
+def _heads(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vru",))
+    higher = _comparison(study, claim)
+    statements = [
+        higher(
+            "a head for each type is more realistic on pedestrians and cyclists", SPACER, ONE_HEAD, targets="vru"
+        ),
+        higher("one head for all has a larger minADE on them, metres", ONE_HEAD, SPACER, "minade", "vru"),
+    ]
+    rows += arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vehicle", "all"), [study.sampling_mode])
+    return _told(claim, rows, statements, "Rows name the targets; all agents are driven.")
+
+
+@_claim(
+    "types",
+    "Vehicles alone and all types",
+    "Pedestrians and cyclists can be learnt together with vehicles.",
+    [SPACER, VEHICLES, PLAIN],
+)
+def _types(study: Study, claim: Claim) -> Report:
+    rows = arm_rows(study, claim.name, [SPACER, VEHICLES, PLAIN], ("vehicle", "vru"), [study.sampling_mode])
+    statements = [
+        above(
+            "driving all types, SPACeR is more realistic on pedestrians and cyclists than plain self-play",
+            _minus(study, SPACER, PLAIN, targets="vru"),
+            published=_printed(claim.name, f"{SPACER.name}, vru", f"{PLAIN.name}, vru"),
+        ),
+        above(
+            "learning all types costs vehicles at most a margin against learning vehicles alone",
+            _minus(study, SPACER, VEHICLES, targets="vehicle"),
+            bound=-MARGIN,
+        ),
+        above(
+            "a policy of vehicles alone is less realistic on pedestrians and cyclists",
+            _minus(study, SPACER, VEHICLES, targets="vru"),
+        ),
+    ]
+    note = (
+        "Everybody is driven when judged, pedestrians and cyclists too by the policy that learnt vehicles alone; "
+        "in the paper's Table 1 they replay the log."
+    )
+    return _told(claim, rows, statements, note)
+
+
+def _pairs_figure(study: Study, claim: Claim, rows: Sequence[Row]) -> Any:
+    return figures.pairs_figure([row for row in rows if row.drawn == study.sampling_mode], claim.name)
 
 
 def _students(config: ClaimsConfig) -> list[tuple[str, Arm]]:
     """Names of references, the run's own last, with the student of each."""
-    found = [
-        (spec.name, Arm(f"student of {spec.name}", ANCHORED, reference=spec.name))
-        for spec in config.reference_specs
+    names = [spec.name for spec in config.reference_specs]
+    return [
+        *((name, Arm(f"student of {name}", ANCHORED, reference=name)) for name in names),
+        (OWN_REFERENCE, SPACER),
     ]
-    return [*found, (OWN_REFERENCE, SPACER)]
 
 
 def _pairs(study: Study, claim: Claim, students: Sequence[tuple[str, Arm]], labels: Sequence[str]) -> list[Row]:
@@ -148,18 +287,21 @@ def _pairs(study: Study, claim: Claim, students: Sequence[tuple[str, Arm]], labe
     rows = []
     for (name, arm), label in zip(students, labels, strict=True):
         for mode in study.sampling_modes:
-            tables = {
-                "reference": study.reference_table(name, "realism", mode),
-                "realism": study.table(arm, "realism", mode),
-                "minade": study.table(arm, "minade", mode),
-                "kl": study.table(arm, "kl"),
-                "entropy": study.table(arm, "entropy"),
-            }
+            tables = {field: study.table(arm, field, mode) for field in ("realism", "minade", "kl", "entropy")}
+            tables["reference"] = study.reference_table(name, "realism", mode)
             theirs = published(claim.name, label) if mode == study.sampling_mode else {}
             rows.append(simple_row(label, mode, tables, theirs))
     return rows
 
 
+@_claim(
+    "reference",
+    "Quality of the reference and of the student",
+    "The reference is a soft prior: students of weak references surpass them, and students of strong ones "
+    "stay below.",
+    lambda config: [arm for _, arm in _students(config)],
+    references=lambda config: [name for name, _ in _students(config)],
+)
 def _reference(study: Study, claim: Claim) -> Report:
     students = _students(study.config)
     quality = {name: float(study.reference_table(name, "realism").mean()) for name, _ in students}
@@ -185,26 +327,16 @@ def _reference(study: Study, claim: Claim) -> Report:
             published=round((0.766 - 0.636) - (0.740 - 0.729), 3),
         ),
     ]
-    return Report(
-        claim.name,
-        claim.title,
-        claim.says,
-        statements,
-        render_rows(rows, "reference"),
-        rows,
-        ["References are in the order of their own realism, measured here.", *_paper_pairs(claim.name)],
-        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.sampling_mode], claim.name)},
+    # The paper's references have no counterpart here.
+    theirs_pairs = ", ".join(
+        f"{name} {published(claim.name, name)['reference']:.3f} -> {published(claim.name, name)['realism']:.3f}"
+        for name in ("SMART 0.3M", "SMART 1M", "SMART 3M", "CAT-K 0.3M", "CAT-K 1M", "CAT-K 3M")
     )
-
-
-def _paper_pairs(claim: str) -> list[str]:
-    """The paper's table, whose references have no counterpart here."""
-    names = ("SMART 0.3M", "SMART 1M", "SMART 3M", "CAT-K 0.3M", "CAT-K 1M", "CAT-K 3M")
-    pairs = [
-        f"{name} {published(claim, name)['reference']:.3f} -> {published(claim, name)['realism']:.3f}"
-        for name in names
-    ]
-    return [f"The paper's references and students: {', '.join(pairs)}."]
+    notes = (
+        "References are in the order of their own realism, measured here.",
+        f"The paper's references and students: {theirs_pairs}.",
+    )
+    return _told(claim, rows, statements, *notes, figure=_pairs_figure(study, claim, rows), first="reference")
 
 
 def _vocabularies(config: ClaimsConfig) -> list[tuple[str, Arm]]:
@@ -213,20 +345,24 @@ def _vocabularies(config: ClaimsConfig) -> list[tuple[str, Arm]]:
     ]
 
 
+@_claim(
+    "vocabulary",
+    "Size of the vocabulary",
+    "200 tokens are best for the student, though references get better with more.",
+    lambda config: [arm for _, arm in _vocabularies(config)],
+    references=lambda config: [name for name, _ in _vocabularies(config)],
+)
 def _vocabulary(study: Study, claim: Claim) -> Report:
     students = _vocabularies(study.config)
     labels = [arm.name for _, arm in students]
     rows = _pairs(study, claim, students, labels)
     sizes = list(study.config.vocabularies)
     best = sizes.index(200) if 200 in sizes else len(sizes) // 2
+    higher = _comparison(study, claim)
     statements = [
-        above(
-            f"students with {labels[best]} are better than with {label}",
-            _minus(study, students[best][1], arm),
-            published=_printed(claim.name, labels[best], label),
-        )
-        for label, (_, arm) in zip(labels, students, strict=True)
-        if label != labels[best]
+        higher(f"students with {labels[best]} are better than with {arm.name}", students[best][1], arm)
+        for _, arm in students
+        if arm.name != labels[best]
     ]
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
     statements += [
@@ -241,100 +377,16 @@ def _vocabulary(study: Study, claim: Claim) -> Report:
         for smaller, larger in pairwise(order)
     ]
     note = f"Each reference: {study.config.vocabulary_reference}, trained alike but for its tokens."
-    return Report(
-        claim.name,
-        claim.title,
-        claim.says,
-        statements,
-        render_rows(rows, "tokens a type"),
-        rows,
-        [note],
-        {claim.name: figures.pairs_figure([row for row in rows if row.drawn == study.sampling_mode], claim.name)},
-    )
+    return _told(claim, rows, statements, note, figure=_pairs_figure(study, claim, rows), first="tokens a type")
 
 
-def _weights(study: Study, claim: Claim) -> Report:
-    arms = [PLAIN, *ALPHAS, BETAS[0], SPACER, BETAS[1]]
-    rows = arm_rows(study, claim.name, arms)
-    higher = _comparison(study, claim)
-    statements = [higher(f"beta 0.1 is better than {arm.name}", SPACER, arm) for arm in (PLAIN, *BETAS)]
-    statements += [
-        below(
-            f"without the KL, {arm.name} gains nothing worth mentioning",
-            _minus(study, arm, PLAIN),
-            bound=MARGIN,
-            published=_printed(claim.name, arm.name, PLAIN.name),
-        )
-        for arm in ALPHAS
-    ]
-    statements.append(
-        higher("the likelihood reward (alpha 0.1) takes entropy away, nats", PLAIN, ALPHAS[-1], "entropy")
-    )
-    note = (
-        "The paper's alpha is probably worth 0.35 to 0.5 of the same number here, because its logged likelihood is "
-        "scaled (docs/spacer.md)."
-    )
-    report = _told(study, claim, rows, statements, note)
-    sweep = figures.sweep_figure(rows, study.sampling_mode)
-    return Report(**{**vars(report), "figures": {claim.name: sweep}})
-
-
-def _goals(study: Study, claim: Claim) -> Report:
-    rows = arm_rows(study, claim.name, [SPACER, SHOWN, NO_GOAL, PLAIN, PPO])
-    higher = _comparison(study, claim)
-    statements = [
-        within(
-            "with the KL, the goal's reward makes no difference to realism",
-            _minus(study, NO_GOAL, SPACER),
-            MARGIN,
-            published=_printed(claim.name, NO_GOAL.name, SPACER.name),
-        ),
-        higher("without the goal's reward, minADE is larger, metres", NO_GOAL, SPACER, "minade"),
-        above("with the KL, hiding half of the goals is better than showing all", _minus(study, SPACER, SHOWN)),
-        above("without it, too", _minus(study, PLAIN, PPO)),
-    ]
-    note = "No agent sees a goal when sampled. The last two statements have no figure in the paper."
-    return _told(study, claim, rows, statements, note)
-
-
-def _heads(study: Study, claim: Claim) -> Report:
-    rows = arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vru",))
-    higher = _comparison(study, claim)
-    statements = [
-        higher(
-            "a head for each type is more realistic on pedestrians and cyclists", SPACER, ONE_HEAD, targets="vru"
-        ),
-        higher("one head for all has a larger minADE on them, metres", ONE_HEAD, SPACER, "minade", "vru"),
-    ]
-    rows += arm_rows(study, claim.name, [SPACER, ONE_HEAD], ("vehicle", "all"), [study.sampling_mode])
-    return _told(study, claim, rows, statements, "Rows name the targets; all agents are driven.")
-
-
-def _types(study: Study, claim: Claim) -> Report:
-    rows = arm_rows(study, claim.name, [SPACER, VEHICLES, PLAIN], ("vehicle", "vru"), [study.sampling_mode])
-    statements = [
-        above(
-            "driving all types, SPACeR is more realistic on pedestrians and cyclists than plain self-play",
-            _minus(study, SPACER, PLAIN, targets="vru"),
-            published=_printed(claim.name, f"{SPACER.name}, vru", f"{PLAIN.name}, vru"),
-        ),
-        above(
-            "learning all types costs vehicles at most a margin against learning vehicles alone",
-            _minus(study, SPACER, VEHICLES, targets="vehicle"),
-            bound=-MARGIN,
-        ),
-        above(
-            "a policy of vehicles alone is less realistic on pedestrians and cyclists",
-            _minus(study, SPACER, VEHICLES, targets="vru"),
-        ),
-    ]
-    note = (
-        "Everybody is driven when judged, pedestrians and cyclists too by the policy that learnt vehicles alone; "
-        "in the paper's Table 1 they replay the log."
-    )
-    return _told(study, claim, rows, statements, note)
-
-
+@_claim(
+    "baselines",
+    "SPACeR, baselines and variants",
+    "SPACeR is more realistic than self-play without an anchor and than HR-PPO.",
+    lambda config: [SPACER, PLAIN, PPO, HR_PPO, *VARIANTS],
+    by_default=False,
+)
 def _baselines(study: Study, claim: Claim) -> Report:
     rows = arm_rows(study, claim.name, [SPACER, PLAIN, PPO, HR_PPO, *VARIANTS])
     statements = [
@@ -342,80 +394,4 @@ def _baselines(study: Study, claim: Claim) -> Report:
         for title, arm in (("PPO", PPO), ("PPO with hidden goals", PLAIN), ("HR-PPO", HR_PPO))
     ]
     note = "HR-PPO is anchored to a policy cloned from the log; KL and likelihood are under the run's reference."
-    return _told(study, claim, rows, statements, note)
-
-
-CLAIMS: dict[str, Claim] = {
-    claim.name: claim
-    for claim in (
-        Claim(
-            "stability",
-            "Training with and without the KL",
-            "The KL to the reference keeps self-play human-like: without it the policy drifts away, loses its "
-            "entropy, and its futures are far from the log.",
-            lambda config: [SPACER, PLAIN],
-            _stability,
-        ),
-        Claim(
-            "selfplay",
-            "The role of self-play",
-            "Learning among others who react is worth more than learning alone among replayed ones.",
-            _several,
-            _selfplay,
-        ),
-        Claim(
-            "weights",
-            "Alpha and beta",
-            "A beta of 0.1 is best; rewarding likelihood instead (alpha) gains nothing and ends in one mode.",
-            lambda config: [PLAIN, *ALPHAS, *BETAS, SPACER],
-            _weights,
-        ),
-        Claim(
-            "goals",
-            "Goals and goal dropout",
-            "Once anchored, self-play needs no goals for realism, though they help minADE; hiding some makes up "
-            "for their absence when sampled.",
-            lambda config: [SPACER, SHOWN, NO_GOAL, PLAIN, PPO],
-            _goals,
-        ),
-        Claim(
-            "heads",
-            "An action head for each type",
-            "Pedestrians and cyclists need heads of their own.",
-            lambda config: [SPACER, ONE_HEAD],
-            _heads,
-        ),
-        Claim(
-            "types",
-            "Vehicles alone and all types",
-            "Pedestrians and cyclists can be learnt together with vehicles.",
-            lambda config: [SPACER, VEHICLES, PLAIN],
-            _types,
-        ),
-        Claim(
-            "reference",
-            "Quality of the reference and of the student",
-            "The reference is a soft prior: students of weak references surpass them, and students of strong ones "
-            "stay below.",
-            lambda config: [arm for _, arm in _students(config)],
-            _reference,
-            lambda config: [name for name, _ in _students(config)],
-        ),
-        Claim(
-            "vocabulary",
-            "Size of the vocabulary",
-            "200 tokens are best for the student, though references get better with more.",
-            lambda config: [arm for _, arm in _vocabularies(config)],
-            _vocabulary,
-            lambda config: [name for name, _ in _vocabularies(config)],
-        ),
-        Claim(
-            "baselines",
-            "SPACeR, baselines and variants",
-            "SPACeR is more realistic than self-play without an anchor and than HR-PPO.",
-            lambda config: [SPACER, PLAIN, PPO, HR_PPO, *VARIANTS],
-            _baselines,
-            by_default=False,
-        ),
-    )
-}
+    return _told(claim, rows, statements, note)
