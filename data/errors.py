@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import multiprocessing
 import sys
+from collections.abc import Iterable
 from functools import cache
 
-__all__ = ["OUT_OF_MEMORY", "IncompleteError", "UserError", "is_out_of_memory", "warn_once"]
+__all__ = [
+    "OUT_OF_MEMORY",
+    "IncompleteError",
+    "UserError",
+    "did_you_mean",
+    "expected",
+    "is_out_of_memory",
+    "warn_once",
+]
 
 OUT_OF_MEMORY = "not enough memory: run the same command again to go on, with fewer workers or smaller batches"
 
@@ -25,6 +35,17 @@ class IncompleteError(UserError):
     """The output was written but is incomplete; the message says what is missing."""
 
     exit_status = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean NAME?`` with the known name that is nearest; empty if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def expected(name: str, known: Iterable[str], number: str = "one") -> str:
+    """``expected one of NAME, NAME; did you mean NAME?``"""
+    return f"expected {number} of {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 
-from data.errors import UserError
+from data.errors import UserError, did_you_mean
 from submission.suspicion import Suspicion
 
 __all__ = [
@@ -109,9 +108,7 @@ def load_metadata(path: Path) -> Metadata:
     fields = {field.name: field for field in dataclasses.fields(Metadata)}
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{path}: unknown field {key}{hint}")
+            raise UserError(f"{path}: unknown field {key}{did_you_mean(str(key), fields)}")
     missing = [
         name
         for name, field in fields.items()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from data.errors import UserError
+from data.errors import UserError, expected
 from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
@@ -38,9 +37,7 @@ def make_agent(
         UserError: unknown name, or no checkpoint for a learnt agent.
     """
     if name not in AGENT_NAMES:
-        close = difflib.get_close_matches(name, AGENT_NAMES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"--agent {name}: no such agent, expected one of {', '.join(AGENT_NAMES)}{hint}")
+        raise UserError(f"--agent {name}: no such agent, {expected(name, AGENT_NAMES)}")
     if name in _BASELINES:
         return _BASELINES[name]()
     if checkpoint is None:

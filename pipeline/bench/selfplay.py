@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -83,15 +84,26 @@ class Track:
             tokens = torch.randint(self.vocabulary.size, world.types.shape, generator=generator, device=self.device)
             simulator.step(tokens)
 
+    def trainer(
+        self,
+        beta: float,
+        epochs: int,
+        precision: Literal["bf16-mixed", "32-true"] = "32-true",
+        recorded: bool = True,
+    ) -> tuple[Policy, Learner, Driver]:
+        """A new policy, its learner, and who drives it; not ``recorded`` is without CUDA graphs."""
+        torch.manual_seed(0)
+        fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
+        policy = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu()).to(self.device)
+        config = PPOConfig(minibatch=self.minibatch, epochs=epochs, beta=beta)
+        learner = Learner(fabric, policy, config, self.compiled, recorded)
+        return policy, learner, Driver(learner, self.simulator, self.resident if recorded else None)
+
     def learn(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
         """A function that makes a whole update; with ``epochs`` 0 only the rollout."""
-        torch.manual_seed(0)
         on_gpu = self.device.type == "cuda"
-        fabric = Fabric(accelerator=self.device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true")
-        policy = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu()).to(self.device)
-        config = PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=0.0 if score is None else 0.1)
-        learner = Learner(fabric, policy, config, self.compiled)
-        driver = Driver(learner, self.simulator, self.resident)
+        beta = 0.0 if score is None else 0.1
+        policy, learner, driver = self.trainer(beta, max(1, epochs), "bf16-mixed" if on_gpu else "32-true")
         uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
         generator = torch.Generator()
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import errno
 import inspect
 import json
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data.completeness import allow_partial
-from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
+from data.errors import OUT_OF_MEMORY, UserError, expected, is_out_of_memory
 from data.places import open_path
 from pipeline.command.options import (
     command_parser,
@@ -266,9 +265,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     name = arguments[0]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        print(f"error: {name}: no such command, expected one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        print(f"error: {name}: no such command, {expected(name, COMMANDS)}", file=sys.stderr)
         return 2
     with interruptible():
         return _guarded(name, list(arguments[1:]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, expected
 
 __all__ = ["CONFIGS", "PRESETS", "leaves", "load_preset"]
 
@@ -24,9 +23,7 @@ def load_preset(name: str) -> dict[str, Any]:
         UserError: no such preset.
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"--preset {name}: no such preset, expected one of {', '.join(PRESETS)}{hint}")
+        raise UserError(f"--preset {name}: no such preset, {expected(name, PRESETS)}")
     values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) or {}
     return values
 

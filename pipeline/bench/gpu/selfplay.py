@@ -8,23 +8,16 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from lightning.fabric import Fabric
 
-from models.policy import Policy
 from models.reference.agent import ReferenceAgent
 from models.reference.known_scenes import encode_scenes
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import ReferenceScorer
-from pipeline.selfplay.config import PPOConfig
-from pipeline.selfplay.driver import Driver
-from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Scorer
-from pipeline.simulator.episode import Simulator
-from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
-from pipeline.simulator.world import build_world, choose_worlds, stack_worlds
+from pipeline.simulator.world import build_world, stack_worlds
 
 __all__ = ["anchored", "compiled", "plain", "recorded"]
 
@@ -93,22 +86,16 @@ def recorded(inputs: Inputs) -> Iterator[Row]:
     if not inputs.on_gpu:
         return
     paper, rows = inputs.paper, inputs.names(inputs.scale.worlds[0])
-    config = replace(PPOConfig(beta=0.0), minibatch=inputs.scale.minibatch, epochs=2)
+    words, size = inputs.vocabulary.to(inputs.device), replace(paper.policy, dropout=0.0)
+    track = Track(inputs.resident, rows, words, paper.view, False, inputs.scale.minibatch, size)
     results = []
     for is_recorded in (False, True):
-        torch.manual_seed(0)
-        fabric = Fabric(accelerator="cuda", devices=1, precision="32-true")
-        size = replace(paper.policy, dropout=0.0)
-        policy = Policy(size, feature_sizes(paper.view), inputs.vocabulary.ends.cpu()).to(inputs.device)
-        learner = Learner(fabric, policy, config, recorded=is_recorded)
-        simulator = Simulator(inputs.vocabulary.to(inputs.device), paper.view)
-        driver = Driver(learner, simulator, inputs.resident if is_recorded else None)
-        world = choose_worlds(inputs.resident, torch.tensor(rows, device=inputs.device))
+        policy, learner, driver = track.trainer(0.0, 2, recorded=is_recorded)
         generator = torch.Generator().manual_seed(0)
         actions, figures = [], {}
         for _ in range(3):
-            uniform = torch.rand(decisions(inputs.vocabulary) + 2, *world.types.shape, generator=generator)
-            rollout = driver.collect(rows, world, None, uniform.to(inputs.device), None)
+            uniform = torch.rand(decisions(inputs.vocabulary) + 2, *track.world.types.shape, generator=generator)
+            rollout = driver.collect(rows, track.world, None, uniform.to(inputs.device), None)
             actions.append(rollout.actions[:, : rollout.agents].clone())
             figures = learner.update(rollout, generator)
         results.append((actions, figures, list(policy.parameters())))

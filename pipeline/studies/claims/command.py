@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, expected
 from data.files import write_json, write_text
 from pipeline.execution.console import say
 from pipeline.execution.tables import markdown_table
@@ -81,9 +80,7 @@ def _wanted_claims(only: str) -> list[str]:
     wanted = [name for name in re.split(r"[,\s]+", only) if name]
     for name in wanted:
         if name not in CLAIM_NAMES:
-            close = difflib.get_close_matches(name, CLAIM_NAMES, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"--only {name}: no such claim, expected some of {', '.join(CLAIM_NAMES)}{hint}")
+            raise UserError(f"--only {name}: no such claim, {expected(name, CLAIM_NAMES, 'some')}")
     if not wanted:
         return [LIKELIHOOD, *(name for name, claim in CLAIMS.items() if claim.by_default)]
     return [name for name in CLAIM_NAMES if name in wanted]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, did_you_mean
 from data.files import sha256_of
 from data.scene import STEP_SECONDS
 from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
@@ -53,11 +52,9 @@ def load_planner(name: str, likeliest: bool = False) -> MakePlanner:
         return policy_planner(Path(name), likeliest)
     if ":" in name:
         return _own(name)
-    close = difflib.get_close_matches(name, planners, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
     raise UserError(
         f"planner {name}: no such planner, expected one of {', '.join(planners)}, a policy's path ending with "
-        f"{_CHECKPOINT}, or package.module:factory{hint}"
+        f"{_CHECKPOINT}, or package.module:factory{did_you_mean(name, planners)}"
     )
 
 
@@ -82,8 +79,7 @@ def _own(name: str) -> MakePlanner:
         ) from error
     make: MakePlanner | None = getattr(found, factory, None)
     if make is None:
-        close = difflib.get_close_matches(factory, dir(found), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(factory, dir(found))
         raise UserError(f"planner {name}: {module} has no {factory or 'name behind the colon'}{hint}")
     if not callable(make):
         raise UserError(f"planner {name}: {factory} is a {type(make).__name__}, expected a function of a Mission")

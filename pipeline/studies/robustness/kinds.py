@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from data.errors import UserError
+from data.errors import UserError, expected
 from data.scene import Scene, generator_for
 from pipeline.studies.robustness import spoiling
 
@@ -109,9 +108,7 @@ def conditions(levels: Levels, kinds: list[str]) -> list[Condition]:
     """
     for name in kinds:
         if name not in KINDS:
-            close = difflib.get_close_matches(name, KINDS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"--kinds {name}: expected some of {', '.join(KINDS)}{hint}")
+            raise UserError(f"--kinds {name}: {expected(name, KINDS, 'some')}")
     names = [item.name for item in dataclasses.fields(levels) if not kinds or item.name in kinds]
     found = [Condition(name, level) for name in names for level in sorted(set(getattr(levels, name)))]
     return [Condition(CLEAN, 0.0), *found]
