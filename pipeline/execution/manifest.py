@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from data.completeness import some
 from data.errors import UserError
 from data.files import checksum, read_json, write_json
 from pipeline.execution.console import say
@@ -54,7 +55,6 @@ _FREE = frozenset(
 )
 # Outputs that no stage reads and that hold times, or notes of a stage for itself.
 _ASIDE = ("tensorboard/*", "*/tensorboard/*", ".*", "*/.*", "sampling.json", "*/sampling.json")
-_SHOWN = 3
 NOTHING = "not done yet"
 
 
@@ -198,18 +198,13 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found + (["the code changed"] if old["code"] != new["code"] else [])
 
 
-def _some(changes: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return ", ".join(changes[:_SHOWN]) + more
-
-
 def look(work: Work, recipe: Recipe) -> State:
     """What is there, and why the work has to be done."""
     wanted, manifest = _plain(recipe), _read(work.manifest)
     if manifest is not None:
         changes = _changes(asdict(manifest.recipe), wanted)
         if changes:
-            return State(f"changed: {_some(changes)}", finished=True, fits=False, changes=tuple(changes))
+            return State(f"changed: {some(changes)}", finished=True, fits=False, changes=tuple(changes))
         for name, output in manifest.outputs.items():
             path = work.folder / name
             if not path.is_file() or path.stat().st_size != output["bytes"]:
@@ -224,7 +219,7 @@ def look(work: Work, recipe: Recipe) -> State:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             changes = [f"{work.started.name} is damaged, so that nobody knows what the work was made from"]
         if changes:
-            return State(f"interrupted, and changed since: {_some(changes)}", fits=False, changes=tuple(changes))
+            return State(f"interrupted, and changed since: {some(changes)}", fits=False, changes=tuple(changes))
         return State("interrupted, going on")
     if work.entries():
         return State(NOTHING, fits=False, changes=("nothing says what the files there were made from",))
@@ -283,7 +278,7 @@ def is_settled(work: Work, state: State, *, fresh: bool, keep: bool) -> bool:
         )
     if not state.finished and not work.goes_on:
         raise UserError(
-            f"--keep: {work.folder}: what is unfinished there cannot be gone on with ({_some(state.changes)}): "
+            f"--keep: {work.folder}: what is unfinished there cannot be gone on with ({some(state.changes)}): "
             "results of two settings are never mixed; leave --keep out, or give the options of before"
         )
     return state.finished

@@ -19,7 +19,6 @@ from submission.realism.score import (
     diagnose,
     mean_metrics,
     score,
-    score_scenes,
     score_states,
     unscorable_reason,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "prepare_scene",
     "save_context",
     "score",
-    "score_scenes",
     "score_states",
     "unscorable_reason",
 ]

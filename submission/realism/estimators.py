@@ -14,7 +14,7 @@ from torch import Tensor
 
 from submission.realism.config import Bernoulli, Component, Histogram
 
-__all__ = ["log_likelihoods", "timeseries_log_likelihood"]
+__all__ = ["log_likelihoods"]
 
 
 def _histogram(component: Component) -> Histogram:
@@ -90,10 +90,3 @@ def log_likelihoods(features: Sequence[tuple[Tensor, Tensor, Component]], drop_n
         components = tuple(features[index][2] for index in indices)
         found |= zip(indices, _grouped(log, sim, components, drop_nan).unbind(), strict=True)
     return [found[index] for index in range(len(features))]
-
-
-def timeseries_log_likelihood(
-    log_values: Tensor, sim_values: Tensor, component: Component, drop_nan: bool = False
-) -> Tensor:
-    """``log_likelihoods`` of one feature."""
-    return log_likelihoods([(log_values, sim_values, component)], drop_nan)[0]

@@ -29,7 +29,6 @@ __all__ = [
     "mean_metrics",
     "score",
     "score_features",
-    "score_scenes",
     "score_states",
     "unscorable_reason",
 ]
@@ -108,14 +107,6 @@ def score_states(
     For use in training: on a GPU it never waits for the host, and the values are tensors on the GPU.
     """
     return score_features(context, compute_features(context, states), config, ttc_all_types)
-
-
-def score_scenes(
-    contexts: Sequence[SceneContext], states: Sequence[Tensor], config: MetricConfig, ttc_all_types: bool = False
-) -> dict[str, Tensor]:
-    """Fields of the proto [B] of B scenes, one after the other; see ``score_states``."""
-    rows = [score_states(*item, config, ttc_all_types).values for item in zip(contexts, states, strict=True)]
-    return {name: torch.stack([row[name] for row in rows]) for name in METRIC_FIELDS}
 
 
 def _counted(valid: Tensor, is_vehicle: Tensor, ttc_all_types: bool) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from submission.realism import SceneContext, load_config, prepare_scene, score, score_scenes, score_states
+from submission.realism import SceneContext, load_config, prepare_scene, score, score_states
 from submission.realism.score import align
 from tests.submission.realism.branches import BRANCHES
 
@@ -74,8 +74,3 @@ def test_several_scenes_need_no_host_in_between() -> None:
     config, items = load_config("2025"), _Prepared().items
     values = [score_states(*item, config).values["metametric"] for item in items]
     assert all(isinstance(value, Tensor) and value.shape == () for value in values)
-    contexts, states = zip(*items, strict=True)
-    together = score_scenes(contexts, states, config)
-    # To the bit, since each scene is still scored apart.
-    assert torch.equal(together["metametric"], torch.stack(values))
-    assert all(value.shape == (len(items),) for value in together.values())

@@ -16,7 +16,7 @@ from data.scene import LightState, MapKind, RoadMap
 from data.womd import parse_scenario
 from submission.realism import COMPONENTS, load_config, prepare_scene, score
 from submission.realism.config import BUCKETS, Component, Histogram, config_path, parse_config
-from submission.realism.estimators import timeseries_log_likelihood
+from submission.realism.estimators import log_likelihoods
 from submission.realism.objects import Boxes, nearest_object_distance, time_to_collision
 from submission.realism.red_light import prepare_signals, violations
 from submission.realism.road_edge import prepare_edges, signed_distance
@@ -171,9 +171,9 @@ def test_histogram_edges_outliers_and_nan() -> None:
     log = torch.tensor([[0.5, 2.0, 4.0, 9.0, -1.0, 12.0, math.nan, 6.0]])
     counts = np.array([3, 1, 1, 0, 3])
     expected = np.log((counts + 0.1) / (counts + 0.1).sum())
-    found = timeseries_log_likelihood(log, sim, component(independent_timesteps=True))
+    found = log_likelihoods([(log, sim, component(independent_timesteps=True))])[0]
     assert np.allclose(found[0].numpy(), expected[[0, 1, 2, 4, 0, 4, 4, 3]], atol=1e-6)
-    dropped = timeseries_log_likelihood(log, sim, component(independent_timesteps=True), drop_nan=True)
+    dropped = log_likelihoods([(log, sim, component(independent_timesteps=True))], drop_nan=True)[0]
     fewer = counts - [0, 0, 0, 0, 1]
     assert float(dropped[0, 3]) == pytest.approx(math.log((fewer[4] + 0.1) / (fewer.sum() + 0.5)), abs=1e-6)
 
@@ -184,9 +184,8 @@ def test_grouping_of_samples() -> None:
     log = torch.from_numpy(rng.uniform(0, 10, size=(3, 4)).astype(np.float32))
     for independent in (False, True):
         for aggregate in (False, True):
-            found = timeseries_log_likelihood(
-                log, sim, component(independent_timesteps=independent, aggregate_objects=aggregate)
-            )
+            grouped = component(independent_timesteps=independent, aggregate_objects=aggregate)
+            (found,) = log_likelihoods([(log, sim, grouped)])
             for agent in range(3):
                 for step in range(4):
                     rows = slice(None) if aggregate else slice(agent, agent + 1)
