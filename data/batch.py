@@ -11,8 +11,6 @@ from torch import Tensor
 
 from data.scene import Agents, Lights, RoadMap, Scene
 
-__all__ = ["collate"]
-
 PartT = TypeVar("PartT", Agents, RoadMap, Lights)
 
 # Padding that must differ from a real value; every other tensor is padded with zeros.

@@ -16,25 +16,6 @@ import numpy as np
 
 from data.errors import UserError
 
-__all__ = [
-    "DUPLICATE",
-    "SPLITS",
-    "Origin",
-    "Rejected",
-    "Remarks",
-    "Series",
-    "allow_partial",
-    "check_whole",
-    "folder_split",
-    "inherited",
-    "partial_allowed",
-    "rounding_error",
-    "series_of",
-    "shard_split",
-    "some",
-    "split_base",
-]
-
 SPLITS = ("training", "validation", "testing")
 # Scenarios of WOMD by split and number of shards. Sources differ by a few (also 44,102 of validation and 44,926 of
 # testing). These are the smaller numbers, so that every complete copy counts as complete.

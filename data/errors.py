@@ -8,16 +8,6 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 
-__all__ = [
-    "OUT_OF_MEMORY",
-    "IncompleteError",
-    "UserError",
-    "did_you_mean",
-    "expected",
-    "is_out_of_memory",
-    "warn_once",
-]
-
 OUT_OF_MEMORY = "not enough memory: run the same command again to go on, with fewer workers or smaller batches"
 
 

@@ -20,18 +20,6 @@ from typing import IO, Any, TypeVar
 
 from data.places import is_remote, open_path, publish
 
-__all__ = [
-    "at_once",
-    "atomic_path",
-    "atomic_write",
-    "checksum",
-    "read_json",
-    "remove_leftovers",
-    "sha256_of",
-    "write_json",
-    "write_text",
-]
-
 ItemT = TypeVar("ItemT")
 
 _BLOCK = 1 << 20

@@ -11,18 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = [
-    "box_corners",
-    "box_separation",
-    "planar_length",
-    "project_on_polyline",
-    "rotate",
-    "time_to_contact",
-    "to_global",
-    "to_local",
-    "wrap_angle",
-]
-
 
 def wrap_angle(angle: Tensor) -> Tensor:
     """Wrap radians to [-pi, pi). The float32 modulo may return pi itself for angles just below -pi."""

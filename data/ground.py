@@ -17,8 +17,6 @@ from data.geometry import wrap_angle
 from data.map_pieces import cut_map
 from data.scene import CURRENT_INDEX, MapKind, Scene
 
-__all__ = ["follow_ground", "joint_states"]
-
 # Height is looked up once a second and interpolated linearly, since roads are smooth.
 _STRIDE = 10
 # Pieces this far above or below are on another level; bridges have a clearance of about five metres.

@@ -16,8 +16,6 @@ from torch import Tensor
 from data.geometry import planar_length, wrap_angle
 from data.scene import MapKind, Scene
 
-__all__ = ["PIECE_LENGTH", "MapPieces", "cut_map"]
-
 PIECE_LENGTH = 5.0
 # A new piece begins where a line turns by more than this between two segments, which keeps corners.
 _CORNER = math.radians(45)

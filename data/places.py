@@ -10,8 +10,6 @@ from typing import Any, cast
 
 from data.errors import UserError
 
-__all__ = ["is_remote", "open_path", "publish"]
-
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _LOCAL = frozenset({"file", "local"})
 # Here an upload becomes visible when it is complete, and a rename would be a copy.

@@ -13,8 +13,6 @@ from pathlib import Path
 from data.files import checksum, read_json, write_json, write_text
 from data.places import is_remote
 
-__all__ = ["Receipt", "accepted", "read_receipt", "receipt_path", "write_receipt", "write_sums"]
-
 _FOLDER = ".receipts"
 
 

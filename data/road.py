@@ -15,13 +15,6 @@ from torch import Tensor
 
 from data.scene import MapKind, Scene
 
-__all__ = [
-    "Segments",
-    "edge_segments",
-    "no_segments",
-    "road_segments",
-]
-
 # Largest distance of a simplified polyline from the recorded one, metres. WOMD has a point every half metre.
 _EDGE_TOLERANCE = 0.02
 _VIEW_TOLERANCE = 0.2

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from data.road import Segments
 
-__all__ = ["Z_STRETCH", "RoadGrid", "RoadLists", "as_batch", "cell_of", "edge_grid", "join_roads", "view_grid"]
-
 # Weight of height differences in the search for the nearest edge, as in Waymo's metric.
 Z_STRETCH = 3.0
 

@@ -19,25 +19,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = [
-    "CURRENT_INDEX",
-    "FUTURE_STEPS",
-    "NUM_STEPS",
-    "STEP_SECONDS",
-    "SURFACE_STREET",
-    "AgentType",
-    "Agents",
-    "LightState",
-    "Lights",
-    "LinkKind",
-    "MapKind",
-    "RoadMap",
-    "Scene",
-    "generator_for",
-    "map_tensors",
-    "until_now",
-]
-
 STEP_SECONDS = 0.1
 CURRENT_INDEX = 10
 FUTURE_STEPS = 80

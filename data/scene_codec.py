@@ -19,8 +19,6 @@ from torch import Tensor
 
 from data.scene import Agents, Lights, RoadMap, Scene
 
-__all__ = ["COLUMN_ENCODING", "SCHEMA", "decode_row", "encode_row"]
-
 # Shape of each tensor; "T" is the number of steps.
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "timestamp": ("T",),

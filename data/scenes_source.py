@@ -17,8 +17,6 @@ from data.store import SceneStore, is_store
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
-__all__ = ["RecordFiles", "SceneSource", "content_digest", "open_scenes"]
-
 
 class SceneSource(Protocol):
     """Scenes in a fixed order, with access by scenario id; can be sent to worker processes."""

@@ -21,8 +21,6 @@ from data.places import is_remote, open_path
 from data.tfrecord import BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
-__all__ = ["SPLITS", "Shard", "check_apart", "find_shards", "shard_content"]
-
 # Waymo's bucket has the splits in the last of these folders; a partial copy may start at any level.
 _PREFIXES = ("", "scenario/", "uncompressed/scenario/")
 _MAGIC = re.compile(r"[*?\[]")

@@ -24,16 +24,6 @@ from data.places import is_remote, open_path
 from data.scene import Scene
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
-__all__ = [
-    "SceneInfo",
-    "SceneStore",
-    "check_disjoint",
-    "is_store",
-    "shard_name",
-    "store_kinds",
-    "write_shard",
-]
-
 _FORMAT_KEY, _INDEX_KEY, _NOTES_KEY = b"spacer.format", b"spacer.index", b"spacer.notes"
 _FORMAT = b"1"
 _SUFFIX = ".scenes.parquet"

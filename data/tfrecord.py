@@ -18,17 +18,6 @@ import google_crc32c
 
 from data.files import atomic_write
 
-__all__ = [
-    "HEAD",
-    "BrokenRecord",
-    "is_record_header",
-    "locate_records",
-    "other_kind",
-    "read_record_at",
-    "read_records",
-    "write_records",
-]
-
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 # A hundred times the longest scenario, so that a damaged length field does not allocate memory.

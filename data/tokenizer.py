@@ -17,20 +17,6 @@ from data.geometry import rotate, to_local, wrap_angle
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
 from data.vocabulary import TYPE_NAMES, Vocabulary, corner_distance, pose_corners, type_index
 
-__all__ = [
-    "MAX_JUMP",
-    "MotionTokens",
-    "apply_token",
-    "extend_back",
-    "local_pose",
-    "match_token",
-    "retokenisation_error",
-    "scene_origin",
-    "tokenize_motion",
-    "tokenize_noisy",
-    "tokenize_scene",
-]
-
 # A segment that no token matches within this mean corner distance (metres) is a jump of the recording (a flipped
 # heading, a swapped identity), not motion.
 MAX_JUMP = 1.0

@@ -25,18 +25,6 @@ from data.files import atomic_write
 from data.geometry import box_corners, to_local, wrap_angle
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, AgentType, Scene
 
-__all__ = [
-    "LOAD_ERRORS",
-    "TYPE_NAMES",
-    "Vocabulary",
-    "VocabularyConfig",
-    "build_vocabulary",
-    "corner_distance",
-    "mine_segments",
-    "pose_corners",
-    "type_index",
-]
-
 # Errors of torch.load for a file that torch.save did not write.
 LOAD_ERRORS = (
     AssertionError,

@@ -17,8 +17,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
 from waymo_open_dataset.protos import map_pb2, scenario_pb2
 
-__all__ = ["STATE_FIELDS", "decode_points", "decode_states", "scenario_class"]
-
 _FieldProto = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "spacer.shadow"
 _RAW_TYPES = (".waymo.open_dataset.MapPoint", ".waymo.open_dataset.ObjectState")

@@ -33,8 +33,6 @@ Bools = NDArray[np.bool_]
 # Adds a remark of some kind about the scenario.
 Say = Callable[..., None]
 
-__all__ = ["HISTORY_STEPS", "RecordError", "parse_scenario"]
-
 HISTORY_STEPS = CURRENT_INDEX + 1
 # Columns of STATE_FIELDS.
 _POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from data.geometry import planar_length
 
-__all__ = ["Neighbours", "RelativeAttention", "fading", "gather_rows", "k_nearest", "neighbour_lists"]
-
-
 # Rank of excluded sources: larger than any distance in tenths of a millimetre.
 _FAR = 2**40
 # Up to a million sources.

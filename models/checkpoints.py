@@ -14,16 +14,6 @@ from data.errors import UserError, warn_once
 from data.places import open_path
 from data.vocabulary import LOAD_ERRORS
 
-__all__ = [
-    "checkpoint_kind",
-    "merge_digests",
-    "name_untrained",
-    "read_checkpoint",
-    "scene_digests",
-    "seen_scenes",
-    "trained_on",
-]
-
 _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
 
 

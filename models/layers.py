@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from data.geometry import rotate
 
-__all__ = ["FeedForward", "Inertia", "RelationEncoder", "full_precision", "mlp"]
-
 # Initial spread of the difference of two consecutive motions: metres along and across, radians.
 _FIRST_SPREAD = (0.15, 0.08, 0.04)
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from data.errors import UserError
 from data.vocabulary import TYPE_NAMES
 
-__all__ = ["SamplingConfig", "draw"]
-
 
 @dataclass(frozen=True)
 class SamplingConfig:

@@ -21,18 +21,6 @@ from submission.deflate import GZIP_HEADER, Part, compressed, gzip_end
 from submission.members import open_members, read_at
 from submission.protos import check_submission, encode_field, holds_one_scenario, parse_rollouts, read_fields
 
-__all__ = [
-    "Entry",
-    "Shard",
-    "assemble",
-    "compression_ratio",
-    "index_rollouts",
-    "locate_rollouts",
-    "plan_shards",
-    "shard_file_name",
-    "write_part",
-]
-
 _ROLLOUTS_FIELD = 1
 _LEVEL = 6
 _TRAILER = struct.Struct("<IQ")

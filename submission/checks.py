@@ -17,8 +17,6 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene
 from submission.conventions import convention_suspicions
 from submission.suspicion import Array, Recorded, Suspicion, suspicions
 
-__all__ = ["ROLLOUTS", "Findings", "examine", "official_defect", "required_ids", "suspicions_of"]
-
 ROLLOUTS = 32
 _COORDINATES = ("center_x", "center_y", "center_z", "heading")
 # float32(pi) is a little more than pi.

@@ -19,8 +19,6 @@ import numpy.typing as npt
 from data.scene import FUTURE_STEPS, STEP_SECONDS, AgentType
 from submission.suspicion import EXAMPLES, JUMP, Recorded, Suspicion
 
-__all__ = ["convention_suspicions"]
-
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 _RATE = "the time step is not 0.1 s"

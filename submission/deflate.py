@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["GZIP_HEADER", "Part", "combine_crc", "compressed", "gzip_end"]
-
 # Magic, deflate, no flags, no time, no compression level, unknown system, for reproducible bytes.
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 # An empty final block.

@@ -18,8 +18,6 @@ from data.errors import UserError
 from data.places import is_remote
 from data.tfrecord import HEAD, is_record_header, other_kind
 
-__all__ = ["MAX_SHARD_BYTES", "Member", "file_version", "open_members", "read_at"]
-
 # The server requires smaller shards. The limit also protects against a small gzip of a gigabyte of zeros.
 MAX_SHARD_BYTES = 500_000_000
 _EXPECTED = "rollouts (*.binproto)"

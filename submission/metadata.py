@@ -17,16 +17,6 @@ from waymo_open_dataset.protos import sim_agents_submission_pb2 as pb
 from data.errors import UserError, did_you_mean
 from submission.suspicion import Suspicion
 
-__all__ = [
-    "EXAMPLE_METADATA",
-    "Metadata",
-    "load_metadata",
-    "metadata_defects",
-    "metadata_message",
-    "metadata_suspicions",
-    "placeholders",
-]
-
 EXAMPLE_METADATA = Path(__file__).with_name("metadata.example.yaml")
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")

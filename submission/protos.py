@@ -28,22 +28,6 @@ from data.places import open_path
 from data.scene import FUTURE_STEPS
 from submission.members import open_members
 
-__all__ = [
-    "Rollouts",
-    "Wire",
-    "check_submission",
-    "encode_field",
-    "file_messages",
-    "from_proto",
-    "holds_one_scenario",
-    "parse_rollouts",
-    "read_fields",
-    "read_rollouts",
-    "rollout_files",
-    "scenario_rollouts_messages",
-    "to_proto",
-]
-
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _ROLLOUTS_FIELD = 1
 _SCENE_FIELD = 2

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLIMB", "EXAMPLES", "JUMP", "RISE", "Array", "Recorded", "Suspicion", "Tally", "suspicions"]
-
 # Number of examples per kind.
 EXAMPLES = 2
 # Largest motion in a step of 0.1 s, in the plane and vertically, metres.

@@ -26,8 +26,6 @@ from submission.metadata import metadata_defects, metadata_suspicions
 from submission.protos import Wire, scenario_rollouts_messages
 from submission.suspicion import Suspicion, Tally
 
-__all__ = ["MAX_LISTED", "MAX_SHARD_BYTES", "Verdict", "validate_archive"]
-
 # An archive with unwrapped headings has a million defects; all are counted, this many are kept.
 MAX_LISTED = 100_000
 

@@ -14,8 +14,6 @@ from waymo_open_dataset.protos import scenario_pb2
 
 from data.traffic.surface import is_driving_lane, is_fringe, lane_class
 
-__all__ = ["Demand", "Kind", "Parked", "User", "build_demand"]
-
 _TRACK = scenario_pb2.Track
 
 

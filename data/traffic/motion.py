@@ -17,8 +17,6 @@ from scipy.ndimage import gaussian_filter1d
 
 from data.scene import STEP_SECONDS
 
-__all__ = ["Motion", "box_motion", "with_tracking_noise"]
-
 FloatArray = NDArray[np.float64]
 
 # Tracking noise is correlated over about this many steps, and decreases to zero below this speed (m/s).

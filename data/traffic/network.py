@@ -11,8 +11,6 @@ import numpy as np
 from data.traffic.skeleton import CrossSection, Point, Skeleton
 from data.traffic.sumo import run_tool
 
-__all__ = ["DRIVING", "build_network"]
-
 # Vehicle classes that may use a driving lane. The permissions of a lane tell its class: parking strips and medians
 # allow none.
 DRIVING = ("passenger", "truck", "bus", "motorcycle", "delivery", "bicycle")

@@ -14,8 +14,6 @@ from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS
 from data.traffic.roadmap import WorldMap, crop_map
 from data.traffic.window import Cast, Window
 
-__all__ = ["Terrain", "draw_terrain", "scenario_id", "to_scenario"]
-
 FloatArray = NDArray[np.float64]
 
 

@@ -23,8 +23,6 @@ from data.traffic.surface import (
     split_runs,
 )
 
-__all__ = ["Lane", "Line", "StopSign", "WorldMap", "build_map", "crop_map", "resample"]
-
 FloatArray = NDArray[np.float64]
 _LANE, _LINE, _EDGE = map_pb2.LaneCenter, map_pb2.RoadLine, map_pb2.RoadEdge
 

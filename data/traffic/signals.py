@@ -12,8 +12,6 @@ from waymo_open_dataset.protos import map_pb2
 
 from data.traffic.roadmap import WorldMap
 
-__all__ = ["STOP_STATES", "SignalLane", "SignalLink", "signal_lanes", "signal_links"]
-
 _STATE = map_pb2.TrafficSignalLaneState
 
 # SUMO's letters: r red, u red and yellow, y yellow, g and G green (without and with priority), s red but a right

@@ -19,18 +19,6 @@ import numpy as np
 
 from data.traffic.sumo import SumoError, run_tool
 
-__all__ = [
-    "LAYOUTS",
-    "MPH",
-    "CrossSection",
-    "Node",
-    "Point",
-    "Skeleton",
-    "Street",
-    "draw_skeleton",
-    "with_roundabouts",
-]
-
 Point = tuple[float, float]
 
 MPH = 0.44704  # m/s in one mile per hour

@@ -23,20 +23,6 @@ from data.errors import UserError
 from data.scene import STEP_SECONDS
 from data.traffic.demand import Demand
 
-__all__ = [
-    "Record",
-    "SumoError",
-    "angle_of",
-    "box_pose",
-    "front_point",
-    "heading_of",
-    "require_sumo",
-    "run_tool",
-    "running",
-    "simulate",
-    "sumo_home",
-]
-
 FloatArray = NDArray[np.float64]
 
 

@@ -15,17 +15,6 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-__all__ = [
-    "EdgeLine",
-    "Surface",
-    "build_surface",
-    "edge_lines",
-    "is_driving_lane",
-    "is_fringe",
-    "lane_class",
-    "lane_polygon",
-]
-
 FloatArray = NDArray[np.float64]
 
 POINT_SPACING = 0.5  # metres between points of a polyline, as in WOMD

@@ -24,8 +24,6 @@ from data.traffic.motion import Motion
 from data.traffic.roadmap import WorldMap
 from data.traffic.signals import STOP_STATES, SignalLane
 
-__all__ = ["Boxes", "Cast", "Window", "box_corners", "off_road", "overlaps", "pick_window", "runs_red_light"]
-
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 

@@ -24,8 +24,6 @@ from data.traffic.sumo import Record, SumoError, simulate
 from data.traffic.surface import Surface, build_surface
 from data.traffic.window import Cast, pick_window
 
-__all__ = ["WorldTask", "draw_streets", "draw_surface", "fastest", "generate_world", "with_parked"]
-
 # Steps between windows, and windows tried per scene.
 _PAUSE = 10
 _SPARE = 1.2

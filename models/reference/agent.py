@@ -30,8 +30,6 @@ from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
 
-__all__ = ["PreparedScene", "ReferenceAgent"]
-
 PartT = TypeVar("PartT")
 
 # Agents times tokens in a batch of ``score``.

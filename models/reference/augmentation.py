@@ -19,8 +19,6 @@ from data.geometry import rotate, wrap_angle
 from data.scene import CURRENT_INDEX, generator_for
 from models.reference.recording import Recording
 
-__all__ = ["AugmentationConfig", "Draws", "augment", "draw_for", "token_ranks"]
-
 
 @dataclass(frozen=True)
 class AugmentationConfig:

@@ -15,8 +15,6 @@ from models.checkpoints import name_untrained, read_checkpoint
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 
-__all__ = ["load_reference", "read_notes", "save_reference"]
-
 _KIND = "reference"
 _FORMAT = 2
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from data.errors import UserError
 from data.scene import STEP_SECONDS
 
-__all__ = ["SIZES", "ReferenceConfig", "size_preset"]
-
 
 @dataclass(frozen=True)
 class ReferenceConfig:

@@ -22,8 +22,6 @@ from models.reference.config import ReferenceConfig
 from models.reference.inputs import KnownLights
 from models.reference.map_encoder import MapEncoding
 
-__all__ = ["AgentLayer", "Edges", "MapView", "Relations", "block_length", "expected_centre", "look_at_map"]
-
 _LIGHT_STATES = 9
 # Time constant of the last observed state of a light, seconds.
 _LIGHT_FADE = 3.0

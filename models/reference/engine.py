@@ -20,8 +20,6 @@ from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference, StepInput, TokenTables
 
-__all__ = ["Engine", "Unrolling"]
-
 
 class Unrolling:
     """Rollouts of one or more scenes, token by token; made by ``Engine.begin``.

@@ -19,17 +19,6 @@ from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene, map_tensors
 from data.tokenizer import MotionTokens
 from data.vocabulary import type_index
 
-__all__ = [
-    "AgentInputs",
-    "KnownLights",
-    "SceneInputs",
-    "agent_inputs",
-    "collate_inputs",
-    "keep_agents",
-    "known_lights",
-    "select_agents",
-]
-
 PartT = TypeVar("PartT")
 
 

@@ -25,8 +25,6 @@ from models.reference.inputs import (
 )
 from models.reference.map_encoder import MapEncoding
 
-__all__ = ["KnownScenes", "encode_scenes", "join_scenes"]
-
 # Scenes encoded in one pass. On a CPU padding costs more than passes do.
 _BATCH = {"cpu": 1, "cuda": 64}
 

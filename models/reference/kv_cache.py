@@ -13,8 +13,6 @@ from torch import Tensor
 
 from models.reference.decoder import MapView
 
-__all__ = ["KVCache"]
-
 
 @dataclass
 class KVCache:

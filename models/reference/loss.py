@@ -8,8 +8,6 @@ from torch import Tensor
 from data.vocabulary import Vocabulary, corner_distance
 from models.reference.inputs import SceneInputs
 
-__all__ = ["loss_mask", "smoothed_targets", "token_figures", "token_loss"]
-
 
 def loss_mask(inputs: SceneInputs, start: int = 1) -> Tensor:
     """Valid tokens [B, A, N] of agents with a loss, from token ``start`` on; the first token has no past."""

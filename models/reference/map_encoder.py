@@ -13,8 +13,6 @@ from models.attention import RelativeAttention, gather_rows, neighbour_lists
 from models.layers import FeedForward, RelationEncoder, mlp
 from models.reference.config import ReferenceConfig
 
-__all__ = ["MapEncoder", "MapEncoding"]
-
 _KINDS = 8
 # The enums of map.proto end at 8 (road lines); newer values count as undefined.
 _SUBTYPES = 9

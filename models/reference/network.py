@@ -30,8 +30,6 @@ from models.reference.inputs import AgentInputs, KnownLights, SceneInputs
 from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoder, MapEncoding
 
-__all__ = ["Reference", "StepInput", "TokenTables"]
-
 # Metres by which agent sizes are divided.
 _SIZE_SCALE = (5.0, 2.0, 2.0)
 

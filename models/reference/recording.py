@@ -22,8 +22,6 @@ from models.reference.config import ReferenceConfig
 from models.reference.decoder import block_length, expected_centre
 from models.reference.inputs import AgentInputs, SceneInputs, known_lights
 
-__all__ = ["Recording", "prune_map", "recording_inputs", "recording_of", "scene_inputs"]
-
 # CAT-K has a loss for agents with a role, and for those within this distance of the AV (metres) with this many
 # valid future steps.
 _LEARNT_RADIUS = 100.0

@@ -27,8 +27,6 @@ from data.ground import joint_states
 from data.scene import FUTURE_STEPS, Scene, generator_for
 from data.tokenizer import scene_origin
 
-__all__ = ["Agent", "Drive"]
-
 
 class Drive(Protocol):
     """R rollouts of a scene that are under way. ``step`` and ``observe`` take turns.

@@ -10,8 +10,6 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from data.tokenizer import scene_origin
 from pipeline.agents.agent import Agent
 
-__all__ = ["ConstantVelocity", "LogReplay", "ReplayDrive", "StraightDrive"]
-
 
 class ReplayDrive:
     """Recorded motion, whatever the others do.

@@ -11,8 +11,6 @@ from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
 
-__all__ = ["AGENT_NAMES", "LEARNT", "make_agent"]
-
 _BASELINES: dict[str, type[Agent]] = {"log": LogReplay, "constant_velocity": ConstantVelocity}
 # Read from a checkpoint.
 _LEARNT: dict[str, type[PolicyAgent | ReferenceDriver]] = {"reference": ReferenceDriver, "policy": PolicyAgent}

@@ -13,8 +13,6 @@ from pipeline.agents.agent import Agent
 from pipeline.evaluation.motion import motion_figures, motion_sums
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
-__all__ = ["closed_loop_figures"]
-
 _SCORES = {
     "realism": "metametric",
     "collision_rate": "simulated_collision_rate",

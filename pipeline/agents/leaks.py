@@ -11,8 +11,6 @@ from data.files import read_json
 from data.places import open_path
 from models.checkpoints import seen_scenes, trained_on
 
-__all__ = ["RECIPE", "TRAINED", "check_rollouts", "check_unseen", "trained_scenes"]
-
 # What sample leaves beside its rollouts.
 RECIPE = "sampling.json"
 TRAINED = "trained_on"

@@ -22,8 +22,6 @@ from pipeline.simulator.observation import ObservationConfig, observe_ego, obser
 from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, follow, reset
 from pipeline.simulator.world import World, build_world, repeat_world
 
-__all__ = ["PolicyAgent", "PolicyDrive", "open_policy"]
-
 # Rollouts times agents that are driven at once, to bound the memory.
 _MAX_ROWS = 2048
 

@@ -13,8 +13,6 @@ from models.reference.agent import PreparedScene, ReferenceAgent
 from models.sampling import SamplingConfig, draw
 from pipeline.agents.agent import Agent
 
-__all__ = ["ReferenceDrive", "ReferenceDriver"]
-
 # Rollouts times agents that are driven at once, to bound the memory. On a CPU larger batches are not faster.
 _MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
 

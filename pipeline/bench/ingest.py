@@ -10,8 +10,6 @@ from data.tfrecord import read_records
 from data.womd import parse_scenario
 from pipeline.bench.rows import Row, cpu_seconds, record_files
 
-__all__ = ["bench"]
-
 
 def bench() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Kernels", "LaunchCounter", "kernels", "project_line", "reported_waits"]
-
 _ROOT = Path(__file__).resolve().parents[2]
 # Operators that read a value, or whose result has a size that depends on values.
 _READS = frozenset(

@@ -16,8 +16,6 @@ from pipeline.agents.baselines import ConstantVelocity
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 from submission.realism import load_config, prepare_scene, score
 
-__all__ = ["bench", "larger_map", "noisy_rollouts"]
-
 _ROLLOUTS = 32
 
 

@@ -28,8 +28,6 @@ from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.rows import Row, cpu_seconds, fresh, known_pair, load_scenes, peak_memory_mb
 from pipeline.execution.devices import Clock
 
-__all__ = ["TrainingStep", "bench"]
-
 _ROLLOUTS = 32
 _STEPS = 3
 # (size, index of the known scene) to agent-tokens (agents times 18 tokens) per CPU second of training on one scene.

@@ -19,17 +19,6 @@ import torch
 from data.scene import Scene
 from pipeline.execution.processes import keep_freed_memory
 
-__all__ = [
-    "Row",
-    "cpu_seconds",
-    "fresh",
-    "known_pair",
-    "load_scenes",
-    "peak_memory_mb",
-    "record_files",
-    "seconds_on",
-]
-
 # Original Waymo scenarios with 50 and 84 agents, on which other programs were measured.
 _KNOWN = ("637f20cafde22ff8", "ee519cf571686d19")
 

@@ -20,8 +20,6 @@ from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
 
-__all__ = ["bench"]
-
 _SCENES = 6
 _ROLLOUTS = 32
 _SIZE = "mini"

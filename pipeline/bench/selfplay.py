@@ -32,8 +32,6 @@ from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World, build_world, choose_worlds, stack_worlds, with_empty_agent
 
-__all__ = ["Track", "bench"]
-
 _SCENES = 16
 # Worlds in a batch (repeating the scenes) and transitions of a minibatch, suited to each device.
 _WORLDS = {"cpu": 16, "cuda": 256}

@@ -31,8 +31,6 @@ from pipeline.execution.processes import end_workers, interruptible
 from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.stage_table import STAGES, Command, load
 
-__all__ = ["COMMANDS", "main", "preset_section", "whole_run"]
-
 # By name, as all commands are: telling inputs apart takes all readers of the project.
 _ALONE = "pipeline.run.standalone:run_command"
 # Options that may be given for all parts of a command at once.

@@ -18,16 +18,6 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from data.errors import UserError
 from pipeline.run.presets import leaves
 
-__all__ = [
-    "CommandParser",
-    "command_parser",
-    "expand_flags",
-    "normalise",
-    "pop_flag",
-    "pop_option",
-    "split_config",
-]
-
 _WORD = re.compile(r"--([\w.\-]+)|'([\w.]+)'")
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off")
 _UNKNOWN = ("unrecognized", "not accept")

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from data.scene import MapKind, Scene
 
-__all__ = ["DrawnMap", "Line", "drawn_map"]
-
 # Centre lines and edges of roads may be this far from the drawn line, metres.
 _TOLERANCE = 0.06
 

@@ -14,8 +14,6 @@ from data.files import atomic_path, atomic_write
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Scene
 from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 
-__all__ = ["gif_bytes", "scene_frames", "write_contact_sheet", "write_sheet", "write_video"]
-
 _RATE = round(1 / STEP_SECONDS)
 # Seconds behind the current step that a contact sheet shows.
 _SHEET_SECONDS = (0, 2, 4, 6, 8)

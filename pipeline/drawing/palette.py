@@ -5,8 +5,6 @@ from __future__ import annotations
 from data.scene import AgentType
 from pipeline.drawing.drawn_map import Line
 
-__all__ = ["AGENTS", "COLOURS", "LINES", "MARKS", "SERIES", "TYPES", "agent_colour"]
-
 COLOURS = {
     "paper": "#ffffff",
     "ink": "#1b1f24",

@@ -17,8 +17,6 @@ from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, LightState, Scene
 from pipeline.drawing.drawn_map import DrawnMap, Line, drawn_map
 from pipeline.drawing.palette import COLOURS, LINES, TYPES
 
-__all__ = ["Panel", "SceneRaster", "panel_frame"]
-
 # Drawn larger and made smaller again: Pillow's lines have no soft edges.
 _FINER = 2
 # Widths in pixels of what is no hairline.

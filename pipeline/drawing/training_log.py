@@ -19,8 +19,6 @@ from pipeline.drawing.raster import Panel, SceneRaster, panel_frame
 from pipeline.execution.console import bar
 from pipeline.execution.tables import csv_table
 
-__all__ = ["TABLE_FILE", "TrainingLog", "add_film", "write_table"]
-
 TABLE_FILE = "metrics.csv"
 _CURVES = "tensorboard"
 _PIXELS = 240

@@ -29,8 +29,6 @@ from data.tokenizer import scene_origin
 from pipeline.evaluation.statistics import ratio_intervals
 from pipeline.simulator.world import STILL
 
-__all__ = ["FIGURES", "SECONDS", "STANDING", "motion_figures", "motion_intervals", "motion_sums", "speeds"]
-
 SECONDS = (2, 4, 6, 8)
 # Slower agents stand, m/s.
 STANDING = 0.5

@@ -16,8 +16,6 @@ from pipeline.execution.processes import run_isolated
 from submission.protos import file_messages, rollout_files
 from submission.realism import METRIC_FIELDS
 
-__all__ = ["largest_differences", "scenario_proto", "score_officially"]
-
 _YEARS = ("2025", "2024")
 
 

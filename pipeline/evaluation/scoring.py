@@ -32,8 +32,6 @@ from submission.realism import (
     unscorable_reason,
 )
 
-__all__ = ["TARGETS", "ScoringTask", "score_file", "with_targets"]
-
 # Whose likelihoods count, among the agents that a scenario asks to be evaluated: types, or None for all of them.
 TARGETS: dict[str, tuple[int, ...] | None] = {
     "all": None,

@@ -22,24 +22,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "EQUAL",
-    "FEWEST",
-    "Array",
-    "Interval",
-    "Method",
-    "Over",
-    "correlation",
-    "difference",
-    "mean",
-    "mean_intervals",
-    "mean_of_known",
-    "percentiles",
-    "rate",
-    "ratio_intervals",
-    "resample",
-]
-
 Array = NDArray[np.float64]
 Method = Literal["pearson", "spearman"]
 Over = Literal["groups", "all", "within", "scenes"]

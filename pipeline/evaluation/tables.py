@@ -8,8 +8,6 @@ from typing import Any
 from pipeline.evaluation.motion import SECONDS
 from pipeline.execution.tables import interval_cell
 
-__all__ = ["loss_table", "motion_table", "print_losses", "result_table"]
-
 _LABELS = {
     "log": "log replay",
     "constant_velocity": "constant velocity",

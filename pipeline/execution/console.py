@@ -14,8 +14,6 @@ from tqdm import tqdm
 
 from data.errors import UserError
 
-__all__ = ["bar", "be_quiet", "hushed", "is_quiet", "logged", "say", "track"]
-
 # Inherited by the processes that do the work.
 _QUIET = "SPACER_QUIET"
 # A pipe or log file gets a line of progress every half minute instead of ten a second.

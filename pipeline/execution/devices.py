@@ -25,17 +25,6 @@ from pipeline.execution.engine import worker_count
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = [
-    "Clock",
-    "Count",
-    "Devices",
-    "check_devices",
-    "find_devices",
-    "is_first_process",
-    "is_launched",
-    "summed",
-]
-
 _KNOWN = re.compile(r"auto|cpu|gpu|cuda(:\d+)?|mps")
 _EXPECTED = "cpu, cuda, cuda:N, gpu, mps or auto"
 # Signs of an NVIDIA driver, whatever torch makes of it.

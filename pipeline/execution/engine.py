@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from pipeline.execution.devices import Devices
 
-__all__ = ["EngineConfig", "prepare_worker", "run_on", "run_tasks", "take_gpu", "worker_count"]
-
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _KINDS = ("local", "ray")

@@ -21,23 +21,6 @@ from data.files import checksum, read_json, write_json
 from pipeline.execution.console import say
 from pipeline.execution.processes import Outcome
 
-__all__ = [
-    "NOTHING",
-    "Manifest",
-    "Recipe",
-    "State",
-    "Work",
-    "begin",
-    "deciding",
-    "differences",
-    "finish",
-    "is_settled",
-    "look",
-    "perform",
-    "read_manifest",
-    "set_aside",
-]
-
 _MANIFEST, _STARTED, _REPLACED, _LOCK = "manifest.json", "started.json", "replaced", ".lock"
 # Options that say how something is computed, and never what.
 _FREE = frozenset(

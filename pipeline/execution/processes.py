@@ -30,19 +30,6 @@ from typing import IO, Any, NoReturn
 from data.errors import OUT_OF_MEMORY, UserError, is_out_of_memory
 from pipeline.execution.console import say
 
-__all__ = [
-    "Interrupted",
-    "Outcome",
-    "ProcessDied",
-    "die_with_parent",
-    "end_workers",
-    "interruptible",
-    "keep_freed_memory",
-    "locked",
-    "measured",
-    "run_isolated",
-]
-
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long a process may take to unwind, and its workers within that time.
 _GRACE_SECONDS, _WORKER_SECONDS = 8.0, 3.0

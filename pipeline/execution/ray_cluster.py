@@ -24,8 +24,6 @@ from data.completeness import inherited
 from data.errors import UserError
 from data.places import is_remote
 
-__all__ = ["run_on_cluster"]
-
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 

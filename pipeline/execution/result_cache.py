@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = frozenset({"data", "models", "submission", "pipeline"})
 
-__all__ = ["KeptTask", "code_version", "digest_of", "is_kept", "keep_settings", "refuse_changes", "run_kept"]
-
 
 class KeptTask(Protocol):
     """A picklable task.

@@ -12,8 +12,6 @@ from typing import Any
 
 from data.errors import UserError
 
-__all__ = ["csv_table", "interval_cell", "markdown_table", "numbers", "read_table", "render_table"]
-
 
 def render_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned, numbers to the right, a rule below the header."""

@@ -11,8 +11,6 @@ from data.scene import FUTURE_STEPS
 from models.reference.config import ReferenceConfig, size_preset
 from pipeline.run.measured import Measured
 
-__all__ = ["GpuEstimate", "Gpus"]
-
 
 @dataclass(frozen=True)
 class GpuEstimate:

@@ -10,8 +10,6 @@ from pathlib import Path
 from data.errors import UserError
 from data.files import read_json
 
-__all__ = ["MEASURED", "Measured", "load_measured"]
-
 MEASURED = Path(__file__).resolve().parents[2] / "docs" / "measured"
 
 

@@ -22,8 +22,6 @@ from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
 
-__all__ = ["Estimate", "PlanConfig", "estimates", "run_plan"]
-
 # Traffic is not generated for an entry, and a report takes no time worth planning.
 _PLANNED = tuple(stage.name for stage in STAGES if stage.name not in ("traffic", "report"))
 _ROLLOUTS_PER_SCENARIO = 32

@@ -10,8 +10,6 @@ import yaml
 
 from data.errors import UserError, expected
 
-__all__ = ["CONFIGS", "PRESETS", "leaves", "load_preset"]
-
 CONFIGS = Path(__file__).with_name("configs")
 PRESETS = ("smoke", "demo", "womd", "gpu", "node", "leaderboard", "paper")
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.run.stage_table import STAGES
 
-__all__ = ["RunConfig"]
-
 
 def _with_sections(base: type[Any]) -> type[Any]:
     """The class as a frozen dataclass with a field for each stage, described in its docstring."""

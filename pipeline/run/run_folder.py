@@ -16,18 +16,6 @@ from data.errors import UserError, warn_once
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.manifest import Manifest, read_manifest
 
-__all__ = [
-    "ARCHIVE",
-    "POLICY",
-    "PRETRAINED",
-    "REFERENCE",
-    "REPORT",
-    "VERDICT",
-    "VOCABULARY",
-    "Run",
-    "RunFolder",
-]
-
 # Files by their paths below a run's folder; the first part is the stage that writes them.
 VOCABULARY = "tokenize/vocabulary.pt"
 PRETRAINED, REFERENCE = "pretrain/reference.ckpt", "finetune/reference.ckpt"

@@ -26,8 +26,6 @@ from pipeline.run.run_folder import ARCHIVE, REPORT, Run
 from pipeline.run.stage_table import Stage, stages_of
 from submission.metadata import load_metadata, metadata_message, placeholders
 
-__all__ = ["print_summary", "run_stages"]
-
 _LOG = "stages.log"
 _EXAMPLE = "submission/metadata.example.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -18,8 +18,6 @@ from typing import Any
 from pipeline.execution.manifest import Manifest
 from pipeline.run.run_folder import ARCHIVE, PRETRAINED, REFERENCE, REPORT, VERDICT, VOCABULARY, Run
 
-__all__ = ["STAGES", "Command", "Stage", "load", "stages_of"]
-
 
 def load(name: str) -> Any:
     """What ``MODULE:NAME`` stands for."""

@@ -25,8 +25,6 @@ from pipeline.execution.result_cache import code_version
 from pipeline.run.stage_table import Command
 from submission.protos import rollout_files
 
-__all__ = ["identity", "run_command"]
-
 # How long the other processes of a launch wait for the first one to make the folder ready.
 _WAIT_SECONDS = 600.0
 

@@ -32,8 +32,6 @@ from submission.protos import rollout_files
 from submission.realism import METRIC_FIELDS, buckets, load_config, mean_metrics
 from submission.suspicion import Suspicion, Tally
 
-__all__ = ["EvaluateConfig", "evaluate_run", "run_evaluate"]
-
 _PARTS = "parts"
 _METRICS, _TABLE, _MOTION = "metrics.json", "per_scenario.csv", "motion.csv"
 # Of each kind of agent.

@@ -28,8 +28,6 @@ from models.reference.loss import token_loss
 from models.reference.network import Reference
 from pipeline.fitting import FitConfig, fit_reference
 
-__all__ = ["FinetuneConfig", "run_finetune"]
-
 
 @dataclass(frozen=True)
 class FinetuneConfig:

@@ -35,8 +35,6 @@ from submission.metadata import load_metadata, metadata_message, metadata_suspic
 from submission.protos import rollout_files
 from submission.suspicion import Suspicion, Tally
 
-__all__ = ["PackageConfig", "run_package"]
-
 _MAX_SHARD_MB = 500
 _BLOCK, _MEGABYTE = 1 << 20, 1_000_000
 _BYTES_A_WORKER = 100_000_000

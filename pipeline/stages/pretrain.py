@@ -20,8 +20,6 @@ from models.reference.loss import loss_mask, smoothed_targets, token_loss
 from models.reference.network import Reference
 from pipeline.fitting import FitConfig, fit_reference
 
-__all__ = ["PretrainConfig", "run_pretrain"]
-
 
 @dataclass(frozen=True)
 class PretrainConfig:

@@ -19,8 +19,6 @@ from pipeline.viewing.report_facts import RunFacts, gather
 from pipeline.viewing.report_scenes import SceneTask, ShownScene, choose_scenes, find_rollouts, pack_task
 from pipeline.viewing.scene_pack import unpack
 
-__all__ = ["ReportConfig", "run_report"]
-
 # Base64 makes three bytes four, and the rest of a page is some two megabytes.
 _GROWTH, _REST_MB = 4 / 3, 2.5
 

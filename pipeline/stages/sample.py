@@ -32,8 +32,6 @@ from pipeline.execution.result_cache import code_version
 from pipeline.run.run_folder import POLICY, REFERENCE, Run
 from submission.protos import Rollouts, encode_field, to_proto
 
-__all__ = ["SampleConfig", "run_sample", "sample_run"]
-
 _ROLLOUTS_FIELD = 1
 _SUMS = "SHA256SUMS"
 _OWNED = ("rollouts.binproto-*", ".receipts", _SUMS, RECIPE)

@@ -10,9 +10,7 @@ from lightning.fabric import Fabric
 from pipeline.execution.devices import find_devices, is_launched
 from pipeline.fitting.recorder import silence_lightning
 from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.selfplay.training import POLICY_FILE, train
-
-__all__ = ["POLICY_FILE", "SelfPlayConfig", "run_selfplay"]
+from pipeline.selfplay.training import train
 
 
 def run_selfplay(

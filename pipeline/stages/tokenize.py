@@ -32,8 +32,6 @@ from pipeline.execution.engine import EngineConfig, run_on, worker_count
 from pipeline.execution.tables import csv_table
 from pipeline.run.run_folder import VOCABULARY, Run
 
-__all__ = ["TokenizeConfig", "changed_data", "ingest", "learn_vocabulary", "run_tokenize", "tokenize_run"]
-
 REJECTED_FILE = "rejected.csv"
 _SUMS = "SHA256SUMS"
 

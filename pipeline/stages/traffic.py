@@ -19,8 +19,6 @@ from pipeline.execution.console import bar
 from pipeline.execution.engine import run_tasks, worker_count
 from pipeline.execution.result_cache import keep_settings
 
-__all__ = ["TrafficConfig", "run_traffic"]
-
 SETTINGS_FILE = "traffic.json"
 COUNTS_FOLDER = "counts"
 _SCRATCH = ".scratch"

@@ -18,8 +18,6 @@ from pipeline.execution.console import bar
 from submission.suspicion import Suspicion
 from submission.validate import Verdict, validate_archive
 
-__all__ = ["ValidateConfig", "run_validate"]
-
 
 @dataclass(frozen=True)
 class ValidateConfig:

@@ -20,8 +20,6 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World, build_world
 
-__all__ = ["Explainer", "Explanation", "Opinion"]
-
 
 @dataclass(frozen=True)
 class Opinion:

@@ -29,21 +29,6 @@ from pipeline.viewing.report_facts import AgentResult, Curve, RunFacts
 from pipeline.viewing.report_scenes import find_rollouts, read_entry
 from submission.realism.config import COMPONENTS
 
-__all__ = [
-    "COLUMN_INCHES",
-    "STYLE",
-    "Band",
-    "bands_figure",
-    "curve_figure",
-    "likelihood_figure",
-    "paper_figure",
-    "save_figure",
-    "scene_figure",
-    "write_figures",
-    "write_film",
-    "write_sheet",
-]
-
 matplotlib.use("Agg")
 
 

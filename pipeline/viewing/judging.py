@@ -15,8 +15,6 @@ from submission.realism import MetricConfig, SceneContext, diagnose, score
 from submission.realism.config import COMPONENTS
 from submission.realism.features import Features
 
-__all__ = ["Event", "Judgement", "find_intervals", "judge", "log_events"]
-
 
 class Event(IntEnum):
     """What is marked in a picture."""

@@ -12,8 +12,6 @@ from data.scene import Scene
 from pipeline.viewing.shelves import Outline, RolloutShelf, Shelf
 from submission.protos import Rollouts
 
-__all__ = ["Catalogue", "Filter", "Page"]
-
 _MOST_DEFECTS = 100
 
 

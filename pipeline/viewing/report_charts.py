@@ -19,18 +19,6 @@ from pipeline.execution.manifest import Manifest
 from pipeline.viewing.report_facts import AgentResult, Curve
 from submission.realism.config import COMPONENTS
 
-__all__ = [
-    "Chart",
-    "curve_charts",
-    "likelihood_chart",
-    "realism_chart",
-    "scene_chart",
-    "size_chart",
-    "spread_chart",
-    "time_chart",
-    "token_chart",
-]
-
 Chart = dict[str, Any]
 
 _WIDTH = 560

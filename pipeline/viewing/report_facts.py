@@ -23,8 +23,6 @@ from pipeline.execution.tables import numbers, read_table
 from pipeline.run.run_folder import ARCHIVE, VERDICT, VOCABULARY, RunFolder
 from pipeline.run.stage_table import STAGES
 
-__all__ = ["AgentResult", "Curve", "RunFacts", "gather", "machine_facts", "source_commit"]
-
 # In this order agents are compared; others follow.
 _AGENTS = ("log", "constant_velocity", "reference", "policy")
 

@@ -31,8 +31,6 @@ from pipeline.viewing.report_facts import RunFacts, machine_facts, source_commit
 from pipeline.viewing.report_scenes import ShownScene
 from pipeline.viewing.scene_pack import PAGE, SCRIPTS, vocabulary_header
 
-__all__ = ["json_for_page", "render_page"]
-
 _PUBLISHED = Path(__file__).with_name("published.yaml")
 _PARTS = (*SCRIPTS, "report.js")
 _MAX_DEFECTS = 200

@@ -21,8 +21,6 @@ from submission.archive import Entry, index_rollouts
 from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
 from submission.realism import SceneContext, load_config, prepare_scene, unscorable_reason
 
-__all__ = ["SceneTask", "ShownScene", "choose_scenes", "find_rollouts", "load_explainer", "pack_task", "read_entry"]
-
 _REASONS = 3
 
 

@@ -31,8 +31,6 @@ from pipeline.drawing.drawn_map import drawn_map
 from pipeline.viewing.explaining import Explanation
 from pipeline.viewing.judging import Judgement
 
-__all__ = ["PAGE", "SCRIPTS", "RolloutSet", "pack", "pack_scene", "unpack", "vocabulary_header"]
-
 _CM, _ANGLE, _SHARE = 100.0, 1e4, 65535.0
 _INT32 = 2**31 - 1
 

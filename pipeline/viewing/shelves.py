@@ -26,8 +26,6 @@ from submission.archive import locate_rollouts
 from submission.members import open_members, read_at
 from submission.protos import Rollouts, from_proto, parse_rollouts, rollout_files
 
-__all__ = ["Found", "Outline", "RecordShelf", "RolloutShelf", "Shelf", "StoreShelf", "open_shelf"]
-
 
 @dataclass(frozen=True)
 class Outline:

@@ -40,8 +40,6 @@ from pipeline.viewing.shelves import RolloutShelf, open_shelf
 from submission.protos import Rollouts
 from submission.realism import MetricConfig, load_config, prepare_scene, unscorable_reason
 
-__all__ = ["SceneMaker", "ViewConfig", "run_view", "viewer_app"]
-
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

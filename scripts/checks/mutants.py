@@ -16,8 +16,6 @@ import yaml
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 from mutmut.mutation import mutators
 
-__all__ = ["PACKAGES", "ROOT", "Change", "Made", "changes_of", "sources", "written"]
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "pipeline/selfplay",

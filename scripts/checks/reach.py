@@ -19,8 +19,6 @@ import pluggy
 
 from scripts.checks.mutants import PACKAGES, ROOT, Change, sources
 
-__all__ = ["OPTIONS", "Reach", "measure"]
-
 OPTIONS = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-o", "addopts=--strict-markers --import-mode=importlib"),

@@ -17,19 +17,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from data.errors import UserError
 
-__all__ = [
-    "BUCKETS",
-    "COMPONENTS",
-    "CONFIG_FILES",
-    "Bernoulli",
-    "Component",
-    "Histogram",
-    "MetricConfig",
-    "config_path",
-    "load_config",
-    "parse_config",
-]
-
 # Components of the metametric by bucket, in the order in which Waymo's code adds them up.
 BUCKETS: dict[str, tuple[str, ...]] = {
     "kinematic_metrics": ("linear_speed", "linear_acceleration", "angular_speed", "angular_acceleration"),

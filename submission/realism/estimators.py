@@ -14,8 +14,6 @@ from torch import Tensor
 
 from submission.realism.config import Bernoulli, Component, Histogram
 
-__all__ = ["log_likelihoods"]
-
 
 def _histogram(component: Component) -> Histogram:
     """The histogram of a component; a Bernoulli has two bins around 0 and 1."""

@@ -20,8 +20,6 @@ from submission.realism.objects import Boxes, nearest_object_distance, time_to_c
 from submission.realism.red_light import Lanes, SignalFences, prepare_signals, violations
 from submission.realism.road_edge import RoadEdges, box_distance, prepare_edges
 
-__all__ = ["Features", "SceneContext", "compute_features", "load_context", "prepare_scene", "save_context"]
-
 _HISTORY = CURRENT_INDEX + 1
 # Steps before the scored ones that differences need: speeds at 11 need step 10, accelerations step 9.
 _LEAD = 2

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from data.scene import STEP_SECONDS
 
-__all__ = ["central_and", "central_difference", "kinematics", "linear_speed", "norm"]
-
 
 def norm(vector: Tensor) -> Tensor:
     """Euclidean norm of [..., D], summed from first to last and rounded once, as in TensorFlow.

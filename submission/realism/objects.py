@@ -15,8 +15,6 @@ from data.geometry import wrap_angle
 from submission.realism.kinematics import norm
 from submission.realism.search import block_elements
 
-__all__ = ["FAR", "Boxes", "nearest_object_distance", "rotated", "time_to_collision"]
-
 # Distance to a missing object in the metric.
 FAR = 1e10
 _ROUNDING = 0.7

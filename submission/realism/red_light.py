@@ -16,8 +16,6 @@ from data.scene import SURFACE_STREET, LightState, MapKind, Scene
 from submission.realism.kinematics import norm
 from submission.realism.search import block_elements, first_nearest
 
-__all__ = ["Lanes", "SignalFences", "prepare_signals", "violations"]
-
 
 @dataclass(frozen=True)
 class Lanes:

@@ -16,8 +16,6 @@ from submission.realism.kinematics import norm
 from submission.realism.objects import rotated
 from submission.realism.search import block_elements, first_nearest
 
-__all__ = ["RoadEdges", "box_distance", "prepare_edges", "signed_distance"]
-
 _Z_STRETCH = 3.0
 _CYCLIC_TOLERANCE = 1.0
 # Side of the cells that query points are grouped in, metres (heights divided by the stretch).

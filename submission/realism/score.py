@@ -19,20 +19,6 @@ from submission.realism.estimators import log_likelihoods
 from submission.realism.features import Features, SceneContext, compute_features
 from submission.realism.kinematics import central_and
 
-__all__ = [
-    "METRIC_FIELDS",
-    "Loss",
-    "SceneScore",
-    "align",
-    "buckets",
-    "diagnose",
-    "mean_metrics",
-    "score",
-    "score_features",
-    "score_states",
-    "unscorable_reason",
-]
-
 _HISTORY = CURRENT_INDEX + 1
 METRIC_FIELDS = (
     "metametric",

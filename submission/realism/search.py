@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["block_elements", "first_nearest"]
-
 # On a CPU a block fits into the caches.
 _CPU_BLOCK = 1 << 19
 # A block of float32 takes this fraction of a GPU's memory; about six are held at once.

@@ -32,8 +32,6 @@ from pipeline.simulator.step import decisions
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score, score_states
 from submission.realism.score import align
 
-__all__ = ["aligned", "decoding", "learning", "metric", "paths", "policy", "simulator", "teacher_forcing", "tokens"]
-
 _CPU = torch.device("cpu")
 # Differences of log-probabilities are ignored below this probability.
 _LIKELY = 1e-3

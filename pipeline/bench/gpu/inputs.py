@@ -28,8 +28,6 @@ from pipeline.selfplay.config import PPOConfig
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.world import World, build_world, stack_worlds, with_empty_agent
 
-__all__ = ["FULL", "TINY", "Inputs", "Scale", "Size", "largest", "or_too_large"]
-
 MovedT = TypeVar("MovedT")
 
 

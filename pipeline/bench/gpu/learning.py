@@ -17,8 +17,6 @@ from pipeline.selfplay.training import POLICY_FILE
 from pipeline.simulator.reward import RewardConfig
 from pipeline.stages.selfplay import run_selfplay
 
-__all__ = ["selfplay"]
-
 # Evaluations on the way, and the figures shown of each.
 _EVALUATIONS = 3
 _FIGURES = {

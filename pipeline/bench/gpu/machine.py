@@ -17,8 +17,6 @@ from pipeline.simulator.observation import observe
 from pipeline.simulator.step import State, agent_indices, reset
 from pipeline.simulator.world import World
 
-__all__ = ["ceilings", "fake", "graph", "versions"]
-
 _PACKAGES = (
     "torch",
     "triton",

@@ -18,8 +18,6 @@ from pipeline.run.run_folder import VOCABULARY, RunFolder
 from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score
 from submission.realism.config import CONFIG_FILES, config_path
 
-__all__ = ["READY_FILE", "prepare"]
-
 READY_FILE = "prepared.json"
 _ROOT = Path(__file__).resolve().parents[3]
 # Little traffic and short trainings, since the measurements do not depend on them.

@@ -17,8 +17,6 @@ from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 
-__all__ = ["anchor", "futures", "futures_compiled", "training"]
-
 # Estimates for an H100 from reading the code: agent-tokens per second of training.
 _TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
 

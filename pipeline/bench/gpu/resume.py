@@ -24,8 +24,6 @@ from pipeline.stages.finetune import FinetuneConfig, run_finetune
 from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from pipeline.stages.selfplay import run_selfplay
 
-__all__ = ["finetune", "fit", "selfplay"]
-
 # Time limit for the first checkpoint of a process, seconds.
 _LIMIT = 300.0
 

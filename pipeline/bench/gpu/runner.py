@@ -27,8 +27,6 @@ from pipeline.bench.rows import Row
 from pipeline.execution.processes import die_with_parent
 from pipeline.execution.tables import render_table
 
-__all__ = ["JSON_FILE", "TABLE_FILE", "StepResult", "Task", "run_steps", "table", "write"]
-
 # Packages that the checks must not import: they are large and have no wheels for every Python.
 _HEAVY = frozenset({"tensorflow", "waymo_open_dataset.protos", "libsumo"})
 # Time limit for the imports of a worker, seconds.

@@ -19,8 +19,6 @@ from pipeline.selfplay.rollout import Scorer
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
 
-__all__ = ["anchored", "compiled", "plain", "recorded"]
-
 # Estimates for 300 worlds on an H100 from reading the code: seconds by phase of an update.
 _AUDIT = {"drive": 0.25, "reference": 0.6, "learn": 1.2}
 

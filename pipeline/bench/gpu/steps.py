@@ -12,8 +12,6 @@ from pipeline.bench.rows import Row, seconds_on
 from submission.realism import load_config, prepare_scene, score_states
 from submission.realism.score import align
 
-__all__ = ["STEPS", "Step", "metric"]
-
 
 @dataclass(frozen=True)
 class Step:

@@ -9,8 +9,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-__all__ = ["fetch_wheels", "missing_packages", "unpack"]
-
 # Module to package: those that the machine must have, and those that are copied as wheels.
 _NEEDED = {"torch": "torch", "numpy": "numpy", "pyarrow": "pyarrow", "scipy": "scipy"}
 _TRAVELLING = {

@@ -23,8 +23,6 @@ from pipeline.selfplay.rollout import act
 from pipeline.simulator.episode import Simulator
 from submission.realism import load_config, prepare_scene, score_states
 
-__all__ = ["decision", "decoding", "metric", "preparing", "training", "update"]
-
 
 @dataclass(frozen=True)
 class _Path:

@@ -23,39 +23,13 @@ from pipeline.execution.manifest import differences
 from pipeline.execution.result_cache import keep_settings, refuse_changes
 from pipeline.execution.tables import numbers, read_table
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
+from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.selfplay.training import POLICY_FILE
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
-from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
+from pipeline.stages.selfplay import run_selfplay
 from pipeline.studies.claims.config import override, read_settings
-
-__all__ = [
-    "ALPHAS",
-    "ANCHORED",
-    "BETAS",
-    "CLONE",
-    "HR_PPO",
-    "NO_GOAL",
-    "ONE_HEAD",
-    "PLAIN",
-    "PPO",
-    "RESULT_FILE",
-    "SHOWN",
-    "SPACER",
-    "VARIANTS",
-    "VEHICLES",
-    "Arm",
-    "ArmResult",
-    "Judged",
-    "Trial",
-    "arm_folder",
-    "is_done",
-    "judge_reference",
-    "judge_rollouts",
-    "mode_name",
-    "reference_recipe",
-    "run_arm",
-]
 
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
 _WHAT = "what an arm left"

@@ -39,8 +39,6 @@ from pipeline.studies.claims.report import (
 )
 from pipeline.studies.claims.study import OWN_REFERENCE, Study
 
-__all__ = ["CLAIMS", "Claim"]
-
 # Differences of realism below this count as none: the paper's spread over five seeds.
 MARGIN = 0.015
 

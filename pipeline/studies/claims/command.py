@@ -20,8 +20,6 @@ from pipeline.studies.claims.report import Report, cell, published_source
 from pipeline.studies.claims.study import Study
 from pipeline.viewing.figures import save_figure
 
-__all__ = ["CLAIM_NAMES", "ClaimsConfig", "run_claims", "write_reports"]
-
 CLAIM_NAMES = (LIKELIHOOD, *CLAIMS)
 
 

@@ -20,8 +20,6 @@ from pipeline.stages.pretrain import PretrainConfig
 from pipeline.stages.selfplay import SelfPlayConfig
 from pipeline.stages.tokenize import TokenizeConfig
 
-__all__ = ["ClaimsConfig", "ReferenceSpec", "override", "read_settings"]
-
 _SPEC = re.compile(r"(?P<size>[a-z]+):(?P<steps>\d+)(\+(?P<finetune>\d+))?")
 
 

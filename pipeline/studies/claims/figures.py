@@ -15,8 +15,6 @@ from pipeline.evaluation.statistics import Array, Interval
 from pipeline.studies.claims.report import Row
 from pipeline.viewing.figures import COLUMN_INCHES, STYLE
 
-__all__ = ["forest_figure", "pairs_figure", "scatter_figure", "sweep_figure", "training_figure"]
-
 _MARKS = ("o", "^", "D", "s", "v", "P", "X", "<")
 _LABELS = {
     "realism": "realism",

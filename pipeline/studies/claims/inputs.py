@@ -13,8 +13,6 @@ from pipeline.stages.finetune import run_finetune
 from pipeline.stages.pretrain import run_pretrain
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 
-__all__ = ["claim_inputs", "judged_scenes", "reference_checkpoint", "train_reference"]
-
 _SPLIT = "validation"
 
 

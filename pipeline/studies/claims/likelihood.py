@@ -35,17 +35,6 @@ from pipeline.selfplay.rollout import LEAST_LOG_LIKELIHOOD
 from pipeline.simulator.world import STILL
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
-__all__ = [
-    "LikelihoodTask",
-    "futures_of",
-    "kind_names",
-    "moving_agents",
-    "perturbed",
-    "score_futures",
-    "score_scene",
-    "smooth_noise",
-]
-
 
 @dataclass(frozen=True)
 class LikelihoodTask:

@@ -21,8 +21,6 @@ from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score
 from pipeline.studies.claims.report import Report, Row, above, cell, render_rows
 from pipeline.studies.claims.study import Study
 
-__all__ = ["LIKELIHOOD", "likelihood_report", "measure_likelihood"]
-
 LIKELIHOOD = "likelihood"
 _TITLE = "Likelihood under the reference as a measure of human-likeness"
 _SAYS = (

@@ -17,23 +17,6 @@ from pipeline.execution.tables import interval_cell
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.study import Study
 
-__all__ = [
-    "Report",
-    "Row",
-    "Statement",
-    "Verdict",
-    "above",
-    "arm_rows",
-    "below",
-    "cell",
-    "claim_verdict",
-    "published",
-    "published_source",
-    "render_rows",
-    "simple_row",
-    "within",
-]
-
 _PUBLISHED = Path(__file__).with_name("published.yaml")
 # Field, title, digits; those with an interval in the table for people (JSON has them all).
 _COLUMNS = (

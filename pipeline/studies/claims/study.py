@@ -16,8 +16,10 @@ from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Array
 from pipeline.execution.console import hushed, say
 from pipeline.run.run_folder import RunFolder
+from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.selfplay.training import POLICY_FILE
 from pipeline.stages.evaluate import EvaluateConfig
-from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
+from pipeline.stages.selfplay import run_selfplay
 from pipeline.studies.claims.arms import (
     CLONE,
     RESULT_FILE,
@@ -35,8 +37,6 @@ from pipeline.studies.claims.arms import (
 from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec, override
 from pipeline.studies.claims.inputs import judged_scenes, reference_checkpoint, train_reference
 from submission.realism import buckets, load_config
-
-__all__ = ["OWN_REFERENCE", "Study"]
 
 # How the run's own reference is named.
 OWN_REFERENCE = "run"

@@ -17,8 +17,6 @@ from data.traffic.skeleton import LAYOUTS
 from data.traffic.surface import is_fringe
 from data.traffic.world import draw_streets, draw_surface, fastest
 
-__all__ = ["Area", "build_area"]
-
 
 @dataclass(frozen=True)
 class Area:

@@ -41,8 +41,6 @@ from pipeline.studies.cosimulation.drive import (
 )
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
 
-__all__ = ["CosimulationConfig", "drive_scene", "run_cosimulation", "write_pictures"]
-
 _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
 _VIDEO, _SHEET = "world.mp4", "world.png"
 # Networks in a row that SUMO may refuse.

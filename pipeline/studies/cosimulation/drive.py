@@ -24,18 +24,6 @@ from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
 from pipeline.studies.cosimulation.setting import Setting, build_setting, snapshot
 
-__all__ = [
-    "Drive",
-    "DriveConfig",
-    "Driver",
-    "drive",
-    "policy_driver",
-    "replay_driver",
-    "scene_driver",
-    "straight_driver",
-]
-
-
 # Vehicles whose front is this near to the end of a street are not taken over, metres.
 _WORLDS_END = 3.0
 

@@ -26,8 +26,6 @@ from pipeline.simulator.step import Motion
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drive import Drive
 
-__all__ = ["COUNTS", "RATES", "Rate", "cosimulation_table", "measure", "summarise"]
-
 _STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
 # Another vehicle came from behind if its centre lies farther behind ours than this fraction of our length.
 _BEHIND = 0.25

@@ -14,8 +14,6 @@ from data.scene import STEP_SECONDS
 from data.traffic.sumo import angle_of, box_pose, front_point, running
 from pipeline.studies.cosimulation.area import Area
 
-__all__ = ["Brake", "Frame", "Session", "open_session"]
-
 # No generated vehicle brakes harder than this by choice, m/s^2 (``data.traffic.demand``); in an emergency SUMO's
 # vehicles can do 8.
 _HARD_BRAKE = 4.5

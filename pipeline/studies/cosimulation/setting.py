@@ -30,8 +30,6 @@ from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Frame
 
-__all__ = ["Moments", "Setting", "build_setting", "snapshot"]
-
 _STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
 
 

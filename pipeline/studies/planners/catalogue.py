@@ -16,8 +16,6 @@ from pipeline.studies.planners.frenet import FRENET_SETTINGS, FrenetPlanner
 from pipeline.studies.planners.idm import IDM_SETTINGS, IDMPlanner
 from pipeline.studies.planners.interface import MakePlanner, Mission, Situation, Trajectory
 
-__all__ = ["ConstantVelocityPlanner", "LogPlanner", "builtin_planners", "load_planner", "own_digest"]
-
 _CHECKPOINT = ".ckpt"
 
 

@@ -38,20 +38,6 @@ from data.scene import STEP_SECONDS
 from pipeline.simulator.events import LEVEL_GAP
 from pipeline.studies.planners.drive_record import Drive
 
-__all__ = [
-    "STOPPED",
-    "TTC_BOUND",
-    "Collision",
-    "Collisions",
-    "ego_boxes",
-    "ego_time_to_contact",
-    "find_collisions",
-    "first_overlaps",
-    "least_ttc",
-    "off_axis",
-    "ttc_within_bound",
-]
-
 # nuPlan's speed of those who stand, m/s.
 STOPPED = 0.05
 # From the centre of the box to the rear axle, metres: half of the wheelbase of the bicycle model.

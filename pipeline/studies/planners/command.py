@@ -27,8 +27,6 @@ from pipeline.studies.planners.summary import rows_by_simulator, summarise
 from pipeline.studies.planners.tables import csv_tables, markdown_report, text_report
 from pipeline.studies.planners.tasks import DriveTask, Entrant, drive_task
 
-__all__ = ["PlannersConfig", "run_planners"]
-
 _SIMULATORS = ("log", "reference", "policy", "plain")
 
 

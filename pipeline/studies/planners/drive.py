@@ -35,8 +35,6 @@ from pipeline.studies.planners.interface import (
 from pipeline.studies.planners.route import find_route
 from pipeline.studies.planners.traffic import Traffic
 
-__all__ = ["drive_scene", "mission_of"]
-
 
 def mission_of(scene: Scene, seed: int = 0) -> Mission:
     """What planners know of a scene with a future before they start.

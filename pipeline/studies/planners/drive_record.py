@@ -14,8 +14,6 @@ from torch import Tensor
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from data.vocabulary import type_index
 
-__all__ = ["DRIVE_STEPS", "Drive", "logged_drive"]
-
 DRIVE_STEPS = FUTURE_STEPS + 1
 
 

@@ -23,8 +23,6 @@ from pipeline.studies.planners.lattice import Candidates, Start, along_route, ca
 from pipeline.studies.planners.prediction import Prediction, others_near, predict, red_lines_ahead
 from pipeline.studies.planners.route import allowed_speeds
 
-__all__ = ["FRENET_SETTINGS", "FrenetPlanner", "FrenetSettings"]
-
 _DT = 0.1
 # The car's limits: m/s^2 across the heading, 1/m, and the braking when nothing else is left, m/s^2.
 _LATERAL = 4.0

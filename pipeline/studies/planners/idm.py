@@ -20,8 +20,6 @@ from pipeline.studies.planners.lanes import wrapped
 from pipeline.studies.planners.prediction import obstacles_ahead, red_lines_ahead
 from pipeline.studies.planners.route import Route, allowed_speeds, path_onto
 
-__all__ = ["IDM_SETTINGS", "IDMPlanner", "IDMSettings", "free_and_interaction"]
-
 _DT = 0.1
 _EXPONENT = 4
 # The hardest braking, m/s^2, whatever the model asks for.

@@ -19,19 +19,6 @@ from numpy.typing import NDArray
 from data.scene import STEP_SECONDS, Scene
 from pipeline.studies.planners.route import Route
 
-__all__ = [
-    "LARGEST_STEERING",
-    "WHEELBASE",
-    "Control",
-    "Floats",
-    "MakePlanner",
-    "Mission",
-    "Planner",
-    "Situation",
-    "Trajectory",
-    "execute",
-]
-
 Floats = NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from data.scene import LinkKind, MapKind, Scene
 
-__all__ = ["Floats", "Lane", "Taken", "along", "match_lanes", "read_lanes", "straightest", "wrapped"]
-
 Floats = NDArray[np.float64]
 
 _BIKE_LANE = 3

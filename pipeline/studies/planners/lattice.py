@@ -24,8 +24,6 @@ from pipeline.studies.planners.interface import Floats
 from pipeline.studies.planners.lanes import wrapped
 from pipeline.studies.planners.route import Route
 
-__all__ = ["Candidates", "Corridor", "Start", "candidates", "quartic", "quintic", "road_corridor"]
-
 # Offsets are changed within this length at least, metres.
 _LEAST_LENGTH = 10.0
 

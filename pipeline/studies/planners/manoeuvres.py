@@ -31,19 +31,6 @@ from pipeline.studies.planners.lanes import Lane, read_lanes, wrapped
 from pipeline.studies.planners.road_scores import LANE_HALF_WIDTH
 from pipeline.studies.planners.route import Route, joining_offset
 
-__all__ = [
-    "MANOEUVRES",
-    "MANOEUVRE_STEP",
-    "CutIn",
-    "Manoeuvre",
-    "corridors_behind",
-    "cut_in",
-    "find_cut_in",
-    "find_follower",
-    "gentle_stop",
-    "hard_brake",
-]
-
 # The AV is faster than this, and the follower as well moves, m/s.
 _EGO_SPEED, _MOVING = 3.0, 1.0
 # Between bumpers, metres: how far back a follower matters, and one that is cut in on.

@@ -27,17 +27,6 @@ from torch import Tensor
 from data.geometry import project_on_polyline
 from data.scene import STEP_SECONDS
 
-__all__ = [
-    "COMFORT_BOUNDS",
-    "EgoMotion",
-    "comfort",
-    "ego_motion",
-    "progress",
-    "progress_along",
-    "speed_limit_compliance",
-    "within_bounds",
-]
-
 # Least and greatest, m/s^2, m/s^3, rad/s, rad/s^2.
 COMFORT_BOUNDS = {
     "longitudinal_acceleration": (-4.05, 2.40),

@@ -28,8 +28,6 @@ from pipeline.studies.planners.tables import title_of
 from pipeline.studies.planners.tasks import Entrant, driven
 from pipeline.viewing.figures import paper_figure, save_figure
 
-__all__ = ["Case", "agreement_figure", "choose_cases", "score_figure", "write_cases", "write_planner_figures"]
-
 _LOG = "log"
 # Whose traffic answers, the first that was simulated.
 _ANSWERING = ("policy", "reference")

@@ -14,8 +14,6 @@ from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.step import State
 from pipeline.studies.planners.interface import MakePlanner, Mission, Situation, Trajectory
 
-__all__ = ["PolicyPlanner", "policy_planner"]
-
 
 class PolicyPlanner:
     """Drives the AV with a policy on the CPU, a token at a time.

@@ -17,8 +17,6 @@ from data.geometry import box_corners
 from pipeline.studies.planners.interface import Floats, Situation
 from pipeline.studies.planners.route import Route
 
-__all__ = ["Obstacles", "Prediction", "corners", "obstacles_ahead", "others_near", "predict", "red_lines_ahead"]
-
 # Agents turned less than this from the path, or from its opposite, and not farther from it than this, metres,
 # follow the road.
 _ALONG = np.cos(np.pi / 5)

@@ -19,8 +19,6 @@ from pipeline.studies.planners.collision_scores import Collisions, ego_boxes, eg
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.manoeuvres import MANOEUVRE_STEP
 
-__all__ = ["Reaction", "measure", "summarise"]
-
 # A follower reacts when it brakes so much harder than before, m/s^2.
 _REACTION = 1.0
 # Accelerations are slopes of the speed over five steps (least squares).

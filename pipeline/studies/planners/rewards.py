@@ -17,9 +17,8 @@ from pipeline.execution.manifest import Recipe, Work, perform
 from pipeline.execution.processes import measured
 from pipeline.execution.result_cache import code_version
 from pipeline.selfplay.config import SelfPlayConfig
-from pipeline.stages.selfplay import POLICY_FILE, run_selfplay
-
-__all__ = ["PLAIN", "Character", "characters", "train_character"]
+from pipeline.selfplay.training import POLICY_FILE
+from pipeline.stages.selfplay import run_selfplay
 
 _GOALS = (1.0, 0.5)
 # Collision and off-road; the first is the usual self-play.

@@ -25,17 +25,6 @@ from pipeline.simulator.events import signed_edge_distance
 from pipeline.simulator.world import EDGE_CELL
 from pipeline.studies.planners.drive_record import Drive
 
-__all__ = [
-    "LANE_HALF_WIDTH",
-    "Surroundings",
-    "between_lanes",
-    "corners_off_road",
-    "direction_compliance",
-    "drivable_area_compliance",
-    "metres_against",
-    "surroundings",
-]
-
 # Metres around the AV's centres in all drives, more than its box reaches.
 _MARGIN = 15.0
 

@@ -25,8 +25,6 @@ from pipeline.studies.planners.lanes import (
     wrapped,
 )
 
-__all__ = ["ASSUMED_LIMIT", "Route", "allowed_speeds", "find_route", "joining_offset", "make_route", "path_onto"]
-
 _SPACING = 1.0
 _LENGTH = 300.0
 # Route behind the AV, and the smoothing of centrelines, metres.

@@ -31,8 +31,6 @@ from pipeline.studies.planners.road_scores import (
 )
 from pipeline.studies.planners.route import Route
 
-__all__ = ["MULTIPLIERS", "SCORE_NAMES", "TOTALS", "WEIGHTS", "DriveScores", "score_drives", "totals"]
-
 MULTIPLIERS = ("no_at_fault_collision", "drivable_area", "driving_direction")
 WEIGHTS = {"progress": 5.0, "ttc": 5.0, "speed_limit": 4.0, "comfort": 2.0}
 _MULTIPLIER_WEIGHT = 5.0

@@ -42,8 +42,6 @@ from pipeline.studies.planners.reactivity import Reaction
 from pipeline.studies.planners.reactivity import summarise as summarise_reactions
 from pipeline.studies.planners.scores import SCORE_NAMES
 
-__all__ = ["METHODS", "OVER", "Agreement", "Summary", "agreement", "agreements", "rows_by_simulator", "summarise"]
-
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 

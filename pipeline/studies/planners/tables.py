@@ -11,8 +11,6 @@ from pipeline.execution.tables import csv_table, interval_cell, markdown_table, 
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
 from pipeline.studies.planners.summary import Agreement, Summary
 
-__all__ = ["csv_tables", "markdown_report", "text_report", "title_of"]
-
 Table = list[list[str]]
 
 _TITLES = {

@@ -24,8 +24,6 @@ from pipeline.studies.planners.reactivity import Reaction, measure
 from pipeline.studies.planners.scores import SCORE_NAMES, DriveScores, score_drives
 from pipeline.studies.planners.traffic import load_traffic
 
-__all__ = ["DriveTask", "Driven", "Entrant", "drive_task", "driven"]
-
 
 @dataclass(frozen=True)
 class Entrant:

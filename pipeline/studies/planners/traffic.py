@@ -19,8 +19,6 @@ from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
 from pipeline.agents.catalogue import make_agent
 
-__all__ = ["Traffic", "load_traffic"]
-
 
 class Traffic:
     """An agent drives everybody but the AV in P copies of a scene; what it draws depends on (seed, scene) alone.

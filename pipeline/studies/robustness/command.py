@@ -36,8 +36,6 @@ from pipeline.studies.robustness.trials import (
 from pipeline.viewing.figures import Band, bands_figure, save_figure
 from submission.realism import MetricConfig, load_config
 
-__all__ = ["RobustnessConfig", "run_robustness"]
-
 # By agent and condition: scores by scenario id, and how many scenes the condition changed.
 Outcome = tuple[dict[str, dict[str, float]], int]
 

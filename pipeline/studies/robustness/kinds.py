@@ -13,8 +13,6 @@ from data.errors import UserError, expected
 from data.scene import Scene, generator_for
 from pipeline.studies.robustness import spoiling
 
-__all__ = ["CLEAN", "KINDS", "Condition", "Kind", "Levels", "conditions", "spoil"]
-
 CLEAN = "clean"
 
 

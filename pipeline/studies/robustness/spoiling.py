@@ -22,23 +22,6 @@ from torch import Tensor
 from data.geometry import wrap_angle
 from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, LightState, RoadMap, Scene
 
-__all__ = [
-    "SWAPPED",
-    "delay",
-    "drop_detections",
-    "drop_map",
-    "heading_bias",
-    "heading_noise",
-    "hide_lights",
-    "keep_features",
-    "position_bias",
-    "position_noise",
-    "shorten_history",
-    "size_noise",
-    "swap_lights",
-    "velocity_noise",
-]
-
 _HISTORY = CURRENT_INDEX + 1
 
 

@@ -37,8 +37,6 @@ from pipeline.studies.robustness.trials import (
 )
 from submission.realism import load_config
 
-__all__ = ["TransferConfig", "run_transfer"]
-
 
 @dataclass(frozen=True)
 class TransferConfig(ComparisonConfig):

@@ -41,22 +41,6 @@ from submission.realism import (
     unscorable_reason,
 )
 
-__all__ = [
-    "SCORE_TITLES",
-    "ComparisonConfig",
-    "Contestant",
-    "Scenes",
-    "Summary",
-    "Trial",
-    "choose_scenes",
-    "contestant",
-    "csv_text",
-    "run_trials",
-    "scores_row",
-    "split",
-    "summarise",
-]
-
 _PARTS = "parts"
 # Prepared scenes that a process keeps: an experiment has some dozens.
 _CONTEXTS = 128

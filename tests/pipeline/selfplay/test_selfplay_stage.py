@@ -17,10 +17,11 @@ from models.checkpoints import scene_digests, seen_scenes, trained_on
 from models.policy import PolicyConfig, load_policy
 from models.reference.checkpoint import save_reference
 from pipeline.selfplay import training
-from pipeline.selfplay.config import DistillConfig, PPOConfig
+from pipeline.selfplay.config import DistillConfig, PPOConfig, SelfPlayConfig
 from pipeline.selfplay.driver import Driver
 from pipeline.selfplay.learner import Learner
-from pipeline.stages.selfplay import POLICY_FILE, SelfPlayConfig, run_selfplay
+from pipeline.selfplay.training import POLICY_FILE
+from pipeline.stages.selfplay import run_selfplay
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW
