@@ -83,12 +83,10 @@ class Street:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A street layout; ``fringe`` are the dead ends, where traffic enters and leaves."""
+    """A street layout; traffic enters and leaves at its dead ends."""
 
-    layout: str
     nodes: Mapping[str, Node]
     streets: tuple[Street, ...]
-    fringe: frozenset[str]
 
 
 def draw_skeleton(rng: np.random.Generator, layout: str, scratch: Path) -> Skeleton:
@@ -109,12 +107,11 @@ def draw_skeleton(rng: np.random.Generator, layout: str, scratch: Path) -> Skele
     brisk = bool(rng.random() < _BRISK_CHANCE)
     sections = {road: _draw_section(rng, brisk) for road in sorted(set(roads.values()))}
     streets = tuple(Street(a, b, sections[roads[a, b]], shape=_bend(rng, points[a], points[b])) for a, b in pairs)
-    fringe = frozenset(name for name, count in degree.items() if count == 1)
     nodes = {
         name: _draw_node(rng, point, [s.section for s in streets if name in (s.a, s.b)])
         for name, point in points.items()
     }
-    return Skeleton(layout, nodes, streets, fringe)
+    return Skeleton(nodes, streets)
 
 
 def _generate(

@@ -54,13 +54,11 @@ class DrawnMap:
 
     Attributes:
         points: [P, 2] float64 metres, global. starts: [L + 1] where lines begin. kinds: [L] ``Line``.
-        feature_ids: [L] of the map features they are from.
     """
 
     points: NDArray[np.float64]
     starts: NDArray[np.int64]
     kinds: NDArray[np.uint8]
-    feature_ids: NDArray[np.int64]
 
     def lines(self, kind: Line) -> list[NDArray[np.float64]]:
         """All lines [n, 2] of a kind."""
@@ -73,7 +71,7 @@ def drawn_map(scene: Scene) -> DrawnMap:
     road = scene.map
     points, owner = road.point[:, :2].double().numpy(), road.point_feature.numpy()
     bounds = np.searchsorted(owner, np.arange(len(road.kind) + 1))
-    pieces, kinds, names = [], [], []
+    pieces, kinds = [], []
     for index, (kind, subtype) in enumerate(zip(road.kind.tolist(), road.subtype.tolist(), strict=True)):
         piece = points[bounds[index] : bounds[index + 1]]
         drawn = _KINDS.get(MapKind(kind))
@@ -87,10 +85,8 @@ def drawn_map(scene: Scene) -> DrawnMap:
             drawn = _ROAD_LINES.get(subtype, Line.YELLOW if subtype >= _FIRST_YELLOW else Line.WHITE)
         pieces.append(piece)
         kinds.append(drawn)
-        names.append(int(road.feature_id[index]))
     return DrawnMap(
         points=np.concatenate(pieces) if pieces else np.zeros((0, 2)),
         starts=np.cumsum([0, *(len(piece) for piece in pieces)], dtype=np.int64),
         kinds=np.array(kinds, dtype=np.uint8),
-        feature_ids=np.array(names, dtype=np.int64),
     )

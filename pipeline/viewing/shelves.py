@@ -61,11 +61,6 @@ class Found:
 class Shelf(Protocol):
     """Scenarios of one place."""
 
-    @property
-    def size(self) -> int | None:
-        """How many, if that is known before all of it is read."""
-        ...
-
     def find(self) -> Iterator[Found]:
         """All of them, one by one."""
         ...
@@ -92,10 +87,6 @@ class StoreShelf:
     def __init__(self, folder: Path) -> None:
         self._store = SceneStore(folder)
 
-    @property
-    def size(self) -> int | None:
-        return len(self._store)
-
     def find(self) -> Iterator[Found]:
         for index, info in enumerate(self._store.infos):
             key = (str(self._store.folder), index)
@@ -116,10 +107,6 @@ class RecordShelf:
 
     def __init__(self, path: str) -> None:
         self._urls = [shard.url for shard in find_shards(path)]
-
-    @property
-    def size(self) -> int | None:
-        return None
 
     def find(self) -> Iterator[Found]:
         for url in self._urls:

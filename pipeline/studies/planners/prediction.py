@@ -29,8 +29,8 @@ class Prediction:
 
     Attributes:
         row: [A] among the simulated agents. follows: [A] bool, whether they follow the road, either way.
-        s, d: [A] Frenet coordinates now. turn: [A] heading less that of the path. along, across: [A] velocity along
-            and across the path, m/s.
+        s, d: [A] Frenet coordinates now. turn: [A] heading less that of the path. along: [A] velocity along the
+            path, m/s.
         pose: [H, A, 3] at the times asked for. future_s, future_d: [H, A] likewise.
     """
 
@@ -40,7 +40,6 @@ class Prediction:
     d: Floats
     turn: Floats
     along: Floats
-    across: Floats
     pose: Floats
     future_s: Floats
     future_d: Floats
@@ -86,7 +85,7 @@ def predict(path: Route, now: Situation, rows: NDArray[np.int64], times: Floats)
     others = ~follows & (np.abs(velocity).max(1) > 0)
     if others.any():
         future_s[:, others], future_d[:, others] = path.project(future[:, others, :2])
-    return Prediction(rows, follows, s, d, turn, along, across, future, future_s, future_d)
+    return Prediction(rows, follows, s, d, turn, along, future, future_s, future_d)
 
 
 # Added to half the own width: what is nearer than that to the path is in the way, metres.
