@@ -73,7 +73,7 @@ def test_three_streets_are_a_junction_and_two_are_none(tmp_path: Path, monkeypat
         monkeypatch.setattr(skeleton_module, "_generate", lambda *arguments, layout=layout: layout)
         if is_junction:
             drawn = draw_skeleton(np.random.default_rng(0), "random", tmp_path)
-            assert drawn.fringe == set(ends)
+            assert set(ends) < set(drawn.nodes)
         else:
             with pytest.raises(SumoError, match="without a junction"):
                 draw_skeleton(np.random.default_rng(0), "random", tmp_path)

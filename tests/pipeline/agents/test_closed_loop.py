@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.scene import AgentType, Scene
-from pipeline.agents.baselines import ConstantVelocity
+from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.evaluation.motion import motion_figures, motion_sums
 from submission.realism import load_config, prepare_scene, score
@@ -18,7 +18,7 @@ from tests.scenes import Mover, hand_made
 BESIDE = torch.tensor([[9.0, 3.0, 4.0], [9.0, 1.0, 2.0]])
 
 
-class Beside:
+class Beside(LogReplay):
     """Keeps beside the log."""
 
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:

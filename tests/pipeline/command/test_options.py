@@ -100,9 +100,9 @@ def test_the_value_of_an_option_that_needs_no_name_may_follow_a_bare_flag() -> N
         assert expand_flags(parser(), arguments.split(), "out") == expected.split()
     assert expand_flags(parser(), ["--allow_rejected", "a.tar.gz"]) == ["--allow_rejected", "a.tar.gz"]
     # The value of an option is none of a positional, wherever that stands.
-    for arguments in (["--seed", "3", "a.tar.gz"], ["a.tar.gz", "--seed", "3"], ["--seed=3", "a.tar.gz"]):
-        assert "--out=a.tar.gz" in expand_flags(parser(), arguments, "out")
-        assert "--out=3" not in expand_flags(parser(), arguments, "out")
+    for given in (["--steps", "3", "a.tar.gz"], ["a.tar.gz", "--steps", "3"], ["--steps=3", "a.tar.gz"]):
+        assert "--out=a.tar.gz" in expand_flags(parser(), given, "out")
+        assert "--out=3" not in expand_flags(parser(), given, "out")
 
 
 @pytest.mark.parametrize(
