@@ -8,13 +8,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from models.policy import PolicyConfig
 from pipeline.bench.gpu.inputs import Inputs
 from pipeline.bench.rows import Row
-from pipeline.run.presets import load_preset
-from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
+from pipeline.run.presets import leaves, load_preset, override, read_settings
+from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE
-from pipeline.simulator.reward import RewardConfig
 from pipeline.stages.selfplay import run_selfplay
 
 # Evaluations on the way, and the figures shown of each.
@@ -24,6 +22,8 @@ _FIGURES = {
     "evaluation_min_ade_m": "minADE, m",
     "evaluation_speed_ratio_8s": "speed ratio after 8 s",
     "evaluation_standing": "share standing",
+    "evaluation_collision_rate": "collision rate",
+    "evaluation_off_road_rate": "off-road rate",
     "collision_rate": "collision rate in training",
     "off_road_rate": "off-road rate in training",
     "goal_rate": "goal rate in training",
@@ -32,13 +32,16 @@ _FIGURES = {
 
 
 def selfplay(inputs: Inputs) -> Iterator[Row]:
-    """Self-play on all scenes of the data, with events paid once and distance from the log; the policy is kept."""
+    """Distillation and self-play by the recipe on all scenes of the data; the policy is kept."""
     scale = inputs.scale
     worlds = scale.learning_worlds
     updates = max(1, scale.learning_steps // (worlds * 28 * (80 // inputs.vocabulary.token_steps)))
-    ppo = load_preset("gpu")["selfplay"]["ppo"]
-    config = SelfPlayConfig(
-        agent_steps=scale.learning_steps,
+    recipe = read_settings("recipe")
+    # Distillation in a tenth of the steps, in minibatches that a GPU is fast with.
+    large = {"ppo.minibatch": scale.minibatch, "distill.minibatch": scale.minibatch // 4}
+    steps = {"agent_steps": scale.learning_steps, "distill.agent_steps": scale.learning_steps // 10}
+    config = dataclasses.replace(
+        override(SelfPlayConfig(), {**leaves(load_preset("gpu")["selfplay"]), **recipe, **large, **steps}),
         worlds=worlds,
         pool=0,
         workers=scale.workers,
@@ -48,20 +51,6 @@ def selfplay(inputs: Inputs) -> Iterator[Row]:
         evaluate_rollouts=8,
         tensorboard=False,
         device=inputs.device.type,
-        policy=PolicyConfig(row_layers=1, gelu=True),
-        reward=RewardConfig(
-            collision=-1.0, off_road=-1.0, red_light=-1.0, least_goal=4.0, log_distance=-0.1, per_event=True
-        ),
-        ppo=dataclasses.replace(
-            PPOConfig(**ppo),
-            epochs=2,
-            minibatch=scale.minibatch,
-            final_rate=0.1,
-            gamma=0.97,
-            beta=0.2,
-            beta_final=0.1,
-            parked_share=0.2,
-        ),
     )
     out, started = inputs.scratch / "learning", time.perf_counter()
     validation = inputs.data / "validation"

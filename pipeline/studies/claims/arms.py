@@ -22,6 +22,7 @@ from pipeline.execution.devices import find_devices
 from pipeline.execution.manifest import differences
 from pipeline.execution.result_cache import keep_settings, refuse_changes
 from pipeline.execution.tables import numbers, read_table
+from pipeline.run.presets import override, read_settings
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE
@@ -29,7 +30,6 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.selfplay import run_selfplay
-from pipeline.studies.claims.config import override, read_settings
 
 RESULT_FILE, _RECIPE_FILE = "result.json", "recipe.json"
 _WHAT = "what an arm left"

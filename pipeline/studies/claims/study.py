@@ -15,6 +15,7 @@ from data.store import SceneStore
 from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Array
 from pipeline.execution.console import hushed, say
+from pipeline.run.presets import override
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE
@@ -34,7 +35,7 @@ from pipeline.studies.claims.arms import (
     reference_recipe,
     run_arm,
 )
-from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec, override
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 from pipeline.studies.claims.inputs import judged_scenes, reference_checkpoint, train_reference
 from submission.realism import buckets, load_config
 

@@ -255,7 +255,7 @@ def test_files_of_variants_change_what_they_name(path: Path) -> None:
 
 def test_there_are_all_variants() -> None:
     names = {path.stem for path in VARIANTS}
-    assert names == {"clone", "forward_kl", "history", "hr_ppo", "kl_only", "large", "ppo", "ppo_dropout"}
+    assert names == {"clone", "forward_kl", "history", "hr_ppo", "kl_only", "large", "ppo", "ppo_dropout", "recipe"}
 
 
 @pytest.mark.parametrize("driver", ["log", "reference"])

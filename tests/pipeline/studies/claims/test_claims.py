@@ -11,14 +11,14 @@ import pytest
 from data.errors import UserError
 from data.files import sha256_of
 from pipeline.command import cli
-from pipeline.run.presets import PRESETS, load_preset
+from pipeline.run.presets import PRESETS, load_preset, override, read_settings
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.studies.claims import arms as arms_module
 from pipeline.studies.claims import catalogue, command
 from pipeline.studies.claims.arms import SPACER, Arm
 from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.command import CLAIM_NAMES, run_claims
-from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec, override, read_settings
+from pipeline.studies.claims.config import ClaimsConfig, ReferenceSpec
 from pipeline.studies.claims.inputs import claim_inputs, judged_scenes
 from pipeline.studies.claims.report import Row, published, render_rows
 from pipeline.studies.claims.study import Study
@@ -155,7 +155,7 @@ def test_arms_of_one_name_are_one_arm() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ppo.betta": 1.0}, r"option ppo.betta: betta is unknown \(did you mean beta\?\)"),
+        ({"ppo.betta": 1.0}, r"option ppo.betta: betta is unknown; did you mean beta\?"),
         ({"ppo.beta": "much"}, "ppo.beta is 'much'; expected float"),
         ({"ppo.epochs": 2.5}, "ppo.epochs is 2.5; expected int"),
         ({"policy.per_type": 1}, "expected bool"),
