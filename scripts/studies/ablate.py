@@ -3,7 +3,8 @@
     python scripts/studies/ablate.py runs/demo --steps 300000 --seeds 3 --out runs/ablation \
         --variant "two layers" --variant "one layer" policy.row_layers=1
 
-Settings are those of the preset demo, and those given. A finished training is not repeated.
+Settings are those of the preset demo, and those given; ``start=FILE`` begins with a policy. A finished training is
+not repeated.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ import torch
 
 from data.files import write_json
 from pipeline.execution.tables import render_table
-from pipeline.run.presets import leaves, load_preset
+from pipeline.run.presets import leaves, load_preset, override
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.stages.selfplay import run_selfplay
-from pipeline.studies.claims.config import override
 
 _FIGURES = (
     ("evaluation_realism", "realism"),
@@ -64,9 +64,11 @@ def main() -> None:
     )
     rows = [["settings", *(title for _, title in _FIGURES)]]
     for title, *settings in options.variant:
-        config = override(base, dict(setting.split("=", 1) for setting in (*options.all, *settings)))
+        changes = dict(setting.split("=", 1) for setting in (*options.all, *settings))
+        start = Path(changes.pop("start")) if "start" in changes else None
+        config = override(base, changes)
         results = [
-            trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed)
+            trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed, start)
             for seed in range(options.seeds)
         ]
         cells = [title]
@@ -78,7 +80,7 @@ def main() -> None:
         print(render_table(rows), flush=True)
 
 
-def trained(config: SelfPlayConfig, run: RunFolder, out: Path, seed: int) -> dict[str, float]:
+def trained(config: SelfPlayConfig, run: RunFolder, out: Path, seed: int, start: Path | None) -> dict[str, float]:
     """The last figures of a training."""
     saved = out / "result.json"
     if not saved.is_file():
@@ -90,6 +92,7 @@ def trained(config: SelfPlayConfig, run: RunFolder, out: Path, seed: int) -> dic
             out=out,
             seed=seed,
             validation=run.needed("tokenize/validation"),
+            start=start,
         )
         write_json(saved, {**result, "cpu_seconds": time.process_time() - started})
     figures: dict[str, float] = json.loads(saved.read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.studies import draw_curves
+from scripts.studies import draw_curves, students
 from scripts.studies.measure import main
 from tests.pipeline.viewing.conftest import made_run
 
@@ -48,3 +48,14 @@ def test_curves_of_both_kinds_of_training_are_drawn(tmp_path: Path) -> None:
         out = tmp_path / f"{name}.png"
         assert draw_curves.main([f"--curve={name}={file}", f"--curve=again={file}", "--out", str(out)]) == 0
         assert out.stat().st_size > 5_000
+
+
+def test_students_learn_from_the_same_states(made_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--scenes=2", "--held-out=1", "--steps=60"]
+    students.main([str(made_run), *few, "--student", "a", "--student", "b", "--student", "c", "policy.gelu=true"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:2] in ("a ", "b ", "c ")][-3:]
+    assert [row[0] for row in rows] == ["a", "b", "c"]
+    assert rows[0][1:5] == rows[1][1:5] != rows[2][1:5]
+    students.main([str(made_run), *few[:2], "--steps=0", "--student", "untaught"])
+    untaught = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(rows[0][4]) < 0.8 * float(untaught[4])
