@@ -22,8 +22,9 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes, seconds_on
+from pipeline.run.presets import override, read_settings
 from pipeline.selfplay.anchor import ReferenceScorer
-from pipeline.selfplay.config import PPOConfig
+from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.driver import Driver
 from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Scorer
@@ -37,7 +38,8 @@ _SCENES = 16
 _WORLDS = {"cpu": 16, "cuda": 256}
 _MINIBATCH = {"cpu": 2048, "cuda": 8192}
 _REFERENCE = {"cpu": "micro", "cuda": "mini"}
-_NETS = ((PolicyConfig(), False), (PolicyConfig(), True), (PolicyConfig(row_layers=1), False))
+_RECIPE = override(SelfPlayConfig(), read_settings("recipe"))
+_NETS = ((PolicyConfig(), False), (PolicyConfig(), True), (_RECIPE.policy, False))
 _PAPER_STEPS = 1e9
 # PufferDrive's C environment and its policy (2025-11), random actions, agent-steps per second of one core of an AMD
 # EPYC. Its steps are 0.1 s, ours 0.2 s. Machines differ, so the ratios are approximate.
@@ -84,8 +86,7 @@ class Track:
 
     def trainer(
         self,
-        beta: float,
-        epochs: int,
+        config: PPOConfig,
         precision: Literal["bf16-mixed", "32-true"] = "32-true",
         recorded: bool = True,
     ) -> tuple[Policy, Learner, Driver]:
@@ -93,15 +94,15 @@ class Track:
         torch.manual_seed(0)
         fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
         policy = Policy(self.policy, feature_sizes(self.view), self.vocabulary.ends.cpu()).to(self.device)
-        config = PPOConfig(minibatch=self.minibatch, epochs=epochs, beta=beta)
         learner = Learner(fabric, policy, config, self.compiled, recorded)
         return policy, learner, Driver(learner, self.simulator, self.resident if recorded else None)
 
-    def learn(self, score: Scorer | None, epochs: int) -> Callable[[], None]:
-        """A function that makes a whole update; with ``epochs`` 0 only the rollout."""
+    def learn(self, score: Scorer | None, epochs: int, config: PPOConfig | None = None) -> Callable[[], None]:
+        """A function that makes a whole update, by default of PPO; with ``epochs`` 0 only the rollout."""
         on_gpu = self.device.type == "cuda"
         beta = 0.0 if score is None else 0.1
-        policy, learner, driver = self.trainer(beta, max(1, epochs), "bf16-mixed" if on_gpu else "32-true")
+        config = config or PPOConfig(minibatch=self.minibatch, epochs=max(1, epochs), beta=beta)
+        policy, learner, driver = self.trainer(config, "bf16-mixed" if on_gpu else "32-true")
         uniform = torch.rand(decisions(self.vocabulary) + 2, *self.world.types.shape).to(self.device)
         generator = torch.Generator()
 
@@ -181,10 +182,12 @@ def _of_device(
     epochs, steps = PPOConfig().epochs, track.steps
     on_cpu = device.type == "cpu"
     unit, place = ("agent-steps/CPU s", "cpu, 1 thread") if on_cpu else ("agent-steps/s", _name(device))
-    net = ", one layer of rows" if policy.row_layers == 1 else ""
+    net = ", the recipe's net" if policy == _RECIPE.policy else ""
     about = f"{', compiled' if compiled else ''}{net}, {count} worlds, {kind}"
     rows, speed = [], 0.0
+    by_recipe = [("trained as in the recipe", track.learn(score, _RECIPE.ppo.epochs, _RECIPE.ppo), None)]
     for name, work, theirs in (
+        *(by_recipe if net else []),
         ("simulator and observations alone", track.simulate, _PUFFER_SIMULATOR),
         ("policy in the loop", track.learn(None, 0), _PUFFER_POLICY),
         (f"trained, {epochs} epochs, no anchor", track.learn(None, epochs), None),

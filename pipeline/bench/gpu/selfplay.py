@@ -15,6 +15,7 @@ from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.bench.selfplay import Track
 from pipeline.selfplay.anchor import ReferenceScorer
+from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Scorer
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import build_world, stack_worlds
@@ -88,7 +89,8 @@ def recorded(inputs: Inputs) -> Iterator[Row]:
     track = Track(inputs.resident, rows, words, paper.view, False, inputs.scale.minibatch, size)
     results = []
     for is_recorded in (False, True):
-        policy, learner, driver = track.trainer(0.0, 2, recorded=is_recorded)
+        config = PPOConfig(minibatch=track.minibatch, epochs=2, beta=0.0)
+        policy, learner, driver = track.trainer(config, recorded=is_recorded)
         generator = torch.Generator().manual_seed(0)
         actions, figures = [], {}
         for _ in range(3):

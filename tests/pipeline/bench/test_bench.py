@@ -25,7 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [random_scene(0), random_scene(1, agents=3)]
     monkeypatch.setattr(selfplay, "load_scenes", lambda count: ("made-up scenarios", scenes))
     monkeypatch.setattr(selfplay, "_WORLDS", {"cpu": 3})
-    monkeypatch.setattr(selfplay, "_NETS", ((PolicyConfig(), False), (PolicyConfig(row_layers=1), False)))
+    monkeypatch.setattr(selfplay, "_NETS", ((PolicyConfig(), False), (selfplay._RECIPE.policy, False)))
 
 
 @pytest.mark.usefixtures("small")
@@ -37,9 +37,9 @@ def test_selfplay_has_every_rate_phase_and_the_hours(tmp_path: Path, capsys: pyt
 
     def value(beginning: str) -> float:
         found = [row for row in rows if row.name.startswith(beginning)]
-        # Of the usual net, and of the one with one layer of rows.
+        # Of the usual net, and of the recipe's.
         if len(found) == 2:
-            assert "one layer of rows" in found[1].name
+            assert "the recipe's net" in found[1].name
         else:
             assert len(found) == 1
         return found[0].value
@@ -50,6 +50,8 @@ def test_selfplay_has_every_rate_phase_and_the_hours(tmp_path: Path, capsys: pyt
     assert sum(value(f"share of {phase} ") for phase in PHASES) == pytest.approx(100)
     assert all(0 < value(f"share of {phase} ") < 100 for phase in PHASES)
     assert value("the paper's 1e9 agent-steps") == pytest.approx(1e9 / anchored / 3600)
+    # Half of the epochs, and few of the parked.
+    assert value("trained as in the recipe") > anchored
     assert value("worlds built") > 0
 
 
