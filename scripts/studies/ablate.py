@@ -21,10 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from data.files import write_json
+from data.store import SceneStore
+from pipeline.agents.catalogue import make_agent
+from pipeline.agents.closed_loop import closed_loop_figures
 from pipeline.execution.tables import render_table
 from pipeline.run.presets import leaves, load_preset, override
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.selfplay.pool import held_out_scenes
 from pipeline.stages.selfplay import run_selfplay
 
 _FIGURES = (
@@ -63,6 +67,14 @@ def main() -> None:
         devices=1,
     )
     rows = [["settings", *(title for _, title in _FIGURES)]]
+    held_out = held_out_scenes(
+        run.needed("tokenize/validation"), base, SceneStore(run.needed("tokenize/training")), run.reference
+    )
+    for name in ("log", "reference"):
+        agent = make_agent(name, run.reference)
+        found = closed_loop_figures(agent, held_out, options.rollouts, 0)
+        figures = {f"evaluation_{figure}": value for figure, value in found.items()}
+        rows.append([name, *(f"{figures[name]:.3g}" if name in figures else "" for name, _ in _FIGURES)])
     for title, *settings in options.variant:
         changes = dict(setting.split("=", 1) for setting in (*options.all, *settings))
         start = Path(changes.pop("start")) if "start" in changes else None
