@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from torch import Tensor
 
-from data.completeness import Remarks, rounding_error
+from data.assembly import RecordError, Say, assemble_agents, assemble_map, check_id, check_scene, repair_states
+from data.completeness import Remarks
 from data.scene import (
     CURRENT_INDEX,
     NUM_STEPS,
@@ -28,18 +26,8 @@ from data.scene import (
 from data.tfrecord import HEAD, other_kind
 from data.wire import decode_points, decode_states, scenario_class
 
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
-# Adds a remark of some kind about the scenario.
-Say = Callable[..., None]
 
 HISTORY_STEPS = CURRENT_INDEX + 1
-# Columns of STATE_FIELDS.
-_POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)
-# Above this rounding of coordinates (metres) even the replayed log loses realism.
-_COARSE = 0.01
-# Ids of WOMD have 16 characters.
-_LONGEST_ID = 128
 
 _KINDS = {
     "lane": MapKind.LANE,
@@ -51,14 +39,6 @@ _KINDS = {
     "driveway": MapKind.DRIVEWAY,
 }
 _POLYLINES = frozenset({"lane", "road_line", "road_edge"})
-
-
-class RecordError(ValueError):
-    """A record that cannot be converted to a Scene; ``code`` is short and stable, the message is one line."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 # Values that are not finite in float32 are handled below; numpy's warnings are not needed.
@@ -83,7 +63,7 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
     own_remarks = Remarks()
     try:
         proto = scenario_class().FromString(record)
-        _check_id(proto.scenario_id)
+        check_id(proto.scenario_id)
         _check_header(proto, need_future)
         say = partial(own_remarks.add, scenario_id=proto.scenario_id)
         agents = _parse_agents(proto, say)
@@ -104,18 +84,10 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
         map=road,
         lights=lights,
     )
-    if not bool(scene.simulated.any()):
-        raise RecordError("no_agent", f"no track is valid at the current step {CURRENT_INDEX}")
-    most = max(_largest(agents.position[agents.valid]), _largest(road.point), _largest(lights.stop_point))
-    if rounding_error(most) > _COARSE:
-        say("rounding", most=most)
+    check_scene(scene, say)
     if remarks is not None:
         remarks.merge(own_remarks.found)
     return scene
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _timestamps(proto: Any, say: Say) -> Tensor:
@@ -124,14 +96,6 @@ def _timestamps(proto: Any, say: Say) -> Tensor:
         return timestamp
     say("timestamp")
     return STEP_SECONDS * torch.arange(len(timestamp), dtype=torch.float64)
-
-
-def _check_id(name: str | bytes) -> None:
-    if not name:
-        raise RecordError("scenario_id", "scenario_id is empty")
-    # The parser returns bytes where a string is not UTF-8. Ids are used in messages, tables and lists of files.
-    if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_ID:
-        raise RecordError("scenario_id", f"scenario_id is not a text of up to {_LONGEST_ID} printable characters")
 
 
 def _check_header(proto: Any, need_future: bool) -> None:
@@ -150,44 +114,6 @@ def _check_header(proto: Any, need_future: bool) -> None:
         raise RecordError("sdc", f"sdc_track_index {proto.sdc_track_index} of {len(proto.tracks)} tracks")
 
 
-def _repair_states(states: Floats, valid: Bools, ids: Sequence[int], say: Say) -> None:
-    """Repair, in place, values that are not finite in states [A, T, 9] (``STATE_FIELDS``) with valid [A, T].
-
-    Raises:
-        RecordError: Waymo's metric reads the value: a pose of a simulated agent, or its size at the current step.
-    """
-    # An invalid state without a pose becomes zero, as in WOMD. An invalid state with a pose keeps it, because
-    # Waymo's metric computes the speeds of neighbouring steps from it.
-    states[~valid & ~np.isfinite(states[..., _POSE]).all(-1)] = 0.0
-    states[~valid[..., None] & ~np.isfinite(states)] = 0.0
-    bad = ~np.isfinite(states)  # [A, T, 9]
-    simulated = valid[:, CURRENT_INDEX]
-    where, size, velocity = bad[..., _POSE].any(-1), bad[..., _SIZE].any(-1), bad[..., _VELOCITY].any(-1)
-    for name, needed in (
-        ("center or heading", where & simulated[:, None]),
-        ("size at the current step", size[:, CURRENT_INDEX, None] & simulated[:, None]),
-    ):
-        if needed.any():
-            track = ids[int(needed.any(1).argmax())]
-            raise RecordError(
-                "not_finite", f"tracks.states: {name} of track {track} is NaN, infinite or beyond float32"
-            )
-    if where.any():
-        say("state")
-        states[where], valid[where] = 0.0, False
-    size, velocity = size & valid, velocity & valid
-    for row, step in np.argwhere(size):
-        states[row, step, _SIZE] = states[row, CURRENT_INDEX, _SIZE]
-    for row, step in np.argwhere(velocity):
-        near = [at for at in (step - 1, step, step + 1) if 0 <= at < valid.shape[1] and valid[row, at]]
-        moved = states[row, near[-1], :2] - states[row, near[0], :2]
-        rate = moved / (STEP_SECONDS * max(1, near[-1] - near[0]))
-        states[row, step, _VELOCITY] = np.where(np.isfinite(rate), rate, 0.0)
-    for kind, repaired in (("size", size), ("velocity", velocity)):
-        if repaired.any():
-            say(kind)
-
-
 def _parse_agents(proto: Any, say: Say) -> Agents:
     tracks, steps = proto.tracks, len(proto.timestamps_seconds)
     count = len(tracks)
@@ -204,27 +130,19 @@ def _parse_agents(proto: Any, say: Say) -> Agents:
     valid = valid.reshape(count, steps)
     values32 = values.astype(np.float32).reshape(count, steps, -1)
     if not np.isfinite(values32).all():
-        _repair_states(values32, valid, ids, say)
-    position = torch.from_numpy(np.ascontiguousarray(values32[..., 0:3]))
-    to_predict = torch.zeros(count, dtype=torch.bool)
+        repair_states(values32, valid, ids, say)
     for required in proto.tracks_to_predict:
         if not 0 <= required.track_index < count:
             raise RecordError("tracks_to_predict", f"track_index {required.track_index} of {count} tracks")
-        to_predict[required.track_index] = True
     interest = set(proto.objects_of_interest)
-    is_sdc = torch.zeros(count, dtype=torch.bool)
-    is_sdc[proto.sdc_track_index] = True
-    return Agents(
-        id=torch.tensor(ids),
-        type=torch.tensor([track.object_type for track in tracks]),
-        position=position,
-        heading=torch.from_numpy(np.ascontiguousarray(values32[..., 6])),
-        velocity=torch.from_numpy(np.ascontiguousarray(values32[..., 7:9])),
-        size=torch.from_numpy(np.ascontiguousarray(values32[..., 3:6])),
-        valid=torch.from_numpy(valid),
-        is_sdc=is_sdc,
-        to_predict=to_predict,
-        of_interest=torch.tensor([value in interest for value in ids]),
+    return assemble_agents(
+        ids=ids,
+        types=[track.object_type for track in tracks],
+        states=values32,
+        valid=valid,
+        sdc=proto.sdc_track_index,
+        to_predict=[required.track_index for required in proto.tracks_to_predict],
+        of_interest=[row for row, value in enumerate(ids) if value in interest],
     )
 
 
@@ -263,31 +181,16 @@ def _parse_map(features: Any, say: Say) -> RoadMap:
         subtypes.append(data.type if name in _POLYLINES else 0)
         limits.append(data.speed_limit_mph if name == "lane" else 0.0)
         interpolating.append(data.interpolating if name == "lane" else False)
-    columns: list[Sequence[int]] = list(zip(*links)) or [(), (), ()]
-    point = decode_points(messages).astype(np.float32)
-    owner = np.array(point_feature, dtype=np.int64)
-    good = np.isfinite(point).all(1)
-    if not good.all():
-        edges = [index for index in np.unique(owner[~good]) if kinds[index] == MapKind.ROAD_EDGE]
-        if edges:
-            name = f"map_features points of road_edge {ids[edges[0]]}"
-            raise RecordError("not_finite", f"{name} are NaN, infinite or beyond float32")
-        say("map_point")
-        point, owner = point[good], owner[good]
-    if not all(math.isfinite(limit) and limit >= 0.0 for limit in limits):
-        say("speed_limit")
-        limits = [limit if math.isfinite(limit) and limit >= 0.0 else 0.0 for limit in limits]
-    return RoadMap(
-        point=torch.from_numpy(point),
-        point_feature=torch.from_numpy(owner),
-        feature_id=torch.tensor(ids, dtype=torch.int64),
-        kind=torch.tensor(kinds, dtype=torch.int64),
-        subtype=torch.tensor(subtypes, dtype=torch.int64),
-        speed_limit=torch.tensor(limits, dtype=torch.float32),
-        interpolating=torch.tensor(interpolating, dtype=torch.bool),
-        link_source=torch.tensor(columns[0], dtype=torch.int64),
-        link_kind=torch.tensor(columns[1], dtype=torch.int64),
-        link_target=torch.tensor(columns[2], dtype=torch.int64),
+    return assemble_map(
+        point=decode_points(messages).astype(np.float32),
+        owner=np.array(point_feature, dtype=np.int64),
+        ids=ids,
+        kinds=kinds,
+        subtypes=subtypes,
+        limits=limits,
+        interpolating=interpolating,
+        links=links,
+        say=say,
     )
 
 
