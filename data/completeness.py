@@ -53,7 +53,20 @@ _TEXTS = {
     "timestamp": "timestamps that are NaN or infinite; steps of 0.1 s are taken instead",
     "stop_point": "stop points of lights that are NaN or infinite; the lights count as not observed there",
     "map_point": "map points that are NaN or infinite in features other than road edges; the points are left out",
+    "chosen_agents": "no agents to predict named by their source; up to eight were chosen as WOMD does",
+    "derived_edges": "no road edges in their source; derived ones (subtype 0) stand for them",
+    "no_road_edges": "no road edges",
+    "no_lights": "no traffic lights",
+    "no_crosswalks": "no crosswalks",
+    "no_heights": "no heights in their map; it counts as flat at 0 m",
+    "objects_left_out": "cones, barriers and other objects that do not move by themselves; {items} were left out",
+    "features_left_out": "map features of kinds that WOMD does not have, or without points; {items} were left out",
+    "windows_left_out": "too few agents at the current step (--windows.agents); these windows were left out",
+    "resampled": "another rate than 10 Hz; states between two samples were interpolated",
+    "turned_box": "an AV whose box is wider than long; length and width were exchanged",
 }
+# Kinds of remarks that say what other formats than WOMD lack, and what was made up for it.
+_OTHER_FORMATS = tuple(_TEXTS)[tuple(_TEXTS).index("chosen_agents") :]
 
 
 def allow_partial() -> None:
@@ -169,14 +182,16 @@ class Remarks:
     """What readers repaired or found to be of low precision, counted over a shard or a dataset.
 
     Attributes:
-        found: by kind: number of scenarios, the first ids, and the largest coordinate in metres.
+        found: by kind: number of scenarios, the first ids, the largest coordinate in metres, and (where things are
+            counted) their number.
     """
 
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, kind: str, scenario_id: str, most: float = 0.0) -> None:
-        """Count a scenario once under a kind."""
-        self.merge({kind: {"count": 1, "ids": [scenario_id], "most": most}})
+    def add(self, kind: str, scenario_id: str, most: float = 0.0, items: int = 0) -> None:
+        """Count a scenario once under a kind, and the things in it that the remark is about."""
+        row = {"count": 1, "ids": [scenario_id], "most": most}
+        self.merge({kind: {**row, "items": items} if items else row})
 
     def merge(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the counts of other shards."""
@@ -185,13 +200,23 @@ class Remarks:
             own["count"] += row["count"]
             own["ids"] = [*own["ids"], *row["ids"]][:_EXAMPLES]
             own["most"] = max(own["most"], row["most"])
+            if "items" in row:
+                own["items"] = own.get("items", 0) + row["items"]
+
+    def figures(self) -> dict[str, int]:
+        """Numbers of scenarios (or of things left out) for what formats other than WOMD lack; empty for WOMD."""
+        return {
+            kind: self.found[kind].get("items", self.found[kind]["count"])
+            for kind in _OTHER_FORMATS
+            if kind in self.found
+        }
 
     def lines(self, where: str) -> list[str]:
         """One line per kind."""
         texts = []
         for kind, row in self.found.items():
             most = row["most"]
-            text = _TEXTS[kind].format(most=most, error=rounding_error(most))
+            text = _TEXTS[kind].format(most=most, error=rounding_error(most), items=row.get("items", 0))
             texts.append(f"{where}: {row['count']} scenarios have {text} ({', '.join(row['ids'])})")
         return texts
 

@@ -1,4 +1,4 @@
-"""Scenes from a store, or directly from WOMD TFRecords."""
+"""Scenes from a store, or directly from files of any format."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Protocol
 from data.completeness import Origin, Remarks
 from data.errors import UserError, warn_once
 from data.files import at_once, checksum
+from data.formats.catalogue import AUTO, FORMATS
+from data.formats.reader import Reading
 from data.places import open_path
 from data.scene import Scene
 from data.sources import Shard, find_shards, shard_content
@@ -92,8 +94,49 @@ class RecordFiles:
         return self[self._by_id[scenario_id]]
 
 
+class ReadScenes:
+    """Files of formats other than WOMD as a ``SceneSource``: all scenes are read at once and stay in memory.
+
+    Raises:
+        UserError: a record that cannot be used, no scene at all, or a scenario id that occurs twice.
+    """
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self._scenes: list[Scene] = []
+        self.origin = Origin()
+        remarks = Remarks()
+        for shard in shards:
+            for where, result in FORMATS[shard.format].read(shard.url, Reading(), remarks):
+                if isinstance(result, RecordError):
+                    raise UserError(f"{shard.url}: record {where}: {result}")
+                self._scenes.append(result)
+        if not self._scenes:
+            raise UserError(f"{shards[0].url}: no scenes, or too few agents in each; tokenize has options for that")
+        for line in remarks.lines(shards[0].url):
+            warn_once(line)
+        self._by_id = {str(scene.scenario_id): index for index, scene in enumerate(self._scenes)}
+        if len(self._by_id) != len(self._scenes):
+            raise UserError(f"{shards[0].url}: a scenario id occurs more than once")
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Scene:
+        return self._scenes[index]
+
+    def __iter__(self) -> Iterator[Scene]:
+        return iter(self._scenes)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._by_id)
+
+    def get(self, scenario_id: str) -> Scene:
+        return self._scenes[self._by_id[scenario_id]]
+
+
 def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
-    """Open a store folder, or TFRecords by file, glob, folder or URL (see ``data.sources.find_shards``).
+    """Open a store folder, or files of any format by file, glob, folder or URL (see ``data.sources.find_shards``).
 
     Raises:
         UserError: nothing there, or a broken record.
@@ -102,7 +145,8 @@ def open_scenes(path: str | Path, split: str | None = None) -> SceneSource:
     for folder in [root, *([root / split] if split else [])]:
         if is_store(folder):
             return SceneStore(folder)
-    return RecordFiles(find_shards(str(path), split))
+    shards = find_shards(str(path), split, AUTO)
+    return RecordFiles(shards) if FORMATS[shards[0].format].numbered else ReadScenes(shards)
 
 
 def content_digest(scenarios: str) -> str:
@@ -112,5 +156,5 @@ def content_digest(scenarios: str) -> str:
         files = sorted(folder.glob("*.parquet"), key=str)
         parts = [f"{file.name}:{digest}" for file, digest in zip(files, at_once(checksum, files), strict=True)]
     else:
-        parts = at_once(shard_content, find_shards(scenarios))
+        parts = at_once(shard_content, find_shards(scenarios, format=AUTO))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

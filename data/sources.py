@@ -1,4 +1,4 @@
-"""Listing the TFRecord shards of a folder laid out as Waymo's bucket, a glob, a file or a URL."""
+"""Listing the files of scenarios of a folder laid out as Waymo's bucket, a glob, a file or a URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import fsspec
@@ -17,22 +17,24 @@ from fsspec.implementations.local import LocalFileSystem
 from data.completeness import SPLITS, check_whole, folder_split, shard_split, split_base
 from data.errors import UserError
 from data.files import checksum
+from data.formats.catalogue import FORMATS, candidates, format_of
+from data.formats.reader import Format
 from data.places import is_remote, open_path
-from data.tfrecord import BrokenRecord, read_records
+from data.tfrecord import HEAD, BrokenRecord, read_records
 from data.womd import RecordError, parse_scenario
 
 # Waymo's bucket has the splits in the last of these folders; a partial copy may start at any level.
 _PREFIXES = ("", "scenario/", "uncompressed/scenario/")
 _MAGIC = re.compile(r"[*?\[]")
-_RECORD_FILE = re.compile(r"[^.].*tfrecord.*|tfrecord.*")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file: its URL for fsspec, and what identifies it without reading it (``_fingerprint``)."""
+    """One file: its URL for fsspec, what identifies it without reading it (``_fingerprint``), and its format."""
 
     url: str
     fingerprint: str
+    format: str = "womd"
 
     @property
     def name(self) -> str:
@@ -40,7 +42,7 @@ class Shard:
 
 
 def shard_content(shard: Shard) -> str:
-    """Name, size and checksum of a TFRecord file; of a URL name, size, and the version that its storage reports."""
+    """Name, size and checksum of a file; of a URL name, size, and the version that its storage reports."""
     path = open_path(shard.url)
     return shard.fingerprint if is_remote(path) else f"{shard.fingerprint}:{checksum(path)}"
 
@@ -101,8 +103,40 @@ def _broken_link(filesystem: fsspec.AbstractFileSystem, path: str) -> UserError:
     return UserError(f"{path}: a broken link{target}; repair or remove it")
 
 
-def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
-    """TFRecord files of a folder; links are followed, hidden files are skipped."""
+def _head(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    with filesystem.open(path, "rb") as file:
+        head: bytes = file.read(HEAD)
+    return head
+
+
+def _found_files(
+    filesystem: fsspec.AbstractFileSystem, folders: Sequence[str], allowed: Sequence[Format]
+) -> tuple[Format, list[str]] | None:
+    """The files of the first folder that has any, of one format; TFRecords, if there are several.
+
+    Raises:
+        UserError: files of several other formats.
+    """
+    for folder in folders:
+        found: list[tuple[Format, list[str]]] = []
+        for item in allowed:
+            files = _record_files(filesystem, folder, item)
+            # Names such as *.json say little, so the first file must look like one of the format.
+            told = item.numbered or len(allowed) == 1
+            if files and (told or item.heads(_head(filesystem, files[0]))):
+                found.append((item, files))
+            if files and item.numbered:
+                break
+        if len(found) > 1:
+            names = " and ".join(item.name for item, _ in found)
+            raise UserError(f"{folder}: files of {names}; say which with --format, or keep each in its own folder")
+        if found:
+            return found[0]
+    return None
+
+
+def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str, wanted: Format) -> list[str]:
+    """Files of a format in a folder; links are followed, hidden files are skipped."""
     if not filesystem.isdir(folder):
         if _is_broken_link(filesystem, folder):
             raise _broken_link(filesystem, folder)
@@ -110,7 +144,10 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[st
     files = []
     for info in filesystem.ls(folder, detail=True):
         path = info["name"]
-        if not _RECORD_FILE.fullmatch(path.rsplit("/", 1)[-1]) or info["type"] == "directory":
+        if wanted.nested and filesystem.isdir(path) and not path.rsplit("/", 1)[-1].startswith("."):
+            files += _record_files(filesystem, path, replace(wanted, nested=False))
+            continue
+        if not wanted.names.fullmatch(path.rsplit("/", 1)[-1]) or info["type"] == "directory":
             continue
         # The type of a link is neither file nor directory.
         if info["type"] == "file" or filesystem.isfile(path):
@@ -190,8 +227,8 @@ def _check_kind(url: str) -> None:
         raise UserError(f"{url}: record 0: {error}") from error
 
 
-def find_shards(data: str, split: str | None = None) -> list[Shard]:
-    """List the TFRecord shards of ``data``, sorted by name. Links are followed.
+def find_shards(data: str, split: str | None = None, format: str = "womd") -> list[Shard]:
+    """List the files of scenarios of ``data``, sorted by name. Links are followed.
 
     An existing path is taken literally; otherwise a path with ``*``, ``?`` or ``[`` is a glob. The split is read
     from names and folders. If names contain a total, all shards that ``data`` covers must exist: the whole set for
@@ -202,16 +239,20 @@ def find_shards(data: str, split: str | None = None) -> list[Shard]:
             (``training/``, ``validation/``, ``testing/``, also under ``uncompressed/scenario/``); a local path or
             a URL that fsspec opens.
         split: of such a folder. Without it, the files must be in the folder itself and of one split.
+        format: one of ``data.formats.catalogue``, or auto: by names, where these tell nothing by first bytes.
 
     Raises:
-        UserError: no files, an unknown protocol, no permission, a broken link, another split, shards that are
-            missing or duplicate.
+        UserError: no files, files of several formats, an unknown protocol, no permission, a broken link, another
+            split, shards that are missing or duplicate.
     """
+    allowed = candidates(format)
     try:
         filesystem, path = _opened(data)
         _check_reachable(data, filesystem, path)
         searched = data
         wanted: Callable[[str], object] = bool
+        kind: Format | None = None
+        hint = ""
         if filesystem.isfile(path):
             files = [path]
             wanted = PurePosixPath(path).name.__eq__
@@ -221,15 +262,26 @@ def find_shards(data: str, split: str | None = None) -> list[Shard]:
         else:
             root = path.rstrip("/")
             tails = [f"{prefix}{split}" for prefix in _PREFIXES] if split else []
-            candidates = [f"{root}/{tail}" for tail in tails] + [root]
+            folders = [f"{root}/{tail}" for tail in tails] + [root]
             searched = f"{data} (looked in {', '.join([*(tail + '/' for tail in tails), './'])})"
-            files = next(filter(None, (_record_files(filesystem, folder) for folder in candidates)), [])
+            kind, files = _found_files(filesystem, folders, allowed) or (None, [])
+            if not files:
+                others = [item for item in FORMATS.values() if item not in allowed]
+                other = _found_files(filesystem, folders, others)
+                hint = (
+                    f"; tokenize reads the {len(other[1])} {other[0].title} files that are there" if other else ""
+                )
         if not files:
-            raise UserError(
-                f"{searched}: no TFRecord files; expected names such as training.tfrecord-00000-of-01000"
-            )
+            expected = f"no {allowed[0].title} files; expected names such as {allowed[0].example}"
+            raise UserError(f"{searched}: {expected}{hint}")
         files = sorted(_of_split(data, files, split))
         names = [PurePosixPath(file).name for file in files]
+        kind = kind or format_of(names[0], lambda: _head(filesystem, files[0]), allowed)
+        if not kind.numbered:
+            return [
+                Shard(filesystem.unstrip_protocol(file), _fingerprint(filesystem, file), kind.name)
+                for file in files
+            ]
         try:
             check_whole(data, names, "download them", lambda name: bool(wanted(name)))
         except UserError:
@@ -242,7 +294,7 @@ def find_shards(data: str, split: str | None = None) -> list[Shard]:
         raise UserError(f"{data}: {error.strerror or error}") from error
 
 
-def check_apart(data: str) -> None:
+def check_apart(data: str, format: str = "womd") -> None:
     """Refuse data with a file in two splits. The content of files is compared later, when they are read.
 
     Raises:
@@ -250,7 +302,7 @@ def check_apart(data: str) -> None:
     """
     owners: dict[str, str] = {}
     for split in SPLITS:
-        for shard in find_shards(data, split):
+        for shard in find_shards(data, split, format):
             local = open_path(shard.url)
             file = shard.url if is_remote(local) else os.path.realpath(local)
             if file in owners:

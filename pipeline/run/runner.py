@@ -31,12 +31,12 @@ _EXAMPLE = "submission/metadata.example.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _fingerprint(data: str) -> str:
+def _fingerprint(data: str, format: str) -> str:
     """Digest of names and sizes of all shards of all splits, of remote ones also of their versions.
 
     What local ones hold is known once they were read, and is compared by ``Stage.new_data``.
     """
-    text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split))
+    text = ";".join(shard.fingerprint for split in SPLITS for shard in find_shards(data, split, format))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -134,7 +134,7 @@ def run_stages(
     agents = {*config.agents, config.submission_agent}
     stages = stages_of(data, agents if target != "selfplay" else {*agents, "policy"})
     wanted = _needed(stages, target)
-    outside = None if data is None else _fingerprint(data)
+    outside = None if data is None else _fingerprint(data, config.tokenize.format)
     for stage in stages:
         # Said before hours are spent on what comes first; of finished stages only if they have to run again.
         if stage.name in wanted and place.manifest(stage.name) is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import at_once, checksum
+from data.formats.catalogue import AUTO
 from data.places import is_remote, open_path
 from data.scenes_source import content_digest
 from data.sources import find_shards
@@ -66,7 +67,7 @@ def identity(value: Any) -> str | None:
     path = open_path(value)
     try:
         if is_remote(path):
-            return "\n".join(shard.fingerprint for shard in find_shards(str(value)))
+            return "\n".join(shard.fingerprint for shard in find_shards(str(value), format=AUTO))
         if path.is_file():
             return checksum(path)
         if is_store(path):
@@ -93,7 +94,7 @@ def _identity(option: str, value: Any, own: Mapping[str, Any]) -> str | None:
         return identity(value)
     try:
         # Hundreds of gigabytes: their content is compared file by file, by the store's receipts.
-        return "\n".join(shard.fingerprint for shard in find_shards(value, own["split"]))
+        return "\n".join(shard.fingerprint for shard in find_shards(value, own["split"], AUTO))
     except UserError:
         return None
 

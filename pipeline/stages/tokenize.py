@@ -1,16 +1,20 @@
-"""Stage ``tokenize``: TFRecord shards to a scene store, and from the training split the motion vocabulary."""
+"""Stage ``tokenize``: files of scenarios to a scene store, and from the training split the motion vocabulary."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.assembly import RecordError
 from data.completeness import DUPLICATE, Origin, Rejected, Remarks
 from data.errors import UserError, warn_once
 from data.files import at_once, remove_leftovers, write_text
+from data.formats.catalogue import AUTO, FORMATS
+from data.formats.reader import Reading, WindowConfig
 from data.places import open_path
 from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.scene import Scene
@@ -23,10 +27,8 @@ from data.store import (
     store_kinds,
     write_shard,
 )
-from data.tfrecord import BrokenRecord, read_records
 from data.tokenizer import retokenisation_error
 from data.vocabulary import VocabularyConfig, build_vocabulary
-from data.womd import RecordError, parse_scenario
 from pipeline.execution.console import bar, track
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
 from pipeline.execution.tables import csv_table
@@ -41,12 +43,16 @@ class TokenizeConfig:
     """Ingest and vocabulary.
 
     Args:
+        format: of the data: womd (TFRecords), scenarionet (pickles), gpudrive (JSON), or auto, which looks.
+        windows: how longer recordings of other formats than womd are divided into scenarios.
         workers: processes that ingest shards; 0 for one per core.
         allow_rejected: go on without records that cannot be used; they are listed in rejected.csv either way.
         vocabulary: how the motion vocabulary is built (training split).
         error_scenes: training scenes on which the re-tokenisation error is measured; 0 for all.
     """
 
+    format: str = AUTO
+    windows: WindowConfig = field(default_factory=WindowConfig)
     workers: int = 0
     allow_rejected: bool = False
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -55,33 +61,38 @@ class TokenizeConfig:
 
 @dataclass(frozen=True)
 class _IngestTask:
-    shard: Shard
+    shards: tuple[Shard, ...]
     target: Path
-    need_future: bool
+    reading: Reading
 
     def source(self) -> str:
-        """What the shard is made of, for its receipt. The file has just been read, or its checksum is known."""
-        return f"{shard_content(self.shard)}{' with future' if self.need_future else ''}"
+        """What it is made of, for its receipt. The files have just been read, or their checksums are known."""
+        future = " with future" if self.reading.need_future else ""
+        if FORMATS[self.shards[0].format].numbered:
+            return f"{shard_content(self.shards[0])}{future}"
+        content = hashlib.sha256("\n".join(map(shard_content, self.shards)).encode()).hexdigest()
+        return f"{self.shards[0].format}:{content} {self.reading.windows}{future}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of files that say how many there are of the split."""
+        return tuple(shard.name for shard in self.shards if FORMATS[shard.format].numbered)
 
 
 def _parsed(task: _IngestTask, rejected: list[Rejected], remarks: Remarks) -> Iterator[Scene]:
-    """Usable scenes of a shard in order; what is not usable is appended to ``rejected``."""
-    name = task.shard.name
+    """Usable scenes of a task in order; what is not usable is appended to ``rejected``."""
     seen: set[str] = set()
-    for index, record in enumerate(read_records(task.shard.url)):
-        if isinstance(record, BrokenRecord):
-            rejected.append(Rejected(name, str(record.index), "record", record.reason))
-            continue
-        try:
-            scene = parse_scenario(record, task.need_future, remarks)
-        except RecordError as error:
-            rejected.append(Rejected(name, str(index), error.code, str(error)))
-            continue
-        if scene.scenario_id in seen:
-            rejected.append(Rejected(name, str(index), DUPLICATE, f"scenario_id {scene.scenario_id} occurs before"))
-            continue
-        seen.add(str(scene.scenario_id))
-        yield scene
+    for shard in task.shards:
+        for where, result in FORMATS[shard.format].read(shard.url, task.reading, remarks):
+            if isinstance(result, RecordError):
+                rejected.append(Rejected(shard.name, where, result.code, str(result)))
+                continue
+            name = str(result.scenario_id)
+            if name in seen:
+                rejected.append(Rejected(shard.name, where, DUPLICATE, f"scenario_id {name} occurs before"))
+                continue
+            seen.add(name)
+            yield result
 
 
 def _ingest_shard(task: _IngestTask) -> Receipt:
@@ -91,30 +102,35 @@ def _ingest_shard(task: _IngestTask) -> Receipt:
         infos = write_shard(
             task.target,
             _parsed(task, rejected, remarks),
-            origin=lambda: Origin((task.shard.name,), tuple(rejected), remarks),
+            origin=lambda: Origin(task.names, tuple(rejected), remarks),
         )
         return write_receipt(task.target, task.source(), len(infos))
     except FileNotFoundError as error:
-        raise UserError(f"{task.shard.url}: the file is gone") from error
+        raise UserError(f"{error.filename or task.shards[0].url}: the file is gone") from error
     except PermissionError as error:
-        raise UserError(f"{error.filename or task.shard.url}: permission denied") from error
+        raise UserError(f"{error.filename or task.shards[0].url}: permission denied") from error
 
 
-def _tasks(data: str, split: str, out: Path) -> list[_IngestTask]:
-    shards = find_shards(data, split)
+def _tasks(config: TokenizeConfig, data: str, split: str, out: Path) -> list[_IngestTask]:
+    shards = find_shards(data, split, config.format)
+    batch = FORMATS[shards[0].format].batch
+    batches = [tuple(shards[first : first + batch]) for first in range(0, len(shards), batch)]
+    reading = Reading(split != "testing", config.windows)
     return [
-        _IngestTask(shard, out / shard_name(split, index, len(shards)), need_future=split != "testing")
-        for index, shard in enumerate(shards)
+        _IngestTask(files, out / shard_name(split, index, len(batches)), reading)
+        for index, files in enumerate(batches)
     ]
 
 
 def changed_data(run: Run) -> str | None:
     """Which file of a user's data has another content than what was ingested, None where none has."""
     for split in SPLITS if run.data is not None else ():
-        tasks = _tasks(str(run.data), split, run.store(split))
+        tasks = _tasks(run.config.tokenize, str(run.data), split, run.store(split))
         for task, source in zip(tasks, at_once(_IngestTask.source, tasks), strict=True):
             if (held := read_receipt(task.target)) is None or held.source != source:
-                return f"{task.shard.url} has changed"
+                return (
+                    f"{task.shards[0].url}{'' if len(task.shards) == 1 else ', or a file beside it,'} has changed"
+                )
     return None
 
 
@@ -128,7 +144,7 @@ def ingest(
             occurs in two files.
     """
     out = open_path(out)
-    tasks = _tasks(data, split, out)
+    tasks = _tasks(config, data, split, out)
     expected = {task.target.name for task in tasks}
     if foreign := store_kinds(out) - {split}:
         raise UserError(f"{out}: holds a store of {', '.join(sorted(foreign))}; give another folder for {split}")
@@ -171,6 +187,7 @@ def ingest(
         "scenes": len(store),
         "rejected": len(rejected),
         **store.origin.figures(),
+        **store.origin.remarks.figures(),
         "unscorable": sum(info.unscorable_reason is not None and info.steps > 11 for info in store.infos),
         "store_bytes_per_scene": round(size / len(store)),
         **({"ingest_scenes_per_second_per_core": round(count / seconds / workers, 1)} if count else {}),
@@ -218,11 +235,11 @@ def run_tokenize(
     seed: int = 0,
     engine: EngineConfig = EngineConfig(),
 ) -> dict[str, float]:
-    """Ingest a split of TFRecords into a scene store; the training split also builds the vocabulary.
+    """Ingest a split of a dataset into a scene store; the training split also builds the vocabulary.
 
     Args:
         config: of the stage.
-        data: folder laid out as Waymo's bucket, folder of TFRecords, glob, file, or a URL that fsspec opens.
+        data: folder laid out as Waymo's bucket, folder of files, glob, file, or a URL that fsspec opens.
         split: training, validation or testing; only testing may have scenarios of 11 steps.
         out: folder or URL of the store; vocabulary.pt, rejected.csv and SHA256SUMS are written there too.
         seed: of the vocabulary.
@@ -245,7 +262,7 @@ def tokenize_run(run: Run) -> dict[str, Any]:
     """The stage of a run: a store of every split, and the vocabulary of the training split."""
     data = run.data or str(run.path("traffic"))
     config, figures = run.config.tokenize, dict[str, Any]()
-    check_apart(data)
+    check_apart(data, config.format)
     for split in SPLITS:
         run.store(split).mkdir(exist_ok=True)
         found = ingest(config, data=data, split=split, out=run.store(split), engine=run.engine)
