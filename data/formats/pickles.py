@@ -40,7 +40,7 @@ class _Type:
     def dtype(self) -> np.dtype[Any]:
         if not isinstance(self.code, str) or self.code[:1] not in _KINDS or self.order not in ("<", ">", "|", "="):
             raise ValueError(f"an array of type {self.code!r}")
-        result = np.dtype(self.code).newbyteorder(self.order)
+        result = np.dtype(self.order + self.code)
         if not 0 < result.itemsize <= _LARGEST_ITEM:
             raise ValueError(f"an array of type {self.code!r}")
         return result
@@ -110,7 +110,11 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "defaultdict"): _dictionary,
     ("_codecs", "encode"): _encoded,
-    **{("builtins", name): _factory for name in ("int", "float", "bool", "str", "list", "dict")},
+    **{
+        (module, name): _factory
+        for module in ("builtins", "__builtin__")
+        for name in ("int", "long", "float", "bool", "str", "unicode", "list", "dict")
+    },
     **{(module, "set"): _set for module in ("builtins", "__builtin__")},
     **{
         (f"numpy.{core}.{module}", name): stand_in

@@ -164,7 +164,7 @@ def _window(recording: Recording, steps: slice, name: str, say: Say) -> Scene:
 
 
 def _near(road: RoadMap, way: NDArray[np.float32]) -> RoadMap:
-    """Features with a point near the way [N, 2] of the AV; of lines and edges the pieces that are near it.
+    """Features with a point near the way [N, 2] of the AV; of road edges, which may be long, the pieces near it.
 
     A piece keeps the id of its feature if it is the first, else it has a number above all others.
     """
@@ -177,10 +177,15 @@ def _near(road: RoadMap, way: NDArray[np.float32]) -> RoadMap:
     ends = np.searchsorted(owner, np.arange(len(road.kind) + 1))
     pieces: list[tuple[int, NDArray[np.float32]]] = []
     for feature, kind in enumerate(road.kind.tolist()):
-        points, close = (values[ends[feature] : ends[feature + 1]] for values in (point, near))
-        if kind in (MapKind.ROAD_LINE, MapKind.ROAD_EDGE) and close.any():
+        own = slice(ends[feature], ends[feature + 1])
+        points, close = point[own], near[own]
+        if kind == MapKind.ROAD_EDGE and close.any():
+            # To the next points, so that the piece leads out of the neighbourhood.
+            close = np.convolve(close, np.ones(3), "same") > 0
             closed = len(points) > 3 and bool((points[0] == points[-1]).all())
-            pieces += [(feature, run) for run in split_runs(points, close, closed)]
+            pieces += [
+                (feature, run.astype(np.float32)) for run in split_runs(points.astype(np.float64), close, closed)
+            ]
         elif close.any():
             pieces.append((feature, points))
     source = torch.tensor([feature for feature, _ in pieces], dtype=torch.int64)
