@@ -12,7 +12,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from data.assembly import RecordError
+from data.completeness import Remarks
 from data.errors import UserError
+from data.formats.catalogue import FORMATS
+from data.formats.reader import Reading
 from data.receipts import accepted, receipt_path
 from data.scene import Scene
 from data.scene_codec import encode_row
@@ -21,7 +25,7 @@ from data.store import SceneStore, shard_name
 from data.tfrecord import read_records
 from data.tokenizer import scene_origin
 from data.vocabulary import Vocabulary
-from data.womd import RecordError, parse_scenario
+from data.womd import parse_scenario
 from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.command.options import command_parser
@@ -58,6 +62,24 @@ def scenario(data: bytes, folder: Path) -> None:
         scene = parse_scenario(data)
         encode_row(scene)
         scene_origin(scene)
+
+
+def _recording(name: str, data: bytes, folder: Path) -> None:
+    """A file of one recording: each of its items is a scene or a reason."""
+    for _, result in FORMATS[name].read(str(_file(data, folder, "x")), Reading(), Remarks()):
+        with forgive(RecordError):
+            if isinstance(result, RecordError):
+                raise result
+            encode_row(result)
+            scene_origin(result)
+
+
+def scenarionet(data: bytes, folder: Path) -> None:
+    _recording("scenarionet", data, folder)
+
+
+def gpudrive(data: bytes, folder: Path) -> None:
+    _recording("gpudrive", data, folder)
 
 
 def store(data: bytes, folder: Path) -> None:
@@ -143,6 +165,8 @@ READERS: dict[str, Reader] = {
     for reader in (
         tfrecord,
         scenario,
+        scenarionet,
+        gpudrive,
         store,
         rollouts,
         message,

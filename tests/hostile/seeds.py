@@ -23,6 +23,7 @@ from pipeline.simulator.observation import ObservationConfig, feature_sizes
 from submission.metadata import load_metadata, metadata_message
 from submission.protos import Rollouts, encode_field, to_proto
 from tests.builders import scenario_proto
+from tests.other_formats import gpudrive_text, nuscenes_record, to_pickle
 
 __all__ = ["make_seeds"]
 
@@ -69,6 +70,8 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
     return {
         "tfrecord": (folder / "x.tfrecord").read_bytes(),
         "scenario": record,
+        "scenarionet": to_pickle(nuscenes_record(91)),
+        "gpudrive": gpudrive_text(proto),
         "store": (folder / shard_name("testing", 0, 1)).read_bytes(),
         "rollouts": encode_field(1, message),
         "message": message,

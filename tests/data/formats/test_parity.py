@@ -38,14 +38,7 @@ def pair(request: pytest.FixtureRequest, womd: Path) -> tuple[str, Scene, Scene]
     assert isinstance(item.result, Scene)
     wanted = str(item.result.scenario_id).encode()
     records = (record for shard in sorted((womd / split).glob("*tfrecord*")) for record in read_records(shard))
-    proto = next((record for record in records if isinstance(record, bytes) and wanted in record[:200]), None)
-    if proto is None:
-        proto = next(
-            record
-            for shard in sorted((womd / split).glob("*tfrecord*"))
-            for record in read_records(shard)
-            if isinstance(record, bytes) and wanted in record
-        )
+    proto = next(record for record in records if isinstance(record, bytes) and wanted in record)
     return name, item.result, parse_scenario(proto)
 
 
@@ -75,11 +68,10 @@ def test_the_same_tokens(pair: tuple[str, Scene, Scene]) -> None:
     _, one, other = pair
     vocabulary = build_vocabulary([other], VocabularyConfig(size=32, max_segments=5000), 0)
     found, wanted = (tokenize_scene(vocabulary, scene, scene_origin(scene)) for scene in (one, other))
-    for field, value in vars(wanted).items():
-        if value.dtype.is_floating_point:
-            torch.testing.assert_close(getattr(found, field), value, rtol=0, atol=1e-4)
-        else:
-            assert torch.equal(getattr(found, field), value), field
+    for field in ("ids", "valid", "pose_valid"):
+        assert torch.equal(getattr(found, field), getattr(wanted, field)), field
+    there = wanted.pose_valid
+    torch.testing.assert_close(found.poses[there][:, :2], wanted.poses[there][:, :2], rtol=0, atol=1e-4)
 
 
 def test_the_same_realism(pair: tuple[str, Scene, Scene]) -> None:
