@@ -12,6 +12,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from data.assembly import RecordError
+
 __all__ = ["outline_of_area", "outline_of_lanes"]
 
 Doubles = NDArray[np.float64]
@@ -24,10 +26,16 @@ _GAP = 0.5
 _MIN_AREA = 1.0
 # Metres between points at most, so that an edge can be cut where its neighbourhood ends.
 _SPACING = 5.0
+# Metres. All road edges within 500 m of a place are some 20 km long.
+_MOST_LENGTH = 1e6
 
 
 def _edges(area: BaseGeometry) -> list[Doubles]:
-    """Rings [N, 2] of all polygons of an area; the last point is the first."""
+    """Rings [N, 2] of all polygons of an area; the last point is the first.
+
+    Raises:
+        RecordError: longer than any map.
+    """
     polygons = [part for part in shapely.get_parts(area) if part.geom_type == "Polygon"]
     rings = [
         ring
@@ -35,11 +43,12 @@ def _edges(area: BaseGeometry) -> list[Doubles]:
         for oriented in [shapely.orient_polygons(polygon)]
         for ring in (oriented.exterior, *oriented.interiors)
     ]
-    return [
-        shapely.get_coordinates(shapely.segmentize(ring, _SPACING))
-        for ring in rings
-        if shapely.Polygon(ring).area >= _MIN_AREA
-    ]
+    rings = [ring for ring in rings if shapely.Polygon(ring).area >= _MIN_AREA]
+    if (length := sum(ring.length for ring in rings)) > _MOST_LENGTH:
+        raise RecordError(
+            "map", f"the outline of the map's roads is {length / 1000:.3g} km long; its coordinates are wrong"
+        )
+    return [shapely.get_coordinates(shapely.segmentize(ring, _SPACING)) for ring in rings]
 
 
 def _finite(lines: Sequence[Doubles], least: int) -> list[Doubles]:

@@ -179,6 +179,7 @@ SPOILT: dict[str, tuple[Change, str]] = {
     "short track": (lambda r: r["tracks"]["ego"]["state"].update(heading=np.zeros(3)), "field"),
     "no velocity": (lambda r: r["tracks"]["ego"]["state"].pop("velocity"), "field"),
     "points": (lambda r: r["map_features"]["e" * 36].update(polyline=["a"]), "field"),
+    "far": (lambda r: r["map_features"]["boundary_0"]["polyline"].__setitem__((2, 0), 1e13), "map"),
     "id": (lambda r: r["metadata"].update(scenario_id="x" * 200), "scenario_id"),
     "lights": (
         lambda r: r["dynamic_map_states"].update(a={"state": {"object_state": ["GREENISH"] * 191}}),
