@@ -18,8 +18,6 @@ Bools = NDArray[np.bool_]
 # Adds a remark of some kind about the scenario.
 Say = Callable[..., None]
 
-__all__ = ["RecordError", "Say", "assemble_agents", "assemble_map", "check_id", "check_scene", "repair_states"]
-
 # Columns of STATE_FIELDS.
 _POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)
 # Above this rounding of coordinates (metres) even the replayed log loses realism.

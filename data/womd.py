@@ -26,7 +26,6 @@ from data.scene import (
 from data.tfrecord import HEAD, other_kind
 from data.wire import decode_points, decode_states, scenario_class
 
-
 HISTORY_STEPS = CURRENT_INDEX + 1
 
 _KINDS = {

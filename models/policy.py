@@ -20,8 +20,6 @@ from data.vocabulary import TYPE_NAMES, Vocabulary
 from models.checkpoints import name_untrained, read_checkpoint
 from models.layers import Inertia, full_precision
 
-__all__ = ["BEYOND", "POLICY_KIND", "Policy", "PolicyConfig", "load_policy", "save_policy"]
-
 POLICY_KIND, _FORMAT = "policy", 2
 # Numbers that the critic alone may see.
 BEYOND = 6

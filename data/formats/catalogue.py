@@ -10,8 +10,6 @@ from data.formats.reader import Format
 from data.formats.scenarionet import SCENARIONET
 from data.formats.tfrecords import WOMD
 
-__all__ = ["AUTO", "FORMATS", "candidates", "format_of"]
-
 AUTO = "auto"
 FORMATS = {item.name: item for item in (WOMD, SCENARIONET, GPUDRIVE)}
 

@@ -25,8 +25,6 @@ from data.formats.reader import Format, Item, Reading, read_whole
 from data.formats.recording import Recording, scenes_of
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, Lights, LightState, MapKind, RoadMap
 
-__all__ = ["GPUDRIVE", "read_recording"]
-
 Doubles = NDArray[np.float64]
 
 _AGENTS = {kind.name.lower(): kind for kind in AgentType}

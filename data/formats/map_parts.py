@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from data.assembly import Say, assemble_map
 from data.scene import LinkKind, MapKind, RoadMap
 
-__all__ = ["MapParts", "numbered"]
-
 Doubles = NDArray[np.float64]
 
 # Ids of tracks are int32 in submissions.

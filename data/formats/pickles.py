@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from data.assembly import RecordError
 
-__all__ = ["load_plain", "number_array"]
-
 # Kinds of numbers, truth values and texts; no objects, no records, no dates.
 _KINDS = frozenset("biufSU")
 _LARGEST_ITEM = 1 << 12

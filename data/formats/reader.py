@@ -17,8 +17,6 @@ from data.completeness import Remarks
 from data.errors import UserError
 from data.scene import NUM_STEPS, Scene
 
-__all__ = ["Format", "Item", "Reading", "WindowConfig", "read_whole"]
-
 # No file of a single recording is near this; a hundred times the longest scenario of WOMD.
 _MAX_FILE_BYTES = 1 << 30
 

@@ -19,8 +19,6 @@ from data.formats.reader import Item, Reading
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Lights, MapKind, RoadMap, Scene
 from data.traffic.surface import split_runs
 
-__all__ = ["Recording", "scenes_of"]
-
 Doubles = NDArray[np.float64]
 
 _HISTORY = CURRENT_INDEX + 1

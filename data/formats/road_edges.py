@@ -14,8 +14,6 @@ from shapely.geometry.base import BaseGeometry
 
 from data.assembly import RecordError
 
-__all__ = ["outline_of_area", "outline_of_lanes"]
-
 Doubles = NDArray[np.float64]
 
 # Half the width of a lane whose source tells none, metres.

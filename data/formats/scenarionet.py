@@ -25,8 +25,6 @@ from data.formats.recording import Recording, scenes_of
 from data.formats.road_edges import outline_of_area, outline_of_lanes
 from data.scene import STEP_SECONDS, AgentType, Lights, LightState, LinkKind, MapKind, RoadMap
 
-__all__ = ["SCENARIONET", "read_recording"]
-
 Doubles = NDArray[np.float64]
 
 _AGENTS = {kind.name: kind for kind in AgentType}

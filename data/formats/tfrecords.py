@@ -11,8 +11,6 @@ from data.formats.reader import Format, Item, Reading
 from data.tfrecord import BrokenRecord, is_record_header, read_records
 from data.womd import parse_scenario
 
-__all__ = ["WOMD"]
-
 
 def _read(url: str, reading: Reading, remarks: Remarks) -> Iterator[Item]:
     for index, record in enumerate(read_records(url)):

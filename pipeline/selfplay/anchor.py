@@ -32,20 +32,6 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import agent_indices, controlled_agents, decisions
 from pipeline.simulator.world import World, build_world, stack_worlds
 
-__all__ = [
-    "Anchor",
-    "LogScorer",
-    "PolicyScorer",
-    "ReferenceScorer",
-    "SceneDivergence",
-    "given_tokens",
-    "load_anchor",
-    "logged_tokens",
-    "mean_divergence",
-    "sampled_tokens",
-    "scene_divergences",
-]
-
 # Agents times tokens that are scored in one pass: on a CPU as many as its caches hold.
 _SLOTS = {"cpu": 1 << 11, "cuda": 1 << 15}
 # Log-probability of tokens other than the log's: almost none, and finite.

@@ -12,8 +12,6 @@ from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.step import CONTROLLED
 
-__all__ = ["DistillConfig", "PPOConfig", "Phase", "SelfPlayConfig"]
-
 _KINDS = ("reverse", "forward")
 _DRIVERS = ("policy", "log", "reference")
 _ANCHORS = ("reference", "log")

@@ -14,8 +14,6 @@ from pipeline.selfplay.rollout import Episode, Given, Rollout, Scorer, Start, dr
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.world import World, choose_worlds
 
-__all__ = ["Driver"]
-
 # The number of agents in a graph grows in such steps.
 _AGENTS = 256
 

@@ -26,8 +26,6 @@ from pipeline.selfplay.ppo import (
 from pipeline.selfplay.rollout import Net, Rollout, act
 from pipeline.simulator.observation import Observation
 
-__all__ = ["Learner"]
-
 
 class Learner:
     """A policy, its optimiser, and how both are improved on rollouts.

@@ -24,8 +24,6 @@ from pipeline.execution.engine import prepare_worker
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.simulator.world import World, build_world, choose_worlds, stack_worlds, with_empty_agent
 
-__all__ = ["Schedule", "WorldPool", "choose_scenes", "held_out_scenes"]
-
 
 def choose_scenes(store: SceneStore, config: SelfPlayConfig) -> list[int]:
     """Rows of the scenes to draw from, spread over the store."""

@@ -24,19 +24,6 @@ from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Rollout
 from pipeline.simulator.observation import Observation
 
-__all__ = [
-    "LOSS_PARTS",
-    "Minibatch",
-    "Scale",
-    "Shard",
-    "anchor_kl",
-    "exact_kl",
-    "explained_variance",
-    "gae",
-    "minibatches",
-    "ppo_loss",
-]
-
 # The last is an estimate of KL(policy that drove || policy).
 LOSS_PARTS = ("surrogate", "value_loss", "entropy", "kl", "clip_fraction", "policy_change")
 

@@ -22,22 +22,6 @@ from pipeline.simulator.observation import Observation
 from pipeline.simulator.step import AgentIndex, agent_indices, controlled_agents
 from pipeline.simulator.world import World
 
-__all__ = [
-    "LEAST_LOG_LIKELIHOOD",
-    "Episode",
-    "Executed",
-    "Given",
-    "Net",
-    "Rollout",
-    "Scorer",
-    "Start",
-    "act",
-    "collect",
-    "drive",
-    "finish",
-    "start",
-]
-
 # Of a token under the reference, nats: what it excludes must not outweigh everything else.
 LEAST_LOG_LIKELIHOOD = -20.0
 

@@ -54,8 +54,6 @@ from pipeline.simulator.observation import feature_sizes
 from pipeline.simulator.step import decisions
 from pipeline.simulator.world import World
 
-__all__ = ["BEST_FILE", "POLICY_FILE", "TRAINING_FILE", "train"]
-
 POLICY_FILE, BEST_FILE, TRAINING_FILE = "policy.ckpt", "best.ckpt", "training.pt"
 Row = dict[str, float]
 # Where TensorBoard groups the figures; the first prefix that fits, or ``ppo``.

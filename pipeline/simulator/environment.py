@@ -27,8 +27,6 @@ from pipeline.simulator.observation import Observation, ObservationConfig, featu
 from pipeline.simulator.reward import RewardConfig
 from pipeline.simulator.world import World, build_world, stack_worlds
 
-__all__ = ["DrivingEnv", "DrivingVectorEnv"]
-
 Arrays = dict[str, np.ndarray]
 
 

@@ -28,8 +28,6 @@ from pipeline.simulator.reward import (
 from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, reset, step
 from pipeline.simulator.world import World
 
-__all__ = ["Simulator", "advance"]
-
 
 def advance(
     world: World,

@@ -16,18 +16,6 @@ from data.road_grid import Z_STRETCH
 from pipeline.simulator.step import AgentIndex, Motion, State
 from pipeline.simulator.world import EDGE_CELL, World, table_rows
 
-__all__ = [
-    "LEVEL_GAP",
-    "Events",
-    "collisions",
-    "events_at_start",
-    "find_events",
-    "goals",
-    "off_road",
-    "red_lights",
-    "signed_edge_distance",
-]
-
 _GOAL_RADIUS = 2.0
 # Half width of the strip in which crossing a stop point counts, metres: half a lane.
 _STOP_LINE_HALF_WIDTH = 2.0

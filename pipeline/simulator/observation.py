@@ -16,16 +16,6 @@ from data.vocabulary import TYPE_NAMES
 from pipeline.simulator.step import AgentIndex, State
 from pipeline.simulator.world import VIEW_CELL, World, table_rows
 
-__all__ = [
-    "Observation",
-    "ObservationConfig",
-    "feature_sizes",
-    "observe",
-    "observe_ego",
-    "observe_neighbours",
-    "observe_road",
-]
-
 _TYPES = len(TYPE_NAMES)
 _ROAD_KINDS = len(MapKind) - 1
 # Scales of what the switches add: metres and radians of a token.

@@ -12,16 +12,6 @@ from pipeline.simulator.events import Events
 from pipeline.simulator.step import Motion, State
 from pipeline.simulator.world import World
 
-__all__ = [
-    "RewardConfig",
-    "blameable",
-    "goal_progress",
-    "log_distance",
-    "note_events",
-    "ongoing_excused",
-    "task_rewards",
-]
-
 # From the log, metres: who is farther away is somewhere else.
 _FARTHEST = 20.0
 

@@ -15,19 +15,6 @@ from data.tokenizer import apply_token
 from data.vocabulary import Vocabulary
 from pipeline.simulator.world import World
 
-__all__ = [
-    "CONTROLLED",
-    "AgentIndex",
-    "Motion",
-    "State",
-    "agent_indices",
-    "controlled_agents",
-    "decisions",
-    "follow",
-    "reset",
-    "step",
-]
-
 # Of N agents in a batch of worlds: their worlds [N] and their places there [N].
 AgentIndex = tuple[Tensor, Tensor]
 

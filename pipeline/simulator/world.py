@@ -20,20 +20,6 @@ from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
 
-__all__ = [
-    "EDGE_CELL",
-    "STILL",
-    "VIEW_CELL",
-    "World",
-    "build_world",
-    "choose_worlds",
-    "repeat_world",
-    "signals_of",
-    "stack_worlds",
-    "table_rows",
-    "with_empty_agent",
-]
-
 # Sides of the grid cells for road edges and for what agents see, metres.
 EDGE_CELL = 2.5
 VIEW_CELL = 6.0
