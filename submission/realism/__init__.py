@@ -10,6 +10,7 @@ result.values["metametric"]
 """
 
 from submission.realism.config import BUCKETS, COMPONENTS, MetricConfig, load_config
+from submission.realism.credit import leave_one_out
 from submission.realism.features import Features, SceneContext, load_context, prepare_scene, save_context
 from submission.realism.score import (
     METRIC_FIELDS,
@@ -34,6 +35,7 @@ __all__ = [
     "SceneScore",
     "buckets",
     "diagnose",
+    "leave_one_out",
     "load_config",
     "load_context",
     "mean_metrics",

@@ -88,3 +88,48 @@ def log_likelihoods(features: Sequence[tuple[Tensor, Tensor, Component]], drop_n
         components = tuple(features[index][2] for index in indices)
         found |= zip(indices, _grouped(log, sim, components, drop_nan).unbind(), strict=True)
     return [found[index] for index in range(len(features))]
+
+
+def timeseries_log_likelihood(
+    log_values: Tensor, sim_values: Tensor, component: Component, drop_nan: bool = False
+) -> Tensor:
+    """``log_likelihoods`` of one feature."""
+    return log_likelihoods([(log_values, sim_values, component)], drop_nan)[0]
+
+
+def left_out(
+    log: Tensor, sim: Tensor, component: Component, counted: Tensor, removed: Tensor, drop_nan: bool = False
+) -> Tensor:
+    """Change of an agent's summed log-likelihood if some values of one rollout of it had not been simulated.
+
+    Values are counted in bins, so what a rollout added is subtracted: exact, and nothing is simulated again.
+
+    Args:
+        log: logged values [E, T]. sim: simulated values [R, E, T] of at least two rollouts.
+        component: with one distribution for each agent and all steps.
+        counted: [E, T] bool, which log-likelihoods are in the sum.
+        removed: [T, N] or [R, E, T, N] float32 of 0 and 1, N choices of the values that are left out.
+        drop_nan: as in ``log_likelihoods``.
+
+    Returns:
+        [R, E, N] float32, the sum without these values minus the sum with all.
+
+    Raises:
+        ValueError: one distribution for all agents, or one for each step.
+    """
+    if component.aggregate_objects or (log.shape[-1] > 1 and not component.independent_timesteps):
+        raise ValueError("left_out needs a distribution for each agent and all steps")
+    edges, pseudocount, *_ = _constants((component,), log.device)
+    bins, smoothing = edges.shape[1] - 1, pseudocount.flatten()
+    row = _bins(torch.cat((log.unsqueeze(0), sim)).unsqueeze(0), edges)[0]  # [1 + R, E, T]
+    member = (row.unsqueeze(-1) == torch.arange(bins, device=log.device)).to(sim.dtype)
+    logged, simulated = member[0], member[1:]
+    if drop_nan:
+        simulated = simulated * (~torch.isnan(sim)).to(sim.dtype).unsqueeze(-1)
+    logged = (logged * counted.unsqueeze(-1)).sum(1)[..., None]  # [E, K, 1]
+    counts = simulated.sum((0, 2))[..., None]
+    left = counts - simulated.transpose(-1, -2) @ removed  # [R, E, K, N]
+    change = torch.log(left + smoothing) - torch.log(counts + smoothing)
+    all_bins = bins * smoothing
+    total = torch.log(left.sum(-2) + all_bins) - torch.log(counts.sum(-2) + all_bins)
+    return (logged * change).sum(-2) - logged.sum(-2) * total

@@ -29,7 +29,8 @@ METRIC_FIELDS = (
     "simulated_offroad_rate",
     "simulated_traffic_light_violation_rate",
 )
-_INDICATORS = {
+# Components that count an event at any step, and the feature of each.
+INDICATORS = {
     "collision_indication": "collision",
     "offroad_indication": "offroad",
     "traffic_light_violation": "traffic_light_violation",
@@ -139,27 +140,46 @@ def _weights(config: MetricConfig, device: torch.device) -> Tensor:
     return torch.tensor([config.weights[name] for name in COMPONENTS], dtype=torch.float64).to(device)
 
 
-def score_features(
-    context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
-) -> SceneScore:
-    """Score computed features; see ``score``."""
+def scored_values(
+    context: SceneContext, sim: Features, ttc_all_types: bool = False
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor], Tensor]:
+    """What the estimators compare, by component.
+
+    Returns:
+        Logged values [E, T] and simulated ones [R, E, T], T = 80, or 1 for indicators of an event at any step;
+        masks [E, T] of the log-likelihoods that count; and by indicator whether an agent had the event
+        [3, R, E, 1].
+    """
     log = context.log_features
     assert log is not None
     valid = context.log_valid[: context.evaluated, _HISTORY:]  # [E, 80]
     masks = _counted(valid, context.is_vehicle, ttc_all_types)
-    # [3, R, E, 1]. Steps that are missing in the log do not count for the simulation either.
-    logged_events, simulated_events = (
-        (torch.stack([getattr(of, field) for field in _INDICATORS.values()]) & valid).any(-1, keepdim=True)
-        for of in (log, sim)
-    )
+    # Steps that are missing in the log do not count for the simulation either.
+    logged_events, simulated_events = (scored_events(context, of).any(-1, keepdim=True) for of in (log, sim))
     vehicle = context.is_vehicle.unsqueeze(-1)
     counts = torch.stack(
-        [vehicle if name == "traffic_light_violation" else torch.ones_like(vehicle) for name in _INDICATORS]
+        [vehicle if name == "traffic_light_violation" else torch.ones_like(vehicle) for name in INDICATORS]
     ).unsqueeze(1)
-    timed = {name: (getattr(log, name)[0], getattr(sim, name)) for name in masks}
+    values = {name: (getattr(log, name)[0], getattr(sim, name)) for name in masks}
     logged, simulated = ((events & counts).to(torch.float32) for events in (logged_events, simulated_events))
-    timed |= {name: (logged[row, 0], simulated[row]) for row, name in enumerate(_INDICATORS)}
+    values |= {name: (logged[row, 0], simulated[row]) for row, name in enumerate(INDICATORS)}
+    masks |= dict.fromkeys(INDICATORS, torch.ones_like(vehicle))
+    return values, masks, simulated_events
+
+
+def scored_events(context: SceneContext, features: Features) -> Tensor:
+    """Events [3, R, E, 80] by indicator, at the steps that the log has."""
+    valid = context.log_valid[: context.evaluated, _HISTORY:]
+    return torch.stack([getattr(features, field) for field in INDICATORS.values()]) & valid
+
+
+def score_features(
+    context: SceneContext, sim: Features, config: MetricConfig, ttc_all_types: bool = False
+) -> SceneScore:
+    """Score computed features; see ``score``."""
+    timed, masks, simulated_events = scored_values(context, sim, ttc_all_types)
     inputs = [(*timed[name], config.component(name)) for name in COMPONENTS]
+    masks = {name: mask for name, mask in masks.items() if name not in INDICATORS}
     found = dict(zip(COMPONENTS, log_likelihoods(inputs, drop_nan=not context.bug_compatible), strict=True))
     mask = torch.stack(list(masks.values()))  # [F, E, 80]
     counted = torch.where(mask, torch.stack([found[name] for name in masks]), 0.0)
@@ -168,11 +188,11 @@ def score_features(
     values = {f"{name}_likelihood": value for name, value in zip(masks, mean, strict=True)}
     per_agent = dict(zip(masks, by_agent, strict=True))
     samples = dict(zip(masks, number, strict=True))
-    for name in _INDICATORS:
+    for name in INDICATORS:
         per_agent[name] = found[name].squeeze(-1)
         samples[name] = torch.ones_like(per_agent[name])
         values[f"{name}_likelihood"] = per_agent[name].mean().exp()
-    events = {f"simulated_{field}_rate": row for field, row in zip(_INDICATORS.values(), simulated_events[..., 0])}
+    events = {f"simulated_{field}_rate": row for field, row in zip(INDICATORS.values(), simulated_events[..., 0])}
     likelihoods = torch.stack([values[f"{name}_likelihood"] for name in COMPONENTS])
     metametric = (likelihoods.double() * _weights(config, likelihoods.device)).sum().float()
     # Over the future only, an agent without valid future steps has no error (NaN) and is skipped.
