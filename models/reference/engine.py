@@ -1,24 +1,64 @@
 """Autoregressive rollouts, with many futures of a scene on the batch axis.
 
-The map is encoded once per scene, and the KV cache has a fixed size. Callers choose the tokens. Shape legend: B
-scenes, R rollouts, A agents, K vocabulary size.
+The map is encoded once per scene, and the KV cache has a fixed size. The choice of tokens is a parameter: sampling
+for ``sample``, the token nearest to the log for closed-loop fine-tuning. Shape legend: B scenes, R rollouts, A
+agents, M new tokens, K vocabulary size.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX
+from data.scene import CURRENT_INDEX, map_tensors
 from data.tokenizer import MotionTokens, apply_token
 from models.reference.inputs import AgentInputs, KnownLights
 from models.reference.kv_cache import KVCache
 from models.reference.map_encoder import MapEncoding
 from models.reference.network import Reference, StepInput, TokenTables
+from models.sampling import SamplingConfig, draw
+
+# (index of the new token, logits [B * R, A, K], poses [B * R, A, 3]) to ids [B * R, A].
+Chooser = Callable[[int, Tensor, Tensor], Tensor]
+
+
+class Sampler:
+    """Draws tokens with given uniform numbers, the only randomness of a rollout.
+
+    Args:
+        uniform: [B * R, M, A] in [0, 1). types: [B * R, A] of the agents.
+    """
+
+    def __init__(self, uniform: Tensor, types: Tensor, config: SamplingConfig) -> None:
+        self.uniform, self.types, self.config = uniform, types, config
+
+    def __call__(self, step: int, logits: Tensor, pose: Tensor) -> Tensor:
+        return draw(logits, self.uniform[:, step], self.types, self.config)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """New tokens and their motion."""
+
+    ids: Tensor  # [B, R, A, M] int64
+    poses: Tensor  # [B, R, A, M, token_steps, 3] after each 0.1 s, centred on the scene
+
+    def executed(self, agents: AgentInputs, history: MotionTokens) -> MotionTokens:
+        """The history and the new tokens of every rollout, [B * R, A, N], for a teacher-forced pass."""
+        rollouts, count = self.ids.shape[1], self.ids.shape[-1]
+        first = history.ids.shape[-1] - count
+        past = map_tensors(history, lambda tensor: tensor.repeat_interleave(rollouts, 0))
+        simulated = agents.simulated.repeat_interleave(rollouts, 0).unsqueeze(-1).expand(-1, -1, count)
+        return MotionTokens(
+            ids=torch.cat((past.ids[..., :first], self.ids.flatten(0, 1)), dim=-1),
+            valid=torch.cat((past.valid[..., :first], simulated), dim=-1),
+            poses=torch.cat((past.poses[:, :, : first + 1], self.poses[..., -1, :].flatten(0, 1)), dim=2),
+            pose_valid=torch.cat((past.pose_valid[..., : first + 1], simulated), dim=-1),
+        )
 
 
 class Unrolling:
@@ -59,7 +99,8 @@ class Unrolling:
         Args:
             ids: [B * R, A] int64 tokens.
             motion: [B * R, A, token_steps, 3] executed motion if it differs from that of the tokens, for agents
-                that something else drives; ``ids`` are then the nearest tokens.
+            that
+                something else drives; ``ids`` are then the nearest tokens.
 
         Returns:
             [B * R, A, token_steps, 3] the poses after each 0.1 s.
@@ -88,6 +129,36 @@ class Engine:
             self.tables: TokenTables = model.token_tables()
 
     @torch.no_grad()
+    def rollout(
+        self,
+        encoding: MapEncoding,
+        agents: AgentInputs,
+        history: MotionTokens,
+        lights: KnownLights,
+        rollouts: int,
+        tokens: int,
+        choose: Chooser,
+    ) -> Rollout:
+        """Move every simulated agent by ``tokens`` tokens from the current step.
+
+        Args:
+            encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
+                those of every second.
+            choose: see ``Chooser``.
+        """
+        unrolling = self.begin(encoding, agents, history, lights, rollouts)
+        ids, poses = [], []
+        for step in range(tokens):
+            token = choose(step, unrolling.logits(), unrolling.pose)
+            ids.append(token)
+            poses.append(unrolling.execute(token))
+        scenes = len(encoding.origin)
+        return Rollout(
+            torch.stack(ids, dim=-1).unflatten(0, (scenes, rollouts)),
+            torch.stack(poses, dim=2).unflatten(0, (scenes, rollouts)),
+        )
+
+    @torch.no_grad()
     def begin(
         self,
         encoding: MapEncoding,
@@ -96,13 +167,7 @@ class Engine:
         lights: KnownLights,
         rollouts: int,
     ) -> Unrolling:
-        """Start rollouts at the current step.
-
-        Args:
-            encoding, agents, history, lights: of B scenes; history is read up to the current step, lights are
-                those of every second.
-            rollouts: R.
-        """
+        """Rollouts token by token, for callers that decide some tokens; arguments as ``rollout``."""
         first = CURRENT_INDEX // self.model.vocabulary.token_steps
         sources = self.model.map_sources(encoding)
         cache = self._prefill(encoding, agents, history, lights, sources, first).repeat(rollouts)
@@ -113,7 +178,7 @@ class Engine:
             for t in (history.ids[:, :, first - 1], history.valid[:, :, first - 1], history.poses[:, :, first])
         )
         decode = partial(self._step, self._decode, cache=cache, encoding=encoding, sources=sources, lights=lights)
-        return Unrolling(self.model, decode, _repeat(agents, rollouts), first, previous, moved, pose)
+        return Unrolling(self.model, decode, repeat_agents(agents, rollouts), first, previous, moved, pose)
 
     def _prefill(
         self,
@@ -160,6 +225,6 @@ def _at_second(lights: KnownLights, second: int) -> KnownLights:
     return KnownLights(lights.code[..., second : second + 1], lights.age[..., second : second + 1])
 
 
-def _repeat(agents: AgentInputs, rollouts: int) -> AgentInputs:
-    fields = (getattr(agents, field.name) for field in dataclasses.fields(agents))
-    return AgentInputs(*(tensor.repeat_interleave(rollouts, dim=0) for tensor in fields))
+def repeat_agents(agents: AgentInputs, rollouts: int) -> AgentInputs:
+    """Agents of the rollouts of each scene, in consecutive rows."""
+    return map_tensors(agents, lambda tensor: tensor.repeat_interleave(rollouts, 0))

@@ -154,22 +154,32 @@ class Reference(nn.Module):
         last = torch.where(moved.unsqueeze(-1), self.vocabulary.ends[kind, previous], 0.0)
         return result + self.inertia(hidden, kind, last)
 
-    def forward(self, inputs: SceneInputs) -> Tensor:
-        """Teacher-forced logits [B, A, N, K] of a batch for training."""
-        origin = inputs.tokens.poses.new_zeros(len(inputs.agents.types), 2)
-        return self.teacher_forced(
-            self.encode_map(inputs.pieces, origin), inputs.agents, inputs.tokens, inputs.lights
-        )
+    def forward(self, inputs: SceneInputs, encoding: MapEncoding | None = None) -> Tensor:
+        """Teacher-forced logits of a batch for training; see ``teacher_forced``.
+
+        Args:
+            encoding: of the maps, where it is known.
+        """
+        if encoding is None:
+            encoding = self.encode_batch(inputs)
+        return self.teacher_forced(encoding, inputs.agents, inputs.tokens, inputs.lights)
+
+    def encode_batch(self, inputs: SceneInputs) -> MapEncoding:
+        """The maps of a batch for training, whose poses are centred on each scene."""
+        return self.encode_map(inputs.pieces, inputs.pieces.pose.new_zeros(len(inputs.pieces.pose), 2))
 
     def teacher_forced(
         self, encoding: MapEncoding, agents: AgentInputs, tokens: MotionTokens, lights: KnownLights
     ) -> Tensor:
         """Logits [B, A, N, K] of token n given tokens before n, for all n in one causal pass.
 
+        Agents and tokens may be of several rollouts of each scene, in consecutive rows; B counts rollouts then.
+
         Args:
+            encoding: of the scenes.
             tokens: [B, A, N]; ``valid`` must be false for agents that are not simulated. An agent is present at
                 boundary n if token n - 1 or n is valid.
-            lights: [B, S, L] for the L blocks of the N boundaries.
+            lights: of the scenes, [scenes, S, L] for the L blocks of the N boundaries.
         """
         real = tokens.ids.shape[-1]
         tokens = _fill_last_block(tokens, self.block)
@@ -183,7 +193,7 @@ class Reference(nn.Module):
         exists, slot = slot >= 0, slot.clamp(min=0)
         before = torch.cat((pose[:, :, :1], pose[:, :, :-1]), dim=2)
         centre = expected_centre(pose, before, moved, self.block)[:, :, :: self.block]
-        view, seen = look_at_map(encoding, centre.unsqueeze(1), self.config)
+        view, seen = look_at_map(encoding, centre.unflatten(0, (len(encoding.origin), -1)), self.config)
         time = self.relations.over_time(pose, pose, present, slot, exists)
         road = self.relations.to_map(view, pose.unflatten(2, (-1, self.block)), lights)
         social = self.relations.between_agents(

@@ -6,24 +6,26 @@ In the loader's processes if it has any, so that a training step on a GPU launch
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.batch import collate
-from data.scene import CURRENT_INDEX
+from data.scene import CURRENT_INDEX, Scene
 from data.store import SceneStore
 from data.vocabulary import Vocabulary
 from models.reference.augmentation import Draws, augment, draw_for, token_ranks
 from models.reference.config import ReferenceConfig
-from models.reference.inputs import SceneInputs, collate_inputs, keep_agents
+from models.reference.inputs import collate_inputs, keep_agents
 from models.reference.recording import Recording, prune_map, recording_inputs, recording_of
 from pipeline.fitting.config import FitConfig
 
-__all__ = ["DrawnRecording", "RecordedScenes", "SizeBatchSampler", "training_loader"]
+__all__ = ["DrawnRecording", "RecordedScenes", "SceneKey", "SizeBatchSampler", "training_loader"]
 
 # Scenes are sorted by size within pools of this many batches: large enough that batches hold little padding,
 # small enough that their composition still changes from epoch to epoch.
@@ -39,7 +41,7 @@ class DrawnRecording:
 
 
 @dataclass(frozen=True)
-class _Key:
+class SceneKey:
     """One scene of one step. A silent one fills the batch of a device that would have none; its loss is zero."""
 
     row: int
@@ -47,11 +49,12 @@ class _Key:
     silent: bool
 
 
-class RecordedScenes(Dataset[DrawnRecording]):
+class RecordedScenes(Dataset[Any]):
     """Recordings of the scenes of a store, with at most ``max_agents`` agents and the map near them.
 
     Args:
-        rows: indices of the scenes in the store. margin: see ``prune_map``.
+        rows: indices of the scenes in the store.
+        margin: see ``prune_map``; infinite to keep the whole map, for motion that may go anywhere.
     """
 
     def __init__(
@@ -77,17 +80,22 @@ class RecordedScenes(Dataset[DrawnRecording]):
         """One scene (B = 1), not augmented."""
         if index in self._cache:
             return self._cache[index]
-        until = CURRENT_INDEX + self._config.augment.time_shift
-        scene = keep_agents(self._store[self._rows[index]], self._config.max_agents, until)
-        recording = recording_of(collate([scene]))
-        inputs = recording_inputs(recording, self._vocabulary)
-        pruned = prune_map(inputs, self._model, self._vocabulary.token_steps, self._margin)
-        recording = dataclasses.replace(recording, pieces=pruned.pieces)
+        recording = recording_of(collate([self.scene(index)]))
+        if math.isfinite(self._margin):
+            inputs = recording_inputs(recording, self._vocabulary)
+            pruned = prune_map(inputs, self._model, self._vocabulary.token_steps, self._margin)
+            recording = dataclasses.replace(recording, pieces=pruned.pieces)
         if len(self._cache) < self._config.cache_scenes:
             self._cache[index] = recording
         return recording
 
-    def __getitem__(self, key: _Key) -> DrawnRecording:
+    def scene(self, index: int) -> Scene:
+        """One scene with the agents that are kept, read from the store."""
+        until = CURRENT_INDEX + self._config.augment.time_shift
+        return keep_agents(self._store[self._rows[index]], self._config.max_agents, until)
+
+    def __getitem__(self, key: SceneKey) -> Any:
+        """A ``DrawnRecording``."""
         recording = self.recording(key.row)
         agents, steps = recording.valid.shape[1:]
         draws = draw_for(self._seed, key.step, key.row, agents, (steps - 1) // self._vocabulary.token_steps)
@@ -95,8 +103,8 @@ class RecordedScenes(Dataset[DrawnRecording]):
             recording = dataclasses.replace(recording, learnt=torch.zeros_like(recording.learnt))
         return DrawnRecording(recording, draws)
 
-    def batch(self, scenes: Sequence[DrawnRecording]) -> SceneInputs:
-        """Augment and tokenise scenes together, padded to the largest."""
+    def batch(self, scenes: Sequence[Any]) -> Any:
+        """Augment and tokenise scenes together, padded to the largest; ``SceneInputs`` of ``DrawnRecording``."""
         drawn, config = collate_inputs(scenes), self._config.augment
         recording = augment(drawn.recording, drawn.draws, config)
         return recording_inputs(recording, self._vocabulary, token_ranks(drawn.draws, config))
@@ -142,21 +150,21 @@ class SizeBatchSampler(Sampler[list[int]]):
             step += 1
 
 
-class _DeviceBatches(Sampler[list[_Key]]):
+class _DeviceBatches(Sampler[list[SceneKey]]):
     """The scenes of one device from the batches of all devices."""
 
     def __init__(self, batches: Iterable[list[int]], start: int, rank: int, devices: int) -> None:
         self._batches, self._start, self._rank, self._devices = batches, start, rank, devices
 
-    def __iter__(self) -> Iterator[list[_Key]]:
+    def __iter__(self) -> Iterator[list[SceneKey]]:
         for step, rows in enumerate(self._batches, self._start):
             mine = rows[self._rank :: self._devices]
-            yield [_Key(row, step, False) for row in mine] or [_Key(rows[0], step, True)]
+            yield [SceneKey(row, step, False) for row in mine] or [SceneKey(rows[0], step, True)]
 
 
 def training_loader(
     scenes: RecordedScenes, config: FitConfig, *, seed: int, start: int, rank: int, devices: int, pinned: bool
-) -> DataLoader[DrawnRecording]:
+) -> DataLoader[Any]:
     """Endless batches (``SceneInputs``) of one device, from step ``start`` on.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.fitting.batches import RecordedScenes
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule, Loss
 from pipeline.fitting.recorder import TRAINING_FILE, Recorder, silence_lightning
+from pipeline.fitting.scored import ScoredScenes
 
 __all__ = ["CHECKPOINT_FILE", "fit_reference"]
 
@@ -46,6 +48,8 @@ def fit_reference(
     seed: int,
     settings: Mapping[str, Any],
     margin: float = 1.0,
+    rollouts: int = 0,
+    reported: Sequence[str] = (),
     keep: bool = False,
 ) -> dict[str, float]:
     """Train ``model`` and write ``reference.ckpt`` and ``metrics.csv``.
@@ -54,7 +58,9 @@ def fit_reference(
         name: of the stage, for the progress bar. loss: see ``Loss``.
         scenes: store to train on. validation: store to validate on, or None.
         settings: plain values that identify the training (configuration, initial checkpoint); an interrupted run is
-            resumed only with the same. margin: see ``prune_map``.
+            resumed only with the same. margin: see ``RecordedScenes``.
+        rollouts: of each scene that the loss has the metric score, in batches of ``ScoredInputs``, which are not
+            augmented; 0 for ``SceneInputs``. reported: names of what the loss reports.
         keep: resume an interrupted run with other settings too, from its last checkpoint with the new settings.
 
     Returns:
@@ -83,9 +89,11 @@ def fit_reference(
             return dict(notes["figures"])
     done = _resumable(interrupted, fingerprint, config.steps, keep)
 
-    def recorded(source: SceneStore, rows: Sequence[int], shift: int) -> RecordedScenes:
+    def recorded(
+        source: SceneStore, rows: Sequence[int], shift: int, kind: Callable[..., RecordedScenes] = RecordedScenes
+    ) -> RecordedScenes:
         shifted = replace(config, augment=replace(config.augment, time_shift=shift))
-        return RecordedScenes(source, rows, model.vocabulary, model.config, shifted, seed=seed, margin=margin)
+        return kind(source, rows, model.vocabulary, model.config, shifted, seed=seed, margin=margin)
 
     rows = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
     prepared: list[SceneInputs] = []
@@ -94,11 +102,18 @@ def fit_reference(
         held = recorded(held_out, rows, 0)
         prepared = [recording_inputs(held.recording(index), model.vocabulary) for index in range(len(held))]
         futures = [held_out[row] for row in rows[: config.rollout_scenes]]
-    training = recorded(store, range(len(store)), config.augment.time_shift)
+    used: list[int] = list(range(len(store)))
+    kind: Callable[..., RecordedScenes] = RecordedScenes
+    if rollouts:
+        used = [row for row in used if store.infos[row].unscorable_reason is None]
+        if not used:
+            raise UserError(f"{scenes}: none of its {len(store)} scenes can be scored; give others")
+        kind = partial(ScoredScenes, rollouts=rollouts)
+    training = recorded(store, used, config.augment.time_shift, kind)
     module = FitModule(model, loss, training, config, seed=seed, start=done, fingerprint=fingerprint)
     if done and keep:
         _adopt(interrupted, module, config)
-    recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done)
+    recorder = Recorder(name, out, config, prepared, futures, seed=seed, start=done, figures=reported)
     trainer = _trainer(config, devices, recorder)
     if done < config.steps:
         devices.tell(name, precision=config.precision, nodes=config.nodes)

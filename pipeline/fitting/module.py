@@ -17,12 +17,14 @@ from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
 from pipeline.fitting.batches import RecordedScenes, training_loader
 from pipeline.fitting.config import FitConfig
+from pipeline.fitting.scored import ScoredInputs
 
 __all__ = ["FitModule", "Loss"]
 
-# (model, batch) to the loss of every token and its mask, both [B, A, N]; randomness in it uses the global
+# (model, batch of the loader) to the loss of every token and its mask, both [B, A, N], or to their mean and number,
+# and to further means over the tokens by name, the same names in every step. Randomness in it uses the global
 # generator, which is seeded for each step.
-Loss = Callable[[Reference, SceneInputs], tuple[Tensor, Tensor]]
+Loss = Callable[[Reference, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 class FitModule(lightning.LightningModule):
@@ -71,16 +73,25 @@ class FitModule(lightning.LightningModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: SceneInputs, device: torch.device, dataloader_idx: int
-    ) -> SceneInputs:
-        return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+        self, batch: SceneInputs | ScoredInputs, device: torch.device, dataloader_idx: int
+    ) -> SceneInputs | ScoredInputs:
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
 
-    def training_step(self, batch: SceneInputs, batch_idx: int) -> Tensor:
+        return batch.map_tensors(moved) if isinstance(batch, ScoredInputs) else map_tensors(batch, moved)
+
+    def training_step(self, batch: SceneInputs | ScoredInputs, batch_idx: int) -> dict[str, Tensor]:
+        """The loss of one device's batch, and the loss's further figures of all devices."""
         torch.manual_seed(int(np.random.SeedSequence([self._seed, self.global_step]).generate_state(1)[0]))
-        loss, mask = self._loss(self.model, batch)
+        loss, mask, figures = self._loss(self.model, batch)
+        own = mask.sum()
         # Devices average their gradients, so each divides by the tokens of all.
-        count = self.trainer.strategy.reduce(mask.sum(), reduce_op="sum").clamp(min=1)
-        return (loss * mask).sum() * self.trainer.world_size / count
+        count = self.trainer.strategy.reduce(own, reduce_op="sum").clamp(min=1)
+        means = {
+            name: self.trainer.strategy.reduce(value * own, reduce_op="sum") / count
+            for name, value in figures.items()
+        }
+        return {"loss": (loss * mask).sum() * self.trainer.world_size / count, **means}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # The average begins with the weights after the first step. torch's AveragedModel counts on the device and

@@ -20,18 +20,24 @@ from data.scene import Scene, map_tensors
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import SceneInputs
 from models.reference.loss import loss_mask, token_figures
-from pipeline.agents.closed_loop import closed_loop_figures
+from pipeline.agents.closed_loop import METRIC_PARTS, mean_figures, scene_figures
 from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.drawing.training_log import TrainingLog, write_table
+from pipeline.evaluation.motion import FIGURES
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
 
-__all__ = ["COLUMNS", "TRAINING_FILE", "Recorder", "silence_lightning"]
+__all__ = ["TRAINING_FILE", "Recorder", "silence_lightning"]
 
 TRAINING_FILE = "training.ckpt"
 _TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
-_ROLLOUTS = ("validation_ade_m", "validation_min_ade_m", "validation_constant_velocity_ade_m", "validation_realism")
-COLUMNS = ("step", "loss", "learning_rate", *_TOKENS, *_ROLLOUTS)
+# Of sampled futures: means over scenes of ``closed_loop_figures``, and ratios of sums over scenes.
+_ROLLOUTS = tuple(
+    f"validation_{name}"
+    for name in ("ade_m", "min_ade_m", "constant_velocity_ade_m", "realism", "diversity_m", *METRIC_PARTS)
+)
+_RATIOS = {f"validation_{name}": FIGURES[name] for name in ("speed_ratio_8s", "standing", "progress_ratio")}
+_BASIC = ("step", "loss", "learning_rate")
 # Sampled futures per validation scene.
 _FUTURES = 8
 
@@ -54,7 +60,7 @@ class Recorder(Callback):
     Args:
         name: of the stage, for the progress bar. out: folder of the outputs.
         validation: held-out scenes, each alone. scenes: those of them to sample futures of. seed: of the futures.
-        start: steps done by an interrupted run.
+        start: steps done by an interrupted run. figures: names of what the loss reports beside itself.
     """
 
     def __init__(
@@ -67,12 +73,15 @@ class Recorder(Callback):
         *,
         seed: int,
         start: int,
+        figures: Sequence[str] = (),
     ) -> None:
+        self._own = tuple(figures)
+        self.columns = (*_BASIC, *self._own, *_TOKENS, *_ROLLOUTS, *_RATIOS)
         self._name, self._out, self._config, self._start = name, out, config, start
         self._validation, self._scenes, self._seed = validation, scenes, seed
         self._log: TrainingLog | None = None
         self.rows: list[list[float | int | None]] = []
-        self._unread: list[tuple[int, Tensor, float]] = []  # step, loss, learning rate
+        self._unread: list[tuple[int, Tensor, float]] = []  # step, loss and own figures, learning rate
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         silence_lightning()
@@ -106,7 +115,7 @@ class Recorder(Callback):
         """The last figure of each kind."""
         figures = {"training_loss": self.recent_loss()}
         for row in self.rows:
-            figures |= {n: float(v) for n, v in zip(COLUMNS[3:], row[3:], strict=True) if v is not None}
+            figures |= {n: float(v) for n, v in zip(self.columns[3:], row[3:], strict=True) if v is not None}
         return figures
 
     def on_train_batch_end(
@@ -121,7 +130,8 @@ class Recorder(Callback):
         step, config = trainer.global_step, self._config
         loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
         assert isinstance(loss, Tensor)
-        self._unread.append((step, loss, trainer.optimizers[0].param_groups[0]["lr"]))
+        values = torch.stack([loss, *(outputs[name].to(loss.dtype) for name in self._own)])
+        self._unread.append((step, values, trainer.optimizers[0].param_groups[0]["lr"]))
         last = step == config.steps
         validated, saved = (last or step % every == 0 for every in (config.validate_every, config.checkpoint_every))
         if not (validated or saved or step % _read_every(loss.device) == 0):
@@ -132,24 +142,25 @@ class Recorder(Callback):
             figures |= self._tokens(trainer, pl_module)
             if last or (config.rollout_every and step % config.rollout_every == 0):
                 figures |= self._futures(trainer, pl_module)
-        for done, value, rate in losses:
-            self._add(done, value, rate, figures if done == step else {})
+        for done, (value, *own), rate in losses:
+            beside = dict(zip(self._own, own, strict=True))
+            self._add(done, value, rate, beside | (figures if done == step else {}))
         if saved:
             self.save(trainer)
 
-    def _read(self) -> list[tuple[int, float, float]]:
-        """Step, loss and learning rate of the steps since the last reading."""
-        losses = torch.stack([loss for _, loss, _ in self._unread]).tolist()
-        rows = [(step, loss, rate) for (step, _, rate), loss in zip(self._unread, losses, strict=True)]
+    def _read(self) -> list[tuple[int, list[float], float]]:
+        """Step, loss and own figures, and learning rate of the steps since the last reading."""
+        losses = torch.stack([values for _, values, _ in self._unread]).tolist()
+        rows = [(step, values, rate) for (step, _, rate), values in zip(self._unread, losses, strict=True)]
         self._unread.clear()
-        for step, loss, _ in rows:
+        for step, (loss, *_), _ in rows:
             if not math.isfinite(loss):
                 raise UserError(f"training diverged: the loss is {loss} at step {step}; lower fit.learning_rate")
         return rows
 
     def _add(self, step: int, loss: float, rate: float, figures: Mapping[str, float]) -> None:
         """Log a step."""
-        self.rows.append([step, loss, rate, *(figures.get(name) for name in COLUMNS[3:])])
+        self.rows.append([step, loss, rate, *(figures.get(name) for name in self.columns[3:])])
         if self._log is not None:
             row = {"loss": loss, "learning_rate": rate, **figures}
             tagged = {f"{self._name}/{name}": value for name, value in row.items()}
@@ -165,7 +176,7 @@ class Recorder(Callback):
             trainer.save_checkpoint(temporary)
 
     def write_metrics(self) -> None:
-        write_table(self._out, COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in self.rows])
+        write_table(self._out, self.columns, [dict(zip(self.columns, row, strict=True)) for row in self.rows])
 
     @torch.no_grad()
     def _tokens(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
@@ -182,17 +193,21 @@ class Recorder(Callback):
         return dict(zip(_TOKENS, (total[:3] / total[3]).tolist(), strict=True))
 
     def _futures(self, trainer: lightning.Trainer, module: FitModule) -> dict[str, float]:
-        """Mean over scenes of ``closed_loop_figures``."""
+        """Means over scenes of their figures, and ratios of sums over scenes."""
         mine = self._scenes[trainer.global_rank :: trainer.world_size]
-        total = torch.zeros(2, len(_ROLLOUTS), dtype=torch.float64, device=module.device)
+        columns = (*_ROLLOUTS, *_RATIOS)
+        total = torch.zeros(2, len(columns), dtype=torch.float64)
         trained = [parameter.requires_grad for parameter in module.result.parameters()]
         agent = ReferenceDriver(ReferenceAgent(module.result))
         for scene in mine:
-            figures = closed_loop_figures(agent, [scene], rollouts=_FUTURES, seed=self._seed)
-            for column, name in enumerate(_ROLLOUTS):
-                value = figures.get(name.removeprefix("validation_"))
-                if value is not None:
-                    total[:, column] += torch.tensor([value, 1.0], dtype=torch.float64, device=module.device)
+            row = scene_figures(agent, scene, rollouts=_FUTURES, seed=self._seed)
+            means = mean_figures([row])
+            pairs = [(means.get(name.removeprefix("validation_"), math.nan), 1.0) for name in _ROLLOUTS]
+            pairs += [(row.motion[top], row.motion[bottom]) for top, bottom in _RATIOS.values()]
+            found = torch.tensor(pairs, dtype=torch.float64).T
+            # A scene without a figure does not count.
+            total += torch.where(found.isnan().any(0), 0.0, found)
+        total = total.to(module.device)
         if self._log is not None and self._scenes:
             self._log.film(agent, self._scenes[0], trainer.global_step, self._seed)
         for parameter, flag in zip(module.result.parameters(), trained, strict=True):
@@ -201,6 +216,6 @@ class Recorder(Callback):
         total = trainer.strategy.reduce(total, reduce_op="sum")
         return {
             name: float(value / count)
-            for name, value, count in zip(_ROLLOUTS, total[0], total[1], strict=True)
+            for name, value, count in zip(columns, total[0], total[1], strict=True)
             if count
         }

@@ -1,5 +1,7 @@
-"""Stage ``finetune``: closed-loop supervised fine-tuning of the reference (CAT-K, arXiv 2412.05334).
+"""Stage ``finetune``: fine-tuning of the reference in closed loop, by one of two methods.
 
+``realism`` trains on the realism meta-metric itself (see ``pipeline.fitting.realism``). ``closed_loop`` is
+supervised (CAT-K, arXiv 2412.05334):
 The model is rolled out, at each step taking that of its own likeliest tokens which leads nearest to the log; what
 it must learn there is the token that leads from where it got to back to the log. As step-by-step logits equal
 teacher-forced ones and the choice carries no gradient, the rollout runs without gradients, and one teacher-forced
@@ -9,8 +11,10 @@ pass over what it executed gives the gradients through all cached features.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,24 +30,34 @@ from models.reference.engine import Engine
 from models.reference.inputs import SceneInputs
 from models.reference.loss import token_loss
 from models.reference.network import Reference
-from pipeline.fitting import FitConfig, fit_reference
+from pipeline.fitting import FitConfig, Loss, fit_reference
+from pipeline.fitting.realism import RealismConfig, RealismLoss
+
+_METHODS = ("closed_loop", "realism")
+# The metric knows the scene as it was recorded.
+_UNCHANGED = AugmentationConfig(mirror=0.0, history_drop=0.0, noise=0.0)
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Closed-loop fine-tuning.
+    """Fine-tuning of a pretrained reference.
 
     Args:
-        top_k: of how many of its likeliest tokens the model takes the one nearest to the log.
+        method: closed_loop (CAT-K) or realism (policy gradient of the realism meta-metric).
+        top_k: of how many of its likeliest tokens the model takes the one nearest to the log (closed_loop).
         max_error: where the rollout is further than this from the log, metres of mean corner distance, nothing is
-            learnt: the token back to the log would be a jump, not driving.
+            learnt: the token back to the log would be a jump, not driving (closed_loop).
         freeze_encoders: train only the agent layers and the head, not the map encoder and the embeddings.
-        fit: optimisation, batches and validation.
+        realism: options of the method realism.
+        fit: optimisation, batches and validation. The method realism takes scenes as they are recorded, without
+            ``fit.augment``.
     """
 
+    method: str = "closed_loop"
     top_k: int = 32
     max_error: float = 1.0
     freeze_encoders: bool = True
+    realism: RealismConfig = field(default_factory=RealismConfig)
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
             steps=200,
@@ -58,6 +72,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.max_error <= 0:
             raise UserError("finetune: top_k must be at least 1 and max_error above 0")
+        if self.method not in _METHODS:
+            raise UserError(f"--method {self.method}: choose one of {', '.join(_METHODS)}")
 
 
 @dataclass(frozen=True)
@@ -95,24 +111,18 @@ def roll_out(model: Reference, inputs: SceneInputs, top_k: int, max_error: float
     vocabulary, tokens = model.vocabulary, inputs.tokens
     first, count = CURRENT_INDEX // vocabulary.token_steps, tokens.ids.shape[-1]
     training = model.training
-    origin = tokens.poses.new_zeros(len(tokens.poses), 2)
-    encoding = model.encode_map(inputs.pieces, origin)
-    unrolling = Engine(model).begin(encoding, inputs.agents, tokens, inputs.lights, 1)
-    chosen, ends = [], []
-    for step in range(count - first):
-        chosen.append(nearest_of_likeliest(model, inputs, step, unrolling.logits(), unrolling.pose, top_k))
-        unrolling.execute(chosen[-1])
-        ends.append(unrolling.pose)
-    model.train(training)
-    poses = torch.cat((tokens.poses[:, :, : first + 1], torch.stack(ends, dim=2)), dim=2)
-    simulated = inputs.agents.simulated.unsqueeze(-1).expand(-1, -1, count - first)
-    executed = MotionTokens(
-        ids=torch.cat((tokens.ids[..., :first], torch.stack(chosen, dim=-1)), dim=-1),
-        valid=torch.cat((tokens.valid[..., :first], simulated), dim=-1),
-        poses=poses,
-        pose_valid=torch.cat((tokens.pose_valid[..., : first + 1], simulated), dim=-1),
+    rollout = Engine(model).rollout(
+        model.encode_batch(inputs),
+        inputs.agents,
+        tokens,
+        inputs.lights,
+        1,
+        count - first,
+        lambda step, logits, pose: nearest_of_likeliest(model, inputs, step, logits, pose, top_k),
     )
-    start, types = poses[:, :, :-1], inputs.agents.types.unsqueeze(-1).expand(-1, -1, count)
+    model.train(training)
+    executed = rollout.executed(inputs.agents, tokens)
+    start, types = executed.poses[:, :, :-1], inputs.agents.types.unsqueeze(-1).expand(-1, -1, count)
     target, _ = match_token(vocabulary, start, inputs.recorded[:, :, 1:], types)
     box = vocabulary.box[types]
     error = corner_distance(pose_corners(start, box), pose_corners(inputs.recorded[:, :, :-1], box))
@@ -128,10 +138,10 @@ class ClosedLoopLoss:
     top_k: int
     max_error: float
 
-    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor]:
+    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         loop = roll_out(model, inputs, self.top_k, self.max_error)
         logits = model(dataclasses.replace(inputs, tokens=loop.tokens))
-        return token_loss(logits, loop.target), loop.mask
+        return token_loss(logits, loop.target), loop.mask, {}
 
 
 def run_finetune(
@@ -144,7 +154,7 @@ def run_finetune(
     seed: int = 0,
     keep: bool = False,
 ) -> dict[str, float]:
-    """Fine-tune a pretrained reference in closed loop.
+    """Fine-tune a pretrained reference.
 
     Args:
         scenes: store of the training split. validation: store of the validation split, if there is one.
@@ -161,17 +171,24 @@ def run_finetune(
         for module in (model.map_encoder, model.token, model.agent):
             module.requires_grad_(False)
         model.no_token.requires_grad_(False)
+    loss: Loss = ClosedLoopLoss(config.top_k, config.max_error)
+    fit = config.fit
+    special: dict[str, Any] = {"margin": 2.0}
+    if config.method == "realism":
+        loss = RealismLoss(config.realism, load_reference(checkpoint))
+        fit = dataclasses.replace(fit, augment=_UNCHANGED)
+        special = {"margin": math.inf, "rollouts": config.realism.rollouts, "reported": RealismLoss.figures}
     settings = {**dataclasses.asdict(config), "checkpoint": sha256_of(checkpoint)}
     return fit_reference(
         "finetune",
         model,
-        ClosedLoopLoss(config.top_k, config.max_error),
-        config.fit,
+        loss,
+        fit,
         scenes=scenes,
         validation=validation,
         out=out,
         seed=seed,
         settings=settings,
-        margin=2.0,
+        **special,
         keep=keep,
     )

@@ -56,12 +56,12 @@ class TeacherForcing:
         if config.label_smoothing:
             self._smoothed = smoothed_targets(vocabulary, config.label_smoothing, config.label_spread)
 
-    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor]:
+    def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         target, distribution = inputs.target, None
         if self._smoothed is not None:
             self._smoothed = self._smoothed.to(target.device)
             distribution = self._smoothed[inputs.agents.types.unsqueeze(-1), target]
-        return token_loss(model(inputs), target, distribution), loss_mask(inputs, self._start)
+        return token_loss(model(inputs), target, distribution), loss_mask(inputs, self._start), {}
 
 
 def run_pretrain(

@@ -233,7 +233,7 @@ def test_nothing_is_learnt_far_from_the_log():
 def test_closed_loop_loss_reaches_the_weights():
     model = make_model(5).requires_grad_(True)
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
-    loss, mask = ClosedLoopLoss(top_k=4, max_error=5.0)(model, inputs)
+    loss, mask, _ = ClosedLoopLoss(top_k=4, max_error=5.0)(model, inputs)
     loss[mask].mean().backward()
     gradients = [p.grad for p in model.layers.parameters()]
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
