@@ -80,7 +80,7 @@ class RecordedScenes(Dataset[Any]):
         """One scene (B = 1), not augmented."""
         if index in self._cache:
             return self._cache[index]
-        recording = recording_of(collate([self.scene(index)]))
+        recording = recording_of(collate([self.kept(self.whole(index))]))
         if math.isfinite(self._margin):
             inputs = recording_inputs(recording, self._vocabulary)
             pruned = prune_map(inputs, self._model, self._vocabulary.token_steps, self._margin)
@@ -89,10 +89,14 @@ class RecordedScenes(Dataset[Any]):
             self._cache[index] = recording
         return recording
 
-    def scene(self, index: int) -> Scene:
-        """One scene with the agents that are kept, read from the store."""
+    def whole(self, index: int) -> Scene:
+        """One scene as the store has it."""
+        return self._store[self._rows[index]]
+
+    def kept(self, scene: Scene) -> Scene:
+        """With at most ``max_agents`` agents."""
         until = CURRENT_INDEX + self._config.augment.time_shift
-        return keep_agents(self._store[self._rows[index]], self._config.max_agents, until)
+        return keep_agents(scene, self._config.max_agents, until)
 
     def __getitem__(self, key: SceneKey) -> Any:
         """A ``DrawnRecording``."""

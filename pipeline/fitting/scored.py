@@ -79,15 +79,17 @@ class ScoredScenes(RecordedScenes):
         """One scene for the metric, with the agents that are kept.
 
         Raises:
-            UserError: an agent is missing without which there is no score.
+            UserError: ``max_agents`` leaves out an agent that the metric evaluates.
         """
         if index in self._scored:
             return self._scored[index]
-        scene = self.scene(index)
-        if scene.unscorable_reason is not None:
+        whole = self.whole(index)
+        scene = self.kept(whole)
+        missing = int((whole.evaluated & whole.simulated).sum() - (scene.evaluated & scene.simulated).sum())
+        if missing:
             raise UserError(
-                f"scenario {scene.scenario_id}: cannot be scored with the {self._config.max_agents} agents of "
-                f"fit.max_agents ({scene.unscorable_reason}); raise it"
+                f"fit.max_agents is {self._config.max_agents}: {missing} of the agents that the metric evaluates "
+                f"in scenario {scene.scenario_id} are left out; raise it"
             )
         context = prepare_scene(scene)
         order = (context.agent_id.unsqueeze(-1) == scene.agents.id).int().argmax(-1)
