@@ -64,16 +64,20 @@ class RealismConfig:
             raise UserError(f"realism.metric is {self.metric!r}; choose one of {', '.join(CONFIG_FILES)}")
         if unknown := [name for name in self.held_out if name not in COMPONENTS]:
             raise UserError(f"realism.held_out: {unknown[0]!r} is none of {', '.join(COMPONENTS)}")
-        if not any(rewarded(self).values()):
-            raise UserError("realism.held_out: nothing with a weight is left to be rewarded")
 
 
 def rewarded(config: RealismConfig) -> dict[str, float]:
-    """Weights of the components in the reward: those of the year without the held-out ones, adding up to 1."""
+    """Weights of the components in the reward: those of the year without the held-out ones, adding up to 1.
+
+    Raises:
+        UserError: none is left.
+    """
     weights = load_config(config.metric).weights
     kept = {name: 0.0 if name in config.held_out else weight for name, weight in weights.items()}
     total = sum(kept.values())
-    return {name: weight / total if total else 0.0 for name, weight in kept.items()}
+    if not total:
+        raise UserError("realism.held_out: nothing with a weight is left to be rewarded; hold out less")
+    return {name: weight / total for name, weight in kept.items()}
 
 
 @torch.no_grad()
