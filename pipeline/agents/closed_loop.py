@@ -17,7 +17,11 @@ from submission.realism import METRIC_FIELDS, load_config, prepare_scene, score,
 # Fields of the metric beside the meta-metric and displacement errors: likelihoods and rates.
 METRIC_PARTS = tuple(name for name in METRIC_FIELDS if name.endswith(("_likelihood", "_rate")))
 # Of a policy in training.
-_SHOWN = {"realism": "realism", "simulated_collision_rate": "collision_rate", "simulated_offroad_rate": "off_road_rate"}
+_SHOWN = {
+    "realism": "realism",
+    "simulated_collision_rate": "collision_rate",
+    "simulated_offroad_rate": "off_road_rate",
+}
 _ERRORS = ("ade_m", "min_ade_m", "constant_velocity_ade_m", "diversity_m")
 
 
