@@ -50,6 +50,8 @@ def selfplay(inputs: Inputs) -> Iterator[Row]:
         evaluate_scenes=4,
         evaluate_rollouts=8,
         tensorboard=False,
+        # It would take minutes, more than it saves here.
+        compile=False,
         device=inputs.device.type,
     )
     out, started = inputs.scratch / "learning", time.perf_counter()

@@ -27,12 +27,12 @@ def scenes(womd: Path):
 
 
 def test_step_by_step_logits_equal_teacher_forced_ones(fast_model, scenes):
-    rollout, logits, batch, inputs, encoding = roll(fast_model, scenes, rollouts=2)
+    rolled, poses_of, logits, batch, inputs, encoding = roll(fast_model, scenes, rollouts=2)
     first = 2
-    ids = torch.cat((inputs.tokens.ids[..., :first], rollout.ids[:, 1]), dim=-1)
+    ids = torch.cat((inputs.tokens.ids[..., :first], rolled[:, 1]), dim=-1)
     future = inputs.agents.simulated.unsqueeze(-1).expand(-1, -1, 16)
     valid = torch.cat((inputs.tokens.valid[..., :first], future), dim=-1)
-    poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], rollout.poses[:, 1, :, :, -1]), dim=2)
+    poses = torch.cat((inputs.tokens.poses[:, :, : first + 1], poses_of[:, 1, :, :, -1]), dim=2)
     scored = ReferenceAgent(fast_model).score(encoding, batch, ids, valid, poses)[:, :, first:]
     simulated = inputs.agents.simulated
     # Tokens far from the last motion have log-probabilities of minus hundreds, to be compared relatively.
