@@ -194,7 +194,7 @@ STAGES = (
         needs=("tokenize", "finetune"),
         paths={**_SCENES, "reference": REFERENCE},
         outputs=("policy.ckpt", "best.ckpt", "training.pt", "metrics.csv", "tensorboard"),
-        inputs=("scenes", "validation", "reference"),
+        inputs=("scenes", "validation", "reference", "start"),
         once=True,
         goes_on=True,
     ),

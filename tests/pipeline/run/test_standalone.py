@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -15,6 +16,7 @@ from data.errors import UserError
 from data.tfrecord import write_records
 from pipeline.command.cli import CHOICES, COMMANDS, main
 from pipeline.execution.processes import locked
+from pipeline.run.stage_table import STAGES
 from pipeline.run.standalone import identity, run_command
 from tests.builders import scenario_proto
 
@@ -346,3 +348,13 @@ def test_flags_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--fresh" in told
     assert "--keep" in told
     assert CHOICES["keep"].split(";")[0] in " ".join(told.split())
+
+
+def test_every_file_that_a_finished_training_was_made_from_decides() -> None:
+    """A policy that self-play starts from, too."""
+    for stage in STAGES:
+        function, _ = stage.load()
+        kinds = get_type_hints(function)
+        files = {name for name, kind in kinds.items() if kind is Path or Path in get_args(kind)}
+        if stage.once:
+            assert files - {"out"} <= set(stage.inputs), stage.name
