@@ -145,7 +145,7 @@ class Policy(nn.Module):
             ego: [N, E]. neighbour: [N, P, F]. neighbour_seen: [N, P] bool. road: [N, R, G].
             road_seen: [N, R] bool. agent_type: [N] int64, row of the vocabulary.
             motion: [N, 3] the last token's motion, metres and radians.
-            beyond: [N, 6] what the critic alone may see; see ``decide``.
+            beyond: [N, 6], or [N, 0], what the critic alone may see; see ``decide``.
         """
         road = self.see_road(road, road_seen)
         return self.decide(ego, neighbour, neighbour_seen, road, agent_type, motion, beyond)
@@ -176,7 +176,8 @@ class Policy(nn.Module):
             fused = fused.float()
             judged = fused
             if self.config.own_critic:
-                beyond = seen.new_zeros(len(seen), BEYOND) if beyond is None else beyond
+                if beyond is None or not beyond.shape[-1]:
+                    beyond = seen.new_zeros(len(seen), BEYOND)
                 judged = torch.cat((seen.detach().float(), beyond.float()), dim=-1)
             return self._logits(fused, agent_type, motion), self.critic(judged).squeeze(-1)
 

@@ -1,4 +1,5 @@
-"""Drawing tokens from logits with given uniform numbers, the only randomness of a rollout."""
+"""Drawing tokens from logits with given uniform numbers, the only randomness of a rollout; and how two
+distributions over tokens differ."""
 
 from __future__ import annotations
 
@@ -71,3 +72,8 @@ def draw(logits: Tensor, uniform: Tensor, types: Tensor, config: SamplingConfig)
     drawn = uniform.unsqueeze(-1) * cumulative[..., -1:]
     token = torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
     return token.clamp(max=logits.shape[-1] - 1)
+
+
+def exact_kl(log_one: Tensor, log_other: Tensor) -> Tensor:
+    """KL(one || other) [...] of log-probabilities over the vocabulary [..., K], in nats."""
+    return (log_one.exp() * (log_one - log_other)).sum(-1)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from data.assembly import RecordError
-from data.completeness import Remarks
 from data.formats.map_parts import MapParts, numbered
 from data.formats.pickles import number_array
-from data.formats.reader import Format, Item, Reading, read_whole
-from data.formats.recording import Recording, scenes_of
+from data.formats.reader import Format
+from data.formats.recording import Recording, read_file
 from data.scene import CURRENT_INDEX, STEP_SECONDS, AgentType, Lights, LightState, MapKind, RoadMap
 
 Doubles = NDArray[np.float64]
@@ -200,23 +200,11 @@ def _lights(signals: Any, steps: int) -> Lights:
     return Lights(torch.tensor([numbers[lane] for lane in signals], dtype=torch.int64), state, stop_point, observed)
 
 
-def _read(url: str, reading: Reading, remarks: Remarks) -> Iterator[Item]:
-    try:
-        recording = read_recording(read_whole(url))
-    except RecordError as error:
-        yield Item("0", error)
-        return
-    yield from scenes_of(recording, reading, remarks, {})
-
-
 GPUDRIVE = Format(
     name="gpudrive",
     title="GPUDrive",
     names=re.compile(r"(?![.]).*\.json", re.DOTALL),
     example="tfrecord-00000-of-01000_325.json",
     heads=re.compile(rb"\s*\{\s*\"(?:name|scenario_id|objects|roads|tl_states|metadata)\"").match,  # type: ignore[arg-type]
-    numbered=False,
-    batch=64,
-    nested=False,
-    read=_read,
+    read=partial(read_file, lambda content, _: read_recording(content)),
 )

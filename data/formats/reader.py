@@ -61,11 +61,11 @@ class Format:
     Attributes:
         name: value of ``--format``. title: of its files, in messages. names: those of its files in a folder.
         example: such a name. heads: whether the first bytes of a file may be those of this format.
+        read: records of a file (path or URL) in order; remarks receives what was repaired, derived or left out.
+            Raises OSError if the file cannot be opened.
         numbered: names say how many files a split has, and all must be there.
         batch: files that one shard of a store holds.
         nested: files may be in folders of the given one.
-        read: records of a file (path or URL) in order; remarks receives what was repaired, derived or left out.
-            Raises OSError if the file cannot be opened.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Format:
     names: re.Pattern[str]
     example: str
     heads: Callable[[bytes], bool]
-    numbered: bool
-    batch: int
-    nested: bool
     read: Callable[[str, Reading, Remarks], Iterator[Item]]
+    numbered: bool = False
+    batch: int = 64
+    nested: bool = False
 
 
 def read_whole(url: str) -> bytes:

@@ -5,7 +5,7 @@ Shape legend: A tracks, T steps, S signalled lanes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from data.assembly import RecordError, Say, assemble_agents, check_id, check_scene, repair_states
 from data.completeness import Remarks
-from data.formats.reader import Item, Reading
+from data.formats.reader import Item, Reading, read_whole
 from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Lights, MapKind, RoadMap, Scene
-from data.traffic.surface import split_runs
 
 Doubles = NDArray[np.float64]
 
@@ -63,6 +62,24 @@ class Recording:
     of_interest: list[int]
     road: RoadMap
     lights: Lights
+
+
+def read_file(
+    parse: Callable[[bytes, dict[str, int]], Recording], url: str, reading: Reading, remarks: Remarks
+) -> Iterator[Item]:
+    """Scenarios of a file that holds one recording.
+
+    Args:
+        parse: makes it of the file's content, and counts kinds of remarks; raises RecordError. Others as of
+            ``Format.read``.
+    """
+    found: dict[str, int] = {}
+    try:
+        recording = parse(read_whole(url), found)
+    except RecordError as error:
+        yield Item("0", error)
+        return
+    yield from scenes_of(recording, reading, remarks, found)
 
 
 def scenes_of(recording: Recording, reading: Reading, remarks: Remarks, found: dict[str, int]) -> Iterator[Item]:
@@ -166,6 +183,9 @@ def _near(road: RoadMap, way: NDArray[np.float32]) -> RoadMap:
 
     A piece keeps the id of its feature if it is the first, else it has a number above all others.
     """
+    # Its library takes a tenth of a second to import, and every command asks for the formats.
+    from data.traffic.surface import split_runs
+
     if not len(way):
         return road
     point, owner = road.point.numpy(), road.point_feature.numpy()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from data.assembly import RecordError
-from data.completeness import Remarks
 from data.formats.map_parts import MapParts, numbered
 from data.formats.pickles import load_plain, number_array
-from data.formats.reader import Format, Item, Reading, read_whole
-from data.formats.recording import Recording, scenes_of
-from data.formats.road_edges import outline_of_area, outline_of_lanes
+from data.formats.reader import Format
+from data.formats.recording import Recording, read_file
 from data.scene import STEP_SECONDS, AgentType, Lights, LightState, LinkKind, MapKind, RoadMap
 
 Doubles = NDArray[np.float64]
@@ -230,8 +229,11 @@ def _road(
     if others:
         found["features_left_out"] = others
     if derive:
+        # Its library takes a tenth of a second to import, and every command asks for the formats.
+        from data.formats.road_edges import outline_of_area, outline_of_lanes
+
         edges = outline_of_area([_points(features[name], "polyline", name) for name in sorted(outline)])
-        edges = edges or _lane_outline(features, kinds)
+        edges = edges or outline_of_lanes(*_lanes(features, kinds))
         following = max(numbers.values(), default=-1) + 1
         for index, edge in enumerate(edges):
             parts.add(following + index, MapKind.ROAD_EDGE, np.pad(edge, ((0, 0), (0, 1))))
@@ -240,7 +242,10 @@ def _road(
     return parts.build(lambda kind, **_: found.update({kind: 0}))
 
 
-def _lane_outline(features: Mapping[str, Mapping[Any, Any]], kinds: Mapping[str, str]) -> list[Doubles]:
+def _lanes(
+    features: Mapping[str, Mapping[Any, Any]], kinds: Mapping[str, str]
+) -> tuple[list[Doubles], list[Doubles]]:
+    """Polygons of lanes, and centre lines of those that have none."""
     lanes = {name: feature for name, feature in features.items() if kinds[name] in _LANES}
     polygons = [_points(lane, "polygon", name) for name, lane in lanes.items() if "polygon" in lane]
     centres = [
@@ -248,7 +253,7 @@ def _lane_outline(features: Mapping[str, Mapping[Any, Any]], kinds: Mapping[str,
         for name, lane in lanes.items()
         if "polygon" not in lane and "polyline" in lane and kinds[name] != "LANE_BIKE_LANE"
     ]
-    return outline_of_lanes(polygons, centres)
+    return polygons, centres
 
 
 def _limit(lane: Mapping[Any, Any]) -> float:
@@ -315,16 +320,6 @@ def _lights(dynamic: Any, numbers: Mapping[str, int], steps: int) -> Lights:
     )
 
 
-def _read(url: str, reading: Reading, remarks: Remarks) -> Iterator[Item]:
-    found: dict[str, int] = {}
-    try:
-        recording = read_recording(read_whole(url), found)
-    except RecordError as error:
-        yield Item("0", error)
-        return
-    yield from scenes_of(recording, reading, remarks, found)
-
-
 SCENARIONET = Format(
     name="scenarionet",
     title="ScenarioNet",
@@ -332,8 +327,6 @@ SCENARIONET = Format(
     names=re.compile(r"(?![.])(?!dataset_(?:summary|mapping)\.pkl$).*\.pkl", re.DOTALL),
     example="sd_nuscenes_v1.0-mini_scene-0061.pkl",
     heads=re.compile(rb"\x80[\x02-\x05]").match,  # type: ignore[arg-type]
-    numbered=False,
-    batch=64,
+    read=partial(read_file, read_recording),
     nested=True,
-    read=_read,
 )

@@ -30,8 +30,7 @@ WOMD = Format(
     names=re.compile(r"(?![.])(?!.*\.(?:json|pkl)$).*tfrecord.*", re.DOTALL),
     example="training.tfrecord-00000-of-01000",
     heads=is_record_header,
+    read=_read,
     numbered=True,
     batch=1,
-    nested=False,
-    read=_read,
 )

@@ -66,7 +66,8 @@ class Track:
     def __post_init__(self) -> None:
         self.device = self.resident.pose.device
         self.phases: dict[str, float] = {}
-        self.simulator = Simulator(self.vocabulary, self.view, compiled=self.compiled and self.device.type == "cpu")
+        compiled = self.compiled and self.device.type == "cpu"
+        self.simulator = Simulator(self.vocabulary, self.view, compiled=compiled, for_critic=self.policy.own_critic)
         self.world = choose_worlds(self.resident, torch.tensor(self.rows, device=self.device))
 
     @property

@@ -25,8 +25,6 @@ from models.reference.inputs import collate_inputs, keep_agents
 from models.reference.recording import Recording, prune_map, recording_inputs, recording_of
 from pipeline.fitting.config import FitConfig
 
-__all__ = ["DrawnRecording", "RecordedScenes", "SceneKey", "SizeBatchSampler", "training_loader"]
-
 # Scenes are sorted by size within pools of this many batches: large enough that batches hold little padding,
 # small enough that their composition still changes from epoch to epoch.
 _POOL_BATCHES = 16

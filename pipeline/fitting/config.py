@@ -8,8 +8,6 @@ from data.errors import UserError
 from models.reference.augmentation import AugmentationConfig
 from pipeline.execution.devices import Count
 
-__all__ = ["FitConfig"]
-
 _PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 

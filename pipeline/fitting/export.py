@@ -22,8 +22,6 @@ from data.vocabulary import TYPE_NAMES
 from models.reference.checkpoint import load_reference, read_notes
 from models.reference.network import Reference
 
-__all__ = ["ExportConfig", "export_reference", "run_export"]
-
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _PREFIX = "vocabulary."
 _FORMAT = "spacer-reference/2"

@@ -31,8 +31,6 @@ from pipeline.fitting.module import FitModule, Loss
 from pipeline.fitting.recorder import TRAINING_FILE, Recorder, silence_lightning
 from pipeline.fitting.scored import ScoredScenes
 
-__all__ = ["CHECKPOINT_FILE", "fit_reference"]
-
 CHECKPOINT_FILE = "reference.ckpt"
 
 

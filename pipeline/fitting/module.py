@@ -19,8 +19,6 @@ from pipeline.fitting.batches import RecordedScenes, training_loader
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.scored import ScoredInputs
 
-__all__ = ["FitModule", "Loss"]
-
 # (model, batch of the loader) to the loss of every token and its mask, both [B, A, N], or to their mean and number,
 # and to further means over the tokens by name, the same names in every step. Randomness in it uses the global
 # generator, which is seeded for each step.

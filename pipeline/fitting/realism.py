@@ -27,12 +27,10 @@ from data.tokenizer import MotionTokens, scene_origin
 from models.reference.engine import Engine, Rollout, Sampler, repeat_agents
 from models.reference.inputs import SceneInputs
 from models.reference.network import Reference
-from models.sampling import SamplingConfig
+from models.sampling import SamplingConfig, exact_kl
 from pipeline.fitting.scored import ScoredInputs, ScoredScene
 from submission.realism import COMPONENTS, MetricConfig, leave_one_out, load_config, score_states
 from submission.realism.config import CONFIG_FILES
-
-__all__ = ["RealismConfig", "RealismLoss", "advantages", "policy_gradient", "rewarded", "sample"]
 
 # Tokens of a pass with gradient; more are done in several passes. On a CPU larger passes are not faster.
 _MAX_TOKENS, _MAX_TOKENS_GPU = 4096, 65_536
@@ -221,7 +219,7 @@ def policy_gradient(
         chosen = own.gather(-1, some.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
             other = start(given, known)[:, :, -count:].float().log_softmax(-1)
-        divergence = ((own.exp() * (own - other)).sum(-1) * counted[:, rows].flatten(0, 1)).sum()
+        divergence = (exact_kl(own, other) * counted[:, rows].flatten(0, 1)).sum()
         loss = kl_weight * divergence - (chosen * weight[:, rows].flatten(0, 1)).sum()
         return loss, divergence.detach()
 

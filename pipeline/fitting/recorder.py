@@ -27,8 +27,6 @@ from pipeline.evaluation.motion import FIGURES
 from pipeline.fitting.config import FitConfig
 from pipeline.fitting.module import FitModule
 
-__all__ = ["TRAINING_FILE", "Recorder", "silence_lightning"]
-
 TRAINING_FILE = "training.ckpt"
 _TOKENS = ("validation_cross_entropy", "validation_top1", "validation_top5")
 # Of sampled futures: means over scenes of ``closed_loop_figures``, and ratios of sums over scenes.

@@ -18,8 +18,6 @@ from models.reference.inputs import SceneInputs
 from pipeline.fitting.batches import DrawnRecording, RecordedScenes, SceneKey
 from submission.realism import SceneContext, prepare_scene
 
-__all__ = ["ScoredInputs", "ScoredScene", "ScoredScenes"]
-
 
 @dataclass(frozen=True)
 class ScoredScene:

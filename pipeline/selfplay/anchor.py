@@ -23,8 +23,9 @@ from data.vocabulary import Vocabulary
 from models.checkpoints import checkpoint_kind
 from models.policy import POLICY_KIND, Policy, load_policy
 from models.reference.agent import ReferenceAgent
+from models.reference.engine import Sampler
 from models.reference.known_scenes import KnownScenes, encode_scenes, join_scenes
-from models.sampling import SamplingConfig, draw
+from models.sampling import SamplingConfig
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Executed, Given, act, collect
 from pipeline.simulator.episode import Simulator
@@ -208,12 +209,20 @@ def sampled_tokens(reference: ReferenceAgent, scenes: Sequence[Scene], uniform: 
     """
     result = torch.zeros(*uniform.shape[1:], len(uniform), dtype=torch.int64, device=uniform.device)
     for row, scene in enumerate(scenes):
-        unrolling = reference.unroll(reference.prepare(scene), 1)
-        agents = unrolling.types.shape[1]
-        for number, drawn in enumerate(uniform[:, row : row + 1, :agents].to(reference.device)):
-            tokens = draw(unrolling.logits(), drawn, unrolling.types, SamplingConfig())
-            result[row, :agents, number] = tokens[0].to(result.device)
-            unrolling.execute(tokens)
+        known = reference.prepare(scene)
+        inputs = known.inputs
+        types = inputs.agents.types
+        drawn = uniform[:, row, : types.shape[1]].unsqueeze(0).to(reference.device)
+        rollout = reference.engine.rollout(
+            known.encoding,
+            inputs.agents,
+            inputs.tokens,
+            known.lights,
+            1,
+            len(uniform),
+            Sampler(drawn, types, SamplingConfig()),
+        )
+        result[row, : types.shape[1]] = rollout.ids[0, 0].to(result.device)
     return result
 
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from data.scene import map_tensors
+from models.sampling import exact_kl
 from pipeline.execution.devices import summed
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Rollout
@@ -44,11 +47,6 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, gae_lambda: float) -> Ten
         running = delta[index] + gamma * gae_lambda * running
         advantages[index] = running
     return advantages
-
-
-def exact_kl(log_policy: Tensor, log_reference: Tensor) -> Tensor:
-    """KL(policy || reference) [...] over the vocabulary [..., K], in nats."""
-    return (log_policy.exp() * (log_policy - log_reference)).sum(-1)
 
 
 def anchor_kl(log_policy: Tensor, log_reference: Tensor, kind: str) -> Tensor:
@@ -114,7 +112,7 @@ def minibatches(
     counts, covered_counts = counts.float(), totals[:, 2].clamp(min=1).float()
     for number, chosen in enumerate(rows):
         yield Minibatch(
-            observations=Observation(**{name: value[chosen] for name, value in vars(rollout.observations).items()}),
+            observations=map_tensors(rollout.observations, itemgetter(chosen)),
             actions=actions[chosen],
             logprobs=logprobs[chosen],
             advantages=normalised[number],
@@ -162,17 +160,22 @@ def ppo_loss(
     return loss, {name: part.detach() for name, part in parts}
 
 
+def _moments(fabric: Fabric, rollout: Rollout, advantages: Tensor) -> list[float]:
+    """Means and means of squares of the advantages, then of the returns, that are learnt from; of all devices."""
+    error = advantages[:, rollout.learnt].double()
+    returns = error + rollout.values[:-1, rollout.learnt]
+    sums = [total for x in (error, returns) for total in (x.sum(), x.square().sum())]
+    total = summed(fabric, torch.stack([*sums, sums[0].new_full((), error.numel())])).tolist()
+    return [value / total[4] for value in total[:4]]
+
+
 def explained_variance(fabric: Fabric, rollout: Rollout, advantages: Tensor) -> float:
     """Fraction of the variance of the returns that the values foresaw; of all devices.
 
     Args:
         rollout: of this device. advantages: [D, N] of it.
     """
-    error = advantages[:, rollout.learnt].double()
-    returns = error + rollout.values[:-1, rollout.learnt]
-    sums = [total for x in (error, returns) for total in (x.sum(), x.square().sum())]
-    total = summed(fabric, torch.stack([*sums, sums[0].new_full((), error.numel())])).tolist()
-    mean, square, returns_mean, returns_square = (value / total[4] for value in total[:4])
+    mean, square, returns_mean, returns_square = _moments(fabric, rollout, advantages)
     return 1.0 - max(0.0, square - mean**2) / max(1e-8, returns_square - returns_mean**2)
 
 
@@ -189,11 +192,7 @@ class Scale:
         Args:
             rollout: of this device. advantages: [D, N] of it.
         """
-        chosen = advantages[:, rollout.learnt].double()
-        returns = chosen + rollout.values[:-1, rollout.learnt]
-        sums = [returns.sum(), returns.square().sum(), chosen.square().sum()]
-        total = summed(fabric, torch.stack([*sums, sums[0].new_full((), chosen.numel())])).tolist()
-        mean, square, advantage_square = (value / max(1.0, total[3]) for value in total[:3])
+        _, advantage_square, mean, square = _moments(fabric, rollout, advantages)
         now = math.sqrt(max(0.0, square - mean**2)), math.sqrt(advantage_square)
         kept = _SCALE_KEPT if self.returns else 0.0
         self.returns = max(1e-3, math.hypot(kept**0.5 * self.returns, (1 - kept) ** 0.5 * now[0]))

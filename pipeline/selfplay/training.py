@@ -108,7 +108,9 @@ def train(
     anchor = _anchor(config, frozen, pool, vocabulary)
     schedule = Schedule(len(pool), config.worlds, config.turnover or config.worlds, _seed_of(seed, 0, "worlds"))
     # On a GPU the episode is a graph, which compiled code makes little faster and takes minutes to compile.
-    simulator = Simulator(vocabulary, config.view, config.reward, config.compile and not on_gpu)
+    simulator = Simulator(
+        vocabulary, config.view, config.reward, config.compile and not on_gpu, config.policy.own_critic
+    )
     torch.manual_seed(_seed_of(seed, 0, "weights"))
     bare_policy = Policy(config.policy, feature_sizes(config.view), vocabulary.ends.cpu())
     learnt = scene_digests(store.infos[index].scenario_id for index in pool_rows)
@@ -146,8 +148,8 @@ def train(
             torch.manual_seed(_seed_of(seed, number, f"dropout {fabric.global_rank}"))
             bare_policy.eval()
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
-            asked = anchor is not None and (phase.ppo.compares or config.anchor == "log")
-            score = partial(anchor.scores, scene_index, world) if anchor is not None and asked else None
+            compares = phase.ppo.compares or config.anchor == "log"
+            score = partial(anchor.scores, scene_index, world) if anchor is not None and compares else None
             given = given_tokens(phase.driver, frozen, pool.scene, scene_index, world, vocabulary, uniform)
             rollout = driver.collect(scene_index, world, score, uniform, given)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
@@ -308,11 +310,11 @@ def _start_from(path: Path, policy: Policy, vocabulary: Vocabulary, config: Self
         raise UserError(
             f"--start {path}: its tokens are not those of the reference; start from a policy trained on it"
         )
-    wanted = dataclasses.asdict(config.view), dataclasses.asdict(config.policy)
-    for kind, had, asked in zip(
-        ("view", "policy"), (view, dataclasses.asdict(trained.config)), wanted, strict=True
+    for kind, had, wanted in (
+        ("view", view, config.view),
+        ("policy", dataclasses.asdict(trained.config), config.policy),
     ):
-        other = [f"{kind}.{name} {had.get(name)}" for name, value in asked.items() if had.get(name) != value]
+        other = [f"{kind}.{name} {had.get(name)}" for name, value in vars(wanted).items() if had.get(name) != value]
         if other:
             raise UserError(f"--start {path}: it has {', '.join(other)}; give the same --{kind}.*")
     policy.load_state_dict(trained.state_dict())

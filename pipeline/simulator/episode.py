@@ -59,6 +59,7 @@ class Simulator:
         compiled: fuse observations and steps by torch.compile. One compilation serves all decisions and all numbers
             of worlds and agents, unless a size happens to equal another one, as with three worlds and three
             coordinates.
+        for_critic: see ``observation.observe``.
 
     Attributes:
         world, state, motion: of the episode that runs; ``motion`` is that of the last decision.
@@ -76,9 +77,10 @@ class Simulator:
         view: ObservationConfig,
         reward: RewardConfig | None = None,
         compiled: bool = False,
+        for_critic: bool = True,
     ) -> None:
         self._view, self._reward = view, reward or RewardConfig()
-        self._observe: Any = partial(observe, config=view)
+        self._observe: Any = partial(observe, config=view, for_critic=for_critic)
         self._advance: Any = partial(advance, vocabulary=vocabulary, box_scale=view.box_scale)
         if compiled:
             # Indices come from the world's own tables, and tokens from the vocabulary: checking each of them again

@@ -96,7 +96,7 @@ class Observation:
     road_seen: Tensor  # [N, R] bool
     type: Tensor  # [N] int64 from type_index
     motion: Tensor  # [N, 3] the last token's motion in the frame of its start, metres and radians
-    beyond: Tensor  # [N, 6] what no agent sees, and a critic may: time left, the goal, the place in the log
+    beyond: Tensor  # [N, 6], or [N, 0] where nobody asks: what no agent sees, and a critic may (time, goal, log)
 
 
 def feature_sizes(config: ObservationConfig) -> tuple[int, int, int]:
@@ -127,22 +127,26 @@ def _one_hot(index: Tensor, count: int) -> Tensor:
     return torch.nn.functional.one_hot(index, count).to(torch.float32)
 
 
-def observe(world: World, state: State, agent_index: AgentIndex, config: ObservationConfig) -> Observation:
+def observe(
+    world: World, state: State, agent_index: AgentIndex, config: ObservationConfig, for_critic: bool = True
+) -> Observation:
     """Observations of some agents.
 
     Args:
         world: batched. state: of all agents. agent_index: of the N agents that observe. config: what they see.
+        for_critic: also what a critic of its own may see.
     """
     road, road_seen = observe_road(world, state, agent_index, config)
     w, a = agent_index
+    motion = state.last_motion[w, a]
     return Observation(
         ego=observe_ego(world, state, agent_index, config),
         **observe_neighbours(world, state, agent_index, config),
         road=road,
         road_seen=road_seen,
         type=world.types[w, a],
-        motion=state.last_motion[w, a],
-        beyond=_observe_beyond(world, state, agent_index, config),
+        motion=motion,
+        beyond=_observe_beyond(world, state, agent_index, config) if for_critic else motion[:, :0],
     )
 
 

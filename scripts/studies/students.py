@@ -15,6 +15,7 @@ import dataclasses
 import sys
 import time
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -22,16 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
-from data.scene import Scene
+from data.scene import Scene, map_tensors
 from data.store import SceneStore
 from models.policy import Policy
 from models.reference.agent import ReferenceAgent
+from models.sampling import exact_kl
 from pipeline.execution.tables import render_table
 from pipeline.run.presets import override
 from pipeline.run.run_folder import RunFolder
 from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
-from pipeline.selfplay.ppo import exact_kl
 from pipeline.selfplay.rollout import Given, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import Observation, ObservationConfig, feature_sizes
@@ -52,11 +53,7 @@ class States:
 
     def rows(self, index: Tensor) -> States:
         """Some of them."""
-        return States(_some(self.seen, index), self.log_reference[index], self.moves[index])
-
-
-def _some(seen: Observation, index: Tensor) -> Observation:
-    return Observation(**{name: value[index] for name, value in vars(seen).items()})
+        return map_tensors(self, itemgetter(index))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,8 +17,6 @@ from submission.realism.estimators import left_out
 from submission.realism.features import SceneContext
 from submission.realism.score import INDICATORS, SceneScore, scored_events, scored_values
 
-__all__ = ["leave_one_out"]
-
 # Steps by which a pose influences values before it: an acceleration is a difference of differences on both sides.
 _LEAD = 2
 

@@ -90,13 +90,6 @@ def log_likelihoods(features: Sequence[tuple[Tensor, Tensor, Component]], drop_n
     return [found[index] for index in range(len(features))]
 
 
-def timeseries_log_likelihood(
-    log_values: Tensor, sim_values: Tensor, component: Component, drop_nan: bool = False
-) -> Tensor:
-    """``log_likelihoods`` of one feature."""
-    return log_likelihoods([(log_values, sim_values, component)], drop_nan)[0]
-
-
 def left_out(
     log: Tensor, sim: Tensor, component: Component, counted: Tensor, removed: Tensor, drop_nan: bool = False
 ) -> Tensor:

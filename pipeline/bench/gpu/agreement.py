@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from data.batch import collate
 from data.geometry import wrap_angle
+from data.scene import map_tensors
 from models.reference.agent import ReferenceAgent
 from models.reference.inputs import select_agents
 from models.reference.recording import scene_inputs
@@ -272,10 +272,8 @@ def learning(inputs: Inputs) -> Iterator[Row]:
 
 
 def _moved_rollout(rollout: Rollout, device: torch.device) -> Rollout:
-    parts: dict[str, Any] = {n: v.to(device) for n, v in vars(rollout).items() if isinstance(v, Tensor)}
-    seen = Observation(**{name: value.to(device) for name, value in vars(rollout.observations).items()})
-    sums = {name: value.to(device) for name, value in rollout.sums.items()}
-    return dataclasses.replace(rollout, observations=seen, sums=sums, **parts)
+    moved = map_tensors(rollout, lambda tensor: tensor.to(device))
+    return dataclasses.replace(moved, sums={name: value.to(device) for name, value in rollout.sums.items()})
 
 
 def paths(inputs: Inputs) -> Iterator[Row]:

@@ -44,6 +44,17 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(FitModule, "training_step", dying)
 
 
+def check_killed_finetuning(config, arguments, folder, monkeypatch):
+    """Killed in the fourth step and started again, it ends with the bytes of ``folder/whole``."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            run_finetune(config, **arguments, out=folder / "killed", seed=1)
+    run_finetune(config, **arguments, out=folder / "killed", seed=1)
+    for name in ("reference.ckpt", "metrics.csv"):
+        assert (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("step", [1, 4, 7])
 def test_killed_pretraining_ends_with_the_same_bytes(data, pretrained, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
@@ -131,13 +142,7 @@ def test_killed_finetuning_ends_with_the_same_bytes(data, pretrained, tmp_path, 
     }
     figures = run_finetune(FINETUNE, **arguments, out=tmp_path / "whole", seed=1)
     assert figures["validation_top5"] >= figures["validation_top1"]
-    with monkeypatch.context() as patch:
-        kill_at(patch, 3)
-        with pytest.raises(Killed):
-            run_finetune(FINETUNE, **arguments, out=tmp_path / "killed", seed=1)
-    run_finetune(FINETUNE, **arguments, out=tmp_path / "killed", seed=1)
-    for name in ("reference.ckpt", "metrics.csv"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    check_killed_finetuning(FINETUNE, arguments, tmp_path, monkeypatch)
 
 
 def test_finetuning_leaves_the_encoders_alone(data, pretrained, tmp_path):

@@ -37,7 +37,7 @@ from submission.realism.features import compute_features
 from submission.realism.score import score_features
 from tests.models.reference.conftest import make_model
 from tests.pipeline.fitting.conftest import FIT
-from tests.pipeline.fitting.test_fitting import Killed, kill_at
+from tests.pipeline.fitting.test_fitting import check_killed_finetuning
 
 REALISM = RealismConfig(rollouts=4)
 CONFIG = FinetuneConfig(method="realism", realism=REALISM, fit=dataclasses.replace(FIT, max_agents=6, steps=4))
@@ -221,13 +221,7 @@ def test_killed_finetuning_on_realism_ends_with_the_same_weights(arguments, tmp_
         *(f"validation_{name}_likelihood" for name in COMPONENTS),
     }
     assert figures["validation_diversity_m"] > 0
-    with monkeypatch.context() as patch:
-        kill_at(patch, 3)
-        with pytest.raises(Killed):
-            run_finetune(CONFIG, **arguments, out=tmp_path / "killed", seed=1)
-    run_finetune(CONFIG, **arguments, out=tmp_path / "killed", seed=1)
-    for name in ("reference.ckpt", "metrics.csv"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    check_killed_finetuning(CONFIG, arguments, tmp_path, monkeypatch)
     files = (arguments["checkpoint"], tmp_path / "whole" / "reference.ckpt")
     before, after = (load_reference(path).state_dict() for path in files)
     changed = {name for name in before if not torch.equal(before[name], after[name])}

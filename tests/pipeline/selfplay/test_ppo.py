@@ -10,9 +10,10 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from models.sampling import exact_kl
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.learner import Learner
-from pipeline.selfplay.ppo import Minibatch, Scale, Shard, anchor_kl, exact_kl, gae, minibatches, ppo_loss
+from pipeline.selfplay.ppo import Minibatch, Scale, Shard, anchor_kl, gae, minibatches, ppo_loss
 from pipeline.selfplay.rollout import Rollout
 from pipeline.simulator.observation import Observation
 

@@ -72,17 +72,15 @@ def with_ppo(config: SelfPlayConfig = CONFIG, **changes) -> SelfPlayConfig:
     return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **changes))
 
 
+def taught(**changes) -> SelfPlayConfig:
+    """Nothing but the forward KL to the anchor is learnt."""
+    weights = dict.fromkeys(("surrogate_weight", "value_weight", "entropy_weight"), 0.0)
+    return with_ppo(dataclasses.replace(CONFIG, agent_steps=6000, **changes), **weights, beta=1.0, kl="forward")
+
+
 def test_a_cloned_policy_says_what_the_log_does(data, tmp_path) -> None:
     """And then is the anchor of HR-PPO, for a policy that sees the same."""
-    cloning = with_ppo(
-        dataclasses.replace(CONFIG, driver="log", anchor="log", agent_steps=6000),
-        surrogate_weight=0.0,
-        value_weight=0.0,
-        entropy_weight=0.0,
-        beta=1.0,
-        kl="forward",
-    )
-    run_selfplay(cloning, **data, out=tmp_path / "clone", seed=0)
+    run_selfplay(taught(driver="log", anchor="log"), **data, out=tmp_path / "clone", seed=0)
     found = rows(tmp_path / "clone")
     assert found[-1]["kl"] < 0.7 * found[0]["kl"]
     # The log's actions say nothing about it.
@@ -260,13 +258,7 @@ def test_there_are_all_variants() -> None:
 
 @pytest.mark.parametrize("driver", ["log", "reference"])
 def test_a_reference_is_distilled_where_others_drive_and_self_play_starts_from_it(data, tmp_path, driver) -> None:
-    distilling = with_ppo(
-        dataclasses.replace(CONFIG, driver=driver, agent_steps=6000),
-        **dict.fromkeys(("surrogate_weight", "value_weight", "entropy_weight"), 0.0),
-        beta=1.0,
-        kl="forward",
-    )
-    run_selfplay(distilling, **data, out=tmp_path / "distilled", seed=0)
+    run_selfplay(taught(driver=driver), **data, out=tmp_path / "distilled", seed=0)
     found = rows(tmp_path / "distilled")
     assert found[-1]["kl"] < 0.7 * found[0]["kl"]
     assert "kl_moving" not in found[-1]

@@ -40,14 +40,14 @@ def moved(tensor: Tensor) -> Tensor:
     return tensor.to(META)
 
 
-@pytest.mark.parametrize(("view", "budget"), [(PAPER, 700), (ObservationConfig(), 765)])
+@pytest.mark.parametrize(("view", "budget"), [(PAPER, 690), (ObservationConfig(), 755)])
 def test_a_decision(vocabulary, view, budget) -> None:
     worlds = [build_world(random_scene(seed), vocabulary, view.listed_segments) for seed in (0, 1)]
     resident: World = map_tensors(stack_worlds(worlds), moved)
     agents = int(sum(world.exists.sum() for world in worlds))
     index = torch.zeros(agents, dtype=torch.int64, device=META)
     policy = Policy(PolicyConfig(dropout=0.0), feature_sizes(view), vocabulary.ends).to(META).eval()
-    simulator, launched = Simulator(vocabulary.to("meta"), view), []
+    simulator, launched = Simulator(vocabulary.to("meta"), view, for_critic=policy.config.own_critic), []
     for decisions in (2, 4):
         uniform = torch.rand(decisions, agents, device=META)
         with LaunchCounter(META) as counter:
