@@ -14,6 +14,8 @@ from data.files import checksum, read_json, write_json, write_text
 from data.places import is_remote
 
 _FOLDER = ".receipts"
+# The file of ``write_sums``.
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)

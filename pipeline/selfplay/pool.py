@@ -22,6 +22,7 @@ from data.vocabulary import Vocabulary
 from pipeline.agents.leaks import check_unseen
 from pipeline.execution.engine import prepare_worker
 from pipeline.selfplay.config import SelfPlayConfig
+from pipeline.selfplay.packed import packed_worlds
 from pipeline.simulator.world import World, build_world, choose_worlds, stack_worlds, with_empty_agent
 
 
@@ -105,9 +106,9 @@ def _build(builder: _Builder, row: int) -> bytes:
 class WorldPool:
     """The worlds of the pool on the device of the training.
 
-    A pool of no more than ``capacity`` worlds is built once and stays there: an update chooses its worlds by
-    number. Of a larger one the worlds of an update are built when they are first needed, or ahead of time in other
-    processes; the latest are kept on the host.
+    A pool of no more than ``capacity`` worlds is built once, kept beside the store, and stays on the device: an
+    update chooses its worlds by number. Of a larger one the worlds of an update are built when they are first
+    needed, or ahead of time in other processes; the latest are kept on the host.
 
     Args:
         store: of the scenes. rows: [pool] rows of the store; a scene's index is its place in them.
@@ -145,7 +146,7 @@ class WorldPool:
         self.resident: World | None = None
         if len(rows) <= capacity:
             try:
-                whole = stack_worlds(self._built(range(len(rows))))
+                whole = packed_worlds(store, rows, vocabulary, view_size, self._all)
             finally:
                 self.close()
             self._worlds.clear()
@@ -171,6 +172,9 @@ class WorldPool:
         if self.resident is not None:
             return choose_worlds(self.resident, torch.tensor(scene_index).to(self._device, non_blocking=True))
         return self._moved(stack_worlds(self._built(scene_index)))
+
+    def _all(self) -> World:
+        return stack_worlds(self._built(range(len(self._rows))))
 
     def _built(self, scene_index: Sequence[int]) -> list[World]:
         """Worlds [1, ...] of some scenes, built now where they are not ready."""

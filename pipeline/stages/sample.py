@@ -18,7 +18,7 @@ from data.completeness import some
 from data.errors import UserError
 from data.files import atomic_write, read_json, remove_leftovers, sha256_of, write_json
 from data.places import is_remote, open_path
-from data.receipts import Receipt, accepted, receipt_path, write_receipt, write_sums
+from data.receipts import SUMS, Receipt, accepted, receipt_path, write_receipt, write_sums
 from data.scenes_source import SceneSource, content_digest, open_scenes
 from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
@@ -33,8 +33,7 @@ from pipeline.run.run_folder import POLICY, REFERENCE, Run
 from submission.protos import Rollouts, encode_field, to_proto
 
 _ROLLOUTS_FIELD = 1
-_SUMS = "SHA256SUMS"
-_OWNED = ("rollouts.binproto-*", ".receipts", _SUMS, RECIPE)
+_OWNED = ("rollouts.binproto-*", ".receipts", SUMS, RECIPE)
 # A finished shard, or one that a killed run left behind (see ``atomic_path``).
 _OURS = re.compile(r"rollouts\.binproto-\d{5}-of-\d{5}|\.rollouts\.binproto-.*\.part")
 
@@ -251,7 +250,7 @@ def run_sample(
             progress.update(receipt.items)
     seconds = time.perf_counter() - started
     remove_leftovers(folder)
-    write_sums(folder / _SUMS, receipts)
+    write_sums(folder / SUMS, receipts)
     return {
         "scenarios": count,
         "rollouts": config.rollouts,

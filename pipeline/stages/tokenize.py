@@ -16,7 +16,7 @@ from data.files import at_once, remove_leftovers, write_text
 from data.formats.catalogue import AUTO, FORMATS
 from data.formats.reader import Reading, WindowConfig
 from data.places import open_path
-from data.receipts import Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
+from data.receipts import SUMS, Receipt, accepted, read_receipt, receipt_path, write_receipt, write_sums
 from data.scene import Scene
 from data.sources import SPLITS, Shard, check_apart, find_shards, shard_content
 from data.store import (
@@ -35,7 +35,6 @@ from pipeline.execution.tables import csv_table
 from pipeline.run.run_folder import VOCABULARY, Run
 
 REJECTED_FILE = "rejected.csv"
-_SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def ingest(
             progress.update()
     seconds = time.perf_counter() - started
     remove_leftovers(out)
-    write_sums(out / _SUMS, receipts)
+    write_sums(out / SUMS, receipts)
     store = SceneStore(out)
     rejected = store.origin.rejected
     for line in store.origin.remarks.lines(f"{data}: {split}"):

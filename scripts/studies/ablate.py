@@ -3,8 +3,8 @@
     python scripts/studies/ablate.py runs/demo --steps 300000 --seeds 3 --out runs/ablation \
         --variant "two layers" --variant "one layer" policy.row_layers=1
 
-Settings are those of the preset demo, and those given; ``start=FILE`` begins with a policy. A finished training is
-not repeated.
+Settings are those of the preset demo on one core, and those given; ``start=FILE`` begins with a policy. A finished
+training is not repeated. ``--train`` ends after the trainings, for a machine whose GPU has better things to do.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24, help="held-out scenes")
     parser.add_argument("--rollouts", type=int, default=8, help="of each")
     parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE", help="of all variants")
+    parser.add_argument("--train", action="store_true", help="without the log's and the reference's figures")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variant", nargs="+", action="append", metavar="NAME OPTION=VALUE", required=True)
     options = parser.parse_args()
@@ -67,14 +68,6 @@ def main() -> None:
         devices=1,
     )
     rows = [["settings", *(title for _, title in _FIGURES)]]
-    held_out = held_out_scenes(
-        run.needed("tokenize/validation"), base, SceneStore(run.needed("tokenize/training")), run.reference
-    )
-    for name in ("log", "reference"):
-        agent = make_agent(name, run.reference)
-        found = closed_loop_figures(agent, held_out, options.rollouts, 0)
-        figures = {f"evaluation_{figure}": value for figure, value in found.items()}
-        rows.append([name, *(f"{figures[name]:.3g}" if name in figures else "" for name, _ in _FIGURES)])
     for title, *settings in options.variant:
         changes = dict(setting.split("=", 1) for setting in (*options.all, *settings))
         start = Path(changes.pop("start")) if "start" in changes else None
@@ -90,6 +83,17 @@ def main() -> None:
             cells.append(f"{mean:.3g} ({min(values):.3g} to {max(values):.3g})" if values else "")
         rows.append(cells)
         print(render_table(rows), flush=True)
+    if options.train:
+        return
+    held_out = held_out_scenes(
+        run.needed("tokenize/validation"), base, SceneStore(run.needed("tokenize/training")), run.reference
+    )
+    for place, name in enumerate(("log", "reference"), 1):
+        agent = make_agent(name, run.reference)
+        found = closed_loop_figures(agent, held_out, options.rollouts, 0)
+        figures = {f"evaluation_{figure}": value for figure, value in found.items()}
+        rows.insert(place, [name, *(f"{figures[name]:.3g}" if name in figures else "" for name, _ in _FIGURES)])
+    print(render_table(rows), flush=True)
 
 
 def trained(config: SelfPlayConfig, run: RunFolder, out: Path, seed: int, start: Path | None) -> dict[str, float]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from data.errors import UserError
+from data.receipts import SUMS
 from data.scene import map_tensors
 from data.store import SceneStore, shard_name, write_shard
+from pipeline.selfplay import packed
 from pipeline.selfplay import pool as pool_module
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
@@ -181,3 +187,65 @@ def test_what_a_training_computes_decides_whether_it_goes_on(store, tmp_path: Pa
     seeds = {_seed_of(*key) for key in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.fixture
+def summed(tmp_path, store) -> SceneStore:
+    """A store of its own, with the checksums that ``tokenize`` writes."""
+    folder = tmp_path / "store"
+    shutil.copytree(store.folder, folder)
+    (folder / SUMS).write_text("some\n")
+    return SceneStore(folder)
+
+
+def test_built_worlds_are_read_by_the_next_training(summed, vocabulary, monkeypatch, capsys) -> None:
+    def pool(rows: list[int], view_size: int = 8) -> list[Tensor]:
+        return tensors(WorldPool(summed, rows, vocabulary, view_size, capacity=4, workers=0, device=CPU).resident)
+
+    built = []
+    real = pool_module.build_world
+    monkeypatch.setattr(pool_module, "build_world", lambda *given: built.append(1) or real(*given))
+    first = pool([3, 1, 0])
+    assert len(built) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first, pool([3, 1, 0]), strict=True))
+    assert len(built) == 3
+    for other in ([3, 1], [3, 1, 0], [1, 3, 0]):
+        before = len(built)
+        pool(other)
+        assert len(built) == before + len(other)
+    pool([1, 3, 0], 9)
+    # Another version of the store.
+    (summed.folder / SUMS).write_text("others\n")
+    before = len(built)
+    pool([1, 3, 0], 9)
+    assert len(built) == before + 3
+    (kept,) = (summed.folder / packed.FOLDER).iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    again = pool([1, 3, 0], 9)
+    assert len(built) == before + 6
+    assert "damaged; the worlds are built again" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(again, pool([1, 3, 0], 9), strict=True))
+    assert len(built) == before + 6
+
+
+def test_a_store_that_cannot_be_written_trains_all_the_same(summed, vocabulary, monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packed, "atomic_write", full)
+    pool = WorldPool(summed, [0, 1], vocabulary, 8, capacity=4, workers=0, device=CPU)
+    assert len(pool.resident.types) == 2
+    assert "built worlds are not kept (No space left on device)" in capsys.readouterr().err
+
+
+def test_code_that_builds_worlds_decides_whether_they_are_read(summed, vocabulary, monkeypatch, tmp_path) -> None:
+    """An edit of any module that a world is made by makes the file stale."""
+    key = partial(packed._key, summed, [0, 1], vocabulary, 8)
+    before = key()
+    assert key() == before
+    for module in packed._CODE:
+        edited = tmp_path / "edited.py"
+        edited.write_text(Path(module.__file__).read_text() + "# edited\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(edited))
+            assert key() != before
