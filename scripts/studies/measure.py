@@ -6,12 +6,18 @@
         --rollouts runs/demo/sample/validation/policy [--rollouts ...]
     python scripts/studies/measure.py gap --scenarios runs/demo/tokenize/training \\
         --checkpoint runs/demo/pretrain/reference.ckpt
+    python scripts/studies/measure.py formats --files "NUSCENES/*.pkl" --files GPUDRIVE \\
+        --scenarios WOMD/training --scenarios WOMD/validation
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,14 +26,28 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.batch import collate
+from data.completeness import Remarks
+from data.formats.catalogue import AUTO, FORMATS
+from data.formats.reader import Reading, read_whole
+from data.geometry import wrap_angle
 from data.ground import follow_ground
-from data.scene import CURRENT_INDEX, STEP_SECONDS
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
 from data.scenes_source import open_scenes
-from data.store import SceneStore
-from data.vocabulary import TYPE_NAMES, corner_distance, pose_corners, type_index
+from data.sources import find_shards
+from data.store import SceneStore, write_shard
+from data.tokenizer import scene_origin, tokenize_scene
+from data.vocabulary import (
+    TYPE_NAMES,
+    VocabularyConfig,
+    build_vocabulary,
+    corner_distance,
+    pose_corners,
+    type_index,
+)
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
+from pipeline.agents.baselines import ConstantVelocity
 from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.evaluation.motion import SECONDS
 from pipeline.evaluation.motion import speeds as future_speeds
@@ -164,13 +184,85 @@ def gap(options: argparse.Namespace) -> None:
     print(render_table(rows))
 
 
+def formats(options: argparse.Namespace) -> None:
+    """What files of other formats give, and how scenes differ from those of the same ids in WOMD's protos.
+
+    Prints for every ``--files`` what was read, refused, left out or derived, and what it took; then, where a
+    ``--scenarios`` has a scene of the same id, the largest differences of what is valid in both.
+    """
+    rows = [["files", "number", "scenarios", "refused", "left out or derived", "CPU s", "MB", "kB a scene"]]
+    scenes: list[Scene] = []
+    for files in options.files:
+        shards, remarks, results = find_shards(files, format=AUTO), Remarks(), []
+        begun = time.process_time()
+        for shard in shards:
+            items = FORMATS[shard.format].read(shard.url, Reading(need_future=True), remarks)
+            results += [item.result for item in items]
+        seconds = time.process_time() - begun
+        found = [result for result in results if isinstance(result, Scene)]
+        refused = Counter(result.code for result in results if not isinstance(result, Scene))
+        size = sum(len(read_whole(shard.url)) for shard in shards)
+        with tempfile.TemporaryDirectory() as folder:
+            write_shard(Path(folder) / "shard.parquet", found)
+            stored = (Path(folder) / "shard.parquet").stat().st_size
+        rows.append([
+            Path(files).name, str(len(shards)), str(len(found)), _counts(refused), _counts(remarks.figures()),
+            f"{seconds:.2f}", f"{size / 1e6:.1f}", f"{stored / 1e3 / max(1, len(found)):.0f}",
+        ])  # fmt: skip
+        scenes += found
+    print(render_table(rows))
+    rows = [["scenario", *_PARITY]]
+    sources = [open_scenes(place) for place in options.scenarios]
+    for scene in scenes:
+        for source in sources:
+            if scene.scenario_id in source.ids:
+                other = source.get(str(scene.scenario_id))
+                rows.append([str(scene.scenario_id), *(f"{value:.1g}" for value in _differences(scene, other))])
+    print(render_table(rows))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+_PARITY = ("position, m", "heading, rad", "map, m", "lights", "token ids", "realism")
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    """Largest difference of two tensors, infinite if they are not of one shape, 0 if they are empty."""
+    if one.shape != other.shape:
+        return float("inf")
+    return float((one - other).abs().max()) if one.numel() else 0.0
+
+
+def _differences(one: Scene, other: Scene) -> list[float]:
+    """Largest differences of two scenes of a scenario, in the order of ``_PARITY``; of token ids how many."""
+    valid = one.agents.valid & other.agents.valid
+    turn = wrap_angle(one.agents.heading.double() - other.agents.heading.double())
+    vocabulary = build_vocabulary([other], VocabularyConfig(size=256, max_segments=20_000), 0)
+    tokens = [tokenize_scene(vocabulary, scene, scene_origin(scene)).ids for scene in (one, other)]
+    states, agent_id = ConstantVelocity().rollouts(other, 32, 0), other.agents.id[other.simulated]
+    realism = [score(prepare_scene(scene), agent_id, states, load_config()).values for scene in (one, other)]
+    return [
+        float((one.agents.position - other.agents.position)[valid].abs().max()),
+        float(turn[valid].abs().max()),
+        _largest(one.map.point, other.map.point),
+        _largest(one.lights.state, other.lights.state),
+        float((tokens[0] != tokens[1]).sum()),
+        max(float((value - realism[1][name]).abs()) for name, value in realism[0].items()),
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for measure in (heights, motion, speeds, gap):
+    for measure in (heights, motion, speeds, gap, formats):
         command = commands.add_parser(measure.__name__, help=(measure.__doc__ or "").splitlines()[0])
         command.set_defaults(measure=measure)
-        command.add_argument("--scenarios", required=True, help="WOMD TFRecords or a store, with futures")
+        action = "append" if measure is formats else "store"
+        command.add_argument(
+            "--scenarios", required=True, action=action, help="WOMD TFRecords or a store, with futures"
+        )
         if measure is heights:
             command.add_argument("--checkpoint", type=Path, help="reference.ckpt")
             command.add_argument("--rollouts", type=int, default=8, help="futures of each scenario")
@@ -180,6 +272,8 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--checkpoint", type=Path, required=True, help="reference.ckpt")
             command.add_argument("--count", type=int, default=24, help="scenes, spread over the store")
             command.add_argument("--top_k", type=int, nargs="+", default=[1, 5, 32, 200])
+        if measure is formats:
+            command.add_argument("--files", action="append", required=True, help="folder, file or glob; repeat")
     options = parser.parse_args(arguments)
     options.measure(options)
     return 0
