@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import torch
 
 from data.ground import follow_ground, joint_states
+from data.map_pieces import cut_map
 from data.scene import CURRENT_INDEX, MapKind, Scene
 from tests.models.scenes import random_scene
 from tests.scenes import Mover, hand_made
@@ -129,6 +131,27 @@ def test_one_height_between_two_looks_is_between_their_heights():
     height = follow_ground(scene, drive(scene, start, 10.0), start.unsqueeze(0))[0, 0]
     steps = torch.cat((start[2:], height)).diff()
     assert bool((steps * steps.sum() > 0).all()), "it climbs or falls all the time"
+
+
+def test_the_four_nearest_pieces_are_looked_up_once_a_second():
+    """The road has bumps: another interval, or another number of pieces, gives other heights."""
+    place = torch.arange(-50.0, 150.0, 0.5)
+    road = torch.stack((place, torch.zeros_like(place), (place / 3).sin()), dim=-1)
+    scene = hand_made([Mover()], [(MapKind.LANE, road.tolist())])
+    position = torch.stack((0.9 * torch.arange(1.0, 81.0), torch.full((80,), 0.3)), dim=-1)
+    start = torch.tensor([[0.0, 0.3, 0.0]])
+    pieces = cut_map(scene, torch.zeros(2))
+
+    def ground(point: torch.Tensor) -> float:
+        distance, index = (pieces.pose[:, :2] - point).norm(dim=-1).sort()
+        weight = 1 / (distance[:4] + 0.5) ** 2
+        return float((weight * pieces.height[index[:4]]).sum() / weight.sum())
+
+    height = follow_ground(scene, position[None, None], start)[0, 0]
+    looked_up = [ground(start[0, :2]), *(ground(position[step]) for step in range(9, 80, 10))]
+    expected = np.interp(np.arange(1, 81), np.arange(0, 81, 10), looked_up) - looked_up[0]
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(height, expected, atol=1e-5)
 
 
 def test_ground_far_away_says_nothing():

@@ -16,6 +16,7 @@ from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.agents.agent import Agent, Drive
+from pipeline.agents.baselines import LogReplay
 from pipeline.agents.catalogue import AGENT_NAMES, LEARNT, make_agent
 from pipeline.agents.reference_agent import ReferenceDriver
 from tests.models.scenes import random_scene
@@ -46,6 +47,9 @@ def driven_alone(agent: Agent, scene: Scene, count: int) -> Tensor:
     for number in range(shape[1]):
         pose, present = drive.step(uniform[:, number])
         assert present.shape == pose.shape[:-1] == (count, shape[2], agent.token_steps)
+        assert present.dtype == torch.bool
+        # Only the log has agents that are not seen.
+        assert bool(present.all()) or isinstance(agent, LogReplay)
         assert pose.shape[-1] == 3
         drive.observe(pose)
         parts.append(pose)
