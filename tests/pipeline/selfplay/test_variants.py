@@ -178,8 +178,19 @@ def test_the_best_policy_is_kept(data, tmp_path) -> None:
     assert [path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir()] == [True]
     written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"ppo/clip_fraction", "anchor/kl", "events/collision_rate"} <= set(written.Tags()["scalars"])
-    for phase in ("worlds", "learn"):
-        assert all(one.value > 0 for one in written.Scalars(f"seconds/seconds_{phase}")), phase
+    assert_seconds_add_up(written, [float(row["agent_steps"]) for row in found])
+
+
+def assert_seconds_add_up(written: EventAccumulator, agent_steps: list[float]) -> None:
+    """Of every update: worlds, the phases of a collection, and learning take no longer than all of it."""
+    tags = [tag for tag in written.Tags()["scalars"] if tag.startswith("seconds/")]
+    assert {"seconds/seconds_worlds", "seconds/seconds_learn"} < set(tags)
+    phases = [[one.value for one in written.Scalars(tag)] for tag in tags]
+    assert min(map(min, phases)) > 0
+    speed = [one.value for one in written.Scalars("speed/steps_per_second")]
+    steps = [after - before for before, after in zip([0.0, *agent_steps], agent_steps)]
+    for number, (parts, rate) in enumerate(zip(zip(*phases, strict=True), speed, strict=True)):
+        assert sum(parts) < 1.01 * steps[number] / rate, number
 
 
 # Realism and speed ratio of one evaluation after the other.

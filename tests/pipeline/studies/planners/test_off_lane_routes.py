@@ -87,8 +87,12 @@ def test_a_polyline_goes_on_as_its_last_metre_does() -> None:
     kinked = _cut(np.array([[-5.0, 0.0], [10.0, 0.0], [10.0001, 0.0001]]), np.array([3.0, 4.0, 5.0]), now)
     np.testing.assert_allclose(kinked.point[:, 1], 0.0, atol=5e-3)
     assert kinked.limit_at(np.array([2.0, 200.0])).tolist() == [3.0, 5.0]
-    short = _cut(np.array([[0.0, 0.0], [0.5, 0.0], [0.8, 0.0]]), np.zeros(3), now)
-    np.testing.assert_allclose(short.point[[0, -1]], [[0.0, 0.0], [300.0, 0.0]], atol=1.5)
+    turned = _cut(np.array([[-5.0, 0.0], [9.0, 0.0], [10.0, 1.0]]), np.zeros(3), now)
+    assert turned.heading[-1] == pytest.approx(np.pi / 4, abs=1e-3)
+    # Of less than two metres, half of it.
+    short = _cut(np.array([[5.0, 0.0], [5.5, 0.0], [5.8, 0.3]]), np.zeros(3), np.array([5.0, 0.0, 0.0]))
+    ahead = short.point[-1] - short.point[-100]
+    assert np.arctan2(ahead[1], ahead[0]) == pytest.approx(np.arctan2(0.3, 0.8), abs=1e-3)
 
 
 def test_a_route_is_three_hundred_metres_from_the_car_or_from_its_begin() -> None:

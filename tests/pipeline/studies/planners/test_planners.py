@@ -11,6 +11,7 @@ import pytest
 from data.errors import UserError
 from data.scene import LightState, Scene
 from pipeline.studies.planners.catalogue import builtin_planners, load_planner
+from pipeline.studies.planners.interface import Trajectory
 from tests.pipeline.studies.planners.driving import drive, straight_road
 from tests.scenes import Mover, Signal, hand_made
 
@@ -66,6 +67,22 @@ def test_constant_velocity_goes_straight_on() -> None:
     expected = 0.5 * np.arange(81)[:, None] * [np.cos(0.7), np.sin(0.7)]
     np.testing.assert_allclose(driven.pose[:, :2], expected, atol=1e-4)
     np.testing.assert_allclose(driven.pose[:, 2], 0.7, atol=1e-6)
+
+
+def test_both_plan_a_second() -> None:
+    """Tenths of a second apart, the log to its end."""
+    scene = hand_made([Mover(heading=0.7, speed=5.0)])
+    driven = drive(scene, load_planner("constant_velocity"), steps=1)
+    (situation,) = driven.situations
+    plan = load_planner("constant_velocity")(driven.mission).plan(situation)
+    assert isinstance(plan, Trajectory)
+    move = 0.5 * np.arange(1, 11)[:, None] * [np.cos(0.7), np.sin(0.7)]
+    np.testing.assert_allclose(plan.pose - situation.pose[0], np.column_stack((move, np.zeros(10))), atol=1e-5)
+    log = load_planner("log")(driven.mission)
+    for step, wanted in ((0, range(10)), (35, range(35, 45)), (74, [74, 75, 76, 77, 78, *[79] * 5])):
+        plan = log.plan(dataclasses.replace(situation, step=step))
+        assert isinstance(plan, Trajectory)
+        assert np.array_equal(plan.pose, driven.mission.recorded[list(wanted)])
 
 
 def test_the_example_stops_for_cars_and_lights() -> None:

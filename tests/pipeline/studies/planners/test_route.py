@@ -145,7 +145,11 @@ def test_linked_lanes_with_a_gap_are_joined_by_a_straight_line() -> None:
 def test_pieces_of_one_straight_line_are_joined_by_it() -> None:
     """At an even pace: the cubic is as fast at both ends as the gap between them is long."""
     before, after = np.array([[-1.0, 0.0], [0.0, 0.0]]), np.array([[10.0, 0.0], [12.0, 0.0]])
-    np.testing.assert_allclose(_blend(before, after), [(x, 0.0) for x in range(1, 10)], atol=1e-9)
+    joined = [(x, 0.0) for x in range(1, 10)]
+    np.testing.assert_allclose(_blend(before, after), joined, atol=1e-9)
+    # Their outermost pieces alone say whither.
+    bent = [(-1.0, -5.0), *before], [*after, (12.0, 9.0)]
+    np.testing.assert_allclose(_blend(*map(np.array, bent)), joined, atol=1e-9)
 
 
 def test_a_lane_change_is_part_of_the_route() -> None:
