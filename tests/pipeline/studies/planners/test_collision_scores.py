@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.studies.planners.collision_scores import Collision
+from pipeline.studies.planners.collision_scores import Collision, least_ttc, off_axis, ttc_within_bound
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.scores import score_drives
 from tests.pipeline.studies.planners.drives import ORIGIN, TIME, Floats, drive_of, road, route_of, straight
@@ -128,3 +128,59 @@ def test_all_agents_and_drives_are_told_apart() -> None:
     score, found = collisions(drive)
     assert score == [0.0, 1.0]
     assert [(hit.drive, hit.agent) for hit in found] == [(0, 0)]
+
+
+@pytest.mark.parametrize(("speed", "stands"), [(0.04, True), (0.06, False)])
+def test_who_is_slower_than_a_twentieth_of_a_metre_a_second_stands(speed: float, stands: bool) -> None:
+    """The AV is met head-on; or it reverses into somebody behind it, who drives away or stands."""
+    score, _ = collisions(drive_of([straight(speed=speed)], straight(x=14.0, heading=math.pi, speed=6.0)))
+    assert score == [1.0 if stands else 0.0]
+    back = straight(speed=2.0) * np.array([-1.0, 1.0, 1.0])
+    score, _ = collisions(drive_of([back], straight(x=-8.0, speed=-speed)))
+    assert score == [0.0 if stands else 1.0]
+
+
+@pytest.mark.parametrize(("behind", "fault"), [(0.0, True), (0.01, True), (0.04, False), (0.9, False)])
+def test_the_bumper_touches_what_is_two_centimetres_away(behind: float, fault: bool) -> None:
+    """Somebody drifts into the side of the AV, whose own bumper is so far behind the AV's."""
+    score, found = collisions(drive_of([straight(speed=8.0)], beside(-behind, 3.7, 0.0, 8.0, 1.2)))
+    assert score == [0.0 if fault else 1.0]
+    assert len(found) == 1
+
+
+def test_angles_are_seen_from_the_rear_axle() -> None:
+    ego = torch.tensor([3.0, -2.0, 0.5])
+    for degrees in (0.0, 20.0, -90.0, 149.0, 180.0):
+        way = 0.5 + math.radians(degrees)
+        axle = ego[:2] - 1.4 * torch.tensor([math.cos(0.5), math.sin(0.5)])
+        point = axle + 5.0 * torch.tensor([math.cos(way), math.sin(way)])
+        assert math.degrees(off_axis(ego, point)) == pytest.approx(abs(degrees), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "y", "motion", "degrees", "counts"),
+    [
+        # Against the AV, whose front is 8 m wide: beside its way, and more so from step to step.
+        ((2.0, 8.0, 1.5), 3.5, (-5.0, 0.0), 29.5, True),
+        ((2.0, 8.0, 1.5), 3.5, (-5.0, 0.0), 30.5, False),
+        # Across towards the rear of an AV of 12 m, as fast as it ahead: more behind it from step to step.
+        ((12.0, 2.0, 1.5), 2.5, (1.0, -3.0), 149.5, True),
+        ((12.0, 2.0, 1.5), 2.5, (1.0, -3.0), 150.5, False),
+        # Not across: at less than 30 degrees to the AV's heading.
+        ((12.0, 2.0, 1.5), 2.5, (1.0, -0.57), 90.0, False),
+        ((12.0, 2.0, 1.5), 2.5, (1.0, -0.59), 90.0, True),
+    ],
+)
+def test_ahead_is_within_30_degrees_and_behind_beyond_150(
+    size: tuple[float, float, float], y: float, motion: tuple[float, float], degrees: float, counts: bool
+) -> None:
+    other = np.zeros((81, 3))
+    other[:, 0] = y / math.tan(math.radians(degrees)) - 1.4 + motion[0] * TIME
+    other[:, 1] = y + motion[1] * TIME
+    drive = drive_of([straight(speed=1.0)], other, sizes=[size, (0.2, 0.2, 1.5)])
+    least = least_ttc(drive, drive.velocity, torch.zeros(1, 81, dtype=torch.bool))
+    assert bool(least.isfinite()) == counts
+
+
+def test_less_than_0_95_seconds_to_a_contact_are_too_few() -> None:
+    assert ttc_within_bound(torch.tensor([0.0, 0.94, 0.95, 0.96, math.inf])).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
