@@ -37,7 +37,7 @@ def situation(
         acceleration=0.0,
         yaw_rate=0.0,
         stop_line=np.array(lines or np.zeros((0, 3))),
-        red=np.array(red if red is not None else [True] * len(lines or [])),
+        red=np.array(red if red is not None else [True] * len(lines or []), dtype=bool),
     )
 
 
