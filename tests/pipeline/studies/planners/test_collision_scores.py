@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.simulator.events import LEVEL_GAP
 from pipeline.studies.planners.collision_scores import Collision, least_ttc, off_axis, ttc_within_bound
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.scores import score_drives
@@ -114,6 +115,19 @@ def test_overlap_at_the_start_and_on_another_level_and_absence_do_not_count() ->
     score, found = collisions(dataclasses.replace(drive, present=gone))
     assert score == [1.0]
     assert found == []
+
+
+@pytest.mark.parametrize("height", [0.4, 1.5, 3.8])
+@pytest.mark.parametrize(
+    ("bottom", "collides"), [(0.0, True), (0.9, True), (-0.9, True), (1.1, False), (-1.1, False)]
+)
+def test_boxes_collide_whose_undersides_are_less_than_a_level_apart(
+    height: float, bottom: float, collides: bool
+) -> None:
+    bottom *= LEVEL_GAP
+    drive = drive_of([straight(speed=10.0)], straight(x=14.0), sizes=[(4.0, 2.0, 1.5), (4.0, 2.0, height)])
+    _, found = collisions(dataclasses.replace(drive, heights=torch.tensor([0.75, bottom + height / 2])))
+    assert bool(found) == collides
 
 
 def test_all_agents_and_drives_are_told_apart() -> None:

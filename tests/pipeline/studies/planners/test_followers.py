@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from data.scene import AgentType, MapKind, Scene, until_now
-from pipeline.studies.planners.lanes import read_lanes
+from pipeline.studies.planners.lanes import Lane, read_lanes
 from pipeline.studies.planners.manoeuvres import CutIn, corridors_behind, find_cut_in, find_follower
+from pipeline.studies.planners.road_scores import LANE_HALF_WIDTH
 from tests.pipeline.studies.planners.drives import ORIGIN, route_of
 from tests.scenes import Mover, Point, hand_made
 
@@ -74,6 +76,31 @@ def test_followers_are_found_around_bends_and_before_merges() -> None:
     assert all(line[-1].tolist() == [0.0, 0.0] for line in lines)
     nearer = lanes(AV, around, Mover(x=-12.0, speed=8.0), lines=(own, bend, crossing, merge))
     assert find_follower(nearer, ORIGIN) == 2
+
+
+@pytest.mark.parametrize("heading", [0.0, 1.0, 2.5, -1.5, -3.0])
+@pytest.mark.parametrize(
+    ("turn", "aside", "inside"),
+    [
+        (44.0, 0.0, True), (-44.0, 0.0, True), (46.0, 0.0, False), (-46.0, 0.0, False), (180.0, 0.0, False),
+        (0.0, 0.95, True), (0.0, -0.95, True), (0.0, 1.05, False), (0.0, -1.05, False),
+    ],
+)  # fmt: skip
+def test_a_lane_holds_who_is_in_it_and_turned_by_less_than_45_degrees(
+    heading: float, turn: float, aside: float, inside: bool
+) -> None:
+    """A lane that bends before and behind, so that its direction where the AV is counts alone."""
+    along = np.array([math.cos(heading), math.sin(heading)])
+    port = np.array([-along[1], along[0]])
+    line = [-90.0 * port - 20.0 * along, -20.0 * along, 20.0 * along, 20.0 * along + 60.0 * port]
+    travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1)))
+    lane = Lane(np.array(line), travelled, np.zeros(3), 0.0, ())
+    place = 5.0 * along + LANE_HALF_WIDTH * aside * port
+    pose = torch.tensor([*place, heading + math.radians(turn)], dtype=torch.float32)
+    found = corridors_behind([lane], pose)
+    assert len(found) == inside
+    if inside:
+        np.testing.assert_allclose(found[0], [line[0], line[1], 5.0 * along], atol=1e-4)
 
 
 def test_lanes_in_a_ring_end() -> None:
