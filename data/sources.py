@@ -26,6 +26,8 @@ from data.womd import RecordError, parse_scenario
 # Waymo's bucket has the splits in the last of these folders; a partial copy may start at any level.
 _PREFIXES = ("", "scenario/", "uncompressed/scenario/")
 _MAGIC = re.compile(r"[*?\[]")
+# Files of a folder whose first bytes are read; a spoilt one may be among them.
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def _found_files(
         found: list[tuple[Format, list[str]]] = []
         for item in allowed:
             files = _record_files(filesystem, folder, item)
-            # Names such as *.json say little, so the first file must look like one of the format.
+            # Names such as *.json say little, so one of the first files must look like one of the format.
             told = item.numbered or len(allowed) == 1
-            if files and (told or item.heads(_head(filesystem, files[0]))):
+            if files and (told or any(item.heads(_head(filesystem, file)) for file in sorted(files)[:_LOOKED_AT])):
                 found.append((item, files))
             if files and item.numbered:
                 break

@@ -49,6 +49,18 @@ def test_a_file_without_a_telling_name_by_its_content(tmp_path: Path) -> None:
     assert formats(tmp_path / "c") == [("c", "womd")]
 
 
+def test_spoilt_files_do_not_hide_the_others(tmp_path: Path) -> None:
+    """Whichever the file system lists first; ingest names them."""
+    for number in range(8):
+        put(tmp_path, f"json/{number}.json", TEXT if number == 5 else b"")
+        put(tmp_path, f"net/{number}.pkl", PICKLE if number == 5 else b"<html>")
+    assert {shard for _, shard in formats(tmp_path / "json")} == {"gpudrive"}
+    assert len(formats(tmp_path / "net")) == 8
+    put(tmp_path, "net/5.pkl", b"")
+    with pytest.raises(UserError, match="no TFRecord files"):
+        formats(tmp_path / "net")
+
+
 def test_tfrecords_come_first(tmp_path: Path) -> None:
     write_records(tmp_path / "training.tfrecord", [scenario_proto("s").SerializeToString()])
     put(tmp_path, "notes.json", b"{}")
