@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data.tfrecord import write_records
 from scripts.studies import draw_curves, students
 from scripts.studies.measure import main
+from tests.builders import scenario_proto
+from tests.other_formats import gpudrive_text, scenarionet_record, to_pickle
 from tests.pipeline.viewing.conftest import made_run
 
 __all__ = ["made_run"]
@@ -38,6 +41,32 @@ def test_recorded_motion_and_heights_are_measured(made_run: Path, capsys: pytest
     checkpoint = str(made_run / "finetune" / "reference.ckpt")
     assert main(["gap", "--scenarios", scenarios, "--checkpoint", checkpoint, "--top_k", "1", "5"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["1", "5"]
+
+
+def test_scenes_of_other_formats_are_compared_with_those_of_protos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same scenario in two formats, in the second with an agent half a metre aside; and a file of nonsense."""
+    proto = scenario_proto("ab" * 8)
+    for name in ("womd", "scenarionet", "gpudrive"):
+        (tmp_path / name).mkdir()
+    write_records(tmp_path / "womd" / "validation.tfrecord-00000-of-00001", [proto.SerializeToString()])
+    (tmp_path / "scenarionet" / "sd_a.pkl").write_bytes(to_pickle(scenarionet_record(proto)))
+    (tmp_path / "scenarionet" / "sd_b.pkl").write_bytes(b"nonsense")
+    for state in proto.tracks[1].states:
+        state.center_y += 0.5 * state.valid
+    (tmp_path / "gpudrive" / "a.json").write_bytes(gpudrive_text(proto))
+    files = [f"--files={tmp_path / name}" for name in ("scenarionet", "gpudrive")]
+    assert main(["formats", *files, "--scenarios", str(tmp_path / "womd")]) == 0
+    lines = [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line[1:] for line in lines if line[0] in ("scenarionet", "gpudrive")}
+    assert rows["scenarionet"][:3] == ["2", "1", "pickle 1"]
+    assert rows["gpudrive"][:3] == ["1", "1", "none"]
+    assert float(rows["scenarionet"][-1]) > 5
+    same, moved = ([float(value) for value in line[1:]] for line in lines if line[0] == "ab" * 8)
+    assert max(same) < 1e-5
+    assert moved[0] == pytest.approx(0.5, abs=0.01)
+    assert moved[-1] > 1e-5
 
 
 def test_curves_of_both_kinds_of_training_are_drawn(tmp_path: Path) -> None:
