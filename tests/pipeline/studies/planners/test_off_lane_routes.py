@@ -67,6 +67,16 @@ def test_from_a_drive_to_the_lane_beside_it_the_route_is_a_curve() -> None:
     np.testing.assert_allclose(wanted, [2.0, 2.0, 1.6875, 1.0, 0.3125, 0.0, 0.0], atol=0.05)
 
 
+def test_a_drive_without_lanes_is_rounded_off_and_begins_behind_the_car() -> None:
+    """A turn of half a radian at a point, smoothed with a standard deviation of 2 m, and as any route with 1 m."""
+    before, after = drive_to(0.0, 0.0, 0.5), drive_to(20.0, 0.0)
+    driven = np.concatenate((before, after[1:]))
+    route = _along_drive([], [], driven[0], driven)
+    behind = driven[0, :2] - 10.0 * np.array([np.cos(0.5), np.sin(0.5)])
+    assert np.linalg.norm(route.point[0] - behind) < 1.001
+    assert np.abs(route.curvature).max() == pytest.approx(0.5 / np.sqrt(2 * np.pi * (2.0**2 + 1.0**2)), rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("aside", "heading", "joins"),
     [
