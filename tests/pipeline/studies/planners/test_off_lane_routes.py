@@ -37,12 +37,13 @@ def drive_to(x: float, y: float, heading: float = 0.0) -> np.ndarray:
         ((20.0, 80.0, 400.0), {27: 20, 78: 20, 82: 30}),
         ((10.2, 15.0, 400.0), {27: 30, 285: 30}),
         # A metre of a lane or less is left out.
-        ((25.9, 80.0, 400.0), {25: 0, 26.9: 20, 82: 30}),
+        ((25.9, 80.0, 400.0), {25: 0, 26.1: 20, 82: 30}),
         ((27.0, 80.0, 400.0), {26: 10, 28: 20, 82: 30}),
         # Straight on behind the end of the map.
         ((40.0,), {26: 10, 285: 10}),
         # Nothing of the lane is left to go over to.
         ((20.0,), {26: 0, 285: 0}),
+        ((25.0,), {26: 0, 285: 0}),
     ],
 )
 def test_a_drive_that_ends_in_a_lane_goes_on_in_it(ends: tuple[float, ...], limits: dict[float, float]) -> None:
@@ -90,6 +91,18 @@ def test_only_a_drive_that_ends_near_a_lane_goes_on_in_it(aside: float, heading:
     assert (route.speed_limit > 0).any() == joins
     assert (abs(route.heading[-1]) < 1e-3) == (joins or heading == 0)
     assert not _along_drive(lanes, [], driven[0], driven).speed_limit.any()
+
+
+@pytest.mark.parametrize("turn", [1.0, -1.0])
+def test_directions_of_lane_and_drive_are_compared(turn: float) -> None:
+    """Both as much turned from the x axis, or to either side of it by more than a right angle together."""
+    along = np.array([np.cos(turn), np.sin(turn)])
+    lane = Lane(np.stack((0.0 * along, 500.0 * along)), np.array([0.0, 500.0]), np.array([turn]), 10.0, ())
+    for heading in (turn, -turn):
+        driven = drive_to(100.0 * along[0], 100.0 * along[1], heading)
+        route = _along_drive([lane], [Taken(0, 0.0, 500.0, False)], driven[0], driven)
+        assert (route.speed_limit > 0).any() == (heading == turn)
+        assert route.heading[-1] == pytest.approx(heading, abs=1e-3)
 
 
 def test_a_polyline_goes_on_as_its_last_metre_does() -> None:
