@@ -304,8 +304,7 @@ def _blend(before: Floats, after: Floats) -> Floats:
     """[9, 2] a cubic from the end of one polyline to the start of another, along both."""
     gap = float(np.linalg.norm(after[0] - before[-1]))
     out, into = (
-        (line[1] - line[0]) / max(float(np.linalg.norm(line[1] - line[0])), 1e-6)
-        for line in (before[-2:], after)
+        (line[1] - line[0]) / max(float(np.linalg.norm(line[1] - line[0])), 1e-6) for line in (before[-2:], after)
     )
     u = np.linspace(0.0, 1.0, 11)[1:-1, None]
     return np.asarray(

@@ -78,7 +78,7 @@ def test_followers_are_found_around_bends_and_before_merges() -> None:
     assert find_follower(nearer, ORIGIN) == 2
 
 
-@pytest.mark.parametrize("heading", [0.0, 1.0, 2.5, -1.5, -3.0])
+@pytest.mark.parametrize("heading", [0.0, 1.0, 2.5, 3.0, -1.5, -3.0])
 @pytest.mark.parametrize(
     ("turn", "aside", "inside"),
     [
@@ -96,7 +96,7 @@ def test_a_lane_holds_who_is_in_it_and_turned_by_less_than_45_degrees(
     travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1)))
     lane = Lane(np.array(line), travelled, np.zeros(3), 0.0, ())
     place = 5.0 * along + LANE_HALF_WIDTH * aside * port
-    pose = torch.tensor([*place, heading + math.radians(turn)], dtype=torch.float32)
+    pose = torch.tensor([*place, math.remainder(heading + math.radians(turn), math.tau)], dtype=torch.float32)
     found = corridors_behind([lane], pose)
     assert len(found) == inside
     if inside:
