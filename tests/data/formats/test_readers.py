@@ -173,6 +173,8 @@ def test_other_rates_are_interpolated(period: float, tmp_path: Path) -> None:
 Change = Callable[[dict[str, Any]], Any]
 SPOILT: dict[str, tuple[Change, str]] = {
     "rate": (lambda r: r["metadata"].update(ts=1.0 * np.arange(191)), "rate"),
+    "no number as rate": (lambda r: r["metadata"].update(ts=None, timestep=None, sample_rate="ten"), "rate"),
+    "no step as rate": (lambda r: r["metadata"].update(ts=None, timestep=None, sample_rate=0.0), "rate"),
     "backwards": (lambda r: r["metadata"].update(ts=-0.1 * np.arange(191)), "rate"),
     "no tracks": (lambda r: r.pop("tracks"), "kind"),
     "no AV": (lambda r: r["metadata"].update(sdc_id="nobody"), "sdc"),

@@ -130,6 +130,12 @@ def test_stacked_and_padded_worlds_are_the_worlds() -> None:
             if padded.shape[1] == 3:
                 assert torch.equal(padded[:, :2], value), field.name
                 assert not bool(padded[:, 2].any())
-    chosen = choose_worlds(both, torch.tensor([1, 0, 1]))
+    rows = torch.tensor([1, 0, 1])
+    chosen = choose_worlds(both, rows)
+    for name in ("edge_grid", "road_grid"):
+        found, wanted = getattr(chosen, name), getattr(both, name).of_scenes(rows)
+        for field in dataclasses.fields(wanted):
+            one, other = getattr(found, field.name), getattr(wanted, field.name)
+            assert torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other, field.name
     assert chosen.exists.tolist() == [[True, True], [True, False], [True, True]]
     assert torch.equal(repeat_world(few, 3).pose, few.pose.expand(3, -1, -1))
