@@ -27,7 +27,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "one stage (and what it needs): make $(STAGES)"
-	@echo "variables: PRESET=smoke|demo|womd|gpu|node|leaderboard|paper  RUN=name  DATA=folder, glob or URL  ENGINE=local|ray  RAY_ADDRESS=host:port  ARGS=\"--pretrain.fit.steps 100\""
+	@echo "variables: PRESET=smoke|demo|scratch|womd|gpu|node|leaderboard|paper  RUN=name  DATA=folder, glob or URL  ENGINE=local|ray  RAY_ADDRESS=host:port  ARGS=\"--pretrain.fit.steps 100\""
 
 setup: $(RUNTIME) ## virtual environment with everything pinned
 
