@@ -80,11 +80,13 @@ def test_the_demo_without_them_is_one_option_away() -> None:
         assert RunConfig().start_of(kind) is None
 
 
-def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_weights_that_are_not_there_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"--weights .*there is no .*reference/model.safetensors; give zoo, none, or"
     ):
-        run_stages(config("demo", weights=str(tmp_path)), run="r", data="x", target="tokenize", folder=tmp_path)
+        run_stages(
+            config("demo", weights=str(tmp_path)), run="r", data=str(data), target="tokenize", folder=tmp_path
+        )
 
 
 def test_the_content_of_the_weights_makes_a_stage_stale(tmp_path: Path) -> None:
