@@ -27,14 +27,20 @@ from data.scene import Scene
 from data.store import SceneStore
 from pipeline.agents.agent import Agent
 from pipeline.agents.catalogue import make_agent
-from pipeline.agents.closed_loop import SceneFigures, mean_figures, scene_figures
+from pipeline.agents.closed_loop import SceneFigures, scene_figures
 from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.motion import motion_figures
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.execution.console import track
 from pipeline.execution.tables import interval_cell, render_table
 
-_PARTS = {"metametric": "realism", "simulated_collision_rate": "collision", "simulated_offroad_rate": "off-road"}
+_MIN_ADE = "min_average_displacement_error"
+_PARTS = {
+    "metametric": "realism",
+    "simulated_collision_rate": "collision",
+    "simulated_offroad_rate": "off-road",
+    _MIN_ADE: "minADE, m",
+}
 _MOTION = {
     **{f"speed_ratio_{second}s": f"speed ratio, {second} s" for second in (2, 4, 6, 8)},
     "standing": "standing",
@@ -96,8 +102,6 @@ def _table(results: dict[str, list[SceneFigures]]) -> list[list[str]]:
     for field, title in _PARTS.items():
         found = [mean(_by_scene(figures, field)) for figures in results.values()]
         rows.append([title, *(_cell(one) for one in found)])
-    errors = [mean_figures(figures)["min_ade_m"] for figures in results.values()]
-    rows.append(["minADE, m", *(f"{error:.2f}" for error in errors)])
     moving = [motion_figures([one.motion for one in figures]) for figures in results.values()]
     rows += [[title, *(f"{one.get(field, math.nan):.3f}" for one in moving)] for field, title in _MOTION.items()]
     for other in [name for name in ("reference", "ppo") if name in results]:
@@ -116,7 +120,7 @@ def _criteria(results: dict[str, list[SceneFigures]], name: str) -> list[str]:
     standing = motion["standing"] - motion["log_standing"]
     collisions = [float(np.mean(_by_scene(one, "simulated_collision_rate"))) for one in (own, reference)]
     share = collisions[0] / collisions[1] if collisions[1] else math.inf
-    speed, error = motion["speed_ratio_8s"], mean_figures(own)["min_ade_m"]
+    speed, error = motion["speed_ratio_8s"], float(np.mean(_by_scene(own, _MIN_ADE)))
     lines = [
         _line(f"speed ratio after 8 s {speed:.3f}, at least {_LEAST_SPEED}", speed >= _LEAST_SPEED),
         _line(f"standing {standing:+.3f} from the log, within {_MOST_STANDING}", abs(standing) <= _MOST_STANDING),
