@@ -3,8 +3,10 @@
     python scripts/studies/demonstrate.py runs/drive/tokenize/validation --reference FILE \\
         --out runs/demonstration --policy recipe FILE --policy paper FILE --policy ppo FILE
 
-The first policy is the one that the criteria are about; that named ppo is what it is compared with. Intervals are
-of means over scenes, and paired. Figures of a scene are kept in OUT and not made twice.
+With ``--vehicles`` agents drive moving vehicles alone, among recorded others, and vehicles alone are scored, the
+protocol of the paper's tables. The first policy is the one that the criteria are about; that named ppo is what it
+is compared with. Intervals are of means over scenes, and paired. Figures of a scene are kept in OUT and not made
+twice.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from data.files import read_json, sha256_of, write_json
 from data.scene import Scene
 from data.store import SceneStore
 from pipeline.agents.agent import Agent
+from pipeline.agents.among_logs import AmongLogs
 from pipeline.agents.catalogue import make_agent
 from pipeline.agents.closed_loop import SceneFigures, scene_figures
 from pipeline.agents.leaks import check_unseen
 from pipeline.evaluation.motion import motion_figures
+from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.execution.console import track
 from pipeline.execution.tables import interval_cell, render_table
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--policy", nargs=2, action="append", metavar=("NAME", "FILE"), required=True)
     parser.add_argument("--count", type=int, default=48, help="of scenes, spread over the store")
     parser.add_argument("--rollouts", type=int, default=32, help="of each")
+    parser.add_argument("--vehicles", action="store_true", help="drive and score moving vehicles alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -81,17 +86,18 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
         check_unseen(file, options.scenes, store.ids)
         agent = make_agent(name if name in ("log", "reference") else "policy", file)
         key = "log" if file is None else sha256_of(file)[:16]
-        folder = options.out / f"{name}-{key}-{options.rollouts}"
-        results[name] = [
-            _figures(agent, scene, options.rollouts, folder) for scene in track(scenes, name, count, " scene")
-        ]
+        folder = options.out / f"{name}-{key}-{options.rollouts}{'-vehicles' if options.vehicles else ''}"
+        if options.vehicles:
+            agent = AmongLogs(agent)
+        results[name] = [_figures(agent, scene, options, folder) for scene in track(scenes, name, count, " scene")]
     return results
 
 
-def _figures(agent: Agent, scene: Scene, rollouts: int, folder: Path) -> SceneFigures:
+def _figures(agent: Agent, scene: Scene, options: argparse.Namespace, folder: Path) -> SceneFigures:
     path = folder / f"{scene.scenario_id}.json"
     if not path.is_file():
-        found = scene_figures(agent, scene, rollouts, 0)
+        targets = "vehicle" if options.vehicles else "all"
+        found = scene_figures(agent, with_targets(scene, targets), options.rollouts, 0, TARGETS[targets])
         write_json(path, {**dataclasses.asdict(found), "errors": found.errors.tolist()})
     saved = read_json(path)
     return SceneFigures(torch.tensor(saved["errors"]).view(-1, 4), saved["metric"], saved["motion"])
