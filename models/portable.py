@@ -40,7 +40,8 @@ def write_portable(folder: Path, content: Mapping[str, Any], dtype: torch.dtype 
     words = content["vocabulary"]
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in content["weights"].items()}
     tensors |= {f"{_VOCABULARY}{name}": tensor.contiguous() for name, tensor in words.items()}
-    tensors[_TRAINED] = content[_TRAINED]
+    # Checkpoints of earlier versions lack it.
+    tensors[_TRAINED] = content.get(_TRAINED, torch.zeros(0, dtype=torch.int64))
     version = f"{_NAME}-{content['kind']}/{content['format']}"
     config = {
         "format": version,

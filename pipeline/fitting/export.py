@@ -40,7 +40,10 @@ def run_export(config: ExportConfig, *, checkpoint: Path, out: Path) -> dict[str
     """
     content = read_any_checkpoint(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    write_portable(out, content, _TYPES[config.dtype])
+    try:
+        write_portable(out, content, _TYPES[config.dtype])
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"{checkpoint}: checkpoint of another version of the code; train again") from error
     return {
         "weights": str(out / WEIGHTS_FILE),
         "config": str(out / CONFIG_FILE),

@@ -65,3 +65,10 @@ def test_the_command_writes_files_that_say_what_they_are(tmp_path):
 def test_unknown_types_are_refused():
     with pytest.raises(UserError, match="float32, bfloat16"):
         ExportConfig("int4")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    for content, message in (([1], "some other file"), ({"kind": "policy", "format": 1}, "another version")):
+        torch.save(content, tmp_path / "x.ckpt")
+        with pytest.raises(UserError, match=message):
+            run_export(ExportConfig(), checkpoint=tmp_path / "x.ckpt", out=tmp_path / "out")
