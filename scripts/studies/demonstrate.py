@@ -32,6 +32,8 @@ from pipeline.agents.among_logs import AmongLogs
 from pipeline.agents.catalogue import make_agent
 from pipeline.agents.closed_loop import SceneFigures, scene_figures
 from pipeline.agents.leaks import check_unseen
+from pipeline.drawing.films import write_contact_sheet
+from pipeline.drawing.raster import Panel
 from pipeline.evaluation.motion import motion_figures
 from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Interval, difference, mean
@@ -63,6 +65,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48, help="of scenes, spread over the store")
     parser.add_argument("--rollouts", type=int, default=32, help="of each")
     parser.add_argument("--vehicles", action="store_true", help="drive and score moving vehicles alone")
+    parser.add_argument(
+        "--sheets", type=int, default=0, help="scenes of which OUT has a contact sheet of all agents"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -82,6 +87,7 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
     scenes = [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
     files = {"log": None, "reference": options.reference, **{name: Path(file) for name, file in options.policy}}
     results = {}
+    sheets: list[list[Panel]] = [[] for _ in scenes[: options.sheets]]
     for name, file in files.items():
         check_unseen(file, options.scenes, store.ids)
         agent = make_agent(name if name in ("log", "reference") else "policy", file)
@@ -90,6 +96,10 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
         if options.vehicles:
             agent = AmongLogs(agent)
         results[name] = [_figures(agent, scene, options, folder) for scene in track(scenes, name, count, " scene")]
+        for scene, panels in zip(scenes, sheets):
+            panels.append(Panel(name, None if file is None else agent.rollouts(scene, 1, 0)[0]))
+    for scene, panels in zip(scenes, sheets):
+        write_contact_sheet(options.out / f"{scene.scenario_id}.png", scene, panels)
     return results
 
 
