@@ -57,7 +57,7 @@ _MOTION = {
 _LEAST_SPEED, _MOST_STANDING, _MOST_COLLISIONS, _MOST_MIN_ADE = 0.8, 0.1, 0.5, 4.5
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", type=Path, help="store of scenes with futures, on which nothing was trained")
     parser.add_argument("--reference", type=Path, required=True)
@@ -70,7 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
         results = _results(options)
