@@ -63,8 +63,8 @@ def test_damage_is_named(folder: Path) -> None:
         with pytest.raises(UserError, match="not a checkpoint of this project, or damaged"):
             load_policy(weights)
     weights.write_bytes(content)
-    for spoilt in ("{", "[]", json.dumps({"format": "other"}), json.dumps({"format": "spacer-policy/2"})):
-        config.write_text(spoilt)
+    for wrong in ("{", "[]", json.dumps({"format": "other"}), json.dumps({"format": "spacer-policy/2"})):
+        config.write_text(wrong)
         with pytest.raises(UserError, match="not a checkpoint of this project, or damaged"):
             load_policy(weights)
     config.write_text(text.replace("spacer-policy/", "spacer-policy/9"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -93,7 +92,7 @@ def test_the_content_of_the_weights_makes_a_stage_stale(tmp_path: Path) -> None:
     for kind in ("reference", "policy"):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "model.safetensors").write_bytes(b"one")
-    given = dataclasses.replace(RunConfig(), weights=str(tmp_path))
+    given = RunConfig(weights=str(tmp_path))
     beginning = [stage for stage in STAGES if stage.begins_with]
     assert [stage.name for stage in beginning] == ["tokenize", "pretrain", "selfplay"]
     for stage in beginning:
