@@ -1,4 +1,4 @@
-"""Checkpoint files of all kinds of models: reading, checks, and the scenarios that a model was trained on."""
+"""Checkpoints of all kinds of models: reading, checks, and the scenarios that a model was trained on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from data.errors import UserError, warn_once
 from data.places import open_path
 from data.vocabulary import LOAD_ERRORS
+from models.portable import SUFFIX, read_portable
 
 _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
+_ANY_STAGE = " or ".join(_STAGES.values())
 
 
 def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
@@ -41,6 +43,18 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
     return dict(content)
 
 
+def read_any_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint of any kind, of any version.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+    content = _load(path, _ANY_STAGE)
+    if not isinstance(content, dict) or content.get("kind") not in _STAGES:
+        raise UserError(f"{path}: some other file, expected a checkpoint ({' or '.join(_STAGES)}.ckpt)")
+    return content
+
+
 def name_untrained(path: Path, model: nn.Module) -> None:
     """Warn once of a model whose layer norms are all as initialised, since every training step changes them."""
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
@@ -55,7 +69,7 @@ def checkpoint_kind(path: Path) -> str | None:
     Raises:
         UserError: no such file, or not a checkpoint.
     """
-    content = _load(path, " or ".join(_STAGES.values()))
+    content = _load(path, _ANY_STAGE)
     return content.get("kind") if isinstance(content, dict) else None
 
 
@@ -85,7 +99,7 @@ def trained_on(path: Path) -> Tensor:
     Raises:
         UserError: no such file, or not a checkpoint.
     """
-    content = _load(path, " or ".join(_STAGES.values()))
+    content = _load(path, _ANY_STAGE)
     digests = content.get("trained_on") if isinstance(content, dict) else None
     return digests if isinstance(digests, Tensor) else scene_digests(())
 
@@ -95,6 +109,8 @@ def _load(path: Path, stages: str) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; run {stages} first, or correct the path")
     try:
+        if path.suffix == SUFFIX:
+            return read_portable(path)
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except LOAD_ERRORS as error:

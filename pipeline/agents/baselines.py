@@ -53,6 +53,19 @@ class StraightDrive:
         self._pose = pose[:, :, -1]
 
 
+def recorded_future(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Recorded states [A, 80, 4] of the simulated agents, and whether they are valid [A, 80].
+
+    Raises:
+        UserError: the scene ends now.
+    """
+    if not scene.has_future:
+        raise UserError(f"scenario {scene.scenario_id}: {scene.num_steps} steps; the log agent needs a future")
+    agents, future = scene.agents, slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
+    states = torch.cat((agents.position[:, future], agents.heading[:, future].unsqueeze(-1)), dim=-1)
+    return states[scene.simulated], agents.valid[scene.simulated, future]
+
+
 class LogReplay(Agent):
     """The logged states as they are, zeros where an agent was not seen, as Waymo's own converter does.
 
@@ -60,21 +73,13 @@ class LogReplay(Agent):
     """
 
     def start(self, prepared: Scene, count: int, driven: Tensor | None = None) -> ReplayDrive:
-        states, valid = self._future(prepared)
+        states, valid = recorded_future(prepared)
         pose = torch.cat((states[..., :2] - scene_origin(prepared), states[..., 3:]), dim=-1)
         return ReplayDrive(pose.expand(count, -1, -1, -1), valid.expand(count, -1, -1), self.token_steps)
 
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
-        states, _ = self._future(scene)
+        states, _ = recorded_future(scene)
         return states.expand(count, *states.shape).clone()
-
-    def _future(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        """Recorded states [A, 80, 4] and whether they are valid [A, 80]."""
-        if not scene.has_future:
-            raise UserError(f"scenario {scene.scenario_id}: {scene.num_steps} steps; the log agent needs a future")
-        agents, future = scene.agents, slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
-        states = torch.cat((agents.position[:, future], agents.heading[:, future].unsqueeze(-1)), dim=-1)
-        return states[scene.simulated], agents.valid[scene.simulated, future]
 
 
 class ConstantVelocity(Agent):

@@ -1,30 +1,16 @@
-"""Command ``export``: a trained reference as safetensors and JSON for other programs; neither file can run code.
-
-``model.safetensors`` holds the weights by their names in ``Reference`` and the vocabulary as ``vocabulary.poses``
-[3, K, token_steps, 3], ``vocabulary.box`` [3, 2] and ``vocabulary.tolerance`` [3]. ``config.json`` holds the sizes,
-the seconds of a token, the names of the types, and the notes of the training.
-"""
+"""Command ``export``: a trained reference or policy as safetensors and JSON (``models.portable``)."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from data.errors import UserError
-from data.files import atomic_write, write_json
-from data.scene import STEP_SECONDS
-from data.vocabulary import TYPE_NAMES
-from models.reference.checkpoint import load_reference, read_notes
-from models.reference.network import Reference
+from models.checkpoints import read_any_checkpoint
+from models.portable import CONFIG_FILE, WEIGHTS_FILE, write_portable
 
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-_PREFIX = "vocabulary."
-_FORMAT = "spacer-reference/2"
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,41 +30,22 @@ class ExportConfig:
 
 
 def run_export(config: ExportConfig, *, checkpoint: Path, out: Path) -> dict[str, object]:
-    """Write ``model.safetensors`` and ``config.json``.
+    """Write ``model.safetensors`` and ``config.json``, which all commands also read as a checkpoint.
 
     Args:
-        checkpoint: ``reference.ckpt``. out: folder of the two files.
+        checkpoint: ``reference.ckpt`` or ``policy.ckpt``. out: folder of the two files.
 
     Raises:
-        UserError: not a reference checkpoint.
+        UserError: not a checkpoint.
     """
-    model = load_reference(checkpoint)
+    content = read_any_checkpoint(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    export_reference(out, model, read_notes(checkpoint), _TYPES[config.dtype])
+    try:
+        write_portable(out, content, _TYPES[config.dtype])
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"{checkpoint}: checkpoint of another version of the code; train again") from error
     return {
-        "weights": str(out / _WEIGHTS),
-        "config": str(out / _CONFIG),
-        "megabytes": round((out / _WEIGHTS).stat().st_size / 1e6, 2),
+        "weights": str(out / WEIGHTS_FILE),
+        "config": str(out / CONFIG_FILE),
+        "megabytes": round((out / WEIGHTS_FILE).stat().st_size / 1e6, 2),
     }
-
-
-def export_reference(
-    folder: Path, model: Reference, notes: dict[str, Any], dtype: torch.dtype = torch.float32
-) -> None:
-    """Write both files atomically; the vocabulary is always in float32."""
-    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    vocabulary = model.vocabulary
-    vocabulary_tensors = {f"{_PREFIX}{name}": part.contiguous() for name, part in vocabulary.state_dict().items()}
-    config = {
-        "format": _FORMAT,
-        "model": dataclasses.asdict(model.config),
-        "types": list(TYPE_NAMES),
-        "vocabulary_size": vocabulary.size,
-        "token_seconds": round(vocabulary.token_steps * STEP_SECONDS, 3),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": str(dtype).removeprefix("torch."),
-        "notes": notes,
-    }
-    content = save_tensors({**tensors, **vocabulary_tensors}, metadata={"format": _FORMAT})
-    atomic_write(folder / _WEIGHTS, lambda file: file.write(content))
-    write_json(folder / _CONFIG, config)

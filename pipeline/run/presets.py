@@ -15,11 +15,11 @@ ConfigT = TypeVar("ConfigT")
 
 CONFIGS = Path(__file__).with_name("configs")
 _SETTINGS = CONFIGS / "selfplay"
-PRESETS = ("smoke", "demo", "womd", "gpu", "node", "leaderboard", "paper")
+PRESETS = ("smoke", "demo", "scratch", "womd", "gpu", "node", "leaderboard", "paper")
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """A preset's overrides, by section.
+    """A preset's overrides, by section; ``like`` in that of self-play names settings that lie below it.
 
     Raises:
         UserError: no such preset.
@@ -27,7 +27,15 @@ def load_preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise UserError(f"--preset {name}: no such preset, {expected(name, PRESETS)}")
     values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) or {}
+    if settings := values.get("selfplay", {}).pop("like", None):
+        values["selfplay"] = _merged(_settings(settings), values["selfplay"])
     return values
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options, those of ``above`` where both have one."""
+    both = {key for key in above if isinstance(above[key], Mapping) and key in below}
+    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,8 +109,13 @@ def read_settings(name: str) -> dict[str, Any]:
     Raises:
         UserError: no such file.
     """
+    return leaves(_settings(name))
+
+
+def _settings(name: str) -> dict[str, Any]:
     path = _SETTINGS / f"{name}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in _SETTINGS.glob("*.yaml"))
         raise UserError(f"{path}: no such settings; choose one of {', '.join(known)}")
-    return leaves(yaml.safe_load(path.read_text()))
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    return values

@@ -139,6 +139,8 @@ def run_stages(
         # Said before hours are spent on what comes first; of finished stages only if they have to run again.
         if stage.name in wanted and place.manifest(stage.name) is None:
             _check_devices(stage, config)
+            if stage.begins_with:
+                config.start_of(stage.begins_with)
     started, ran = time.perf_counter(), 0
     manifests: dict[str, Manifest] = {}
     with locked(place.folder, f"run {run}"), logged(place.folder / _LOG):

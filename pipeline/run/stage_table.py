@@ -81,6 +81,7 @@ class Stage(Command):
         whole: function of the module that does the stage of a ``Run`` where that is more than one call.
         changed: function of the module that tells whether data from outside have changed since.
         about_stages: it reports on the stages themselves, not on their outputs alone.
+        begins_with: the kind of model whose weights it may begin with (``RunConfig.weights``).
     """
 
     needs: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ class Stage(Command):
     whole: str | None = None
     changed: str | None = None
     about_stages: bool = False
+    begins_with: str | None = None
 
     def run(self, run: Run) -> dict[str, Any]:
         """Do the stage in the run's folder; returns figures."""
@@ -99,6 +101,8 @@ class Stage(Command):
         given = {"out": run.path(self.name), "seed": run.config.seed, "keep": run.keep, "engine": run.engine}
         given |= {name: getattr(run.config, name) for name in self.settings}
         given |= {option: run.path(name) for option, name in self.paths.items()}
+        if self.begins_with:
+            given["start"] = run.config.start_of(self.begins_with)
         accepted = inspect.signature(function).parameters
         own = {name: value for name, value in given.items() if name in accepted}
         return function(getattr(run.config, self.name), **own)
@@ -106,6 +110,9 @@ class Stage(Command):
     def options(self, config: Any) -> dict[str, Any]:
         """What of a run's configuration decides the outputs, as plain values."""
         settings = {name: getattr(config, name) for name in self.settings}
+        # Named only where it is given: other runs stay as they are.
+        if self.begins_with and (start := config.start_of(self.begins_with)):
+            settings["start"] = start
         return {
             **{name: _content(value) if isinstance(value, Path) else value for name, value in settings.items()},
             **dataclasses.asdict(getattr(config, self.name)),
@@ -160,6 +167,7 @@ STAGES = (
         inputs=("data",),
         goes_on=True,
         whole="tokenize_run",
+        begins_with="reference",
         changed="changed_data",
     ),
     _stage(
@@ -169,6 +177,7 @@ STAGES = (
         "--scenes runs/store/training --vocabulary runs/store/training/vocabulary.pt --out runs/pretrain",
         needs=("tokenize",),
         paths={**_SCENES, "vocabulary": VOCABULARY},
+        begins_with="reference",
         outputs=_FITTED,
         inputs=("scenes", "validation", "vocabulary", "start"),
         once=True,
@@ -193,6 +202,7 @@ STAGES = (
         "--scenes runs/store/training --reference runs/finetune/reference.ckpt --out runs/selfplay",
         needs=("tokenize", "finetune"),
         paths={**_SCENES, "reference": REFERENCE},
+        begins_with="policy",
         outputs=("policy.ckpt", "best.ckpt", "training.pt", "metrics.csv", "tensorboard"),
         inputs=("scenes", "validation", "reference", "start"),
         once=True,

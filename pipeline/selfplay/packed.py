@@ -44,7 +44,7 @@ def packed_worlds(
     if path.is_file():
         try:
             with torch.serialization.safe_globals([World, Segments, RoadLists]):
-                found = torch.load(path, mmap=True, weights_only=True)
+                found = torch.load(path, weights_only=True)
             if isinstance(found, World):
                 return found
         except LOAD_ERRORS:
@@ -52,7 +52,8 @@ def packed_worlds(
     whole = build()
     try:
         path.parent.mkdir(exist_ok=True)
-        for other in path.parent.glob("*.pt"):
+        # Half-written ones of killed processes, too.
+        for other in path.parent.glob("*"):
             other.unlink(missing_ok=True)
         atomic_write(path, lambda file: torch.save(whole, file))
     except OSError as error:

@@ -28,7 +28,8 @@ from data.store import (
     write_shard,
 )
 from data.tokenizer import retokenisation_error
-from data.vocabulary import VocabularyConfig, build_vocabulary
+from data.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
+from models.checkpoints import read_any_checkpoint
 from pipeline.execution.console import bar, track
 from pipeline.execution.engine import EngineConfig, run_on, worker_count
 from pipeline.execution.tables import csv_table
@@ -215,10 +216,15 @@ def _check_siblings(store: SceneStore, split: str) -> None:
         check_disjoint(store, other)
 
 
-def learn_vocabulary(config: TokenizeConfig, *, store: Path, out: Path, seed: int) -> dict[str, float]:
-    """Build the vocabulary from a store, save it and measure the re-tokenisation error."""
+def learn_vocabulary(
+    config: TokenizeConfig, *, store: Path, out: Path, seed: int, start: Path | None = None
+) -> dict[str, float]:
+    """Build the vocabulary from a store, or take that of a checkpoint, save it and measure its error."""
     scenes = SceneStore(store)
-    vocabulary = build_vocabulary(track(scenes, "vocabulary", len(scenes), " scene"), config.vocabulary, seed)
+    if start is not None:
+        vocabulary = Vocabulary.from_state_dict(read_any_checkpoint(start)["vocabulary"])
+    else:
+        vocabulary = build_vocabulary(track(scenes, "vocabulary", len(scenes), " scene"), config.vocabulary, seed)
     vocabulary.save(out)
     count = min(len(scenes), config.error_scenes or len(scenes))
     sample = (scenes[index * len(scenes) // count] for index in range(count))
@@ -266,5 +272,11 @@ def tokenize_run(run: Run) -> dict[str, Any]:
         run.store(split).mkdir(exist_ok=True)
         found = ingest(config, data=data, split=split, out=run.store(split), engine=run.engine)
         figures |= {f"{split}_{name}": value for name, value in found.items()}
-    learnt = learn_vocabulary(config, store=run.store("training"), out=run.path(VOCABULARY), seed=run.config.seed)
+    learnt = learn_vocabulary(
+        config,
+        store=run.store("training"),
+        out=run.path(VOCABULARY),
+        seed=run.config.seed,
+        start=run.config.start_of("reference"),
+    )
     return figures | learnt

@@ -3,8 +3,8 @@
     python scripts/studies/ablate.py runs/demo --steps 300000 --seeds 3 --out runs/ablation \
         --variant "two layers" --variant "one layer" policy.row_layers=1
 
-Settings are those of the preset demo on one core, and those given; ``start=FILE`` begins with a policy. A finished
-training is not repeated. ``--train`` ends after the trainings, for a machine whose GPU has better things to do.
+Settings are those of the preset scratch on one core, and those given; ``start=FILE`` begins with a policy. A
+finished training is not repeated. ``--train`` ends after the trainings, for a machine whose GPU has better to do.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run = RunFolder.opened(options.run)
     base = dataclasses.replace(
-        override(SelfPlayConfig(), leaves(load_preset("demo")["selfplay"])),
+        override(SelfPlayConfig(), leaves(load_preset("scratch")["selfplay"])),
         agent_steps=options.steps,
         evaluate_every=1_000_000,
         evaluate_scenes=options.scenes,

@@ -33,6 +33,9 @@ _POLICY = (
     ("collision_rate", "agents that collide in 8 s", 20_000),
     ("off_road_rate", "vehicles that leave the road in 8 s", 20_000),
     ("goal_rate", "moving agents that reach their goal", 20_000),
+    ("evaluation_realism", "realism on held-out scenes", 0),
+    ("evaluation_speed_ratio_8s", "speed after 8 s, of the log's", 0),
+    ("evaluation_standing", "share standing after 8 s", 0),
 )
 _ANCHORED = ("kl", "log_likelihood")
 # beta to figures; the paper's log-likelihoods have another scale.
@@ -59,8 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     tables = {name: pd.read_csv(path) for name, _, path in (text.rpartition("=") for text in options.curve)}
     steps = "agent_steps" if all("agent_steps" in table for table in tables.values()) else "step"
     panels = _POLICY if steps == "agent_steps" else _REFERENCE
-    columns = len(panels) // 2
-    figure, axes = plt.subplots(2, columns, figsize=(4.4 * columns, 6.4), constrained_layout=True)
+    rows = 3 if len(panels) > 6 else 2
+    columns = len(panels) // rows
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), constrained_layout=True)
     for axis, (column, title, window) in zip(axes.flat, panels, strict=True):
         for name, table in tables.items():
             curve = _curve(table, steps, column, window)

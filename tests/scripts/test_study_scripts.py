@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.tfrecord import write_records
-from scripts.studies import draw_curves, students
+from pipeline.agents.closed_loop import SceneFigures
+from scripts.studies import demonstrate, draw_curves, students
 from scripts.studies.measure import main
 from tests.builders import scenario_proto
 from tests.other_formats import gpudrive_text, scenarionet_record, to_pickle
@@ -88,3 +90,50 @@ def test_students_learn_from_the_same_states(made_run: Path, capsys: pytest.Capt
     students.main([str(made_run), *few[:2], "--steps=0", "--student", "untaught"])
     untaught = capsys.readouterr().out.splitlines()[-1].split()
     assert float(rows[0][4]) < 0.8 * float(untaught[4])
+
+
+def test_policies_are_compared_on_the_same_scenes_once(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = str(made_run / "selfplay" / "policy.ckpt")
+    options = [
+        str(made_run / "tokenize" / "validation"),
+        "--reference",
+        str(made_run / "finetune" / "reference.ckpt"),
+    ]
+    options += ["--policy", "own", policy, "--policy", "ppo", policy, "--out", str(tmp_path)]
+    options += ["--count=2", "--rollouts=2", "--sheets=1"]
+    demonstrate.main(options)
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()][2:6] == ["realism", "collision", "off-road", "minADE,"]
+    assert "realism +0.000 [+0.000, +0.000] above PPO's" in text
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert len(kept) == 2 * 4
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    demonstrate.main(options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == kept
+    assert capsys.readouterr().out == text
+    demonstrate.main([*options, "--vehicles"])
+    assert len(list(tmp_path.rglob("*.json"))) == 2 * len(kept)
+
+
+def figures(realism: float, collision: float, speed: float, standing: float, error: float) -> list[SceneFigures]:
+    motion = {f"{log}{name}": 1.0 for log in ("", "log_") for name in ("progress", "jerk", "standing")}
+    motion |= {f"{log}speed_{second}s": 10.0 for log in ("", "log_") for second in (2, 4, 6, 8)}
+    motion |= {"agents": 4.0, "agents_8s": 4.0, "windows": 9.0, "speed_8s": 10.0 * speed, "standing": 4 * standing}
+    metric = {"simulated_collision_rate": collision, "min_average_displacement_error": error}
+    return [
+        SceneFigures(torch.zeros(1, 4), {**metric, "metametric": realism + shift}, motion)
+        for shift in (0, 0.01, -0.01)
+    ]
+
+
+def test_criteria_are_met_or_not() -> None:
+    """At the limits of docs/selfplay.md; the log stands in a quarter."""
+    reference, ppo = figures(0.6, 0.2, 1.0, 0.25, 2.0), figures(0.7, 0.0, 0.2, 0.9, 9.0)
+    good = {"good": figures(0.75, 0.1, 0.8, 0.34, 4.5), "reference": reference, "ppo": ppo}
+    bad = {"bad": figures(0.7, 0.11, 0.79, 0.36, 4.6), "reference": reference, "ppo": ppo}
+    lines = demonstrate._criteria(good, "good")
+    assert [line[:7].strip() for line in lines] == ["met"] * 5 + ["order:"]
+    assert lines[5] == "order: good minus reference +0.150 [+0.150, +0.150]"
+    assert [line[:7].strip() for line in demonstrate._criteria(bad, "bad")] == ["NOT MET"] * 5 + ["order:"]

@@ -73,7 +73,7 @@ def prepare(folder: Path, run: Path | None, python: str = "3.12", wheels: bool =
 def _generated(folder: Path) -> Path:
     """Make a small run of the stages beside the folder."""
     runs, name = folder.parent, f"{folder.name}-run"
-    command = [sys.executable, "-m", "pipeline", "stages", "--preset", "demo", "--target", "selfplay"]
+    command = [sys.executable, "-m", "pipeline", "stages", "--preset", "scratch", "--target", "selfplay"]
     command += [part for option, value in _OPTIONS.items() for part in (f"--{option}", str(value))]
     status = subprocess.call([*command, "--run", name, "--folder", str(runs)], cwd=_ROOT)
     if status:

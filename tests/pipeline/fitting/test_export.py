@@ -17,7 +17,7 @@ from models.reference.checkpoint import save_reference
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
-from pipeline.fitting.export import ExportConfig, export_reference, run_export
+from pipeline.fitting.export import ExportConfig, run_export
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 
@@ -26,7 +26,9 @@ def imported(folder: Path) -> Reference:
     """The model of an export, read as another program would."""
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == "spacer-reference/2"
-    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors.pop("trained_on").dtype == torch.int64
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
     words = {name: tensors.pop(f"vocabulary.{name}") for name in ("poses", "box", "tolerance")}
     model = Reference(ReferenceConfig(**config["model"]), Vocabulary.from_state_dict(words))
     model.load_state_dict(tensors)
@@ -36,7 +38,8 @@ def imported(folder: Path) -> Reference:
 @pytest.mark.parametrize("token_steps", [2, 5])
 def test_an_export_is_the_model(token_steps, tmp_path):
     model = make_model(token_steps)
-    export_reference(tmp_path, model, {"stage": "test"})
+    save_reference(tmp_path / "reference.ckpt", model, {"stage": "test"})
+    run_export(ExportConfig(), checkpoint=tmp_path / "reference.ckpt", out=tmp_path)
     again = imported(tmp_path)
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
     assert torch.equal(again(inputs), model(inputs))
@@ -62,3 +65,10 @@ def test_the_command_writes_files_that_say_what_they_are(tmp_path):
 def test_unknown_types_are_refused():
     with pytest.raises(UserError, match="float32, bfloat16"):
         ExportConfig("int4")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    for content, message in (([1], "some other file"), ({"kind": "policy", "format": 1}, "another version")):
+        torch.save(content, tmp_path / "x.ckpt")
+        with pytest.raises(UserError, match=message):
+            run_export(ExportConfig(), checkpoint=tmp_path / "x.ckpt", out=tmp_path / "out")

@@ -68,7 +68,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def planned(run: Path, **options: Any) -> dict[str, Estimate]:
-    small: dict[str, Any] = {"scenarios": 1000, "training": 10_000, "validation": 100, "settings": "demo"}
+    small: dict[str, Any] = {"scenarios": 1000, "training": 10_000, "validation": 100, "settings": "scratch"}
     config = PlanConfig(**small | options)
     return {estimate.stage: estimate for estimate in estimates(config, run)}
 
@@ -177,11 +177,11 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert seconds(found["pretrain"]) == pytest.approx(preset["pretrain"]["fit"]["steps"] * 0.05)
     assert (found["pretrain"].scene_gb, found["pretrain"].memory_gb) == (0.5, 2.0)
     assert seconds(found["finetune"]) == pytest.approx(preset["finetune"]["fit"]["steps"] * (40 * 0.02 + 0.05))
-    # 48 worlds a GPU: 1000 agent-steps each at 100,000 a second; before that a second of 12 cores for each world.
-    updates = preset["selfplay"]["agent_steps"] / (4 * 48_000)
+    # 75 worlds a GPU: 1000 agent-steps each at 100,000 a second; before that a second of 12 cores for each world.
+    updates = preset["selfplay"]["agent_steps"] / (4 * 75_000)
     start = preset["selfplay"]["pool"] * (1.0 / 12 + 0.02)
-    assert seconds(found["selfplay"]) == pytest.approx(start + updates * 48_000 / 100_000)
-    assert found["selfplay"].memory_gb == pytest.approx(48 * 12 / 300)
+    assert seconds(found["selfplay"]) == pytest.approx(start + updates * 75_000 / 100_000)
+    assert found["selfplay"].memory_gb == pytest.approx(75 * 12 / 300)
     assert seconds(found["sample"]) == pytest.approx(1000 / 2.0 / preset["sample"]["workers"])
     assert "guessed: 2 processes on a GPU do not slow one another" in found["sample"].assumption
     assert seconds(found["evaluate"]) == pytest.approx(100 * 0.1 / 4)

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.receipts import SUMS
-from data.scene import map_tensors
+from data.scene import Scene, map_tensors
 from data.store import SceneStore, shard_name, write_shard
 from pipeline.selfplay import packed
 from pipeline.selfplay import pool as pool_module
@@ -200,11 +201,18 @@ def summed(tmp_path, store) -> SceneStore:
 
 def test_built_worlds_are_read_by_the_next_training(summed, vocabulary, monkeypatch, capsys) -> None:
     def pool(rows: list[int], view_size: int = 8) -> list[Tensor]:
-        return tensors(WorldPool(summed, rows, vocabulary, view_size, capacity=4, workers=0, device=CPU).resident)
+        found = WorldPool(summed, rows, vocabulary, view_size, capacity=4, workers=0, device=CPU).resident
+        assert found is not None
+        return tensors(found)
 
-    built = []
+    built: list[int] = []
     real = pool_module.build_world
-    monkeypatch.setattr(pool_module, "build_world", lambda *given: built.append(1) or real(*given))
+
+    def counted(scene: Scene, *given: Any) -> World:
+        built.append(1)
+        return real(scene, *given)
+
+    monkeypatch.setattr(pool_module, "build_world", counted)
     first = pool([3, 1, 0])
     assert len(built) == 3
     assert all(torch.equal(a, b) for a, b in zip(first, pool([3, 1, 0]), strict=True))
@@ -234,6 +242,7 @@ def test_a_store_that_cannot_be_written_trains_all_the_same(summed, vocabulary, 
 
     monkeypatch.setattr(packed, "atomic_write", full)
     pool = WorldPool(summed, [0, 1], vocabulary, 8, capacity=4, workers=0, device=CPU)
+    assert pool.resident is not None
     assert len(pool.resident.types) == 2
     assert "built worlds are not kept (No space left on device)" in capsys.readouterr().err
 
@@ -245,7 +254,7 @@ def test_code_that_builds_worlds_decides_whether_they_are_read(summed, vocabular
     assert key() == before
     for module in packed._CODE:
         edited = tmp_path / "edited.py"
-        edited.write_text(Path(module.__file__).read_text() + "# edited\n")
+        edited.write_text(Path(str(module.__file__)).read_text() + "# edited\n")
         with monkeypatch.context() as patch:
             patch.setattr(module, "__file__", str(edited))
             assert key() != before

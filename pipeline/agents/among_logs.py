@@ -1,0 +1,79 @@
+"""An agent drives the moving vehicles while all others replay the log, as in the paper's vehicle tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.scene import CURRENT_INDEX, AgentType, Scene
+from data.tokenizer import scene_origin
+from pipeline.agents.agent import Agent, Drive
+from pipeline.agents.baselines import recorded_future
+from pipeline.simulator.world import STILL
+
+# Where agents are that the log does not have at a time, metres from the scene: they meet nobody.
+_AWAY = 1e4
+
+
+class AmongLogs(Agent):
+    """Another agent among recorded ones.
+
+    Args:
+        agent: that drives the moving vehicles.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.token_steps, self.device = agent.token_steps, agent.device
+
+    def max_batch_rollouts(self, agents: int) -> int:
+        return self._agent.max_batch_rollouts(agents)
+
+    def prepare(self, scene: Scene) -> tuple[Any, Tensor, Tensor, Tensor]:
+        states, valid = recorded_future(scene)
+        pose = torch.cat((states[..., :2] - scene_origin(scene), states[..., 3:]), dim=-1)
+        pose = torch.where(valid.unsqueeze(-1), pose, _AWAY)
+        recorded = (tensor.to(self.device) for tensor in (pose, valid, moving_vehicles(scene)))
+        return self._agent.prepare(scene), *recorded
+
+    def start(
+        self, prepared: tuple[Any, Tensor, Tensor, Tensor], count: int, driven: Tensor | None = None
+    ) -> AmongLogsDrive:
+        inner, pose, valid, vehicles = prepared
+        return AmongLogsDrive(self._agent.start(inner, count, vehicles), pose, valid, vehicles, self.token_steps)
+
+
+class AmongLogsDrive:
+    """See ``Drive``; [A, T, 3] and [A, T] of the log, [A] of who does not replay it."""
+
+    def __init__(self, drive: Drive, pose: Tensor, present: Tensor, driven: Tensor, steps: int) -> None:
+        self._drive, self._pose, self._present, self._driven, self._steps = drive, pose, present, driven, steps
+        self._first = 0
+
+    def _now(self) -> slice:
+        return slice(self._first, self._first + self._steps)
+
+    def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        pose, present = self._drive.step(uniform)
+        driven = self._driven[:, None]
+        pose = torch.where(driven.unsqueeze(-1), pose, self._pose[:, self._now()])
+        return pose, torch.where(driven, present, self._present[:, self._now()])
+
+    def observe(
+        self, pose: Tensor, present: Tensor | None = None, velocity: Tensor | None = None, red: Tensor | None = None
+    ) -> None:
+        if present is None:
+            present = (self._driven[:, None] | self._present[:, self._now()]).expand(pose.shape[:-1])
+        self._drive.observe(pose, present, velocity, red)
+        self._first += self._steps
+
+
+def moving_vehicles(scene: Scene) -> Tensor:
+    """[A] bool of the simulated agents: vehicles whose log ends elsewhere."""
+    agents, chosen = scene.agents, scene.simulated
+    position, valid = agents.position[chosen, :, :2], agents.valid[chosen]
+    last = torch.where(valid, torch.arange(scene.num_steps), -1).amax(-1)
+    way = position[torch.arange(len(last)), last] - position[:, CURRENT_INDEX]
+    return (agents.type[chosen] == AgentType.VEHICLE) & (way.norm(dim=-1) > STILL)
