@@ -406,3 +406,27 @@ def test_nothing_is_said_of_rollouts_that_waymos_code_scored(womd: Path) -> None
         for read in read_rollouts(file):
             found = suspicions_of(read.agent_id, read.states, source.get(read.scenario_id))
             assert {suspicion.kind for suspicion in found} <= TRUE, file.name
+
+
+def test_frozen_objects_are_those_that_stay_where_they_are() -> None:
+    """Frozen a second later, or somewhere else, is another mistake."""
+    states = rollouts()
+    frozen = states.copy()
+    frozen[..., :] = states[:, :, :1]
+    frozen[..., :3] = SCENE.agents.position[None, :, None, CURRENT_INDEX].numpy()
+    assert "objects that move are frozen" in kinds(frozen)
+    elsewhere = frozen.copy()
+    moving = SCENE.agents.velocity[:, CURRENT_INDEX].norm(dim=-1).numpy() > 0
+    elsewhere[:, moving, :, 1] += 50.0
+    assert "objects that move are frozen" not in kinds(elsewhere)
+    late = frozen.copy()
+    late[:, :, 10:] = states[:, :, :70]
+    assert "objects that move are frozen" not in kinds(late)
+
+
+def test_one_joint_scene_in_which_an_object_moves_tells_how_it_moves() -> None:
+    """States repeated twice in two of four joint scenes, while the same objects stand in the others."""
+    states = held(rollouts(), 2)
+    standing = states.copy()
+    standing[2:, :, :, :3] = states[2:, :, :1, :3]
+    assert REPEATED in kinds(standing)
