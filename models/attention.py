@@ -55,19 +55,22 @@ def k_nearest(
     hidden = ~valid.unsqueeze(-2)
     sources = source.shape[-2]
     if exclude_self:
-        hidden = hidden | torch.eye(sources, dtype=torch.bool, device=source.device)
+        row = torch.arange(sources, device=source.device)
+        hidden = hidden | (row.unsqueeze(-1) == row)
     # Roads overlap, so equal distances are common. Ranking by tenths of a millimetre and then by row makes the
     # result independent of the padding of the batch.
     # In place, since these are the largest tensors of a forward pass.
-    rank = (distance * 1e4).long().masked_fill_(hidden, _FAR)
-    rank = rank.bitwise_left_shift_(_ROW_BITS).bitwise_or_(torch.arange(sources, device=source.device))
-    if sources < count:
+    rank = (distance * 1e4).masked_fill_(hidden, float(_FAR)).long()
+    rank = rank.mul_(2**_ROW_BITS).add_(torch.arange(sources, device=source.device))
+    # An exported graph serves all numbers of sources: it is traced once, without branches.
+    exported = torch.onnx.is_in_onnx_export()
+    if exported or sources < count:
         # Lists always have the same length. A size that depends on a smaller number of sources was broadcast
         # wrongly when compiled for dynamic shapes (torch 2.13).
-        rank = nn.functional.pad(rank, (0, count - sources), value=_FAR << _ROW_BITS)
+        rank = nn.functional.pad(rank, (0, count if exported else count - sources), value=_FAR << _ROW_BITS)
     best = rank.topk(count, dim=-1, largest=False).values
     index = best & (2**_ROW_BITS - 1)
-    far = (best >> _ROW_BITS) >= _FAR
+    far = best >= _FAR << _ROW_BITS
     index = torch.where(far, 0, index)
     return index, distance.gather(-1, index).masked_fill(far, math.inf)
 
@@ -126,7 +129,9 @@ class RelativeAttention(nn.Module):
 
         This is done once here, since every step that reads the sources would copy them otherwise.
         """
-        return sources.unflatten(-1, (2, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).contiguous()
+        # Views and a dimension counted from the front, so that the export to ONNX keeps all other sizes free.
+        split = sources.view(*sources.shape[:-1], 2, self.heads, -1)
+        return split.movedim(split.dim() - 3, 0).transpose(-3, -2).contiguous()
 
     def gather_by_head(self, sources: Tensor, index: Tensor) -> Tensor:
         """``by_head`` of gathered sources, without gathering them before.
@@ -159,7 +164,7 @@ class RelativeAttention(nn.Module):
         """
         width = target.shape[-1]
         each = width // self.heads
-        query = self.query(self.norm_target(target)).unflatten(-1, (self.heads, each)) / math.sqrt(each)
+        query = self.query(self.norm_target(target)).view(*target.shape[:-1], self.heads, each) / math.sqrt(each)
         key, value = source.unbind(0)
         relative_query = torch.einsum("...hd,hdf->...hf", query, self.relation_key)  # [..., S, H, F]
         # Each target picks its own from the products with all N sources, which moves less memory than picking keys

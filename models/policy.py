@@ -177,14 +177,14 @@ class Policy(nn.Module):
             judged = fused
             if self.config.own_critic:
                 if beyond is None or not beyond.shape[-1]:
-                    beyond = seen.new_zeros(len(seen), BEYOND)
+                    beyond = seen.new_zeros(seen.shape[0], BEYOND)
                 judged = torch.cat((seen.detach().float(), beyond.float()), dim=-1)
             return self._logits(fused, agent_type, motion), self.critic(judged).squeeze(-1)
 
     def _logits(self, fused: Tensor, agent_type: Tensor, motion: Tensor) -> Tensor:
         logits = self.actor(fused)
         if self.heads > 1:
-            by_type = logits.view(len(logits), self.heads, self.actions)
+            by_type = logits.view(logits.shape[0], self.heads, self.actions)
             index = agent_type.view(-1, 1, 1).expand(-1, 1, self.actions)
             logits = by_type.gather(1, index).squeeze(1)
         if self.inertia is not None:

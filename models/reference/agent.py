@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,14 @@ class PreparedScene:
     encoding: MapEncoding
     lights: KnownLights
     origin: Tensor  # [2]
+
+
+def join_scenes(prepared: Sequence[PreparedScene]) -> PreparedScene:
+    """Several scenes as one, padded; ``origin`` is [B, 2] then."""
+    inputs, encoding, lights = (
+        collate_inputs([getattr(part, name) for part in prepared]) for name in ("inputs", "encoding", "lights")
+    )
+    return PreparedScene(inputs, encoding, lights, torch.stack([part.origin for part in prepared]))
 
 
 class ReferenceAgent:

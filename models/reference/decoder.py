@@ -180,9 +180,9 @@ class AgentLayer(nn.Module):
         """
         blocks = view.shape[3]
         x = x + self.time(x, past, time.relation, time.bias, time.index)
-        x = x + self.map(x.unflatten(2, (blocks, -1)), view, road.relation, road.bias).flatten(2, 3)
+        x = x + self.map(x.view(*x.shape[:2], blocks, -1, x.shape[3]), view, road.relation, road.bias).flatten(2, 3)
         by_time = x.transpose(1, 2).flatten(0, 1)  # [B * T, A, D]
         source = self.agent.by_head(self.agent.sources(by_time))
         update = self.agent(by_time, source, social.relation, social.bias, social.index)
-        x = x + update.unflatten(0, (len(x), -1)).transpose(1, 2)
+        x = x + update.view(x.shape[0], -1, *update.shape[1:]).transpose(1, 2)
         return x + self.feed_forward(x)

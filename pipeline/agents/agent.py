@@ -18,11 +18,13 @@ Shape legend: R rollouts, A agents (those of ``scene.simulated``, in order), s s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.ground import joint_states
 from data.scene import FUTURE_STEPS, Scene, generator_for
 from data.tokenizer import scene_origin
@@ -83,12 +85,24 @@ class Agent(ABC):
         """What all drives in a single scene share, such as its encoded map."""
         return scene
 
+    def join(self, prepared: Sequence[Any]) -> Any:
+        """Several prepared scenes as one, for drives in all of them at once; agents are padded at the end.
+
+        Raises:
+            UserError: several scenes, and the agent drives in one alone.
+        """
+        if len(prepared) > 1:
+            raise UserError(f"{type(self).__name__} drives in one scene at a time, not in {len(prepared)}")
+        return prepared[0]
+
     @abstractmethod
     def start(self, prepared: Any, count: int, driven: Tensor | None = None) -> Drive:
         """Rollouts at the current step of a scene.
 
         Args:
-            prepared: of ``prepare``. count: R. driven: [A] bool, the agents that it drives; all by default.
+            prepared: of ``prepare``; or of ``join``, then the rollouts of each scene are consecutive rows.
+            count: R of each scene.
+            driven: [A] bool, or [scenes, A], the agents that it drives; all by default.
         """
 
     @torch.no_grad()

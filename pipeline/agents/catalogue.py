@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.errors import UserError, expected
+from models.checkpoints import checkpoint_kind
+from models.policy import POLICY_KIND
 from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
@@ -41,3 +43,13 @@ def make_agent(
     if checkpoint is None:
         raise UserError(f"--agent {name} needs --checkpoint FILE")
     return _LEARNT[name].from_checkpoint(checkpoint, sampling, device, compiled)
+
+
+def open_agent(checkpoint: Path, sampling: SamplingConfig | None = None, device: str = "cpu") -> Agent:
+    """The policy or the reference of a checkpoint; arguments as of ``make_agent``.
+
+    Raises:
+        UserError: no such file, or not such a checkpoint.
+    """
+    kind = "policy" if checkpoint_kind(checkpoint) == POLICY_KIND else "reference"
+    return make_agent(kind, checkpoint, sampling, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.agents.agent import Agent
 from pipeline.simulator.events import collisions
 from pipeline.simulator.observation import ObservationConfig, observe_ego, observe_neighbours, observe_road
 from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, follow, reset
-from pipeline.simulator.world import World, build_world, repeat_world
+from pipeline.simulator.world import World, build_world, repeat_world, stack_worlds
 
 # Rollouts times agents that are driven at once, to bound the memory.
 _MAX_ROWS = 2048
@@ -95,10 +95,13 @@ class PolicyAgent(Agent):
         )
         return map_tensors(world, lambda tensor: tensor.to(self.device))
 
+    def join(self, prepared: Sequence[World]) -> World:
+        return stack_worlds(prepared)
+
     def start(self, prepared: World, count: int, driven: Tensor | None = None) -> PolicyDrive:
-        worlds = repeat_world(prepared, count)
-        exists = worlds.exists
-        return PolicyDrive(self, worlds, exists if driven is None else exists & driven.to(self.device))
+        chosen = prepared.exists if driven is None else prepared.exists & driven.to(self.device)
+        alike = len(prepared.exists) == 1
+        return PolicyDrive(self, repeat_world(prepared, count), chosen.repeat_interleave(count, 0), alike)
 
     def _see_road(self, worlds: World, state: State, agent_index: AgentIndex) -> Tensor:
         """[N, D] of ``Policy.see_road``."""
@@ -131,13 +134,16 @@ class PolicyAgent(Agent):
 class PolicyDrive:
     """See ``Drive``; agents that are absent decide nothing.
 
+    Args:
+        alike: all worlds are one at the start.
+
     Attributes:
         state: of all agents.
     """
 
-    def __init__(self, agent: PolicyAgent, worlds: World, driven: Tensor) -> None:
+    def __init__(self, agent: PolicyAgent, worlds: World, driven: Tensor, alike: bool) -> None:
         self._agent, self._worlds, self._driven = agent, worlds, driven
-        self._agent_index, self._roads = agent_indices(driven), _Roads(agent.see_road)
+        self._agent_index, self._roads = agent_indices(driven), _Roads(agent.see_road, alike)
         self.state = reset(worlds, torch.ones_like(driven), agent.view.history)
 
     @torch.no_grad()
@@ -166,10 +172,14 @@ class PolicyDrive:
 
 
 class _Roads:
-    """The road as the net sees it, encoded anew only for agents that moved: most agents stand still."""
+    """The road as the net sees it, encoded anew only for agents that moved: most agents stand still.
 
-    def __init__(self, encode: Callable[[World, State, AgentIndex], Tensor]) -> None:
-        self._encode = encode
+    Args:
+        encode: ``Policy.see_road`` of some agents. alike: all worlds are one the first time.
+    """
+
+    def __init__(self, encode: Callable[[World, State, AgentIndex], Tensor], alike: bool = False) -> None:
+        self._encode, self._alike = encode, alike
         self._pose, self._code = torch.zeros(0), torch.zeros(0)
 
     def seen(self, worlds: World, state: State, agent_index: AgentIndex) -> Tensor:
@@ -177,8 +187,7 @@ class _Roads:
         w, a = agent_index
         pose = state.pose[w, a]
         if not len(self._code):
-            # At the start all worlds are one.
-            first = w == 0
+            first = (w == 0) | (not self._alike)
             code = self._encode(worlds, state, (w[first], a[first]))
             self._code = code.repeat(len(pose) // len(code), 1)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from data.scene import Scene
 from data.tokenizer import apply_token, match_token
-from models.reference.agent import PreparedScene, ReferenceAgent
+from models.reference.agent import PreparedScene, ReferenceAgent, join_scenes
 from models.sampling import SamplingConfig, draw
 from pipeline.agents.agent import Agent
 
@@ -49,6 +50,9 @@ class ReferenceDriver(Agent):
     def prepare(self, scene: Scene) -> PreparedScene:
         return self.reference.prepare(scene)
 
+    def join(self, prepared: Sequence[PreparedScene]) -> PreparedScene:
+        return join_scenes(prepared)
+
     def start(self, prepared: PreparedScene, count: int, driven: Tensor | None = None) -> ReferenceDrive:
         return ReferenceDrive(self, prepared, count, driven)
 
@@ -59,7 +63,11 @@ class ReferenceDrive:
     def __init__(self, agent: ReferenceDriver, prepared: PreparedScene, count: int, driven: Tensor | None) -> None:
         self._vocabulary, self._sampling = agent.reference.vocabulary, agent.sampling
         self._unrolling = agent.reference.unroll(prepared, count)
-        self._others = [] if driven is None else (~driven).nonzero().flatten().tolist()
+        self._driven = (
+            torch.ones_like(prepared.inputs.agents.simulated) if driven is None else driven.to(agent.device)
+        )
+        self._driven = self._driven.expand(prepared.inputs.agents.types.shape).repeat_interleave(count, 0)
+        self._others = (~self._driven).any(0).nonzero().flatten().tolist()
         self._tokens = torch.zeros(0)
 
     @torch.no_grad()
@@ -77,5 +85,6 @@ class ReferenceDrive:
         if rows:
             before, types = self._unrolling.pose[:, rows], self._unrolling.types[:, rows]
             tokens = tokens.clone()
-            tokens[:, rows], _ = match_token(self._vocabulary, before, pose[:, rows, -1], types)
+            nearest, _ = match_token(self._vocabulary, before, pose[:, rows, -1], types)
+            tokens[:, rows] = torch.where(self._driven[:, rows], tokens[:, rows], nearest)
         self._unrolling.execute(tokens, pose)

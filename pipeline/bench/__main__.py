@@ -17,6 +17,10 @@ from pipeline.execution.processes import keep_freed_memory
 from pipeline.execution.tables import render_table
 
 _BENCHES = ("ingest", "metric", "reference", "sample", "selfplay")
+# Needs packages of requirements-dev.txt.
+_EXTRA = ("onnx",)
+# Take checkpoints.
+_TRAINED = ("sample", "onnx")
 
 
 def _cells(row: Row) -> list[str]:
@@ -26,10 +30,12 @@ def _cells(row: Row) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=_BENCHES, help="only this benchmark")
+    parser.add_argument("--only", choices=(*_BENCHES, *_EXTRA), help="only this benchmark")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="JSON file")
-    parser.add_argument("--policy", type=Path, help="policy.ckpt for sample, instead of random weights")
-    parser.add_argument("--reference", type=Path, help="reference.ckpt for sample, instead of random weights")
+    parser.add_argument("--policy", type=Path, help="policy.ckpt for sample and onnx, instead of random weights")
+    parser.add_argument(
+        "--reference", type=Path, help="reference.ckpt for sample and onnx, instead of random weights"
+    )
     options = parser.parse_args(arguments)
     checkpoints = {"policy": options.policy, "reference": options.reference}
     torch.set_num_threads(1)
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in [options.only] if options.only else _BENCHES:
         print(f"{name} ...", file=sys.stderr, flush=True)
         bench = importlib.import_module(f"pipeline.bench.{name}").bench
-        rows += bench(**checkpoints) if name == "sample" else bench()
+        rows += bench(**checkpoints) if name in _TRAINED else bench()
     print(render_table([["what", "value", "unit", "baseline", "ratio", "device"], *map(_cells, rows)]))
     write_json(options.out, [asdict(row) for row in rows])
     return 0

@@ -51,7 +51,7 @@ _WHOLE = Command(
 _OTHERS = (
     Command(
         name="export",
-        summary="write a reference or policy as safetensors and JSON",
+        summary="write a reference or policy as safetensors and JSON, and as ONNX",
         example="--checkpoint runs/demo/finetune/reference.ckpt --out runs/export",
         module="pipeline.fitting.export",
         function="run_export",

@@ -226,8 +226,8 @@ def with_empty_agent(world: World) -> World:
 
 
 def repeat_world(world: World, count: int) -> World:
-    """A batch of one world ``count`` times."""
-    return choose_worlds(world, torch.zeros(count, dtype=torch.int64, device=world.types.device))
+    """Each world of a batch ``count`` times, in consecutive rows."""
+    return choose_worlds(world, torch.arange(len(world.types), device=world.types.device).repeat_interleave(count))
 
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from data.scene import FUTURE_STEPS, Scene, generator_for
-from models.checkpoints import checkpoint_kind
-from models.policy import POLICY_KIND
 from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
-from pipeline.agents.catalogue import make_agent
+from pipeline.agents.catalogue import make_agent, open_agent
 
 
 class Traffic:
@@ -61,6 +59,4 @@ def load_traffic(source: str | Path, sampling: SamplingConfig | None = None, dev
     """
     if str(source) == "log":
         return make_agent("log", None)
-    path = Path(source)
-    kind = "policy" if checkpoint_kind(path) == POLICY_KIND else "reference"
-    return make_agent(kind, path, sampling, device)
+    return open_agent(Path(source), sampling, device)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from data.geometry import wrap_angle
-from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, LightState, RoadMap, Scene
+from data.nearby import keep_features
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, LightState, Scene
 
 _HISTORY = CURRENT_INDEX + 1
 
@@ -188,26 +189,6 @@ def _some(count: int, fraction: float, generator: torch.Generator) -> Tensor:
     selected = torch.zeros(count, dtype=torch.bool)
     selected[torch.randperm(count, generator=generator)[: int(fraction * count + 0.5)]] = True
     return selected
-
-
-def keep_features(road: RoadMap, kept: Tensor) -> RoadMap:
-    """A map with the features ``kept`` [F] bool alone: without the points of the others, and without links from
-    or to them. Links to features that were never there stay, as the data have them."""
-    number = kept.cumsum(0) - 1
-    points = kept[road.point_feature]
-    links = kept[road.link_source] & ~torch.isin(road.link_target, road.feature_id[~kept])
-    return RoadMap(
-        point=road.point[points],
-        point_feature=number[road.point_feature[points]],
-        feature_id=road.feature_id[kept],
-        kind=road.kind[kept],
-        subtype=road.subtype[kept],
-        speed_limit=road.speed_limit[kept],
-        interpolating=road.interpolating[kept],
-        link_source=number[road.link_source[links]],
-        link_kind=road.link_kind[links],
-        link_target=road.link_target[links],
-    )
 
 
 def drop_map(scene: Scene, fraction: float, generator: torch.Generator) -> Scene:

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from data.nearby import keep_features
 from data.scene import LightState, LinkKind, Scene
 from data.womd import parse_scenario
-from pipeline.studies.robustness.spoiling import SWAPPED, drop_map, hide_lights, keep_features, swap_lights
+from pipeline.studies.robustness.spoiling import SWAPPED, drop_map, hide_lights, swap_lights
 from tests.builders import scenario_proto
 from tests.models.scenes import random_scene
 
