@@ -161,8 +161,8 @@ def _write(path: Path, graph: nn.Module, inputs: Inputs, outputs: Sequence[str])
         for shape, dtype in inputs.values()
     )
     content = io.BytesIO()
-    # The exporter that traces: it takes a second and needs no package to write the graph, where the newer one takes
-    # half a minute. It warns that it is the older one, and of sizes that are the same in every graph.
+    # The exporter that traces: it takes a second and needs no package to write the graph. It warns that it is the
+    # older one, and of sizes that are the same in every graph.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
