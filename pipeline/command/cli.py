@@ -56,8 +56,8 @@ _OTHERS = (
         module="pipeline.fitting.export",
         function="run_export",
         config="ExportConfig",
-        outputs=("model.safetensors", "config.json"),
-        inputs=("checkpoint",),
+        outputs=("model.safetensors", "config.json", "*.onnx", "scene.npz"),
+        inputs=("checkpoint", "scenarios"),
     ),
     Command(
         name="sumo",
