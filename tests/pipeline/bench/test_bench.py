@@ -46,12 +46,14 @@ def test_selfplay_has_every_rate_phase_and_the_hours(tmp_path: Path, capsys: pyt
 
     alone, driven = value("simulator and observations alone"), value("policy in the loop")
     plain, anchored = value("trained, 4 epochs, no anchor"), value("trained, 4 epochs, anchored")
-    assert min(alone, driven) > plain > anchored > 0
+    # What contains more takes longer, but for what the machine does beside it.
+    assert 2 * min(alone, driven) > plain > 0
+    assert 2 * plain > anchored > 0
     assert sum(value(f"share of {phase} ") for phase in PHASES) == pytest.approx(100)
     assert all(0 < value(f"share of {phase} ") < 100 for phase in PHASES)
     assert value("the paper's 1e9 agent-steps") == pytest.approx(1e9 / anchored / 3600)
     # Half of the epochs, and few of the parked.
-    assert value("trained as in the recipe") > anchored
+    assert 2 * value("trained as in the recipe") > anchored
     assert value("worlds built") > 0
 
 

@@ -42,7 +42,7 @@ MAKES_TENSORS = {
     "train": "counts of an update",
 }
 # Worlds are built on the CPU.
-BUILT_ON_THE_CPU = ("pipeline/simulator/world.py", "pipeline/simulator/environment.py")
+BUILT_ON_THE_CPU = ("pipeline/simulator/world.py", "pipeline/simulator/environment.py", "models/portable.py")
 HOT = (
     "models",
     "submission/realism",
