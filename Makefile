@@ -81,10 +81,8 @@ bench: $(RUNTIME) ## speed figures to a table and runs/bench.json; ONLY=name for
 gpu-check: $(RUNTIME) ## what this machine's GPU computes, how fast, where it waits: a table and runs/gpu-check/gpu_check.json
 	$(PY) scripts/gpu_check.py $(ARGS)
 
-# The paper's rewards, while the demo has those of the recipe.
-CLAIMS_PRESET = $(if $(filter demo,$(PRESET)),scratch,$(PRESET))
 claims: $(RUNTIME) ## the paper's claims as experiments on a finished RUN: tables, figures, verdicts; ONLY="names" for some
-	$(PY) -m pipeline claims --preset=$(call quoted,$(CLAIMS_PRESET)) --run=$(call quoted,runs/$(RUN)) --out=$(call quoted,runs/$(RUN)/claims) $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
+	$(PY) -m pipeline claims --preset=$(call quoted,$(PRESET)) --run=$(call quoted,runs/$(RUN)) --out=$(call quoted,runs/$(RUN)/claims) $(if $(ONLY),--only=$(call quoted,$(ONLY))) $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile -q --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 

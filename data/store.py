@@ -112,6 +112,12 @@ def write_shard(path: Path, scenes: Iterable[Scene], origin: Callable[[], Origin
     return infos
 
 
+def spread(total: int, count: int) -> list[int]:
+    """``count`` indices spread over ``range(total)``, since neighbours in a shard may be similar."""
+    count = min(count, total)
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
+
+
 class SceneStore:
     """Read access to a folder of shards, in the order of shard names; can be pickled for worker processes.
 

@@ -99,8 +99,7 @@ class Unrolling:
         Args:
             ids: [B * R, A] int64 tokens.
             motion: [B * R, A, token_steps, 3] executed motion if it differs from that of the tokens, for agents
-            that
-                something else drives; ``ids`` are then the nearest tokens.
+                that something else drives; ``ids`` are then the nearest tokens.
 
         Returns:
             [B * R, A, token_steps, 3] the poses after each 0.1 s.

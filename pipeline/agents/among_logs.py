@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, AgentType, Scene
+from data.scene import AgentType, Scene
 from data.tokenizer import scene_origin
 from pipeline.agents.agent import Agent, Drive
 from pipeline.agents.baselines import recorded_future
-from pipeline.simulator.world import STILL
+from pipeline.simulator.world import moving_agents
 
 # Where agents are that the log does not have at a time, metres from the scene: they meet nobody.
 _AWAY = 1e4
@@ -72,8 +72,4 @@ class AmongLogsDrive:
 
 def moving_vehicles(scene: Scene) -> Tensor:
     """[A] bool of the simulated agents: vehicles whose log ends elsewhere."""
-    agents, chosen = scene.agents, scene.simulated
-    position, valid = agents.position[chosen, :, :2], agents.valid[chosen]
-    last = torch.where(valid, torch.arange(scene.num_steps), -1).amax(-1)
-    way = position[torch.arange(len(last)), last] - position[:, CURRENT_INDEX]
-    return (agents.type[chosen] == AgentType.VEHICLE) & (way.norm(dim=-1) > STILL)
+    return (scene.agents.type[scene.simulated] == AgentType.VEHICLE) & moving_agents(scene)

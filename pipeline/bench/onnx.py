@@ -18,7 +18,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.inputs import AgentInputs, KnownLights
 from models.reference.kv_cache import KVCache
-from models.reference.network import Reference, StepInput, TokenTables
+from models.reference.network import Reference, StepInput
 from pipeline.agents.policy_agent import open_policy
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.fitting.export_onnx import export_policy_onnx, export_reference_onnx
@@ -113,18 +113,11 @@ def _decoding(agent: ReferenceAgent, scene: Scene) -> tuple[dict[str, Tensor], C
     calls: list[tuple[Any, ...]] = []
     plain = agent.model.decode_step
 
-    def noted(
-        boundary: Tensor,
-        cache: KVCache,
-        tables: TokenTables,
-        agents: AgentInputs,
-        lights: KnownLights,
-        step: StepInput,
-    ) -> Tensor:
-        calls.append((boundary, cache, tables, agents, lights, step))
-        return plain(boundary, cache, tables, agents, lights, step)
+    def noted(*given: Any) -> Tensor:
+        calls.append(given)
+        return plain(*given)
 
-    engine = agent.engine
+    engine: Any = agent.engine
     engine._decode = noted
     agent.unroll(agent.prepare(scene), _ROLLOUTS).logits()
     engine._decode = plain

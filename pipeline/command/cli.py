@@ -173,10 +173,10 @@ def whole_run(preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, A
 
 
 def preset_section(command: Command, preset: Mapping[str, Any], config_class: type[Any]) -> dict[str, Any]:
-    """What a preset says of a command."""
+    """What a preset says of a command; its own section goes before those that it shares."""
     if command is _WHOLE:
         return whole_run(preset, config_class)
-    return {**preset.get(command.name, {}), **{part: preset.get(part, {}) for part in command.parts}}
+    return {**{part: preset.get(part, {}) for part in command.parts}, **preset.get(command.name, {})}
 
 
 def _paths(option: str, config_class: type[Any]) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ from data.completeness import some
 from data.errors import UserError
 from data.files import atomic_write
 from data.scene import Scene
-from data.store import SceneStore, check_disjoint
+from data.store import SceneStore, check_disjoint, spread
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from models.checkpoints import merge_digests, scene_digests, seen_scenes
 from models.reference.checkpoint import read_notes, save_reference
@@ -93,7 +93,7 @@ def fit_reference(
         shifted = replace(config, augment=replace(config.augment, time_shift=shift))
         return kind(source, rows, model.vocabulary, model.config, shifted, seed=seed, margin=margin)
 
-    rows = [] if held_out is None else _spread(len(held_out), config.validation_scenes)
+    rows = [] if held_out is None else spread(len(held_out), config.validation_scenes)
     prepared: list[SceneInputs] = []
     futures: list[Scene] = []
     if held_out is not None:
@@ -133,12 +133,6 @@ def fit_reference(
     recorder.write_metrics()
     interrupted.unlink(missing_ok=True)
     return figures
-
-
-def _spread(total: int, count: int) -> list[int]:
-    """``count`` indices spread over ``range(total)``, since neighbours in a shard may be similar."""
-    count = min(count, total)
-    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
 
 
 def _fingerprint(

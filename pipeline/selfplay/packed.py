@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from data import road, road_grid, tokenizer
 from data.files import atomic_write
 from data.places import is_remote
 from data.receipts import SUMS
@@ -21,11 +19,10 @@ from data.road_grid import RoadLists
 from data.store import SceneStore
 from data.vocabulary import LOAD_ERRORS, Vocabulary
 from pipeline.execution.console import say
-from pipeline.simulator import world as world_module
+from pipeline.execution.result_cache import code_version
 from pipeline.simulator.world import World
 
 FOLDER = ".worlds"
-_CODE = (world_module, road, road_grid, tokenizer)
 
 
 def packed_worlds(
@@ -63,8 +60,7 @@ def packed_worlds(
 
 def _key(store: SceneStore, rows: Sequence[int], vocabulary: Vocabulary, view_size: int) -> str:
     digest = hashlib.sha256((store.folder / SUMS).read_bytes())
-    for module in _CODE:
-        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(code_version("pipeline.simulator.world").encode())
     digest.update(vocabulary.poses.numpy().tobytes())
     digest.update(vocabulary.box.numpy().tobytes())
     digest.update(repr((list(rows), view_size)).encode())

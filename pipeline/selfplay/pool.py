@@ -17,7 +17,7 @@ import torch
 
 from data.errors import UserError
 from data.scene import Scene, map_tensors
-from data.store import SceneStore, check_disjoint
+from data.store import SceneStore, check_disjoint, spread
 from data.vocabulary import Vocabulary
 from pipeline.agents.leaks import check_unseen
 from pipeline.execution.engine import prepare_worker
@@ -46,8 +46,7 @@ def held_out_scenes(
     check_unseen(reference, validation, store.ids)
     if not config.evaluate_every:
         return []
-    count = min(config.evaluate_scenes, len(store))
-    return [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
+    return [store[row] for row in spread(len(store), config.evaluate_scenes)]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def signals_of(scene: Scene, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _lights_by_now(scene: Scene) -> tuple[Tensor, Tensor]:
     """Which lights were observed by the current step [S], and which of them were red when last observed [S]."""
     observed = scene.lights.observed[:, : CURRENT_INDEX + 1]
-    last = torch.where(observed, torch.arange(CURRENT_INDEX + 1), -1).amax(-1)
+    last = _last(observed)
     state = scene.lights.state.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1)
     none = max(0, _LEAST_SIGNALS - len(last))
     pad = torch.nn.functional.pad
@@ -100,6 +100,19 @@ def _lights_by_now(scene: Scene) -> tuple[Tensor, Tensor]:
 
 def _is_red(state: Tensor) -> Tensor:
     return (state == LightState.STOP) | (state == LightState.ARROW_STOP)
+
+
+def _last(known: Tensor) -> Tensor:
+    """The last step [...] that is known [..., T] bool, -1 for none."""
+    return torch.where(known, torch.arange(known.shape[-1]), -1).amax(-1)
+
+
+def moving_agents(scene: Scene) -> Tensor:
+    """[A] bool of the simulated agents: whose log ends elsewhere than where they are."""
+    agents, simulated = scene.agents, scene.simulated
+    position, last = agents.position[simulated, :, :2], _last(agents.valid[simulated])
+    goal = position[torch.arange(len(position)), last]
+    return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > STILL
 
 
 def _extent(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +142,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     log_valid = torch.zeros(count, FUTURE_STEPS, dtype=torch.bool)
     recorded = steps - CURRENT_INDEX - 1
     log[:, :recorded], log_valid[:, :recorded] = pose[:, CURRENT_INDEX + 1 :], valid[:, CURRENT_INDEX + 1 :]
-    last = torch.where(valid, torch.arange(steps), -1).amax(-1)
+    last = _last(valid)
     goal = position[torch.arange(count), last]
     tokens = tokenize_scene(vocabulary, scene, origin)
     history = CURRENT_INDEX // vocabulary.token_steps

@@ -26,10 +26,11 @@ import torch
 from data.errors import UserError
 from data.files import read_json, sha256_of, write_json
 from data.scene import Scene
-from data.store import SceneStore
+from data.store import SceneStore, spread
 from pipeline.agents.agent import Agent
 from pipeline.agents.among_logs import AmongLogs
-from pipeline.agents.catalogue import make_agent
+from pipeline.agents.baselines import LogReplay
+from pipeline.agents.catalogue import open_agent
 from pipeline.agents.closed_loop import SceneFigures, scene_figures
 from pipeline.agents.leaks import check_unseen
 from pipeline.drawing.films import write_contact_sheet
@@ -83,19 +84,20 @@ def main(arguments: list[str] | None = None) -> None:
 def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
     """Figures of every scene by agent; the log first, then the reference."""
     store = SceneStore(options.scenes)
-    count = min(options.count, len(store))
-    scenes = [store[(2 * index + 1) * len(store) // (2 * count)] for index in range(count)]
+    scenes = [store[row] for row in spread(len(store), options.count)]
     files = {"log": None, "reference": options.reference, **{name: Path(file) for name, file in options.policy}}
     results = {}
     sheets: list[list[Panel]] = [[] for _ in scenes[: options.sheets]]
     for name, file in files.items():
         check_unseen(file, options.scenes, store.ids)
-        agent = make_agent(name if name in ("log", "reference") else "policy", file)
+        agent = LogReplay() if file is None else open_agent(file)
         key = "log" if file is None else sha256_of(file)[:16]
         folder = options.out / f"{name}-{key}-{options.rollouts}{'-vehicles' if options.vehicles else ''}"
         if options.vehicles:
             agent = AmongLogs(agent)
-        results[name] = [_figures(agent, scene, options, folder) for scene in track(scenes, name, count, " scene")]
+        results[name] = [
+            _figures(agent, scene, options, folder) for scene in track(scenes, name, len(scenes), " scene")
+        ]
         for scene, panels in zip(scenes, sheets):
             panels.append(Panel(name, None if file is None else agent.rollouts(scene, 1, 0)[0]))
     for scene, panels in zip(scenes, sheets):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from data.store import SceneStore, is_store, shard_name, write_shard
+from data.store import SceneStore, is_store, shard_name, spread, write_shard
 from data.vocabulary import Vocabulary, build_vocabulary
 from pipeline.fitting import CHECKPOINT_FILE
 from pipeline.run.run_folder import VOCABULARY, RunFolder
@@ -41,7 +41,7 @@ def judged_scenes(store: Path, count: int, folder: Path) -> Path:
     source = SceneStore(store)
     if count == 0 or count >= len(source):
         return store
-    rows = [(2 * index + 1) * len(source) // (2 * count) for index in range(count)]
+    rows = spread(len(source), count)
     ids = [source.ids[row] for row in rows]
     if not (is_store(folder) and SceneStore(folder).ids == ids):
         folder.mkdir(parents=True, exist_ok=True)

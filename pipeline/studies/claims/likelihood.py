@@ -32,7 +32,7 @@ from pipeline.agents.catalogue import make_agent
 from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.execution.result_cache import digest_of
 from pipeline.selfplay.rollout import LEAST_LOG_LIKELIHOOD
-from pipeline.simulator.world import STILL
+from pipeline.simulator.world import moving_agents
 from submission.realism import load_config, prepare_scene, score, unscorable_reason
 
 
@@ -74,15 +74,6 @@ class LikelihoodTask:
 def kind_names(levels: Sequence[float]) -> list[str]:
     """Kinds of futures, the most human first as the claim has it, then those of models."""
     return ["log", *(f"perturbed {level:g} m" for level in levels), "constant velocity", "reference", "policy"]
-
-
-def moving_agents(scene: Scene) -> Tensor:
-    """[A] bool: whose log ends elsewhere than where they are."""
-    agents, simulated = scene.agents, scene.simulated
-    position, valid = agents.position[simulated, :, :2], agents.valid[simulated]
-    last = torch.where(valid, torch.arange(valid.shape[1]), -1).amax(-1)
-    goal = position[torch.arange(len(position)), last]
-    return (goal - position[:, CURRENT_INDEX]).norm(dim=-1) > STILL
 
 
 def futures_of(

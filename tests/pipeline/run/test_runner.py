@@ -21,7 +21,7 @@ from pipeline.command.options import command_parser, split_config
 from pipeline.execution.manifest import Recipe, Work, finish, read_manifest
 from pipeline.execution.processes import locked
 from pipeline.run import runner
-from pipeline.run.presets import PRESETS, load_preset
+from pipeline.run.presets import PRESETS, leaves, load_preset, override
 from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import Run
 from pipeline.run.runner import run_stages
@@ -294,6 +294,19 @@ def test_presets_fit_the_configuration(name: str) -> None:
     config = RunConfig(**fields)
     assert config.sample.rollouts == 32
     assert config.tokenize.vocabulary.token_steps == (5 if name == "leaderboard" else 2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("command", ["claims", "planners"])
+def test_trainings_of_studies_are_the_papers(command: str, name: str) -> None:
+    """Also where the stage trains by the recipe."""
+    preset = load_preset(name)
+    own = preset_section(COMMANDS[command], preset, RunConfig)["selfplay"]
+    config = override(SelfPlayConfig(), leaves(own))
+    assert not config.reward.per_event
+    assert not config.policy.own_critic
+    assert config.distill.agent_steps == 0
+    assert config.ppo.beta == 0.1
 
 
 def test_the_table_is_all_there_is_to_know_of_a_stage() -> None:

@@ -16,15 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from data import road, road_grid, tokenizer
 from data.errors import UserError
 from data.receipts import SUMS
 from data.scene import Scene, map_tensors
 from data.store import SceneStore, shard_name, write_shard
+from pipeline.execution import result_cache
 from pipeline.selfplay import packed
 from pipeline.selfplay import pool as pool_module
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.pool import Schedule, WorldPool, choose_scenes, held_out_scenes
 from pipeline.selfplay.training import _fingerprint, _seed_of
+from pipeline.simulator import world as world_module
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.world import World, build_world, stack_worlds
@@ -247,14 +250,21 @@ def test_a_store_that_cannot_be_written_trains_all_the_same(summed, vocabulary, 
     assert "built worlds are not kept (No space left on device)" in capsys.readouterr().err
 
 
-def test_code_that_builds_worlds_decides_whether_they_are_read(summed, vocabulary, monkeypatch, tmp_path) -> None:
+def test_code_that_builds_worlds_decides_whether_they_are_read(summed, vocabulary, monkeypatch) -> None:
     """An edit of any module that a world is made by makes the file stale."""
     key = partial(packed._key, summed, [0, 1], vocabulary, 8)
     before = key()
     assert key() == before
-    for module in packed._CODE:
-        edited = tmp_path / "edited.py"
-        edited.write_text(Path(str(module.__file__)).read_text() + "# edited\n")
+    parsed = result_cache._parsed
+    for module in (world_module, road, road_grid, tokenizer):
+        edited = Path(str(module.__file__))
+
+        def as_edited(path: Path, edited: Path = edited) -> tuple[str, frozenset[str]]:
+            digest, imported = parsed(path)
+            return ("edited" if path == edited else digest), imported
+
         with monkeypatch.context() as patch:
-            patch.setattr(module, "__file__", str(edited))
+            patch.setattr(result_cache, "_parsed", as_edited)
+            result_cache.code_version.cache_clear()
             assert key() != before
+        result_cache.code_version.cache_clear()

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from submission.realism import SceneContext, load_config, prepare_scene, score, score_states
 from submission.realism.score import align
 from tests.submission.realism.branches import BRANCHES
+from tests.submission.realism.trainer import quiet_trainer
 
 _NAMES = ("mixed_traffic", "ties", "lights")
 
@@ -52,13 +53,7 @@ class _Model(lightning.LightningModule):
 
 
 def test_validation_step_logs_the_metric(tmp_path: Any) -> None:
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path)
     loader = DataLoader(_Prepared(), batch_size=1, collate_fn=list)
     (logged,) = trainer.validate(_Model(), loader, verbose=False)
     scores = []

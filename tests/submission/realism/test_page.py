@@ -19,6 +19,7 @@ from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from submission.protos import Rollouts, to_proto
 from submission.realism import load_config, prepare_scene, score_states
 from tests.builders import scenario_proto
+from tests.submission.realism.trainer import quiet_trainer
 
 _PAGE = Path(__file__).parents[3] / "docs" / "metric.md"
 
@@ -84,13 +85,7 @@ def test_a_validation_step_logs_the_score(programs: list[Any], tmp_path: Path) -
         validation_step = space["validation_step"]
 
     items: Any = [(prepare_scene(scene), scene) for scene in list(open_scenes("womd/validation"))[:3]]
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path)
     (logged,) = trainer.validate(Module(), DataLoader(items, batch_size=None), verbose=False)
     scores = [score_states(context, still(scene), Module.config).values["metametric"] for context, scene in items]
     assert logged["validation/realism"] == pytest.approx(float(torch.stack(scores).mean()), abs=1e-6)

@@ -14,10 +14,10 @@ from models.reference.agent import ReferenceAgent
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
+from pipeline.simulator.world import moving_agents
 from pipeline.studies.claims.likelihood import (
     futures_of,
     kind_names,
-    moving_agents,
     perturbed,
     score_futures,
     smooth_noise,
