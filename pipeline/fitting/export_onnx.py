@@ -166,7 +166,8 @@ def _write(path: Path, graph: nn.Module, inputs: Inputs, outputs: Sequence[str])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            graph,
+            # Afterwards the exporter gives the graph, and the model in it, the mode that the graph has now.
+            graph.eval(),
             traced,
             content,  # type: ignore[arg-type]
             dynamo=False,

@@ -35,6 +35,11 @@ def _work(model: ReferenceConfig) -> int:
     return model.hidden**2 * (model.layers + model.map_layers)
 
 
+def all_agent_steps(selfplay: Mapping[str, Any]) -> float:
+    """Agent-steps of a self-play stage: those of PPO, and of the distillation before it."""
+    return float(selfplay["agent_steps"] + selfplay.get("distill", {}).get("agent_steps", 0))
+
+
 @dataclass(frozen=True)
 class Gpus:
     """GPUs and what was measured on one of them; methods return None where a figure is missing.
@@ -162,7 +167,7 @@ class Gpus:
             return None
         per_world, workers = steps / int(near), selfplay["workers"]
         driven = mine * per_world / rates[near]
-        updates = selfplay["agent_steps"] / (count * mine * per_world)
+        updates = all_agent_steps(selfplay) / (count * mine * per_world)
         pool, guesses = selfplay["pool"], ["anchor mini, 4 epochs"]
         if count > 1:
             guesses.append("GPUs do not wait for one another")

@@ -15,7 +15,7 @@ from models.reference.config import ReferenceConfig, size_preset
 from models.reference.network import Reference
 from pipeline.execution.devices import Count, find_devices
 from pipeline.execution.manifest import Manifest
-from pipeline.run.gpu_plan import GpuEstimate, Gpus
+from pipeline.run.gpu_plan import GpuEstimate, Gpus, all_agent_steps
 from pipeline.run.measured import MEASURED, load_measured
 from pipeline.run.presets import load_preset
 from pipeline.run.run_config import RunConfig
@@ -262,7 +262,8 @@ def _ingesting(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
 
 
 def _playing(done: Manifest, planned: dict[str, Any], machines: _Machines) -> Estimate:
-    steps = planned.get("agent_steps", done.recipe.config["agent_steps"])
+    # Those of distillation are in the rate as well.
+    steps = all_agent_steps(_merged(done.recipe.config, planned))
     rate = done.figures["trained_agent_steps_per_second"] / _here()
     return Estimate(
         "selfplay",

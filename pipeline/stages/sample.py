@@ -164,7 +164,7 @@ def run_sample(
     Args:
         config: of the stage.
         scenarios: WOMD TFRecords (file, folder, glob, URL) or the folder (or URL) of an ingested store.
-        checkpoint: of a reference or a policy; file or URL.
+        checkpoint: of a reference or a policy; file, URL, or folder of an export.
         out: folder or URL of the shards, rollouts.binproto-?????-of-?????, and SHA256SUMS of them all.
         seed: of the rollouts; those of a scenario depend on it and the scenario's id alone.
         engine: who does the work.

@@ -3,8 +3,9 @@
     python scripts/studies/ablate.py runs/demo --steps 300000 --seeds 3 --out runs/ablation \
         --variant "two layers" --variant "one layer" policy.row_layers=1
 
-Settings are those of the preset scratch on one core, and those given; ``start=FILE`` begins with a policy. A
-finished training is not repeated. ``--train`` ends after the trainings, for a machine whose GPU has better to do.
+Settings are those of the preset scratch on one core, and those given; ``start=FILE`` begins with a policy, where
+``{seed}`` stands for the seed. A finished training is not repeated. ``--train`` ends after the trainings, for a machine
+whose GPU has better to do.
 """
 
 from __future__ import annotations
@@ -70,10 +71,16 @@ def main() -> None:
     rows = [["settings", *(title for _, title in _FIGURES)]]
     for title, *settings in options.variant:
         changes = dict(setting.split("=", 1) for setting in (*options.all, *settings))
-        start = Path(changes.pop("start")) if "start" in changes else None
+        start = changes.pop("start", None)
         config = override(base, changes)
         results = [
-            trained(config, run, options.out / f"{title.replace(' ', '-')}-{seed}", seed, start)
+            trained(
+                config,
+                run,
+                options.out / f"{title.replace(' ', '-')}-{seed}",
+                seed,
+                Path(start.format(seed=seed)) if start else None,
+            )
             for seed in range(options.seeds)
         ]
         cells = [title]

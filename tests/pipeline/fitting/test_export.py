@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from data.batch import collate
 from data.errors import UserError
 from data.vocabulary import Vocabulary
-from models.reference.checkpoint import save_reference
+from models.reference.checkpoint import load_reference, save_reference
 from models.reference.config import ReferenceConfig
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
@@ -41,6 +41,8 @@ def test_an_export_is_the_model(token_steps, tmp_path):
     save_reference(tmp_path / "reference.ckpt", model, {"stage": "test"})
     run_export(ExportConfig(), checkpoint=tmp_path / "reference.ckpt", out=tmp_path)
     again = imported(tmp_path)
+    # The folder is read as the file in it.
+    assert torch.equal(load_reference(tmp_path).token_weight, again.token_weight)
     inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
     assert torch.equal(again(inputs), model(inputs))
     assert again.vocabulary.token_steps == model.vocabulary.token_steps

@@ -19,6 +19,7 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.bench.onnx import open_session, step_feeds
 from pipeline.fitting.export import ExportConfig, run_export
+from pipeline.fitting.export_onnx import export_reference_onnx
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
@@ -58,6 +59,12 @@ def run(graph: Path, feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     outputs = session.run(None, {name: tensor.numpy() for name, tensor in feeds.items()})
     return {each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), outputs)}
+
+
+def test_a_model_has_no_dropout_after_its_export(tmp_path: Path) -> None:
+    model = make_model(2).train()
+    export_reference_onnx(tmp_path, model)
+    assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,13 @@ def test_estimates_are_those_of_a_calculator(run: Path) -> None:
     assert found["validate"].seconds == pytest.approx(50)
 
 
+def test_distillation_is_a_part_of_self_play(run: Path) -> None:
+    preset = load_preset("womd")["selfplay"]
+    steps = preset["agent_steps"] + preset["distill"]["agent_steps"]
+    assert steps > preset["agent_steps"]
+    assert seconds(planned(run, settings="womd", cores=1, gpus=0)["selfplay"]) == pytest.approx(steps / 1000)
+
+
 def test_gpus_do_the_learnt_part(run: Path) -> None:
     nothing = run / "nothing"
     alone, helped = planned(run, cores=2), planned(run, cores=2, gpus=3, gpu_speedup=10.0, measured=nothing)
@@ -178,7 +185,9 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert (found["pretrain"].scene_gb, found["pretrain"].memory_gb) == (0.5, 2.0)
     assert seconds(found["finetune"]) == pytest.approx(preset["finetune"]["fit"]["steps"] * (40 * 0.02 + 0.05))
     # 75 worlds a GPU: 1000 agent-steps each at 100,000 a second; before that a second of 12 cores for each world.
-    updates = preset["selfplay"]["agent_steps"] / (4 * 75_000)
+    distilled = preset["selfplay"]["distill"]["agent_steps"]
+    assert distilled > 0
+    updates = (preset["selfplay"]["agent_steps"] + distilled) / (4 * 75_000)
     start = preset["selfplay"]["pool"] * (1.0 / 12 + 0.02)
     assert seconds(found["selfplay"]) == pytest.approx(start + updates * 75_000 / 100_000)
     assert found["selfplay"].memory_gb == pytest.approx(75 * 12 / 300)
