@@ -4,8 +4,8 @@
         --variant "two layers" --variant "one layer" policy.row_layers=1
 
 Settings are those of the preset scratch on one core, and those given; ``start=FILE`` begins with a policy, where
-``{seed}`` stands for the seed. A finished training is not repeated. ``--train`` ends after the trainings, for a machine
-whose GPU has better to do.
+``{seed}`` stands for the seed. A finished training is not repeated. ``--train`` ends after the trainings, for a
+machine whose GPU has better to do.
 """
 
 from __future__ import annotations
