@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.errors import UserError, warn_once
 from data.places import open_path
 from data.vocabulary import LOAD_ERRORS
-from models.portable import SUFFIX, WEIGHTS_FILE, read_portable
+from models.portable import SUFFIX, read_portable, weights_file
 
 _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
 _ANY_STAGE = " or ".join(_STAGES.values())
@@ -105,10 +105,7 @@ def trained_on(path: Path) -> Tensor:
 
 
 def _load(path: Path, stages: str) -> Any:
-    path = open_path(path)
-    if (path / WEIGHTS_FILE).is_file():
-        # The folder of an export.
-        path /= WEIGHTS_FILE
+    path = weights_file(open_path(path))
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; run {stages} first, or correct the path")
     try:

@@ -30,6 +30,12 @@ _NAME = "spacer"
 _PLAIN = ("features", "observation", "notes")
 
 
+def weights_file(path: Path) -> Path:
+    """The checkpoint that a path stands for: of a folder with an export, the file in it; else the path itself."""
+    inside = path / WEIGHTS_FILE
+    return inside if inside.is_file() else path
+
+
 def write_portable(folder: Path, content: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Write both files atomically.
 

@@ -27,6 +27,7 @@ from data.errors import UserError
 from data.files import read_json, sha256_of, write_json
 from data.scene import Scene
 from data.store import SceneStore, spread
+from models.portable import weights_file
 from pipeline.agents.agent import Agent
 from pipeline.agents.among_logs import AmongLogs
 from pipeline.agents.baselines import LogReplay
@@ -85,7 +86,8 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
     """Figures of every scene by agent; the log first, then the reference."""
     store = SceneStore(options.scenes)
     scenes = [store[row] for row in spread(len(store), options.count)]
-    files = {"log": None, "reference": options.reference, **{name: Path(file) for name, file in options.policy}}
+    given = {"reference": options.reference, **{name: Path(file) for name, file in options.policy}}
+    files = {"log": None, **{name: weights_file(path) for name, path in given.items()}}
     results = {}
     sheets: list[list[Panel]] = [[] for _ in scenes[: options.sheets]]
     for name, file in files.items():

@@ -103,6 +103,15 @@ def test_the_same_training_is_not_done_again(trainer: Trainer, capsys: pytest.Ca
     assert (trainer.replaced() / "reference.ckpt").stat().st_ino == before
 
 
+def test_the_folder_of_an_export_is_the_checkpoint_in_it(trainer: Trainer, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    trainer.scenes.rename(folder / "model.safetensors")
+    trainer.scenes = folder
+    trainer(1)
+    assert trainer.result.endswith(" 1 0")
+
+
 def test_a_failed_training_leaves_no_older_result_in_its_place(trainer: Trainer) -> None:
     trainer(1)
     with pytest.raises(UserError, match="diverged"):
