@@ -228,6 +228,12 @@ def view_grid(segments: Segments, low: Tensor, high: Tensor, cell: float, size: 
     return RoadGrid(low, shape, _listed(row, listed[row, slot], cells))
 
 
+def single_cell(segments: Segments) -> RoadGrid:
+    """A grid of one cell that lists all segments: nothing to make, and every look goes through all of them."""
+    number = torch.arange(len(segments.kind), dtype=torch.int32).unsqueeze(0)
+    return RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number)
+
+
 def _among_nearest(squared: Tensor, size: int, cell: float) -> Tensor:
     """Which of the segments listed for a cell can be among the ``size`` nearest to a point in it.
 

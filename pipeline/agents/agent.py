@@ -85,6 +85,10 @@ class Agent(ABC):
         """What all drives in a single scene share, such as its encoded map."""
         return scene
 
+    def prepare_briefly(self, scene: Scene) -> Any:
+        """``prepare`` for drives of a few decisions, where less work does for these."""
+        return self.prepare(scene)
+
     def join(self, prepared: Sequence[Any]) -> Any:
         """Several prepared scenes as one, for drives in all of them at once; agents are padded at the end.
 

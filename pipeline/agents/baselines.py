@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from data.errors import UserError
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
@@ -85,10 +88,18 @@ class LogReplay(Agent):
 class ConstantVelocity(Agent):
     """Every agent keeps its recorded velocity, heading and height of the current step."""
 
-    def start(self, prepared: Scene, count: int, driven: Tensor | None = None) -> StraightDrive:
-        start, heading, velocity = self._now(prepared)
-        pose = torch.cat((start[:, :2] - scene_origin(prepared), heading), dim=-1)
-        return StraightDrive(pose.expand(count, -1, -1), velocity.expand(count, -1, -1), self.token_steps)
+    def prepare(self, scene: Scene) -> tuple[Tensor, Tensor]:
+        """Poses [1, A, 3] and velocities [1, A, 2]."""
+        start, heading, velocity = self._now(scene)
+        return torch.cat((start[:, :2] - scene_origin(scene), heading), dim=-1).unsqueeze(0), velocity.unsqueeze(0)
+
+    def join(self, prepared: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        pose, velocity = (pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*prepared))
+        return pose, velocity
+
+    def start(self, prepared: tuple[Tensor, Tensor], count: int, driven: Tensor | None = None) -> StraightDrive:
+        pose, velocity = (part.repeat_interleave(count, 0) for part in prepared)
+        return StraightDrive(pose, velocity, self.token_steps)
 
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
         start, heading, velocity = self._now(scene)

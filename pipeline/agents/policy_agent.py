@@ -90,9 +90,14 @@ class PolicyAgent(Agent):
 
     def prepare(self, scene: Scene) -> World:
         """A single scene up to its current step as a batch of one world, on the policy's device."""
-        world = build_world(
-            until_now(scene), self.vocabulary.to("cpu"), self.view.listed_segments, with_edges=False
-        )
+        return self._world(scene, brief=False)
+
+    def prepare_briefly(self, scene: Scene) -> World:
+        return self._world(scene, brief=True)
+
+    def _world(self, scene: Scene, brief: bool) -> World:
+        words, size = self.vocabulary.to("cpu"), self.view.listed_segments
+        world = build_world(until_now(scene), words, size, with_edges=False, brief=brief)
         return map_tensors(world, lambda tensor: tensor.to(self.device))
 
     def join(self, prepared: Sequence[World]) -> World:

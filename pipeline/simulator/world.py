@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.road import Segments, edge_segments, no_segments, road_segments
-from data.road_grid import RoadLists, as_batch, edge_grid, join_roads, view_grid
+from data.road_grid import RoadLists, as_batch, edge_grid, join_roads, single_cell, view_grid
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene
 from data.tokenizer import scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
@@ -121,7 +121,9 @@ def _extent(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
     return reached.amin(0) - _MARGIN, reached.amax(0) + _MARGIN
 
 
-def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges: bool = True) -> World:
+def build_world(
+    scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges: bool = True, brief: bool = False
+) -> World:
     """A single scene as a batch of one world.
 
     Args:
@@ -129,6 +131,7 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
         vocabulary: for the tokens of the logged first second.
         view_size: road segments that agents see around a point (``ObservationConfig.listed_segments``).
         with_edges: keep the road's edges, by which agents are off the road; observations do not need them.
+        brief: for few decisions: without lists of the road near a point, which take most of the time to build.
     """
     origin = scene_origin(scene)
     agents = scene.agents
@@ -153,7 +156,8 @@ def build_world(scene: Scene, vocabulary: Vocabulary, view_size: int, with_edges
     edges = edge_segments(scene, origin) if with_edges else no_segments()
     bottom = agents.position[chosen, CURRENT_INDEX, 2] - agents.size[chosen, CURRENT_INDEX, 2] / 2
     merged_edges, edge_cells = as_batch(edges, edge_grid(edges, low, high, EDGE_CELL, bottom, True))
-    merged_road, road_cells = as_batch(road, view_grid(road, low, high, VIEW_CELL, view_size))
+    near = single_cell(road) if brief else view_grid(road, low, high, VIEW_CELL, view_size)
+    merged_road, road_cells = as_batch(road, near)
     world = World(
         origin=origin,
         types=type_index(agents.type[chosen]),

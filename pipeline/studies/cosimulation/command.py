@@ -30,15 +30,8 @@ from pipeline.execution.engine import run_tasks, worker_count
 from pipeline.execution.processes import ProcessDied, run_isolated
 from pipeline.execution.result_cache import keep_settings
 from pipeline.studies.cosimulation.area import Area, build_area
-from pipeline.studies.cosimulation.drive import (
-    Drive,
-    DriveConfig,
-    drive,
-    policy_driver,
-    replay_driver,
-    scene_driver,
-    straight_driver,
-)
+from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
+from pipeline.studies.cosimulation.drivers import agent_driver, replay_driver, straight_driver
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
 
 _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
@@ -124,18 +117,15 @@ def _drive_all(task: _Task, area: Area) -> dict[str, Drive]:
     decisions = -(-round(config.seconds / STEP_SECONDS) // steps)
     how = DriveConfig(decisions * steps, round(config.warm_up / STEP_SECONDS), config.share, task.seed)
     own = drive(area, how, None)
-    drives = {
-        "sumo": own,
-        "replay": drive(area, how, replay_driver(own.pose, own.present, steps)),
-        "policy": drive(area, how, policy_driver(agent, task.seed, area.name, len(area.users), decisions)),
-        "constant_velocity": drive(area, how, straight_driver(steps)),
+    drivers = {
+        "replay": replay_driver(own.pose, own.present, own.setting.origin, steps),
+        "policy": agent_driver(area, agent, task.seed),
+        "constant_velocity": straight_driver(area, steps),
     }
     if task.reference is not None:
         reference = ReferenceDriver.from_checkpoint(task.reference, sampling, config.device)
-        decisions = -(-how.steps // reference.token_steps)
-        driver = scene_driver(reference, task.seed, area.name, len(area.users), decisions)
-        drives["reference"] = drive(area, how, driver)
-    return drives
+        drivers["reference"] = agent_driver(area, reference, task.seed)
+    return {"sumo": own, **{name: drive(area, how, driver) for name, driver in drivers.items()}}
 
 
 def _run_world(task: _Task) -> None:
@@ -269,9 +259,9 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
     """A drive with the second before it as a ``Scene`` of 11 + T steps, whose log it is; vehicles that were taken
     count as AVs."""
     behind = slice(1, None)
-    before = drive.setting.moments(drive.before)
-    pose = torch.cat((before.pose, drive.pose[:, behind]), dim=1)
-    valid = torch.cat((before.present, drive.present[:, behind]), dim=1)
+    before, there = drive.setting.motion(drive.before)
+    pose = torch.cat((before, drive.pose[:, behind]), dim=1)
+    valid = torch.cat((there, drive.present[:, behind]), dim=1)
     steps, world = pose.shape[1], drive.setting.world
     size, height = world.size[0], world.height[0]
     step = (pose[:, 1:, :2] - pose[:, :-1, :2]) / STEP_SECONDS

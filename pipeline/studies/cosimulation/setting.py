@@ -1,7 +1,6 @@
-"""What an agent knows of a running world: SUMO's moments as one ``World`` of the simulator.
+"""A running world as the simulator and as agents know it.
 
-Shape legend: A users, S signalled lanes, H remembered moments (0.1 s apart, the present one last), h decisions that
-the policy remembers, s steps in a token.
+Shape legend: A users, S signalled lanes, T steps of 0.1 s.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.geometry import wrap_angle
-from data.road import Segments, edge_segments, road_segments
-from data.road_grid import RoadGrid, RoadLists, as_batch
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, LightState, Scene
+from data.road import edge_segments, no_segments
+from data.road_grid import as_batch, single_cell
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
 from data.traffic.motion import Motion
 from data.traffic.protos import Terrain, to_scenario
 from data.traffic.signals import SignalLane
@@ -30,77 +29,28 @@ from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Frame
 
-_STOPS = torch.tensor([int(LightState.STOP), int(LightState.ARROW_STOP)])
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Recent moments as tensors, positions minus the setting's origin.
-
-    Attributes:
-        pose: [A, H, 3] float32. present: [A, H] bool. red: [S] bool, now.
-    """
-
-    pose: Tensor
-    present: Tensor
-    red: Tensor
-
 
 @dataclass(frozen=True)
 class Setting:
-    """What does not change: ``world`` with the road and the boxes, ``fastest`` [A] m/s that no user exceeds."""
+    """What does not change: ``world`` with the road's edges, the stop lines and the boxes."""
 
     world: World
-    fastest: Tensor
 
     @property
     def origin(self) -> Tensor:
         """[2] float64, added to positions gives global coordinates."""
         return self.world.origin[0].double()
 
-    def moments(self, frames: Sequence[Frame]) -> Moments:
-        """Frames, the present one last, as tensors."""
+    def motion(self, frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
+        """Poses [A, T, 3] float32 minus the origin, zero where absent, and presence [A, T] of T frames."""
         pose = torch.from_numpy(np.stack([frame.pose for frame in frames], axis=1))
         present = torch.from_numpy(np.stack([frame.present for frame in frames], axis=1))
         pose[..., :2] -= self.origin
-        pose = torch.where(present.unsqueeze(-1), pose, 0.0).float()
-        signals = torch.isin(torch.from_numpy(frames[-1].signals), _STOPS)
-        return Moments(pose, present, signals)
-
-    def world_at(self, moments: Moments, steps: int, history: int) -> World:
-        """The world as an agent knows it: where everybody is and how they came there, lights as they are now.
-
-        Args:
-            moments: recent ones, of at least ``history + 1`` decisions.
-            steps: in a decision. history: decisions that are remembered.
-        """
-        before = [-1 - steps * ago for ago in range(max(1, history), 0, -1)]
-        return dataclasses.replace(
-            self.world,
-            exists=moments.present[None, :, -1],
-            pose=moments.pose[None, :, -1],
-            velocity=self.velocity(moments),
-            history_poses=moments.pose[None, :, [*before, -1]],
-            history_valid=moments.present[None, :, before],
-            light_now=moments.red.unsqueeze(0),
-        )
-
-    def velocity(self, moments: Moments) -> Tensor:
-        """[1, A, 2] m/s over the last step; zero for users that were not there or that SUMO set down elsewhere."""
-        pose, present = moments.pose, moments.present
-        velocity = (pose[:, -1, :2] - pose[:, -2, :2]) / STEP_SECONDS
-        known = present[:, -1] & present[:, -2] & (velocity.norm(dim=-1) <= self.fastest)
-        return torch.where(known.unsqueeze(-1), velocity, 0.0).unsqueeze(0)
+        return torch.where(present.unsqueeze(-1), pose, 0.0).float(), present
 
     def world_with(self, red: Tensor) -> World:
         """The world with lights that were red [1, S, T + 1], for judging what was done."""
         return dataclasses.replace(self.world, red=red)
-
-
-def _single_cell(segments: Segments) -> tuple[Segments, RoadLists]:
-    """Segments with a grid of one cell that lists them all: few look, so no list has to be short."""
-    number = torch.arange(len(segments.kind), dtype=torch.int32).unsqueeze(0)
-    return as_batch(segments, RoadGrid(torch.zeros(2), torch.ones(2, dtype=torch.int64), number))
 
 
 def _stop_lines(area: Area, origin: Tensor) -> Tensor:
@@ -130,8 +80,9 @@ def build_setting(area: Area, scene: Scene) -> Setting:
     pose, vector = torch.zeros(1, count, 3), torch.zeros(1, count, 2)
     nothing, signals = torch.zeros(1, count, dtype=torch.bool), len(area.links)
     dark, lit = torch.zeros(1, signals, dtype=torch.bool), torch.ones(1, signals, dtype=torch.bool)
-    edges, edge_grid = _single_cell(edge_segments(scene, origin))
-    road, road_grid = _single_cell(road_segments(scene, origin))
+    lines, nowhere = edge_segments(scene, origin), no_segments()
+    edges, edge_grid = as_batch(lines, single_cell(lines))
+    road, road_grid = as_batch(nowhere, single_cell(nowhere))
     world = World(
         origin=origin.unsqueeze(0),
         types=type_index(torch.tensor([user.kind.track_type for user in users])).unsqueeze(0),
@@ -159,7 +110,7 @@ def build_setting(area: Area, scene: Scene) -> Setting:
         road=road,
         road_grid=road_grid,
     )
-    return Setting(world, torch.from_numpy(area.fastest).float())
+    return Setting(world)
 
 
 _FLAT = Terrain(origin=(0.0, 0.0), level=0.0, slope=(0.0, 0.0), wave=0.0, direction=(1.0, 0.0), length=1.0)
@@ -184,7 +135,7 @@ def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
     signals = np.stack([frame.signals for frame in frames], axis=1)
     cast = Cast(
         users=area.users,
-        motion=Motion(pose[..., :2], pose[..., 2], _velocity(pose, present), present),
+        motion=Motion(pose[..., :2], pose[..., 2], recent_velocity(pose, present, area.fastest), present),
         signals=tuple(SignalLane(link.lane, link.stop_point, row) for link, row in zip(area.links, signals)),
         road=shapely.Point(),
         sight=shapely.Point(),
@@ -196,8 +147,15 @@ def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
     return parse_scenario(scenario.SerializeToString(deterministic=True))
 
 
-def _velocity(pose: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[A, T, 2] over the step before, zero for users that were not there."""
+def recent_velocity(
+    pose: NDArray[np.float64], present: NDArray[np.bool_], fastest: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[A, T, 2] over the step before; zero for users that were not there or that SUMO set down elsewhere.
+
+    Args:
+        pose: [A, T, 3]. present: [A, T]. fastest: [A] m/s that no user exceeds.
+    """
     step = np.diff(pose[..., :2], axis=1, prepend=pose[:, :1, :2]) / STEP_SECONDS
     known = present & np.concatenate((present[:, :1], present[:, :-1]), axis=1)
+    known &= np.linalg.norm(step, axis=-1) <= fastest[:, None]
     return np.where(known[..., None], step, 0.0)

@@ -33,7 +33,7 @@ class Watching(Agent):
                 agent.told.append((pose, present))
                 super().observe(pose)
 
-        straight = ConstantVelocity().start(prepared, count)
+        straight = ConstantVelocity().start(ConstantVelocity().prepare(prepared), count)
         return Drive(straight._pose, straight._velocity, self.token_steps)
 
 

@@ -18,7 +18,7 @@ from data.tokenizer import scene_origin
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.agent import Agent
-from pipeline.agents.baselines import ConstantVelocity
+from pipeline.agents.baselines import ConstantVelocity, LogReplay
 from pipeline.agents.live import LiveTraffic, Moment
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
@@ -274,7 +274,19 @@ def test_what_is_wrong_is_said(agent) -> None:
     with pytest.raises(UserError, match=r"from 0\.2 to 8"):
         LiveTraffic(agent, scene.map, renew_seconds=9.0)
     with pytest.raises(UserError, match="one scene at a time, not in 2"):
-        LiveTraffic(ConstantVelocity(), scene.map, renew_seconds=8.0).step([moment] * 2)
+        LiveTraffic(LogReplay(), scene.map, renew_seconds=8.0).step([moment] * 2)
+
+
+def test_constant_velocity_drives_in_two_worlds() -> None:
+    class Steps(ConstantVelocity):
+        token_steps = 2
+
+    scenes = [random_scene(0), random_scene(1, agents=3)]
+    moments = [Moment.of_scene(scene, np.ones(int(scene.simulated.sum()), bool)) for scene in scenes]
+    poses = LiveTraffic(Steps(), scenes[0].map).step(moments)
+    for moment, pose in zip(moments, poses):
+        velocity = np.diff(np.concatenate((moment.states[:, -1:, :2], pose[..., :2]), axis=1), axis=1) / 0.1
+        np.testing.assert_allclose(velocity, moment.states[:, -1:, 7:9].repeat(2, axis=1), atol=1e-2)
 
 
 def test_nobody_is_driven(agent) -> None:

@@ -9,7 +9,8 @@ from models.policy import Policy
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.studies.cosimulation.area import Area, build_area
-from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive, straight_driver
+from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
+from pipeline.studies.cosimulation.drivers import straight_driver
 from tests.models.reference.conftest import make_model
 from tests.pipeline.conftest import VIEW, make_policy
 
@@ -46,4 +47,4 @@ def own(area: Area) -> Drive:
 @pytest.fixture(scope="session")
 def straight(area: Area) -> Drive:
     """Constant velocity."""
-    return drive(area, CONFIG, straight_driver(2))
+    return drive(area, CONFIG, straight_driver(area, 2))

@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from data.scene import RoadMap
 from data.tokenizer import local_pose
 from data.vocabulary import Vocabulary
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.baselines import ConstantVelocity
-from pipeline.agents.policy_agent import PolicyAgent, PolicyDrive
+from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
-from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
-from pipeline.studies.cosimulation.drive import Drive, drive, policy_driver, replay_driver, scene_driver
+from pipeline.studies.cosimulation.drive import Drive, drive
+from pipeline.studies.cosimulation.drivers import Decide, Driver, agent_driver, replay_driver
 from pipeline.studies.cosimulation.measuring import measure
+from pipeline.studies.cosimulation.session import Frame
 from tests.models.reference.conftest import make_model
 from tests.pipeline.studies.cosimulation.conftest import CONFIG, STEPS
 
 
-class Watched:
-    """A drive that remembers where it wanted to go, and for whom."""
-
-    def __init__(self, drive: PolicyDrive) -> None:
-        self.drive = drive
-        self.plans: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def step(self, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pose, present = self.drive.step(uniform)
-        rows = self.drive._agent_index[1]
-        self.plans.append((rows, pose[0, rows]))
-        return pose, present
-
-    def observe(
-        self,
-        pose: torch.Tensor,
-        present: torch.Tensor | None = None,
-        velocity: torch.Tensor | None = None,
-        red: torch.Tensor | None = None,
-    ) -> None:
-        self.drive.observe(pose, present, velocity, red)
-
-
 def test_taken_vehicles_follow_their_tokens(area: Area, agent: PolicyAgent, vocabulary: Vocabulary) -> None:
-    driver = policy_driver(agent, 0, area.name, len(area.users), STEPS // 2)
-    watched: list[Watched] = []
+    driver = agent_driver(area, agent, 0)
+    plans: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def start(world: World, taken: torch.Tensor) -> Watched:
-        watched.append(Watched(agent.start(world, 1, taken)))
-        return watched[-1]
+    def begin(road: RoadMap) -> Decide:
+        decide = driver.begin(road)
 
-    done = drive(area, CONFIG, dataclasses.replace(driver, start=start))
+        def watched(frames: Sequence[Frame], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+            pose = decide(frames, rows)
+            plans.append((torch.from_numpy(rows), torch.from_numpy(pose)))
+            return pose
+
+        return watched
+
+    done = drive(area, CONFIG, Driver(begin, driver.steps))
     assert done.deviation < 0.01, "where SUMO has them"
-    plans = watched[0].plans
     assert len(plans) == STEPS // 2
     checked, tokens = 0, set()
-    for number, (rows, wanted) in enumerate(plans):
+    for number, (rows, planned) in enumerate(plans):
         first = number * 2
+        wanted = planned.clone()
+        wanted[..., :2] -= done.setting.origin
+        wanted = wanted.float()
         types = done.setting.world.types[0, rows]
         ends = local_pose(wanted[:, -1], done.pose[rows, first]).unsqueeze(1)
         error, token = (ends - vocabulary.ends[types]).abs().amax(-1).min(-1)
@@ -73,7 +62,7 @@ def test_taken_vehicles_follow_their_tokens(area: Area, agent: PolicyAgent, voca
 
 
 def test_the_replay_is_what_was_replayed(area: Area, own: Drive) -> None:
-    again = drive(area, CONFIG, replay_driver(own.pose, own.present, 2))
+    again = drive(area, CONFIG, replay_driver(own.pose, own.present, own.setting.origin, 2))
     assert torch.equal(again.taken, own.taken)
     taken = own.taken
     there = own.present[taken] & again.present[taken]
@@ -85,12 +74,10 @@ def test_the_replay_is_what_was_replayed(area: Area, own: Drive) -> None:
 
 
 def test_same_seed_same_drive(area: Area, agent: PolicyAgent) -> None:
-    first, second = (
-        drive(area, CONFIG, policy_driver(agent, 3, area.name, len(area.users), STEPS // 2)) for _ in range(2)
-    )
+    first, second = (drive(area, CONFIG, agent_driver(area, agent, 3)) for _ in range(2))
     assert torch.equal(first.pose, second.pose)
     assert measure(area, first) == measure(area, second)
-    other = drive(area, CONFIG, policy_driver(agent, 4, area.name, len(area.users), STEPS // 2))
+    other = drive(area, CONFIG, agent_driver(area, agent, 4))
     assert not torch.equal(first.pose, other.pose)
 
 
@@ -104,13 +91,13 @@ def test_sumo_users_react_but_begin_alike(own: Drive, straight: Drive) -> None:
     assert float((step[there] - step[there][:, :1]).abs().max()) < 2e-3
 
 
-def test_an_agent_of_scenes_drives_as_one_of_worlds(area: Area, straight: Drive) -> None:
+def test_agents_are_started_again(area: Area, straight: Drive) -> None:
     """Constant velocity, started again every second from what is there then, goes where it goes without that."""
 
     class Steps(ConstantVelocity):
         token_steps = 2
 
-    done = drive(area, CONFIG, scene_driver(Steps(), 0, area.name, len(area.users), STEPS // 2))
+    done = drive(area, CONFIG, agent_driver(area, Steps(), 0))
     assert torch.equal(done.taken, straight.taken)
     there = done.present[done.taken] & straight.present[done.taken]
     assert there.float().mean() > 0.9
@@ -124,7 +111,7 @@ def test_an_agent_of_scenes_drives_as_one_of_worlds(area: Area, straight: Drive)
 def test_the_reference_drives_by_its_tokens(area: Area, straight: Drive) -> None:
     """Every decision ends in a token of the vocabulary, also after it was started again."""
     reference = ReferenceDriver(ReferenceAgent(make_model(2)))
-    driver = scene_driver(reference, 0, area.name, len(area.users), STEPS // 2)
+    driver = agent_driver(area, reference, 0)
     done = drive(area, CONFIG, driver)
     assert torch.equal(done.taken, straight.taken)
     assert done.deviation < 0.01
