@@ -155,6 +155,8 @@ def test_other_devices_than_a_cpu_take_large_groups() -> None:
     there, here = (ReferenceScorer(cast(ReferenceAgent, one), [random_scene(0)].__getitem__) for one in references)
     assert there._groups([64] * 22, 45) == [list(range(11)), list(range(11, 22))]
     assert here._groups([64] * 40, 45) == [[row] for row in range(40)]
+    # Padded to the largest of a group, wherever that stands among the rows.
+    assert there._groups([1, 300, 2, 400, 1, 2], 45) == [[3], [1, 2], [5, 0, 4]]
 
 
 def test_scenes_are_encoded_again_where_there_are_too_many(reference) -> None:

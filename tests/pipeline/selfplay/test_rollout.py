@@ -135,6 +135,13 @@ def test_parked_agents_are_driven_but_not_all_learnt_from(policy, vocabulary) ->
     moving = batch.moves[batch.exists].nonzero().flatten()
     assert torch.equal(none.learnt, moving)
     assert torch.equal(none.actions, whole.actions)
+    # Of the same agents goals are hidden or not.
+    uniform = torch.rand(42, *batch.types.shape, generator=torch.Generator().manual_seed(9))
+    hidden = (uniform[-2] < 0.4)[batch.exists]
+    parked = ~batch.moves[batch.exists]
+    learnt = torch.zeros_like(parked).index_fill(0, part.learnt % len(parked), True)
+    for kind in (hidden, ~hidden):
+        assert 0 < int(learnt[parked & kind].sum()) < int((parked & kind).sum())
     shard = Shard(Fabric(accelerator="cpu", devices=1), none)
     rows, real = shard.rows(torch.arange(shard.transitions).unsqueeze(0))
     assert bool(real.all())

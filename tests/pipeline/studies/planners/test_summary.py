@@ -78,6 +78,8 @@ def test_tables_hold_what_was_found() -> None:
     drives = csv_tables(summary)["drives"].splitlines()
     assert len(drives) == 1 + 2 * 2 * 2
     assert drives[1].startswith("log,x,a,0.2,")
+    agreement = csv_tables(summary)["agreement"].splitlines()
+    assert agreement[0] == "score,first,second,over,method,value,low,high,count,reason"
     plain = json.loads(json.dumps(summary.plain(), allow_nan=False))
     assert plain["means"]["log"]["x"]["pdm"]["value"] == pytest.approx(0.3)
     assert plain["scenes"] == 2
