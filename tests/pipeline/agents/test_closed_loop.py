@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.scene import AgentType, Scene
 from pipeline.agents.baselines import ConstantVelocity, LogReplay
-from pipeline.agents.closed_loop import closed_loop_figures
+from pipeline.agents.closed_loop import closed_loop_figures, mean_figures, scene_figures
 from pipeline.evaluation.motion import motion_figures, motion_sums
 from submission.realism import load_config, prepare_scene, score
 from tests.models.scenes import random_scene
@@ -42,7 +42,7 @@ def test_errors_by_hand() -> None:
     assert found["ade_m"] == pytest.approx((2.0 + 3.0) / 2, rel=1e-5)
     assert found["min_ade_m"] == pytest.approx((1.0 + 2.0) / 2, rel=1e-5)
     assert found["constant_velocity_ade_m"] == pytest.approx((0.6 + 0.5) / 2, rel=1e-5)
-    assert found["diversity_m"] == pytest.approx((2.0 + 2.0) / 2, rel=1e-5)
+    assert mean_figures([scene_figures(Beside(), scene, 2, 7)])["diversity_m"] == pytest.approx(2.0, rel=1e-5)
     assert "realism" not in found, "there is no road edge"
     # Scenes weigh as much as they have agents.
     other = hand_made([Mover(speed=4.0), Mover(y=10.0, speed=5.0), Mover(y=20.0)])
