@@ -74,6 +74,12 @@ def test_drawing_at_the_ends_of_the_unit_interval(uniform):
     assert int(ids) == (1 if uniform == 0 else 4), "never a token of probability zero"
 
 
+def test_what_has_the_probability_exactly_is_enough() -> None:
+    """Two tokens of a half each: with top_p 0.5 the second one is not needed."""
+    drawn = draw(torch.zeros(2), torch.tensor(0.9), torch.tensor(0), SamplingConfig(top_p=0.5))
+    assert int(drawn) == 0
+
+
 @pytest.mark.parametrize(
     "changes", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": (1.0, 1.0, 1.5)}]
 )
