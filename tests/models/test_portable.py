@@ -53,6 +53,11 @@ def test_an_export_is_loaded_as_the_checkpoint_that_it_was_made_from(folder: Pat
     assert torch.equal(trained_on(paths[1]), SEEN)
 
 
+def test_nothing_is_known_of_other_files(tmp_path: Path) -> None:
+    torch.save([1], tmp_path / "x.ckpt")
+    assert not len(trained_on(tmp_path / "x.ckpt"))
+
+
 def test_damage_is_named(folder: Path) -> None:
     weights, config = (folder / "policy" / name for name in (WEIGHTS_FILE, CONFIG_FILE))
     content, text = weights.read_bytes(), config.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,18 @@ def test_windows_of_a_longer_recording(tmp_path: Path) -> None:
     remarks = Remarks()
     assert read(tmp_path / "x.pkl", content, Reading(True, WindowConfig(agents=4)), remarks) == []
     assert remarks.figures() == {"windows_left_out": 2}
+
+
+def test_the_eight_nearest_to_the_av_are_chosen(tmp_path: Path) -> None:
+    record = nuscenes_record(steps=91)
+    one = record["tracks"].pop("a" * 32)
+    for number in range(10):
+        other = copy.deepcopy(one)
+        other["state"]["position"][:, 1] = 60.0 - 5 * number
+        record["tracks"][f"{number}" * 32] = other
+    (scene,) = scenes(read(tmp_path / "x.pkl", to_pickle(record)))
+    away = scene.agents.position[:, 10, 1] + 2.0
+    assert away[scene.agents.to_predict].tolist() == [62.0 - 5 * number for number in range(2, 10)]
 
 
 def test_what_nuscenes_lacks_and_makes_up(tmp_path: Path) -> None:

@@ -273,6 +273,9 @@ def test_vehicles_obey_the_signals_of_their_lane(tmp_path: Path) -> None:
     demand = build_demand(rng, net, 160.0, tmp_path)
     record = simulate(network, demand, 100, 1500, seed=1)
     world = build_map(rng, net, build_surface(net, shared=False))
+    # Two lanes a way: one may change between them, but not at the crossing.
+    between = {map_pb2.RoadLine.TYPE_BROKEN_SINGLE_WHITE, map_pb2.RoadLine.TYPE_SOLID_SINGLE_WHITE}
+    assert between <= {line.subtype for line in world.lines}
     crossings: Counter[bool] = Counter()
     shown: set[int] = set()
     for signal in signal_lanes(net, world, record.signals):

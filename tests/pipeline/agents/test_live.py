@@ -18,7 +18,7 @@ from data.tokenizer import scene_origin
 from models.policy import save_policy
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.agent import Agent
-from pipeline.agents.baselines import ConstantVelocity, LogReplay
+from pipeline.agents.baselines import ConstantVelocity, LogReplay, StraightDrive
 from pipeline.agents.live import LiveTraffic, Moment
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
@@ -287,6 +287,25 @@ def test_constant_velocity_drives_in_two_worlds() -> None:
     for moment, pose in zip(moments, poses):
         velocity = np.diff(np.concatenate((moment.states[:, -1:, :2], pose[..., :2]), axis=1), axis=1) / 0.1
         np.testing.assert_allclose(velocity, moment.states[:, -1:, 7:9].repeat(2, axis=1), atol=1e-2)
+
+
+def test_an_agent_is_told_where_everybody_went_and_how_fast_they_are_now(monkeypatch) -> None:
+    class Steps(ConstantVelocity):
+        token_steps = 5
+
+    told: list[tuple[torch.Tensor, ...]] = []
+    monkeypatch.setattr(StraightDrive, "observe", lambda self, *given: told.append(given))
+    scene = random_scene(0)
+    moment, traffic = start(scene), LiveTraffic(Steps(), scene.map)
+    [pose] = traffic.step([moment])
+    # Everybody brakes.
+    pose[..., :2] = moment.states[:, -1:, :2] + np.array([0.9, 1.7, 2.4, 3.0, 3.5])[:, None]
+    traffic.step([moment.after(pose)])
+    [(where, present, velocity)] = told
+    assert present is None
+    went = where[0, ..., :2].double() + scene_origin(traffic.scene(moment)).double()
+    torch.testing.assert_close(went, torch.from_numpy(pose[..., :2]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(velocity, torch.full_like(velocity, 5.0), atol=1e-3, rtol=0)
 
 
 def test_nobody_is_driven(agent) -> None:
