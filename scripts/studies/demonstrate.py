@@ -32,7 +32,7 @@ from pipeline.agents.agent import Agent
 from pipeline.agents.among_logs import AmongLogs
 from pipeline.agents.baselines import LogReplay
 from pipeline.agents.catalogue import open_agent
-from pipeline.agents.closed_loop import SceneFigures, scene_figures
+from pipeline.agents.closed_loop import SceneFigures, mean_figures, scene_figures
 from pipeline.agents.leaks import check_unseen
 from pipeline.drawing.films import write_contact_sheet
 from pipeline.drawing.raster import Panel
@@ -41,6 +41,7 @@ from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.execution.console import track
 from pipeline.execution.tables import interval_cell, render_table
+from submission.realism import COMPONENTS
 
 _MIN_ADE = "min_average_displacement_error"
 _PARTS = {
@@ -124,6 +125,10 @@ def _table(results: dict[str, list[SceneFigures]]) -> list[list[str]]:
         rows.append([title, *(_cell(one) for one in found)])
     moving = [motion_figures([one.motion for one in figures]) for figures in results.values()]
     rows += [[title, *(f"{one.get(field, math.nan):.3f}" for one in moving)] for field, title in _MOTION.items()]
+    whole = [mean_figures(figures) for figures in results.values()]
+    others = {f"{name}_likelihood": f"likelihood of {name.replace('_', ' ')}" for name in COMPONENTS}
+    for field, title in {"diversity_m": "diversity, m", **others}.items():
+        rows.append([title, *(f"{one[field]:.3f}" for one in whole)])
     for other in [name for name in ("reference", "ppo") if name in results]:
         cells = [
             "" if name in ("log", other) else _cell(_realism_difference(figures, results[other]), signed=True)
