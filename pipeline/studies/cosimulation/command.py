@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.files import read_json, remove_leftovers, sha256_of, write_json
-from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, Lights, Scene
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Agents, Scene
 from data.traffic.sumo import SumoError, require_sumo
 from models.sampling import SamplingConfig
 from pipeline.agents.policy_agent import PolicyAgent
@@ -33,6 +33,7 @@ from pipeline.studies.cosimulation.area import Area, build_area
 from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
 from pipeline.studies.cosimulation.drivers import agent_driver, replay_driver, straight_driver
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
+from pipeline.studies.cosimulation.setting import signals_of
 
 _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
 _VIDEO, _SHEET = "world.mp4", "world.png"
@@ -273,7 +274,6 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
     position = torch.cat((pose[..., :2] + world.origin[0], height.view(-1, 1, 1).expand(-1, steps, 1)), dim=-1)
     earlier = torch.from_numpy(np.stack([frame.signals for frame in drive.before], axis=1))
     state = torch.cat((earlier, drive.signals[:, behind]), dim=1)
-    stops = torch.tensor(np.array([(*link.stop_point, 0.0) for link in area.links]).reshape(-1, 1, 3)).float()
     return dataclasses.replace(
         drive.scene,
         timestamp=STEP_SECONDS * torch.arange(steps, dtype=torch.float64),
@@ -289,12 +289,7 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
             to_predict=nothing,
             of_interest=nothing,
         ),
-        lights=Lights(
-            lane_id=torch.tensor([link.lane for link in area.links], dtype=torch.int64),
-            state=state,
-            stop_point=stops.expand(-1, steps, -1),
-            observed=torch.ones_like(state, dtype=torch.bool),
-        ),
+        lights=signals_of(area, state),
     )
 
 

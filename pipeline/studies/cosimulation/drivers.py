@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, STEP_SECONDS, Lights, RoadMap, generator_for
+from data.scene import RoadMap, generator_for
 from data.wire import STATE_FIELDS
 from pipeline.agents.agent import Agent
+from pipeline.agents.baselines import StraightDrive
 from pipeline.agents.live import LiveTraffic, Moment
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Frame
-from pipeline.studies.cosimulation.setting import recent_velocity
+from pipeline.studies.cosimulation.setting import recent_velocity, signals_of, stacked
 
 # Of 11 frames, the present one last, and rows [n] that are driven: global poses [n, s, 3]; NaN for who leaves.
 Decide = Callable[[Sequence[Frame], NDArray[np.int64]], NDArray[np.float64]]
@@ -58,18 +59,17 @@ def straight_driver(area: Area, steps: int) -> Driver:
     """Straight on at the speed of the moment of take-over, whatever comes: a yardstick."""
 
     def begin(road: RoadMap) -> Decide:
-        path: list[NDArray[np.float64]] = []
+        drives: list[StraightDrive] = []
 
         def decide(frames: Sequence[Frame], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            if not path:
-                pose = np.stack([frame.pose for frame in frames[-2:]], axis=1)
-                present = np.stack([frame.present for frame in frames[-2:]], axis=1)
-                velocity = recent_velocity(pose, present, area.fastest)[:, -1]
-                path[:] = [pose[:, -1], np.pad(velocity * STEP_SECONDS, ((0, 0), (0, 1)))]
-            now, step = path
-            plan = now[:, None] + step[:, None] * np.arange(1, steps + 1)[:, None]
-            path[0] = plan[:, -1]
-            return plan[rows]
+            if not drives:
+                pose, present = stacked(frames[-2:])
+                velocity = recent_velocity(pose, present, area.fastest)
+                now, moved = (torch.from_numpy(part[None, :, -1]) for part in (pose, velocity))
+                drives.append(StraightDrive(now, moved, steps))
+            plan, _ = drives[0].step(torch.zeros(0))
+            drives[0].observe(plan)
+            return plan[0, rows].numpy()
 
         return decide
 
@@ -95,8 +95,8 @@ def replay_driver(pose: Tensor, present: Tensor, origin: Tensor, steps: int) -> 
 
 def moment(area: Area, frames: Sequence[Frame], rows: NDArray[np.int64], driven: NDArray[np.bool_]) -> Moment:
     """Users [n] that are there, on flat ground at height zero, and the signals."""
-    pose = np.stack([frame.pose[rows] for frame in frames], axis=1)
-    valid = np.stack([frame.present[rows] for frame in frames], axis=1)
+    pose, valid = stacked(frames)
+    pose, valid = pose[rows], valid[rows]
     states = np.zeros((*pose.shape[:2], len(STATE_FIELDS)))
     states[..., :2], states[..., 6] = pose[..., :2], pose[..., 2]
     users = [area.users[row] for row in rows]
@@ -104,12 +104,5 @@ def moment(area: Area, frames: Sequence[Frame], rows: NDArray[np.int64], driven:
     states[..., 2] = states[..., 5] / 2
     states[..., 7:9] = recent_velocity(pose, valid, area.fastest[rows])
     signals = torch.from_numpy(np.stack([frame.signals for frame in frames], axis=1))
-    stops = torch.tensor(np.array([(*link.stop_point, 0.0) for link in area.links]).reshape(-1, 1, 3)).float()
-    lights = Lights(
-        torch.tensor([link.lane for link in area.links], dtype=torch.int64),
-        signals,
-        stops.expand(-1, CURRENT_INDEX + 1, -1),
-        torch.ones_like(signals, dtype=torch.bool),
-    )
     kinds = np.array([user.kind.track_type for user in users], dtype=np.int64)
-    return Moment(rows + 1, kinds, states, valid, driven, lights)
+    return Moment(rows + 1, kinds, states, valid, driven, signals_of(area, signals))

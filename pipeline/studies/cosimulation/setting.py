@@ -18,7 +18,7 @@ from torch import Tensor
 from data.geometry import wrap_angle
 from data.road import edge_segments, no_segments
 from data.road_grid import as_batch, single_cell
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Lights, Scene
 from data.traffic.motion import Motion
 from data.traffic.protos import Terrain, to_scenario
 from data.traffic.signals import SignalLane
@@ -28,6 +28,22 @@ from data.womd import parse_scenario
 from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.session import Frame
+
+
+def stacked(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Global poses [A, T, 3] and presence [A, T] of T frames."""
+    return np.stack([frame.pose for frame in frames], axis=1), np.stack([frame.present for frame in frames], axis=1)
+
+
+def signals_of(area: Area, state: Tensor) -> Lights:
+    """The area's signals, all observed; state: [S, T]."""
+    stops = torch.tensor(np.array([(*link.stop_point, 0.0) for link in area.links]).reshape(-1, 1, 3)).float()
+    return Lights(
+        lane_id=torch.tensor([link.lane for link in area.links], dtype=torch.int64),
+        state=state,
+        stop_point=stops.expand(-1, state.shape[1], -1),
+        observed=torch.ones_like(state, dtype=torch.bool),
+    )
 
 
 @dataclass(frozen=True)
@@ -43,8 +59,7 @@ class Setting:
 
     def motion(self, frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
         """Poses [A, T, 3] float32 minus the origin, zero where absent, and presence [A, T] of T frames."""
-        pose = torch.from_numpy(np.stack([frame.pose for frame in frames], axis=1))
-        present = torch.from_numpy(np.stack([frame.present for frame in frames], axis=1))
+        pose, present = map(torch.from_numpy, stacked(frames))
         pose[..., :2] -= self.origin
         return torch.where(present.unsqueeze(-1), pose, 0.0).float(), present
 
@@ -127,8 +142,7 @@ def snapshot(area: Area, frames: Sequence[Frame]) -> Scene:
     """
     if len(frames) != CURRENT_INDEX + 1:
         raise ValueError(f"{len(frames)} frames, expected {CURRENT_INDEX + 1}")
-    pose = np.stack([frame.pose for frame in frames], axis=1)
-    present = np.stack([frame.present for frame in frames], axis=1)
+    pose, present = stacked(frames)
     here = np.flatnonzero(present[:, -1])
     if not len(here):
         raise ValueError("no user is there at the last frame")
