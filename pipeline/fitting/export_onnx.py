@@ -119,12 +119,16 @@ def export_reference_onnx(folder: Path, model: Reference) -> list[Path]:
 def write_scene(path: Path, agent: ReferenceAgent, scene: Scene) -> None:
     """Write what the graphs of the reference read of a scene as ``.npz``, atomically.
 
-    The names are those of the inputs; ``light_code`` and ``light_age`` [1, S, L] are of L seconds, ``history_*``
-    the tokens of the first second, ``vocabulary`` [3, K, s, 3] the motion of tokens, and ``origin`` [2] what was
-    taken off positions.
+    The names are those of the inputs; ``lights_code`` and ``lights_age`` [1, S, L] are of L seconds, ``history_*``
+    [1, A, B, ...] what the boundaries up to the current step read, ``past_*`` an empty cache, ``vocabulary``
+    [3, K, s, 3] the motion of tokens, and ``origin`` [2] what was taken off positions.
     """
     prepared = agent.prepare(scene)
     inputs, pieces = prepared.inputs, prepared.inputs.pieces
+    tokens, cache = inputs.tokens, agent.model.empty_cache(1, inputs.agents.types.shape[1])
+    # Nobody has moved at the first boundary, and everybody is there at the current one.
+    first = torch.zeros_like(tokens.valid[:, :, :1])
+    moved = torch.cat((first, tokens.valid), dim=2)
     arrays = {
         "piece_point": pieces.point,
         "piece_pose": pieces.pose,
@@ -134,11 +138,16 @@ def write_scene(path: Path, agent: ReferenceAgent, scene: Scene) -> None:
         "piece_light": pieces.light,
         "types": inputs.agents.types,
         "size": inputs.agents.size,
-        "light_code": prepared.lights.code,
-        "light_age": prepared.lights.age,
-        "history_ids": inputs.tokens.ids,
-        "history_valid": inputs.tokens.valid,
-        "history_pose": inputs.tokens.poses,
+        "lights_code": prepared.lights.code,
+        "lights_age": prepared.lights.age,
+        "history_pose": tokens.poses,
+        "history_before": torch.cat((tokens.poses[:, :, :1], tokens.poses[:, :, :-1]), dim=2),
+        "history_previous": torch.cat((first.long(), tokens.ids), dim=2),
+        "history_moved": moved,
+        "history_present": moved | torch.cat((tokens.valid, ~first), dim=2),
+        "past_pose": cache.pose,
+        "past_present": cache.present,
+        **{f"past_{layer}": tensor for layer, tensor in enumerate(cache.keys_values)},
         "vocabulary": agent.vocabulary.poses,
         "origin": prepared.origin,
     }

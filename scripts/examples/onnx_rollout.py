@@ -1,4 +1,4 @@
-"""A rollout of the reference with ONNX Runtime and numpy alone.
+"""Rollouts of the reference with ONNX Runtime and numpy alone.
 
     python -m pipeline export --checkpoint reference.ckpt --onnx true --scenarios STORE --out DIR
     python scripts/examples/onnx_rollout.py DIR [ROLLOUTS]
@@ -17,55 +17,38 @@ graphs = {name: onnxruntime.InferenceSession(folder / f"reference_{name}.onnx") 
 
 
 def run(name: str, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs of a graph by name; of the values it takes those that it knows."""
-    graph = graphs[name]
-    outputs = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
-    return dict(zip((each.name for each in graph.get_outputs()), outputs, strict=True))
+    """Outputs of a graph by name; of the values it takes those that it knows. A new cache replaces the old one."""
+    outputs = graphs[name].run(None, {each.name: values[each.name] for each in graphs[name].get_inputs()})
+    return {each.name.removeprefix("new_"): value for each, value in zip(graphs[name].get_outputs(), outputs)}
 
 
 scene = dict(np.load(folder / "scene.npz"))
 scene |= run("map", scene)
-for name in ("types", "size", "history_ids", "history_valid", "history_pose"):
-    scene[name] = scene[name].repeat(count, axis=0)  # [R, A, ...]
-shapes = {each.name: each.shape for each in graphs["step"].get_inputs() if each.name.startswith("past")}
-actual = {"R": count, "A": scene["types"].shape[1]}
-scene |= {name: np.zeros([actual.get(n, n) for n in shape], np.float32) for name, shape in shapes.items()}
-scene["past_present"] = scene["past_present"] > 0
-
-rng, motions = np.random.default_rng(0), []
+for name, value in scene.items():
+    if name in ("types", "size") or name.startswith(("history_", "past_")):
+        scene[name] = value.repeat(count, axis=value.shape.index(1))  # from one rollout to all
 steps = scene["vocabulary"].shape[2]  # of 0.1 s in a token
-second, now = 10 // steps, 10 // steps  # boundaries in a second, and that of the current step
-pose = before = scene["history_pose"][:, :, 0]
-previous, moved = np.zeros_like(scene["types"]), scene["types"] < 0
-for boundary in range(now + 80 // steps):
-    known = scene["history_valid"][:, :, min(boundary, now - 1)]
-    scene |= {
-        "pose": pose,
-        "before": before,
-        "previous": previous,
-        "moved": moved,
-        "boundary": np.array([boundary]),
-    }
-    scene["present"] = moved | known if boundary < now else np.ones_like(moved)
-    if boundary % second == 0:
+rng, motions, second = np.random.default_rng(0), [], 10 // steps  # decisions in a second
+for decision in range(second + 80 // steps):
+    if decision <= second:  # the first second is known
+        names = ("pose", "before", "previous", "moved", "present")
+        scene |= {name: scene[f"history_{name}"][:, :, decision] for name in names}
+    scene |= {f"light_{name}": scene[f"lights_{name}"][..., decision // second, None] for name in ("code", "age")}
+    scene["boundary"] = np.array([decision])
+    if decision % second == 0:
         scene |= run("look", scene)
-    lights = {name: scene[name][..., boundary // second, None] for name in ("light_code", "light_age")}
-    result = run("step", scene | lights)
-    scene |= {name.removeprefix("new_"): value for name, value in result.items() if name.startswith("new_")}
-    before = pose
-    if boundary < now:
-        previous, moved = scene["history_ids"][:, :, boundary], known
-        pose = scene["history_pose"][:, :, boundary + 1]
+    scene |= run("step", scene)
+    if decision < second:
         continue
-    share = np.exp(result["logits"] - result["logits"].max(-1, keepdims=True)).cumsum(-1)
-    previous = (share < rng.random(pose.shape[:2])[..., None] * share[..., -1:]).sum(-1)
-    motion, moved = scene["vocabulary"][scene["types"], previous], np.ones_like(moved)  # [R, A, steps, 3]
-    cos, sin = np.cos(pose[..., None, 2]), np.sin(pose[..., None, 2])
-    x, y = motion[..., 0] * cos - motion[..., 1] * sin, motion[..., 0] * sin + motion[..., 1] * cos
-    motions.append(pose[..., None, :] + np.stack((x, y, motion[..., 2]), axis=-1))
-    pose = motions[-1][..., -1, :].astype(np.float32)
-future = np.concatenate(motions, axis=2)
-future[..., :2] += scene["origin"]
+    share = np.exp(scene["logits"] - scene["logits"].max(-1, keepdims=True)).cumsum(-1)
+    token = (share < rng.random(share.shape[:2])[..., None] * share[..., -1:]).sum(-1)
+    x, y, turn = np.moveaxis(scene["vocabulary"][scene["types"], token], -1, 0)  # [R, A, steps]
+    x0, y0, heading = np.moveaxis(scene["pose"][..., None, :], -1, 0)
+    cos, sin = np.cos(heading), np.sin(heading)
+    motions.append(np.stack((x0 + x * cos - y * sin, y0 + x * sin + y * cos, heading + turn), axis=-1))
+    scene |= {"before": scene["pose"], "pose": motions[-1][..., -1, :], "previous": token}
+    scene["moved"] = scene["present"] = np.ones_like(scene["moved"])
+future = np.concatenate(motions, axis=2) + np.append(scene["origin"], np.float32(0.0))
 future[..., 2] = (future[..., 2] + np.pi) % (2 * np.pi) - np.pi
-np.save(folder / "rollouts.npy", future.astype(np.float32))
+np.save(folder / "rollouts.npy", future)
 print(f"{folder / 'rollouts.npy'}: {count} rollouts of {future.shape[1]} agents")
