@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.batch import collate
-from data.map_pieces import cut_map
+from data.map_pieces import MapPieces, cut_map
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, Scene, map_tensors, until_now
 from data.tokenizer import MotionTokens, scene_origin
 from data.vocabulary import Vocabulary
@@ -40,20 +40,12 @@ _MAX_MAPS, _MAX_PAIRS = 16, 1 << 26
 
 @dataclass(frozen=True)
 class PreparedScene:
-    """Inputs of the network for a single scene up to its current step, simulated agents only."""
+    """Inputs of the network for B scenes up to their current steps, simulated agents only, padded."""
 
     inputs: SceneInputs
     encoding: MapEncoding
     lights: KnownLights
-    origin: Tensor  # [2]
-
-
-def join_scenes(prepared: Sequence[PreparedScene]) -> PreparedScene:
-    """Several scenes as one, padded; ``origin`` is [B, 2] then."""
-    inputs, encoding, lights = (
-        collate_inputs([getattr(part, name) for part in prepared]) for name in ("inputs", "encoding", "lights")
-    )
-    return PreparedScene(inputs, encoding, lights, torch.stack([part.origin for part in prepared]))
+    origin: Tensor  # [B, 2]
 
 
 class ReferenceAgent:
@@ -84,7 +76,7 @@ class ReferenceAgent:
 
     @torch.no_grad()
     def unroll(self, prepared: PreparedScene, count: int) -> Unrolling:
-        """Rollouts of a single scene, token by token.
+        """Rollouts of each scene, token by token.
 
         Poses are centred on ``scene_origin``; agents are the simulated ones, in order.
         """
@@ -92,13 +84,12 @@ class ReferenceAgent:
         return self.engine.begin(prepared.encoding, inputs.agents, inputs.tokens, prepared.lights, count)
 
     @torch.no_grad()
-    def prepare(self, scene: Scene) -> PreparedScene:
-        """A single scene with its map encoded, for ``unroll``; its first 11 steps are all that is read."""
-        scene = select_agents(scene, scene.simulated.nonzero().squeeze(-1))
-        origin = scene_origin(scene)
-        batch = collate([until_now(scene)]).to(self.device)
-        inputs = scene_inputs(batch, self.vocabulary)
-        encoding = self.model.encode_map(inputs.pieces, origin.unsqueeze(0).to(self.device))
+    def prepare(self, *scenes: Scene) -> PreparedScene:
+        """Single scenes with their maps encoded, for ``unroll``; their first 11 steps are all that is read."""
+        own = [select_agents(scene, scene.simulated.nonzero().squeeze(-1)) for scene in scenes]
+        batch = collate([until_now(scene) for scene in own]).to(self.device)
+        inputs, origin = scene_inputs(batch, self.vocabulary), scene_origin(batch)
+        encoding = collate_inputs(self._encoded(inputs.pieces, origin))
         lights = known_lights(batch.lights.state, batch.lights.observed, 1 + FUTURE_STEPS // CURRENT_INDEX)
         return PreparedScene(inputs, encoding, lights, origin)
 
@@ -115,10 +106,13 @@ class ReferenceAgent:
         origin = scene_origin(scene)
         parts = []
         for maps in _slices(len(origin), _MAX_MAPS):
-            pieces, centres = cut_map(_take(scene, maps), origin[maps]), origin[maps]
-            for rows in _slices(len(centres), max(1, _MAX_PAIRS // pieces.kind.shape[1] ** 2)):
-                parts.append(self.model.encode_map(_take(pieces, rows), centres[rows]))
+            parts += self._encoded(cut_map(_take(scene, maps), origin[maps]), origin[maps])
         return _take(collate_inputs(parts), order.argsort().to(self.device))
+
+    def _encoded(self, pieces: MapPieces, origin: Tensor) -> list[MapEncoding]:
+        """In parts, to bound the memory."""
+        size = max(1, _MAX_PAIRS // max(1, pieces.kind.shape[1]) ** 2)
+        return [self.model.encode_map(_take(pieces, rows), origin[rows]) for rows in _slices(len(origin), size)]
 
     @torch.no_grad()
     def score(

@@ -18,11 +18,12 @@ Shape legend: R rollouts, A agents (those of ``scene.simulated``, in order), s s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from data.errors import UserError
 from data.ground import joint_states
@@ -72,44 +73,40 @@ class Agent(ABC):
     Attributes:
         token_steps: steps of 0.1 s from one decision to the next.
         device: of the poses.
+        max_rows: rollouts times agents that are driven at once, to bound the memory.
+        joins_scenes: whether it drives in several scenes at once when it samples. A GPU waits for the host
+            otherwise; a CPU would be no faster.
     """
 
     token_steps: int = FUTURE_STEPS
     device: torch.device = torch.device("cpu")
+    max_rows: int = 1 << 20
+    joins_scenes: bool = False
 
-    def max_batch_rollouts(self, agents: int) -> int:
-        """How many rollouts of a scene with so many agents are driven at once, to bound the memory."""
-        return 4096
-
-    def prepare(self, scene: Scene) -> Any:
-        """What all drives in a single scene share, such as its encoded map."""
-        return scene
-
-    def prepare_briefly(self, scene: Scene) -> Any:
-        """``prepare`` for drives of a few decisions, where less work does for these."""
-        return self.prepare(scene)
-
-    def join(self, prepared: Sequence[Any]) -> Any:
-        """Several prepared scenes as one, for drives in all of them at once; agents are padded at the end.
+    def prepare(self, *scenes: Scene) -> Any:
+        """What all drives in a scene share, such as its encoded map; or in several, agents padded at the end.
 
         Raises:
             UserError: several scenes, and the agent drives in one alone.
         """
-        if len(prepared) > 1:
-            raise UserError(f"{type(self).__name__} drives in one scene at a time, not in {len(prepared)}")
-        return prepared[0]
+        if len(scenes) > 1:
+            raise UserError(f"{type(self).__name__} drives in one scene at a time, not in {len(scenes)}")
+        return scenes[0]
+
+    def prepare_briefly(self, *scenes: Scene) -> Any:
+        """``prepare`` for drives of a few decisions, where less work does for these."""
+        return self.prepare(*scenes)
 
     @abstractmethod
     def start(self, prepared: Any, count: int, driven: Tensor | None = None) -> Drive:
         """Rollouts at the current step of a scene.
 
         Args:
-            prepared: of ``prepare``; or of ``join``, then the rollouts of each scene are consecutive rows.
+            prepared: of ``prepare``; the rollouts of each scene are consecutive rows.
             count: R of each scene.
             driven: [A] bool, or [scenes, A], the agents that it drives; all by default.
         """
 
-    @torch.no_grad()
     def rollouts(self, scene: Scene, count: int, seed: int) -> Tensor:
         """Joint futures of all agents of a scene that a submission must simulate.
 
@@ -119,16 +116,53 @@ class Agent(ABC):
             [R, A, 80, 4] float32 on the CPU: x, y, z, heading in global coordinates for the A agents of
             ``scene.simulated``, in order; z follows the map (``data.ground``), headings are in [-pi, pi).
         """
-        prepared, agents = self.prepare(scene), int(scene.simulated.sum())
-        shape = (count, FUTURE_STEPS // self.token_steps, agents)
-        uniform = torch.rand(shape, generator=generator_for(seed, str(scene.scenario_id))).to(self.device)
+        [states] = self._driven([scene], count, seed)
+        return states
+
+    def rollouts_of(self, scenes: Iterable[Scene], count: int, seed: int) -> Iterator[tuple[Scene, Tensor]]:
+        """Each scene with its ``rollouts``; those of an agent that ``joins_scenes`` differ by rounding."""
+        batch: list[Scene] = []
+        widest = 0
+        for scene in scenes:
+            agents = int(scene.simulated.sum())
+            full = (len(batch) + 1) * count * max(widest, agents) > self.max_rows
+            if batch and (full or not self.joins_scenes):
+                yield from self._each(batch, count, seed)
+                batch, widest = [], 0
+            batch.append(scene)
+            widest = max(widest, agents)
+        if batch:
+            yield from self._each(batch, count, seed)
+
+    def _each(self, scenes: list[Scene], count: int, seed: int) -> Iterator[tuple[Scene, Tensor]]:
+        if len(scenes) == 1:
+            return iter([(scenes[0], self.rollouts(scenes[0], count, seed))])
+        return zip(scenes, self._driven(scenes, count, seed), strict=True)
+
+    @torch.no_grad()
+    def _driven(self, scenes: Sequence[Scene], count: int, seed: int) -> list[Tensor]:
+        """``rollouts`` of scenes that are driven at once."""
+        prepared, agents = self.prepare(*scenes), [int(scene.simulated.sum()) for scene in scenes]
+        shape = (count, FUTURE_STEPS // self.token_steps)
+        drawn = [
+            torch.rand((*shape, there), generator=generator_for(seed, str(scene.scenario_id)))
+            for scene, there in zip(scenes, agents, strict=True)
+        ]
+        widest = max(agents)
+        uniform = torch.stack([pad(part, (0, widest - part.shape[-1])) for part in drawn]).to(self.device)
         parts = []
-        for part in uniform.split(self.max_batch_rollouts(agents)):
-            drive = self.start(prepared, len(part))
+        for part in uniform.split(
+            max(1, self.max_rows // max(1, len(scenes) * widest)), dim=1
+        ):  # [scenes, r, D, A]
+            drive = self.start(prepared, part.shape[1])
             poses: list[Tensor] = []
-            for number in range(part.shape[1]):
+            for decision in part.flatten(0, 1).unbind(1):
                 if poses:
                     drive.observe(poses[-1])
-                poses.append(drive.step(part[:, number].contiguous())[0])
-            parts.append(torch.cat(poses, dim=2))  # [R, A, 80, 3]
-        return joint_states(scene, torch.cat(parts), scene_origin(scene))
+                poses.append(drive.step(decision.contiguous())[0])
+            parts.append(torch.cat(poses, dim=2).unflatten(0, part.shape[:2]))
+        pose = torch.cat(parts, dim=1).cpu()  # [scenes, R, A, 80, 3]
+        return [
+            joint_states(scene, own[:, :there], scene_origin(scene))
+            for scene, own, there in zip(scenes, pose, agents, strict=True)
+        ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -88,14 +86,14 @@ class LogReplay(Agent):
 class ConstantVelocity(Agent):
     """Every agent keeps its recorded velocity, heading and height of the current step."""
 
-    def prepare(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        """Poses [1, A, 3] and velocities [1, A, 2]."""
-        start, heading, velocity = self._now(scene)
-        return torch.cat((start[:, :2] - scene_origin(scene), heading), dim=-1).unsqueeze(0), velocity.unsqueeze(0)
-
-    def join(self, prepared: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        pose, velocity = (pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*prepared))
-        return pose, velocity
+    def prepare(self, *scenes: Scene) -> tuple[Tensor, Tensor]:
+        """Poses [scenes, A, 3] and velocities [scenes, A, 2]."""
+        poses, velocities = [], []
+        for scene in scenes:
+            start, heading, velocity = self._now(scene)
+            poses.append(torch.cat((start[:, :2] - scene_origin(scene), heading), dim=-1))
+            velocities.append(velocity)
+        return pad_sequence(poses, batch_first=True), pad_sequence(velocities, batch_first=True)
 
     def start(self, prepared: tuple[Tensor, Tensor], count: int, driven: Tensor | None = None) -> StraightDrive:
         pose, velocity = (part.repeat_interleave(count, 0) for part in prepared)

@@ -39,14 +39,15 @@ class SceneFigures:
     motion: dict[str, float]
 
 
-def scene_figures(
-    agent: Agent, scene: Scene, rollouts: int, seed: int, types: Sequence[int] | None = None
-) -> SceneFigures:
-    """Figures of one scene; arguments as of ``closed_loop_figures``."""
+def scene_figures(scene: Scene, states: Tensor, types: Sequence[int] | None = None) -> SceneFigures:
+    """Figures of one scene with a future.
+
+    Args:
+        states: of ``Agent.rollouts``. types: as of ``closed_loop_figures``.
+    """
     agents, simulated = scene.agents, scene.simulated
     future = slice(CURRENT_INDEX + 1, CURRENT_INDEX + 1 + FUTURE_STEPS)
     log, valid = agents.position[simulated, future, :2], agents.valid[simulated, future]
-    states = agent.rollouts(scene, rollouts, seed)
     reason = unscorable_reason(scene)
     if reason is not None and scene.has_future:
         warn_once(f"scenario {scene.scenario_id}: cannot be scored, its realism does not count ({reason})")
@@ -101,7 +102,7 @@ def closed_loop_figures(
         allows is left out. Fewer rollouts than the challenge's
         32 give lower likelihoods: compare only with figures of this kind.
     """
-    rows = [scene_figures(agent, scene, rollouts, seed, types) for scene in scenes]
+    rows = [scene_figures(scene, states, types) for scene, states in agent.rollouts_of(scenes, rollouts, seed)]
     means = mean_figures(rows)
     basic = {_SHOWN.get(name, name): means[name] for name in (*_ERRORS[:3], *_SHOWN) if name in means}
     return basic | motion_figures([row.motion for row in rows])

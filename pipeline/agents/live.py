@@ -201,7 +201,7 @@ class LiveTraffic:
         here = [moments[part.world].of(part.rows) for part in self._parts]
         scenes = [self.scene(moment, self._lasting * STEP_SECONDS) for moment in here]
         self._origin = torch.stack([scene_origin(scene) for scene in scenes])
-        prepared = self._agent.join([self._agent.prepare_briefly(scene) for scene in scenes])
+        prepared = self._agent.prepare_briefly(*scenes)
         own = _padded([torch.from_numpy(part.own) for part in self._parts])
         self._drive = self._agent.start(prepared, 1, own)
 

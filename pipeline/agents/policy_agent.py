@@ -23,7 +23,7 @@ from pipeline.simulator.step import AgentIndex, Motion, State, agent_indices, fo
 from pipeline.simulator.world import World, build_world, repeat_world, stack_worlds
 
 # Rollouts times agents that are driven at once, to bound the memory.
-_MAX_ROWS = 2048
+_MAX_ROWS, MAX_ROWS_GPU = 2048, 16_384
 
 
 def open_policy(path: Path) -> tuple[Policy, Vocabulary, ObservationConfig]:
@@ -58,6 +58,8 @@ class PolicyAgent(Agent):
     ) -> None:
         self.policy, self.view, self.sampling = policy.eval(), view, sampling or SamplingConfig()
         self.device, self.token_steps = next(policy.parameters()).device, vocabulary.token_steps
+        self.joins_scenes = self.device.type != "cpu"
+        self.max_rows = MAX_ROWS_GPU if self.joins_scenes else _MAX_ROWS
         self.vocabulary = vocabulary.to(self.device)
         # The road as the net sees it, where agents go, and the state after that.
         self.see_road: Any = self._see_road
@@ -85,23 +87,18 @@ class PolicyAgent(Agent):
         policy, vocabulary, view = open_policy(path)
         return cls(policy.to(device), vocabulary, view, sampling, compiled)
 
-    def max_batch_rollouts(self, agents: int) -> int:
-        return max(1, _MAX_ROWS // agents)
+    def prepare(self, *scenes: Scene) -> World:
+        """Scenes up to their current step as worlds, on the policy's device."""
+        return self._worlds(scenes, brief=False)
 
-    def prepare(self, scene: Scene) -> World:
-        """A single scene up to its current step as a batch of one world, on the policy's device."""
-        return self._world(scene, brief=False)
+    def prepare_briefly(self, *scenes: Scene) -> World:
+        return self._worlds(scenes, brief=True)
 
-    def prepare_briefly(self, scene: Scene) -> World:
-        return self._world(scene, brief=True)
-
-    def _world(self, scene: Scene, brief: bool) -> World:
+    def _worlds(self, scenes: Sequence[Scene], brief: bool) -> World:
         words, size = self.vocabulary.to("cpu"), self.view.listed_segments
-        world = build_world(until_now(scene), words, size, with_edges=False, brief=brief)
-        return map_tensors(world, lambda tensor: tensor.to(self.device))
-
-    def join(self, prepared: Sequence[World]) -> World:
-        return stack_worlds(prepared)
+        worlds = [build_world(until_now(scene), words, size, with_edges=False, brief=brief) for scene in scenes]
+        together = worlds[0] if len(worlds) == 1 else stack_worlds(worlds)
+        return map_tensors(together, lambda tensor: tensor.to(self.device))
 
     def start(self, prepared: World, count: int, driven: Tensor | None = None) -> PolicyDrive:
         chosen = prepared.exists if driven is None else prepared.exists & driven.to(self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor
 
 from data.scene import Scene
 from data.tokenizer import apply_token, match_token
-from models.reference.agent import PreparedScene, ReferenceAgent, join_scenes
+from models.reference.agent import PreparedScene, ReferenceAgent
 from models.sampling import SamplingConfig, draw
 from pipeline.agents.agent import Agent
 
 # Rollouts times agents that are driven at once, to bound the memory. On a CPU larger batches are not faster.
-_MAX_ROWS, _MAX_ROWS_GPU = 1024, 16_384
+_MAX_ROWS, MAX_ROWS_GPU = 1024, 8192
 
 
 class ReferenceDriver(Agent):
@@ -28,6 +27,8 @@ class ReferenceDriver(Agent):
     def __init__(self, reference: ReferenceAgent, sampling: SamplingConfig | None = None) -> None:
         self.reference, self.sampling = reference, sampling or SamplingConfig()
         self.token_steps, self.device = reference.vocabulary.token_steps, reference.device
+        self.joins_scenes = self.device.type != "cpu"
+        self.max_rows = MAX_ROWS_GPU if self.joins_scenes else _MAX_ROWS
 
     @classmethod
     def from_checkpoint(
@@ -44,14 +45,8 @@ class ReferenceDriver(Agent):
         """
         return cls(ReferenceAgent.from_checkpoint(path, device, compiled), sampling)
 
-    def max_batch_rollouts(self, agents: int) -> int:
-        return max(1, (_MAX_ROWS if self.device.type == "cpu" else _MAX_ROWS_GPU) // agents)
-
-    def prepare(self, scene: Scene) -> PreparedScene:
-        return self.reference.prepare(scene)
-
-    def join(self, prepared: Sequence[PreparedScene]) -> PreparedScene:
-        return join_scenes(prepared)
+    def prepare(self, *scenes: Scene) -> PreparedScene:
+        return self.reference.prepare(*scenes)
 
     def start(self, prepared: PreparedScene, count: int, driven: Tensor | None = None) -> ReferenceDrive:
         return ReferenceDrive(self, prepared, count, driven)

@@ -149,7 +149,7 @@ def write_scene(path: Path, agent: ReferenceAgent, scene: Scene) -> None:
         "past_present": cache.present,
         **{f"past_{layer}": tensor for layer, tensor in enumerate(cache.keys_values)},
         "vocabulary": agent.vocabulary.poses,
-        "origin": prepared.origin,
+        "origin": prepared.origin[0],
     }
     content = io.BytesIO()
     np.savez(content, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})

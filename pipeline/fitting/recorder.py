@@ -197,8 +197,8 @@ class Recorder(Callback):
         total = torch.zeros(2, len(columns), dtype=torch.float64)
         trained = [parameter.requires_grad for parameter in module.result.parameters()]
         agent = ReferenceDriver(ReferenceAgent(module.result))
-        for scene in mine:
-            row = scene_figures(agent, scene, rollouts=_FUTURES, seed=self._seed)
+        for scene, states in agent.rollouts_of(mine, _FUTURES, self._seed):
+            row = scene_figures(scene, states)
             means = mean_figures([row])
             pairs = [(means.get(name.removeprefix("validation_"), math.nan), 1.0) for name in _ROLLOUTS]
             pairs += [(row.motion[top], row.motion[bottom]) for top, bottom in _RATIOS.values()]

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.scene import FUTURE_STEPS
 from models.reference.config import ReferenceConfig, size_preset
+from pipeline.agents import policy_agent, reference_agent
 from pipeline.run.measured import Measured
 
 
@@ -205,8 +206,14 @@ class Gpus:
         name, factor, guesses = ("policy", 1.0, ()) if agent == "policy" else model
         rate = self.measured.values.get(f"32 futures by {name}")
         memory = self.measured.values.get(f"32 futures by {name}: largest memory")
-        if rate is None or memory is None:
+        largest = self._largest()
+        if rate is None or memory is None or largest is None:
             return None
+        if f"32 futures by {name}, one by one" not in self.measured.values:
+            # Measured with a scene at a time.
+            rows = policy_agent.MAX_ROWS_GPU if agent == "policy" else reference_agent.MAX_ROWS_GPU
+            memory *= max(1.0, rows / (32 * largest))
+            guesses = (*guesses, f"memory of {rows} agents at once", "several scenes at once are no faster than one")
         processes = workers or self.count
         each = -(-processes // self.count)
         if each > 1:

@@ -108,9 +108,8 @@ def _sample_shard(task: _Task) -> Receipt:
     source, agent = _opened(task.inputs)
 
     def messages() -> Iterator[bytes]:
-        for index in range(task.first, task.last):
-            scene = source[index]
-            states = agent.rollouts(scene, task.rollouts, task.seed)
+        scenes = (source[index] for index in range(task.first, task.last))
+        for scene, states in agent.rollouts_of(scenes, task.rollouts, task.seed):
             rollouts = Rollouts(str(scene.scenario_id), scene.agents.id[scene.simulated], states)
             yield encode_field(_ROLLOUTS_FIELD, to_proto(rollouts).SerializeToString(deterministic=True))
 

@@ -112,7 +112,8 @@ def _figures(agent: Agent, scene: Scene, options: argparse.Namespace, folder: Pa
     path = folder / f"{scene.scenario_id}.json"
     if not path.is_file():
         targets = "vehicle" if options.vehicles else "all"
-        found = scene_figures(agent, with_targets(scene, targets), options.rollouts, 0, TARGETS[targets])
+        states = agent.rollouts(scene, options.rollouts, 0)
+        found = scene_figures(with_targets(scene, targets), states, TARGETS[targets])
         write_json(path, {**dataclasses.asdict(found), "errors": found.errors.tolist()})
     saved = read_json(path)
     return SceneFigures(torch.tensor(saved["errors"]).view(-1, 4), saved["metric"], saved["motion"])

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from data.scene import Scene
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.agent import Agent
 from pipeline.agents.policy_agent import PolicyAgent
@@ -88,21 +89,26 @@ def _futures(inputs: Inputs, compiled: bool) -> Iterator[Row]:
     }
     for size in inputs.scale.sizes:
         agents[size] = partial(_reference_agent, inputs, size, compiled)
-    scenes, rollouts = inputs.scenes[: inputs.scale.compared], inputs.scale.rollouts
+    count, rollouts = inputs.scale.compared, inputs.scale.rollouts
+    alone, several = inputs.scenes[:count], inputs.scenes[: 4 * count]
     for name, make in agents.items():
         inputs.start_memory()
         agent = make()
 
-        def work(agent: Agent = agent) -> list[Tensor]:
-            return [agent.rollouts(scene, rollouts, 0) for scene in scenes]
+        def one_by_one(agent: Agent = agent) -> list[Tensor]:
+            return [agent.rollouts(scene, rollouts, 0) for scene in alone]
+
+        def together(agent: Agent = agent) -> list[tuple[Scene, Tensor]]:
+            return list(agent.rollouts_of(several, rollouts, 0))
 
         about = f"{rollouts} futures by {name}{', compiled' if compiled else ''}"
         if compiled:
-            first = partial(agent.rollouts, scenes[0], rollouts, 0)
+            first = partial(agent.rollouts, alone[0], rollouts, 0)
             yield Row(f"{about}: first scene", seconds_on(inputs.device, first), "s")
-        work()
         estimate = {False: 4.5, True: 11.0}[compiled] if name == "mini" else None
-        yield Row(about, len(scenes) / seconds_on(inputs.device, work), "scenes/s", estimate)
+        for how, work, scenes in ((", one by one", one_by_one, alone), ("", together, several)):
+            work()
+            yield Row(f"{about}{how}", len(scenes) / seconds_on(inputs.device, work), "scenes/s", estimate)
         yield Row(f"{about}: largest memory", inputs.peak_gb(), "GB")
 
 

@@ -126,7 +126,7 @@ def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Agen
     """
     agents = int(scene.simulated.sum())
     made = [(name, make(mission)) for name, make in planners.items()]
-    size = traffic.max_batch_rollouts(agents)
+    size = max(1, traffic.max_rows // agents)
     parts = [
         _drive_together(scene, made[first : first + size], traffic, mission) for first in range(0, len(made), size)
     ]

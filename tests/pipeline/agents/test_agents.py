@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,34 @@ def test_absent_agents_are_not_seen(checkpoints: dict[str, Path | None]) -> None
 
     assert torch.equal(second(False, 0.0), second(False, 50.0))
     assert not torch.equal(second(True, 0.0), second(True, 50.0))
+
+
+def test_scenes_driven_at_once_are_each_alone(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of different sizes, padded, as many as the memory allows; a CPU drives one after the other."""
+    scenes = [random_scene(seed, agents=count) for seed, count in ((0, 4), (1, 7), (2, 3), (3, 2))]
+    expected = [agent.rollouts(scene, 3, SEED) for scene in scenes]
+    together: list[int] = []
+    prepare = type(agent).prepare
+
+    def noted(self: Agent, *given: Scene) -> Any:
+        together.append(len(given))
+        return prepare(self, *given)
+
+    monkeypatch.setattr(type(agent), "prepare", noted)
+    for scene, (same, states), own in zip(scenes, agent.rollouts_of(iter(scenes), 3, SEED), expected, strict=True):
+        assert same is scene
+        assert torch.equal(states, own)
+    assert set(together) <= {1}
+    if isinstance(agent, LogReplay):
+        with pytest.raises(UserError, match="one scene at a time, not in 2"):
+            agent.prepare(*scenes[:2])
+        return
+    together.clear()
+    # What a GPU does: 3 rollouts of at most 7 agents, two scenes at a time.
+    agent.joins_scenes, agent.max_rows = True, 45
+    for (_, states), own in zip(agent.rollouts_of(scenes, 3, SEED), expected, strict=True):
+        torch.testing.assert_close(states, own, atol=2e-3, rtol=0)
+    assert together == [2, 2]
 
 
 class Standing(Agent):

@@ -22,7 +22,10 @@ class Watching(Agent):
     def __init__(self) -> None:
         self.told: list[tuple[Tensor, Tensor]] = []
 
-    def start(self, prepared: Scene, count: int, driven: Tensor | None = None) -> StraightDrive:
+    def prepare(self, *scenes: Scene) -> tuple[Tensor, Tensor]:
+        return ConstantVelocity().prepare(*scenes)
+
+    def start(self, prepared: tuple[Tensor, Tensor], count: int, driven: Tensor | None = None) -> StraightDrive:
         agent = self
         assert driven is not None
         self.driven = driven
@@ -33,7 +36,7 @@ class Watching(Agent):
                 agent.told.append((pose, present))
                 super().observe(pose)
 
-        straight = ConstantVelocity().start(ConstantVelocity().prepare(prepared), count)
+        straight = ConstantVelocity().start(prepared, count)
         return Drive(straight._pose, straight._velocity, self.token_steps)
 
 
@@ -53,10 +56,17 @@ def test_moving_vehicles_are_driven_and_all_others_replay_the_log() -> None:
     straight = ConstantVelocity().rollouts(scene, 2, 0)
     torch.testing.assert_close(states[:, driven, :, :2], straight[:, driven, :, :2], atol=0.01, rtol=0)
     # The agent was told so, and who is there.
-    assert torch.equal(inner.driven, driven)
+    assert torch.equal(inner.driven, driven[None])
     assert len(inner.told) == 15
     present = torch.cat([told for _, told in inner.told], dim=-1)
     assert torch.equal(present[0], (valid | driven[:, None])[:, :75])
+
+
+def test_several_scenes_at_once_are_each_alone() -> None:
+    scenes = [random_scene(3, agents=8), random_scene(4, agents=5)]
+    agent = AmongLogs(Watching())
+    for scene, states in zip(scenes, agent._driven(scenes, 2, 0), strict=True):
+        assert torch.equal(states, agent.rollouts(scene, 2, 0))
 
 
 def test_vehicles_that_stay_replay_the_log() -> None:

@@ -42,7 +42,9 @@ def test_errors_by_hand() -> None:
     assert found["ade_m"] == pytest.approx((2.0 + 3.0) / 2, rel=1e-5)
     assert found["min_ade_m"] == pytest.approx((1.0 + 2.0) / 2, rel=1e-5)
     assert found["constant_velocity_ade_m"] == pytest.approx((0.6 + 0.5) / 2, rel=1e-5)
-    assert mean_figures([scene_figures(Beside(), scene, 2, 7)])["diversity_m"] == pytest.approx(2.0, rel=1e-5)
+    assert mean_figures([scene_figures(scene, Beside().rollouts(scene, 2, 7))])["diversity_m"] == pytest.approx(
+        2.0, rel=1e-5
+    )
     assert "realism" not in found, "there is no road edge"
     # Scenes weigh as much as they have agents.
     other = hand_made([Mover(speed=4.0), Mover(y=10.0, speed=5.0), Mover(y=20.0)])

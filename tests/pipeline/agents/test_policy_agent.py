@@ -58,7 +58,7 @@ def test_rollouts_depend_on_seed_and_scenario_alone(agent, monkeypatch) -> None:
     assert not torch.equal(agent.rollouts(renamed, 6, 3), states)
     assert len({tuple(rollout.flatten().tolist()) for rollout in states}) == 6
     for rows in (1, 12, 18):
-        monkeypatch.setattr(policy_agent, "_MAX_ROWS", rows)
+        monkeypatch.setattr(agent, "max_rows", rows)
         torch.testing.assert_close(agent.rollouts(scene, 6, 3), states, atol=1e-3, rtol=0)
 
 

@@ -50,5 +50,5 @@ def test_rollouts_are_a_function_of_seed_and_scenario(reference: ReferenceAgent)
 def test_parts_of_many_rollouts_join(reference: ReferenceAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = ReferenceDriver(reference)
     whole = agent.rollouts(random_scene(0), 5, seed=1)
-    monkeypatch.setattr("pipeline.agents.reference_agent._MAX_ROWS", 12)
+    monkeypatch.setattr(agent, "max_rows", 12)
     torch.testing.assert_close(agent.rollouts(random_scene(0), 5, seed=1), whole, atol=1e-3, rtol=0)

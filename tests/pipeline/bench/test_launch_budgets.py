@@ -16,12 +16,17 @@ from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
 from models.reference.recording import scene_inputs
 from models.sampling import SamplingConfig, draw
+from pipeline.agents.agent import Agent
+from pipeline.agents.catalogue import LEARNT
+from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.launches import LaunchCounter
 from submission.realism import load_config, objects, prepare_scene, red_light, road_edge, score_states
 from submission.realism.features import compute_features
 from submission.realism.score import score_features
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
+from tests.pipeline.conftest import VIEW, make_policy
 from tests.submission.realism.branches import BRANCHES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,6 +114,20 @@ def test_a_decoding_step(model: Reference) -> None:
         counter = counted(step)
         assert not counter.waits
         assert counter.launched < 500
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_futures_of_several_scenes_launch_hardly_more_than_those_of_one(name: str, model: Reference) -> None:
+    agent: Agent = ReferenceDriver(ReferenceAgent(model))
+    if name == "policy":
+        agent = PolicyAgent(make_policy(model.vocabulary), model.vocabulary, VIEW)
+    agent.joins_scenes = True
+    scenes = [random_scene(seed) for seed in range(6)]
+    alone, together = (
+        counted(lambda some=some: list(agent.rollouts_of(some, 2, 0))).launched for some in (scenes[:1], scenes)
+    )
+    # The ground's heights and the worlds of the policy are made scene by scene, on the CPU.
+    assert together < 2.5 * alone
 
 
 @pytest.mark.parametrize("name", ["mixed_traffic", "lights"])

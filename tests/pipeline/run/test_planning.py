@@ -192,7 +192,10 @@ def test_measured_figures_go_before_guesses(measured: Path, tmp_path: Path) -> N
     assert seconds(found["selfplay"]) == pytest.approx(start + updates * 75_000 / 100_000)
     assert found["selfplay"].memory_gb == pytest.approx(75 * 12 / 300)
     assert seconds(found["sample"]) == pytest.approx(1000 / 2.0 / preset["sample"]["workers"])
-    assert "guessed: 2 processes on a GPU do not slow one another" in found["sample"].assumption
+    assert "2 processes on a GPU do not slow one another" in found["sample"].assumption
+    # Measured with 32 futures of 64 agents; 16,384 are driven at once.
+    assert found["sample"].memory_gb == pytest.approx(2 * 0.1 * 8)
+    assert "several scenes at once are no faster than one" in found["sample"].assumption
     assert seconds(found["evaluate"]) == pytest.approx(100 * 0.1 / 4)
     assert all("New GPU, commit abc" in found[name].assumption for name in ("pretrain", "selfplay", "evaluate"))
     assert found["tokenize"].seconds is found["package"].seconds is None
