@@ -251,6 +251,15 @@ def test_found_and_expected_are_those_of_the_scene() -> None:
     )
 
 
+def test_wrapping_is_told_from_the_first_step() -> None:
+    first, later = rollouts(), rollouts()
+    first[:, :, 0, 3] += 2 * math.pi
+    later[:, :, 1:, 3] += 2 * math.pi
+    [found] = [found for found in suspected(first) if found.kind == "headings are not wrapped"]
+    assert found.examples[0] == "joint scene 0: object 1: heading 6.78 after a step, expected 0.50"
+    assert "headings are not wrapped" not in kinds(later)
+
+
 def test_a_frame_is_no_later_time_where_all_drive_one_way() -> None:
     """In the AV's frame the cars are 24 m ahead along the road, which is 20 to 40 steps of each."""
     movers = [Mover(-24.0 + 14 * k, 1.75 - 3.5 * (k % 2), speed=6.0 + 1.2 * k) for k in range(5)]

@@ -143,6 +143,26 @@ def test_distillation_comes_first_and_is_resumed_too(data, tmp_path, monkeypatch
             assert (out / name).read_bytes() == (whole / name).read_bytes(), (after, name)
 
 
+def test_distillation_learns_nothing_but_the_forward_kl() -> None:
+    """Whatever self-play learns from, and at its own pace."""
+    paid = {"surrogate_weight": 0.9, "value_weight": 0.7, "entropy_weight": 0.3, "alpha": 0.2, "target_kl": 0.1}
+    ppo = PPOConfig(**paid, beta=0.5, beta_final=0.1, kl="reverse", epochs=5, clip=0.3)
+    distill = DistillConfig(agent_steps=100, epochs=2, minibatch=32, learning_rate=0.02, driver="reference")
+    first, second = dataclasses.replace(CONFIG, ppo=ppo, distill=distill).phases
+    assert (first.driver, first.begin, first.end) == ("reference", 0, 100)
+    assert (second.driver, second.begin, second.end) == ("policy", 100, 2100)
+    assert second.ppo == ppo
+    assert first.ppo == dataclasses.replace(
+        ppo,
+        **dict.fromkeys(paid, 0.0),
+        **{name: getattr(distill, name) for name in ("epochs", "minibatch", "learning_rate", "final_rate")},
+        parked_share=distill.parked_share,
+        beta=1.0,
+        beta_final=None,
+        kl="forward",
+    )
+
+
 def test_plain_self_play_may_start_from_a_distilled_policy(data, tmp_path) -> None:
     """The anchor is asked as long as it is learnt from, and not afterwards."""
     plain = dataclasses.replace(DISTILLED, ppo=dataclasses.replace(DISTILLED.ppo, beta=0.0))
