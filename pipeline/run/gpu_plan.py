@@ -213,7 +213,11 @@ class Gpus:
             # Measured with a scene at a time.
             rows = policy_agent.MAX_ROWS_GPU if agent == "policy" else reference_agent.MAX_ROWS_GPU
             memory *= max(1.0, rows / (32 * largest))
-            guesses = (*guesses, f"memory of {rows} agents at once", "several scenes at once are no faster than one")
+            guesses = (
+                *guesses,
+                f"memory of {rows} agents at once",
+                "several scenes at once are no faster than one",
+            )
         processes = workers or self.count
         each = -(-processes // self.count)
         if each > 1:

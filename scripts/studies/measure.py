@@ -6,6 +6,8 @@
         --rollouts runs/demo/sample/validation/policy [--rollouts ...]
     python scripts/studies/measure.py gap --scenarios runs/demo/tokenize/training \\
         --checkpoint runs/demo/pretrain/reference.ckpt
+    python scripts/studies/measure.py sampling --scenarios runs/demo/tokenize/validation \\
+        --checkpoint models/zoo/policy
     python scripts/studies/measure.py formats --files "NUSCENES/*.pkl" --files GPUDRIVE \\
         --scenarios WOMD/training --scenarios WOMD/validation
 """
@@ -17,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,10 +51,14 @@ from data.vocabulary import (
 from models.reference.checkpoint import load_reference
 from models.reference.inputs import keep_agents
 from models.reference.recording import scene_inputs
+from models.sampling import SamplingConfig
 from pipeline.agents.baselines import ConstantVelocity
+from pipeline.agents.catalogue import open_agent
+from pipeline.agents.closed_loop import mean_figures, scene_figures
 from pipeline.agents.reference_agent import ReferenceDriver
-from pipeline.evaluation.motion import SECONDS
+from pipeline.evaluation.motion import SECONDS, motion_figures
 from pipeline.evaluation.motion import speeds as future_speeds
+from pipeline.evaluation.statistics import Array, difference
 from pipeline.execution.tables import render_table
 from pipeline.stages.finetune import roll_out
 from submission.protos import read_rollouts
@@ -59,6 +67,7 @@ from submission.suspicion import JUMP, RISE
 
 _QUANTILES = (0.5, 0.99, 0.999, 0.9999, 1.0)
 _MOVING = 0.5
+_ERRORS = ("min_ade_m", "diversity_m")
 
 
 def heights(options: argparse.Namespace) -> None:
@@ -184,6 +193,40 @@ def gap(options: argparse.Namespace) -> None:
     print(render_table(rows))
 
 
+def sampling(options: argparse.Namespace) -> None:
+    """Temperature and top-p, chosen by realism on one half of the scenes and compared on the other half.
+
+    Prints the figures of every setting on every second scene; then those of the most real one and of the whole
+    distribution on the rest, over seeds, and how much more real it is.
+    """
+    agent: Any = open_agent(options.checkpoint)
+    scenes = [scene for scene in open_scenes(options.scenarios) if unscorable_reason(scene) is None]
+    columns = ("realism", "collision", "off-road", "minADE, m", "diversity, m", "speed, 8 s", "standing (log)")
+    rows = [["temperature", "top-p", *columns]]
+
+    def tried(config: SamplingConfig, half: Sequence[Scene], seeds: int) -> Array:
+        """Realism [seeds, scenes]; a row is added to the table."""
+        agent.sampling = config
+        found = [
+            [scene_figures(scene, states) for scene, states in agent.rollouts_of(half, options.rollouts, seed)]
+            for seed in range(seeds)
+        ]
+        together = [one for of_seed in found for one in of_seed]
+        means, moving = mean_figures(together), motion_figures([one.motion for one in together])
+        names = ("realism", "simulated_collision_rate", "simulated_offroad_rate", *_ERRORS)
+        cells = [f"{means[name]:.3f}" for name in names] + [f"{moving['speed_ratio_8s']:.2f}"]
+        standing = f"{moving['standing']:.3f} ({moving['log_standing']:.3f})"
+        rows.append([f"{config.temperature:g}", f"{config.top_p:g}", *cells, standing])
+        return np.array([[one.metric["metametric"] for one in of_seed] for of_seed in found])
+
+    grid = [SamplingConfig(temperature=one, top_p=other) for one in options.temperature for other in options.top_p]
+    best = max(grid, key=lambda config: float(tried(config, scenes[::2], 1).mean()))
+    chosen, whole = (tried(config, scenes[1::2], options.seeds) for config in (best, SamplingConfig()))
+    print(render_table([*rows[:-2], ["on the rest", *[""] * (len(rows[0]) - 1)], *rows[-2:]]))
+    gain = difference(chosen, whole)
+    print(f"the first of these minus the second: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
+
+
 def formats(options: argparse.Namespace) -> None:
     """What files of other formats give, and how scenes differ from those of the same ids in WOMD's protos.
 
@@ -256,7 +299,7 @@ def _differences(one: Scene, other: Scene) -> list[float]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for measure in (heights, motion, speeds, gap, formats):
+    for measure in (heights, motion, speeds, gap, sampling, formats):
         command = commands.add_parser(measure.__name__, help=(measure.__doc__ or "").splitlines()[0])
         command.set_defaults(measure=measure)
         action = "append" if measure is formats else "store"
@@ -272,6 +315,12 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--checkpoint", type=Path, required=True, help="reference.ckpt")
             command.add_argument("--count", type=int, default=24, help="scenes, spread over the store")
             command.add_argument("--top_k", type=int, nargs="+", default=[1, 5, 32, 200])
+        if measure is sampling:
+            command.add_argument("--checkpoint", type=Path, required=True, help="of a reference or a policy")
+            command.add_argument("--rollouts", type=int, default=32, help="futures of each scenario")
+            command.add_argument("--temperature", type=float, nargs="+", default=[0.8, 0.9, 1.0, 1.1])
+            command.add_argument("--top_p", type=float, nargs="+", default=[0.9, 0.95, 1.0])
+            command.add_argument("--seeds", type=int, default=3)
         if measure is formats:
             command.add_argument("--files", action="append", required=True, help="folder, file or glob; repeat")
     options = parser.parse_args(arguments)

@@ -45,6 +45,21 @@ def test_recorded_motion_and_heights_are_measured(made_run: Path, capsys: pytest
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["1", "5"]
 
 
+def test_the_most_real_sampling_is_chosen_on_one_half_and_compared_on_the_other(
+    made_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenarios, checkpoint = str(made_run / "tokenize" / "validation"), str(made_run / "finetune" / "reference.ckpt")
+    few = ["--rollouts", "2", "--seeds", "2", "--temperature", "0.5", "1", "--top_p", "0.8"]
+    assert main(["sampling", "--scenarios", scenarios, "--checkpoint", checkpoint, *few]) == 0
+    text = capsys.readouterr().out
+    first, second, _, chosen, whole = (line.split() for line in text.splitlines()[2:7])
+    best = max(first, second, key=lambda row: float(row[2]))
+    assert chosen[:2] == best[:2]
+    assert whole[:2] == ["1", "1"]
+    gain = float(re.search(r"second: ([+-][\d.]+) \[", text)[1])  # type: ignore[index]
+    assert gain == pytest.approx(float(chosen[2]) - float(whole[2]), abs=0.0011)
+
+
 def test_scenes_of_other_formats_are_compared_with_those_of_protos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
