@@ -120,7 +120,10 @@ class Agent(ABC):
         return states
 
     def rollouts_of(self, scenes: Iterable[Scene], count: int, seed: int) -> Iterator[tuple[Scene, Tensor]]:
-        """Each scene with its ``rollouts``; those of an agent that ``joins_scenes`` differ by rounding."""
+        """Each scene with its ``rollouts``.
+
+        Those of an agent that ``joins_scenes`` differ by rounding; rarely that decides a draw.
+        """
         batch: list[Scene] = []
         widest = 0
         for scene in scenes:
