@@ -264,7 +264,7 @@ def test_the_nearest_light_ahead_in_the_own_lane_is_seen() -> None:
     near, far = (0, (20.0, 0.0)), (0, (40.0, 0.0))
     assert seen((*near, green), (*far, red)) == pytest.approx([1.0, 0.6, 0.0])
     assert seen((*far, green), (*near, red)) == pytest.approx([1.0, 0.6, 1.0])
-    for other in ((0, (-5.0, 0.0)), (1, (20.0, 4.0)), (2, (12.0, 0.5)), (0, (60.0, 0.0))):
+    for other in ((0, (-1.5, 0.0)), (1, (20.0, 4.0)), (2, (12.0, 0.5)), (0, (60.0, 0.0))):
         assert seen((*other, red)) == [0.0, 0.0, 0.0]
     assert seen((0, (-0.5, 0.0), red)) == pytest.approx([1.0, 1.0, 1.0]), "who stands over the line still sees it"
 
