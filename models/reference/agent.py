@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -86,6 +86,15 @@ class ReferenceAgent:
     @torch.no_grad()
     def prepare(self, *scenes: Scene) -> PreparedScene:
         """Single scenes with their maps encoded, for ``unroll``; their first 11 steps are all that is read."""
+        if self.device.type != "cpu":
+            return self.prepare_together(scenes)
+        # Padded to the largest map, they would take a CPU twice as long.
+        parts = [self.prepare_together([scene]) for scene in scenes]
+        return parts[0] if len(parts) == 1 else collate_inputs(parts)
+
+    @torch.no_grad()
+    def prepare_together(self, scenes: Sequence[Scene]) -> PreparedScene:
+        """``prepare`` with few launches, as for a GPU."""
         own = [select_agents(scene, scene.simulated.nonzero().squeeze(-1)) for scene in scenes]
         batch = collate([until_now(scene) for scene in own]).to(self.device)
         inputs, origin = scene_inputs(batch, self.vocabulary), scene_origin(batch)

@@ -154,6 +154,7 @@ def test_scenes_driven_at_once_are_each_alone(agent: Agent, monkeypatch: pytest.
         return
     together.clear()
     # What a GPU does: 3 rollouts of at most 7 agents, two scenes at a time.
+    monkeypatch.setattr(ReferenceAgent, "prepare", lambda self, *given: self.prepare_together(given))
     agent.joins_scenes, agent.max_rows = True, 45
     for (_, states), own in zip(agent.rollouts_of(scenes, 3, SEED), expected, strict=True):
         torch.testing.assert_close(states, own, atol=2e-3, rtol=0)

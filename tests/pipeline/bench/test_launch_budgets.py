@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data.batch import collate
+from data.scene import Scene
 from models.reference.agent import ReferenceAgent
 from models.reference.loss import loss_mask, token_loss
 from models.reference.network import Reference
@@ -117,15 +118,20 @@ def test_a_decoding_step(model: Reference) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNT)
-def test_futures_of_several_scenes_launch_hardly_more_than_those_of_one(name: str, model: Reference) -> None:
+def test_futures_of_several_scenes_launch_hardly_more_than_those_of_one(
+    name: str, model: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReferenceAgent, "prepare", lambda self, *given: self.prepare_together(given))
     agent: Agent = ReferenceDriver(ReferenceAgent(model))
     if name == "policy":
         agent = PolicyAgent(make_policy(model.vocabulary), model.vocabulary, VIEW)
     agent.joins_scenes = True
     scenes = [random_scene(seed) for seed in range(6)]
-    alone, together = (
-        counted(lambda some=some: list(agent.rollouts_of(some, 2, 0))).launched for some in (scenes[:1], scenes)
-    )
+
+    def launched(some: list[Scene]) -> int:
+        return counted(lambda: list(agent.rollouts_of(some, 2, 0))).launched
+
+    alone, together = launched(scenes[:1]), launched(scenes)
     # The ground's heights and the worlds of the policy are made scene by scene, on the CPU.
     assert together < 2.5 * alone
 
