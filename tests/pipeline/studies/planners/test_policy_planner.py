@@ -91,3 +91,27 @@ def test_own_seed_and_the_likeliest(vocabulary: Vocabulary, tmp_path: Path) -> N
     drawn = [first(str(path), False, seed) for seed in range(4)]
     assert len(set(drawn)) > 1
     assert drawn[0] == first(str(path), False, 0)
+
+
+def test_others_are_taken_to_come_straight_and_the_ego_as_planned(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = random_scene(3)
+    agent = PolicyAgent(make_policy(vocabulary), vocabulary, VIEW)
+    world, mission = agent.prepare(scene), mission_for(scene)
+    planner = PolicyPlanner(mission, agent)
+    begin = reset(world, torch.ones_like(world.exists))
+    planned = planner.plan(situation(world, begin, 0))
+    told: list[torch.Tensor] = []
+    monkeypatch.setattr(planner._drive, "observe", lambda path, *_: told.append(path))
+    now = begin.pose + torch.tensor([2.0, -1.0, 0.5])
+    now[..., 2] += 2 * np.pi
+    planner.plan(situation(world, dataclasses.replace(begin, pose=now), planner.period))
+    [[path]] = told
+    others = torch.arange(len(path)) != mission.ego
+    assert planner.period == path.shape[1] == 2
+    halfway = begin.pose[0] + torch.tensor([1.0, -0.5, 0.25])
+    torch.testing.assert_close(path[others, 0], halfway[others], atol=1e-4, rtol=0)
+    assert torch.equal(path[others, -1], now[0, others])
+    np.testing.assert_array_equal(path[mission.ego, :-1].double().numpy(), planned.pose[:-1])
+    assert torch.equal(path[mission.ego, -1], now[0, mission.ego]), "where it got to, not where it wanted"
