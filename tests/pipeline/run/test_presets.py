@@ -18,7 +18,7 @@ from pipeline.run.presets import PRESETS, load_preset
 from pipeline.run.run_config import RunConfig
 from pipeline.run.runner import run_stages
 from pipeline.run.stage_table import stages_of
-from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
+from pipeline.selfplay.config import SelfPlayConfig
 
 # The GPUs and cores of the machine that each is for.
 MACHINES = {"gpu": (1, 16), "node": (8, 96), "leaderboard": (8, 96), "paper": (8, 96)}
@@ -92,18 +92,20 @@ def test_without_the_policy_there_is_no_self_play(name: str, plays: bool) -> Non
 def test_the_preset_of_the_paper_has_its_numbers() -> None:
     """Table A3 of arXiv 2510.18060 and GPUDrive's observation; self-play has them without a preset, too."""
     selfplay = load_preset("paper")["selfplay"]
-    ppo = {
-        **{"epochs": 4, "minibatch": 8192, "learning_rate": 3e-4, "gamma": 0.99, "gae_lambda": 0.95, "clip": 0.2},
-        **{"value_weight": 0.3, "entropy_weight": 1e-4, "gradient_clip": 0.5, "beta": 0.1, "alpha": 0.0},
-    }
-    assert selfplay["ppo"] == ppo
+    loop = {"epochs": 4, "minibatch": 8192, "learning_rate": 3e-4, "gamma": 0.99, "gae_lambda": 0.95, "clip": 0.2}
+    ppo: dict[str, Any] = loop | {"value_weight": 0.3, "entropy_weight": 1e-4, "gradient_clip": 0.5, "beta": 0.1}
+    paid = {"goal": 1.0, "collision": -0.75, "off_road": -0.75, "red_light": 0.0}
+    assert selfplay["ppo"] == ppo | {"alpha": 0.0}
     assert (selfplay["agent_steps"], selfplay["max_agents"], selfplay["view"]["neighbours"]) == (10**9, 64, 63)
-    assert {name: selfplay["reward"][name] for name in ("goal", "collision", "off_road", "red_light")} == {
-        **{"goal": 1.0, "collision": -0.75, "off_road": -0.75, "red_light": 0.0}
-    }
+    assert {name: selfplay["reward"][name] for name in paid} == paid
     default = SelfPlayConfig()
-    assert default.ppo == PPOConfig(**ppo)
     assert default.max_agents == 64
-    unpaid = {"surrogate_weight": 1.0, "final_rate": 1.0, "running_scale": False, "target_kl": 0.0, "kl": "reverse"}
-    shown = {"beta_final": None, "goal_dropout": 0.5, "controlled": "all", "parked_share": 1.0, "compared": False}
-    assert dataclasses.asdict(default.ppo) == ppo | unpaid | shown | {"vehicles_only": False}
+    ours = {"surrogate_weight": 1.0, "final_rate": 1.0, "running_scale": False, "target_kl": 0.0, "kl": "reverse"}
+    shown = {
+        "goal_dropout": 0.5,
+        "controlled": "all",
+        "vehicles_only": False,
+        "parked_share": 1.0,
+        "compared": False,
+    }
+    assert dataclasses.asdict(default.ppo) == ppo | ours | shown | {"alpha": 0.0, "beta_final": None}

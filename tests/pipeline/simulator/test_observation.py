@@ -244,11 +244,11 @@ def test_own_motion_and_collision_are_felt() -> None:
 def test_agents_and_road_are_seen_up_to_the_radius(beyond: float, seen: bool) -> None:
     """Agents by their centres, road by the middle of its segments; 50 m and half of them are exact in float32."""
     away = 50.0 + beyond
-    wall = (MapKind.ROAD_EDGE, [(-4.0, -away), (4.0, -away)])
-    world = build_world(hand_made([Mover(), Mover(x=away)], [wall]), arcs(), 4)
-    found = look(world, reset(world, shown(world)))
-    assert bool(found.neighbour_seen[0].any()) == seen
-    assert bool(found.road_seen[0].any()) == seen
+    for line in ([(-4.0, -away), (4.0, -away)], [(away, -4.0), (away, 4.0)]):
+        world = build_world(hand_made([Mover(), Mover(x=away)], [(MapKind.ROAD_EDGE, line)]), arcs(), 4)
+        found = look(world, reset(world, shown(world)))
+        assert bool(found.neighbour_seen[0].any()) == seen
+        assert bool(found.road_seen[0].any()) == seen
 
 
 def test_the_nearest_light_ahead_in_the_own_lane_is_seen() -> None:
