@@ -63,6 +63,7 @@ def test_red_light_counts_only_crossings_on_the_lane_at_red() -> None:
     start = [_direction(np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 9.0]]))]
     red = [SignalLane(1, np.zeros(2), np.full(6, RED))]
     assert runs_red_light(tracks, red, start).tolist() == [True, False, False, False]
+    assert not runs_red_light(boxes(drive(-aside, east)), red, start).any(), "on either side"
     turning = [SignalLane(1, np.zeros(2), np.array([GREEN, GREEN, GREEN, GREEN, RED, RED]))]
     assert not runs_red_light(tracks, turning, start).any()
     # A signal that is never red hides none behind it.

@@ -282,8 +282,11 @@ def test_room_is_left_behind_who_stands() -> None:
     faster = dataclasses.replace(stop, speed=np.full_like(stop.speed, 6.0), s=np.full_like(stop.s, rear - 6.5))
     found = planner._behind_others(faster, seen, np.ones(1, dtype=bool), now)
     assert found.tolist() == pytest.approx([0.1 * (6.0 - 3.0) * planner.settings.penalty], abs=1e-6)
-    beside = dataclasses.replace(stop, d=np.full_like(stop.d, 3.0))
-    assert planner._behind_others(beside, seen, np.ones(1, dtype=bool), now).tolist() == [0.0]
+    # Both are two metres wide, and a quarter of a metre is left beside them.
+    for aside, ahead in ((2.2, True), (-2.2, True), (2.3, False), (-2.3, False)):
+        beside = dataclasses.replace(faster, d=np.full_like(stop.d, aside))
+        [penalty] = planner._behind_others(beside, seen, np.ones(1, dtype=bool), now)
+        assert (penalty > 0) == ahead
 
 
 def test_costs_are_those_of_a_slow_loop() -> None:

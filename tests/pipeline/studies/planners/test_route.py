@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from data.scene import LinkKind, MapKind, Scene
 from data.tokenizer import scene_origin
 from pipeline.studies.planners.lanes import Lane, Taken, match_lanes, read_lanes, straightest
-from pipeline.studies.planners.route import Route, _along_lanes, _blend, _fits, find_route, make_route, path_onto
+from pipeline.studies.planners.route import (
+    Route,
+    _along_lanes,
+    _blend,
+    _drive,
+    _fits,
+    find_route,
+    make_route,
+    path_onto,
+)
 from tests.pipeline.studies.planners.driving import mission_of, straight_road
 from tests.scenes import Mover, circle, hand_made
 
@@ -126,6 +135,17 @@ def test_the_branch_that_was_driven_is_the_route(linked: bool) -> None:
     np.testing.assert_array_equal(find_route(scene, origin, None).point, route.point)
     assert 300.0 <= route.length <= 325.0
     np.testing.assert_allclose(np.diff(route.distance), 1.0, atol=0.05)
+
+
+def test_the_drive_has_a_pose_for_every_metre_before_and_after() -> None:
+    """Of 2 m between two steps too; closer ones are left out, and what is behind a jump or a reversal."""
+    scene = hand_made([Mover(speed=20.0)], [straight_road()])
+    x = np.array([0.4, 1.2, 3.0, 7.9, 13.0, 14.0])
+    now, driven = _drive(scene, np.zeros(2), np.stack((x, 0 * x, 0 * x), axis=-1))
+    np.testing.assert_allclose(now, 0.0, atol=1e-5)
+    np.testing.assert_allclose(driven[:, 0], [*range(-20, 0, 2), 0.0, 1.2, 3.0, 7.9], atol=1e-4)
+    back = np.stack((np.array([1.5, 0.2, 3.0]), np.zeros(3), np.zeros(3)), axis=-1)
+    np.testing.assert_allclose(_drive(scene, np.zeros(2), back)[1][-2:, 0], [0.0, 1.5], atol=1e-4)
 
 
 def test_linked_lanes_with_a_gap_are_joined_by_a_straight_line() -> None:
