@@ -30,14 +30,16 @@ from submission.protos import rollout_files
 _WAIT_SECONDS = 600.0
 
 
-def _read(path: Path) -> Path:
+def _read(given: str | Path) -> str | Path:
     """What an option names: a folder with an export stands for the checkpoint in it."""
-    if not open_path(path).is_dir():
-        return path
+    path = open_path(given)
+    if is_remote(path) or not path.is_dir():
+        return given
     # Imported here, since torch takes seconds and most commands name no such folder.
     from models.portable import weights_file
 
-    return weights_file(path)
+    inside = weights_file(path)
+    return given if inside == path else inside
 
 
 def _out(command: Command, own: Mapping[str, Any]) -> Path | None:
@@ -156,7 +158,7 @@ def run_command(
     if engine is None or engine.kind == "local":
         check_devices(config)
     name, out = command.name, _out(command, own)
-    own |= {option: _read(own[option]) for option in command.inputs if isinstance(own.get(option), Path)}
+    own |= {option: _read(own[option]) for option in command.inputs if isinstance(own.get(option), str | Path)}
     if out is None:
         return function(config, **own)
     if command.writes_file and out.is_dir():

@@ -179,7 +179,7 @@ def run_sample(
     devices = find_devices(config.device if config.agent in LEARNT else "cpu", count=config.devices)
     weights = None if checkpoint is None else open_path(checkpoint)
     if weights is not None and not weights.is_file():
-        raise UserError(f"--checkpoint {checkpoint}: no such file")
+        raise UserError(f"--checkpoint {checkpoint}: no such file, and no folder of an export")
     if config.agent not in LEARNT and weights is not None:
         print(f"warning: --checkpoint {checkpoint}: not used by --agent {config.agent}", file=sys.stderr)
         weights = None

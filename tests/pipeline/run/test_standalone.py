@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -103,12 +104,14 @@ def test_the_same_training_is_not_done_again(trainer: Trainer, capsys: pytest.Ca
     assert (trainer.replaced() / "reference.ckpt").stat().st_ino == before
 
 
-def test_the_folder_of_an_export_is_the_checkpoint_in_it(trainer: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [Path, str])
+def test_the_folder_of_an_export_is_the_checkpoint_in_it(
+    trainer: Trainer, tmp_path: Path, given: Callable[[Path], object]
+) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
     trainer.scenes.rename(folder / "model.safetensors")
-    trainer.scenes = folder
-    trainer(1)
+    trainer(1, scenes=given(folder))
     assert trainer.result.endswith(" 1 0")
 
 
