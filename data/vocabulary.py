@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from data.files import atomic_write
 from data.geometry import box_corners, to_local, wrap_angle
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, AgentType, Scene
 
-# Errors of torch.load for a file that torch.save did not write.
+# Errors of ``load_saved`` for a file that torch.save did not write, or that was damaged since.
 LOAD_ERRORS = (
     AssertionError,
     AttributeError,
@@ -37,6 +39,7 @@ LOAD_ERRORS = (
     ValueError,
     pickle.UnpicklingError,
     struct.error,
+    zipfile.BadZipFile,
 )
 
 TYPE_NAMES = ("vehicle", "pedestrian", "cyclist")
@@ -162,7 +165,8 @@ class Vocabulary:
             UserError: no such file, or not a vocabulary of this format.
         """
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                content = load_saved(file)
             if isinstance(content, dict) and "kind" in content:
                 raise UserError(
                     f"{path}: a checkpoint of a {content['kind']}, not a motion vocabulary; give the vocabulary.pt "
@@ -175,6 +179,19 @@ class Vocabulary:
             raise UserError(f"{path}: no such vocabulary; run tokenize first") from error
         except LOAD_ERRORS as error:
             raise UserError(f"{path}: not a motion vocabulary of this version; run tokenize again") from error
+
+
+def load_saved(file: IO[bytes]) -> Any:
+    """What torch.save wrote, without running code from it. torch.load compares no checksums.
+
+    Raises:
+        LOAD_ERRORS: not such a file, or damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} is damaged")
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def pose_corners(pose: Tensor, box: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError, warn_once
 from data.places import open_path
-from data.vocabulary import LOAD_ERRORS
+from data.vocabulary import LOAD_ERRORS, load_saved
 from models.portable import SUFFIX, read_portable, weights_file
 
 _STAGES = {"reference": "pretrain (and finetune)", "policy": "selfplay"}
@@ -26,7 +26,7 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
         path: file. kind: of model, ``reference`` or ``policy``. version: of the format.
 
     Raises:
-        UserError: no such file, not a checkpoint, of another kind or version.
+        UserError: no such file, not a checkpoint, of another kind or version, or of a training that diverged.
     """
     content = _load(path, _STAGES[kind])
     actual = content.get("kind") if isinstance(content, dict) else None
@@ -40,7 +40,16 @@ def read_checkpoint(path: Path, kind: str, version: int) -> dict[str, Any]:
             f"{path}: {kind} checkpoint of format {content.get('format')}, this version reads {version}; "
             "train again"
         )
+    _check_finite(path, content.get("weights"))
     return dict(content)
+
+
+def _check_finite(path: Path, weights: Any) -> None:
+    """Refuse weights with NaN, with which agents drive all the same."""
+    tensors = weights.items() if isinstance(weights, dict) else ()
+    for name, tensor in tensors:
+        if isinstance(tensor, Tensor) and not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: {name} is NaN or infinite: its training diverged; train again")
 
 
 def read_any_checkpoint(path: Path) -> dict[str, Any]:
@@ -112,6 +121,6 @@ def _load(path: Path, stages: str) -> Any:
         if path.suffix == SUFFIX:
             return read_portable(path)
         with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return load_saved(file)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; train again") from error

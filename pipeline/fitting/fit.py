@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.files import atomic_write
 from data.scene import Scene
 from data.store import SceneStore, check_disjoint, spread
-from data.vocabulary import LOAD_ERRORS, Vocabulary
+from data.vocabulary import LOAD_ERRORS, Vocabulary, load_saved
 from models.checkpoints import merge_digests, scene_digests, seen_scenes
 from models.reference.checkpoint import read_notes, save_reference
 from models.reference.inputs import SceneInputs
@@ -145,7 +145,8 @@ def _fingerprint(
 
 def _load_training(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content: dict[str, Any] = load_saved(file)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
     return content

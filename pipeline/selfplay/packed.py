@@ -17,7 +17,7 @@ from data.receipts import SUMS
 from data.road import Segments
 from data.road_grid import RoadLists
 from data.store import SceneStore
-from data.vocabulary import LOAD_ERRORS, Vocabulary
+from data.vocabulary import LOAD_ERRORS, Vocabulary, load_saved
 from pipeline.execution.console import say
 from pipeline.execution.result_cache import code_version
 from pipeline.simulator.world import World
@@ -40,8 +40,8 @@ def packed_worlds(
     path = store.folder / FOLDER / f"{_key(store, rows, vocabulary, view_size)}.pt"
     if path.is_file():
         try:
-            with torch.serialization.safe_globals([World, Segments, RoadLists]):
-                found = torch.load(path, weights_only=True)
+            with torch.serialization.safe_globals([World, Segments, RoadLists]), path.open("rb") as file:
+                found = load_saved(file)
             if isinstance(found, World):
                 return found
         except LOAD_ERRORS:

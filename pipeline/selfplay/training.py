@@ -26,7 +26,7 @@ from data.errors import UserError
 from data.files import atomic_write, sha256_of
 from data.scene import AgentType, Scene
 from data.store import SceneStore
-from data.vocabulary import LOAD_ERRORS, Vocabulary
+from data.vocabulary import LOAD_ERRORS, Vocabulary, load_saved
 from models.checkpoints import merge_digests, scene_digests, trained_on
 from models.policy import Policy, load_policy, save_policy
 from models.reference.agent import ReferenceAgent
@@ -250,7 +250,8 @@ class _State:
 
     def restore(self, path: Path, fingerprint: str, keep: bool) -> None:
         try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                content: dict[str, Any] = load_saved(file)
         except LOAD_ERRORS as error:
             raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
         if content["fingerprint"] != fingerprint and not keep:

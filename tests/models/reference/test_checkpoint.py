@@ -84,11 +84,18 @@ def test_other_files_are_refused(fast_model, tmp_path):
     torch.save({**content, "format": 99}, tmp_path / "newer.ckpt")
     torch.save({**content, "config": {**content["config"], "hidden": 32}}, tmp_path / "shape.ckpt")
     torch.save({**content, "config": {"unheard": 1}}, tmp_path / "config.ckpt")
-    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "good.ckpt").read_bytes()[:5000])
+    good = (tmp_path / "good.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(good[:5000])
+    middle = len(good) // 2
+    (tmp_path / "flipped.ckpt").write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    first, weight = next(iter(content["weights"].items()))
+    torch.save({**content, "weights": {**content["weights"], first: weight * torch.nan}}, tmp_path / "nan.ckpt")
     for name, message in (
         ("none.ckpt", "no such checkpoint"),
         ("text.ckpt", "not a checkpoint"),
         ("cut.ckpt", "not a checkpoint"),
+        ("flipped.ckpt", "damaged"),
+        ("nan.ckpt", f"{first} is NaN or infinite"),
         ("policy.ckpt", "checkpoint of a policy"),
         ("list.ckpt", "some other file"),
         ("vocabulary.pt", "a motion vocabulary, expected a checkpoint of a reference"),
