@@ -18,6 +18,9 @@ from pipeline.execution.console import bar
 from submission.suspicion import Suspicion
 from submission.validate import Verdict, validate_archive
 
+# Of a report, as ``write_json`` writes it.
+_BEGINNING = b'{\n  "archive": '
+
 
 @dataclass(frozen=True)
 class ValidateConfig:
@@ -50,8 +53,10 @@ def run_validate(
         report: JSON file for the result with the defects.
 
     Raises:
-        UserError: the archive has defects; they are printed before.
+        UserError: the archive has defects; they are printed before. ``report`` is a file of another kind.
     """
+    if report is not None:
+        _check_report(open_path(report))
     source = open_scenes(scenarios)
     with bar("validate", len(source), " scenario") as progress:
         verdict = validate_archive(archive, source, progress.update, _siblings(open_path(scenarios)))
@@ -78,6 +83,17 @@ def run_validate(
     if refused:
         raise UserError(f"{archive}: {verdict.suspected} suspicions (--strict)")
     return whole if config.json else figures
+
+
+def _check_report(report: Path) -> None:
+    """Refuse to write over anything but a report of before: the archive itself, metadata, a shard."""
+    if not report.exists():
+        return
+    if report.is_file():
+        with report.open("rb") as file:
+            if file.read(len(_BEGINNING)) in (_BEGINNING, b""):
+                return
+    raise UserError(f"--report {report}: no report, and not to be written over; name another file")
 
 
 def _check_set(verdict: Verdict, archive: str, origin: Origin) -> None:

@@ -286,6 +286,19 @@ def test_every_defect_is_named(made: Path, good: bytes, tmp_path: Path, spoilt: 
         run_validate(ValidateConfig(), archive=path, scenarios=str(made))
 
 
+def test_a_report_replaces_nothing_but_a_report(made: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "submission.tar.gz"
+    archive.write_bytes(before := (made / "submission.tar.gz").read_bytes())
+    report, other = tmp_path / "report.json", tmp_path / "metadata.json"
+    other.write_text("{}")
+    for _ in range(2):
+        run_validate(ValidateConfig(), archive=archive, scenarios=str(made), report=report)
+    for taken in (archive, other, tmp_path):
+        with pytest.raises(UserError, match=f"--report {re.escape(str(taken))}: no report"):
+            run_validate(ValidateConfig(), archive=archive, scenarios=str(made), report=taken)
+    assert archive.read_bytes() == before
+
+
 def test_suspicions_fail_if_one_wants(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # Constant velocity gives the same future 32 times.
     archive = made / "submission.tar.gz"
