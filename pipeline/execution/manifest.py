@@ -17,7 +17,7 @@ from typing import Any
 
 from data.completeness import some
 from data.errors import UserError
-from data.files import checksum, read_json, write_json
+from data.files import at_once, checksum, read_json, write_json
 from pipeline.execution.console import say
 from pipeline.execution.processes import Outcome
 
@@ -72,12 +72,17 @@ class Manifest:
     @property
     def content(self) -> str:
         """Of the outputs that others read: equal for equal outputs, whoever made them and when."""
-        lines = [
-            f"{name}:{output['sha256']}"
-            for name, output in sorted(self.outputs.items())
-            if not any(fnmatchcase(name, pattern) for pattern in _ASIDE)
-        ]
+        lines = [f"{name}:{digest}" for name, digest in sorted(self.digests.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Checksums of the outputs that others read."""
+        return {
+            name: output["sha256"]
+            for name, output in self.outputs.items()
+            if not any(fnmatchcase(name, pattern) for pattern in _ASIDE)
+        }
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,10 @@ def look(work: Work, recipe: Recipe) -> State:
             if not path.is_file() or path.stat().st_size != output["bytes"]:
                 # The rest of it is of use to a stage that knows what its files are.
                 return State(f"{name} is missing or incomplete", finished=True, fits=False)
+        found = at_once(lambda name: checksum(work.folder / name), manifest.digests)
+        for (name, digest), now in zip(manifest.digests.items(), found, strict=True):
+            if now != digest:
+                return State(f"{name} was changed since it was written", finished=True, fits=False)
         return State(None, finished=True)
     if work.manifest.exists():
         return State(f"{work.manifest} is damaged", fits=False, changes=("its manifest cannot be read",))

@@ -111,6 +111,16 @@ def test_missing_or_cut_outputs_are_noticed(tmp_path: Path) -> None:
     assert look(work_in(tmp_path / "nothing"), RECIPE).reason == "not done yet"
 
 
+def test_outputs_that_were_changed_are_noticed(tmp_path: Path) -> None:
+    work = done(tmp_path)
+    output = work.folder / "sub" / "output.bin"
+    output.write_bytes(b"12346")
+    state = look(work, RECIPE)
+    assert (state.reason, state.fits) == ("sub/output.bin was changed since it was written", False)
+    output.write_bytes(b"12345")
+    assert look(work, RECIPE).reason is None
+
+
 def test_interrupted_work_of_the_same_recipe_goes_on(tmp_path: Path) -> None:
     work = unfinished(tmp_path)
     (work.folder / "partial").write_text("half")
