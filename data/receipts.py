@@ -13,7 +13,7 @@ from pathlib import Path
 from data.files import checksum, read_json, write_json, write_text
 from data.places import is_remote
 
-_FOLDER = ".receipts"
+RECEIPTS = ".receipts"
 # The file of ``write_sums``.
 SUMS = "SHA256SUMS"
 
@@ -34,7 +34,7 @@ class Receipt:
 
 def receipt_path(path: Path) -> Path:
     """Path of the receipt, in a hidden folder, so that programs that list files by name do not see it."""
-    return path.parent / _FOLDER / f"{path.name}.json"
+    return path.parent / RECEIPTS / f"{path.name}.json"
 
 
 def write_receipt(path: Path, source: str, items: int) -> Receipt:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import glob
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from data.errors import UserError
 from data.files import at_once, checksum
 from data.formats.catalogue import AUTO
 from data.places import is_remote, open_path
+from data.receipts import RECEIPTS
 from data.scenes_source import content_digest
 from data.sources import find_shards
 from data.store import is_store
@@ -121,6 +124,15 @@ def _refuse_own_inputs(work: Work, inputs: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} {one}: the result would take its place; choose another --out")
 
 
+def _refuse_others(work: Work) -> None:
+    """Raise ``UserError`` where the receipts in the folder are of files of another command, as in a store."""
+    if RECEIPTS not in work.owns:
+        return
+    for receipt in sorted((work.folder / RECEIPTS).glob("*.json")):
+        if not any(fnmatchcase(receipt.stem, pattern) for pattern in work.owns):
+            raise UserError(f"--out {work.folder}: holds {receipt.stem} of another command; choose another folder")
+
+
 def _wait_for_first(work: Work, recipe: Recipe) -> State:
     """In the other processes: wait until the first one has made the folder ready."""
     deadline = time.monotonic() + _WAIT_SECONDS
@@ -163,6 +175,8 @@ def run_command(
         return function(config, **own)
     if command.writes_file and out.is_dir():
         raise UserError(f"--out {out}: a folder; give the name of the file to write")
+    if not command.writes_file and not out.is_dir() and os.path.lexists(out):
+        raise UserError(f"--out {out}: {'a file' if out.exists() else 'a broken link'}; give the name of a folder")
     given = {option: own[option] for option in command.inputs if own.get(option) is not None}
     inputs = {option: _identity(option, value, own) for option, value in given.items()}
     run = own.get("run")
@@ -173,6 +187,7 @@ def run_command(
     if "keep" in own:
         own["keep"] = keep
     _refuse_own_inputs(work, given)
+    _refuse_others(work)
     recipe = _recipe(
         command.module, config, {**own, "keep": None}, {option: str(value) for option, value in inputs.items()}
     )

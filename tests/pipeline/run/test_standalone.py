@@ -337,6 +337,39 @@ def test_a_folder_in_the_place_of_a_file_is_left_alone(
     assert not (tmp_path / "replaced").exists()
 
 
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_file_in_the_place_of_a_folder_is_left_alone(
+    what: str, scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    if what == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+    assert sample(scenarios, out) == 1
+    told = {"file": "a file", "link": "a broken link"}[what]
+    assert capsys.readouterr().err == f"error: --out {out}: {told}; give the name of a folder\n"
+    assert out.is_symlink() or out.read_text() == "mine"
+
+
+def test_rollouts_and_stores_do_not_share_a_folder(
+    scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, rollouts = tmp_path / "store", tmp_path / "rollouts"
+
+    def ingest(out: Path) -> int:
+        return main(["tokenize", "--data", str(scenarios), "--split", "validation", "--out", str(out)])
+
+    assert (ingest(store), sample(store, rollouts)) == (0, 0)
+    before = listed(store), listed(rollouts)
+    capsys.readouterr()
+    assert (sample(store, store), ingest(rollouts)) == (1, 1)
+    told = capsys.readouterr().err
+    assert f"--out {store}: holds validation-00000-of-00001.scenes.parquet of another command" in told
+    assert f"--out {rollouts}: holds rollouts.binproto-00000-of-00001 of another command" in told
+    assert (listed(store), listed(rollouts)) == before
+
+
 def test_two_at_the_same_moment(scenarios: Path, tmp_path: Path) -> None:
     """One is refused in a line, or finds the other's result; nothing is broken."""
     command = [sys.executable, "-m", "pipeline", "sample", "--agent", "constant_velocity", "--workers", "1"]
