@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import logging
@@ -14,7 +15,7 @@ from pathlib import PurePosixPath
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from data.completeness import SPLITS, check_whole, folder_split, shard_split, split_base
+from data.completeness import SPLITS, check_whole, folder_split, shard_split, some, split_base
 from data.errors import UserError
 from data.files import checksum
 from data.formats.catalogue import FORMATS, candidates, format_of
@@ -26,6 +27,7 @@ from data.womd import RecordError, parse_scenario
 # Waymo's bucket has the splits in the last of these folders; a partial copy may start at any level.
 _PREFIXES = ("", "scenario/", "uncompressed/scenario/")
 _MAGIC = re.compile(r"[*?\[]")
+_SUFFIXES = (".tfrecord", ".tfrecords")
 # Files of a folder whose first bytes are read; a spoilt one may be among them.
 _LOOKED_AT = 8
 
@@ -149,7 +151,7 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str, wanted: Fo
         if wanted.nested and filesystem.isdir(path) and not path.rsplit("/", 1)[-1].startswith("."):
             files += _record_files(filesystem, path, replace(wanted, nested=False))
             continue
-        if not wanted.names.fullmatch(path.rsplit("/", 1)[-1]) or info["type"] == "directory":
+        if not wanted.names.fullmatch(path.rsplit("/", 1)[-1]):
             continue
         # The type of a link is neither file nor directory.
         if info["type"] == "file" or filesystem.isfile(path):
@@ -158,7 +160,33 @@ def _record_files(filesystem: fsspec.AbstractFileSystem, folder: str, wanted: Fo
             raise _broken_link(filesystem, path)
         elif not filesystem.isdir(path):
             raise UserError(f"{path}: neither a file nor a folder; move or remove it")
+        elif wanted.numbered and path.endswith(_SUFFIXES):
+            raise UserError(f"{path}: a folder named as a file; give its files themselves, or rename or remove it")
     return files
+
+
+def _check_there(data: str, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
+    """Name a path that does not exist, or the broken link on the way to it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for place in [*reversed(PurePosixPath(path).parents), PurePosixPath(path)]:
+        if _is_broken_link(filesystem, str(place)):
+            raise _broken_link(filesystem, str(place))
+    if not _MAGIC.search(path) and not filesystem.exists(path):
+        raise UserError(f"{data}: no such file or folder")
+
+
+def _with_files(filesystem: fsspec.AbstractFileSystem, folder: str, wanted: Format) -> list[str]:
+    """Names of the folders in a folder that hold files of a format."""
+    found = []
+    for info in filesystem.ls(folder, detail=True) if filesystem.isdir(folder) else []:
+        path = info["name"].rstrip("/")
+        with contextlib.suppress(UserError, OSError):
+            if _record_files(filesystem, path, wanted):
+                found.append(path.rsplit("/", 1)[-1])
+    return sorted(found)
 
 
 def _globbed(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
@@ -274,6 +302,9 @@ def find_shards(data: str, split: str | None = None, format: str = "womd") -> li
                     f"; tokenize reads the {len(other[1])} {other[0].title} files that are there" if other else ""
                 )
         if not files:
+            _check_there(data, filesystem, path)
+            if inner := _with_files(filesystem, path, allowed[0]):
+                hint = f"; there are some in its folders {some(inner)}: give one of them"
             expected = f"no {allowed[0].title} files; expected names such as {allowed[0].example}"
             raise UserError(f"{searched}: {expected}{hint}")
         files = sorted(_of_split(data, files, split))

@@ -91,7 +91,11 @@ def test_fingerprint_of_a_url_holds_the_version(memory_bucket: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [("nowhere", "no TFRecord files"), ("nowhere/*.x", "no TFRecord files"), ("foo://x", "cannot open this kind")],
+    [
+        ("nowhere", "no such file or folder$"),
+        ("nowhere/*.x", "no TFRecord files"),
+        ("foo://x", "cannot open this kind"),
+    ],
 )
 def test_nothing_there(data: str, text: str) -> None:
     with pytest.raises(UserError, match=text):
@@ -211,6 +215,24 @@ def test_a_broken_link_to_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a[1].tfrecord").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"a\[1\].tfrecord: a broken link to .*nowhere"):
         find_shards(str(tmp_path / "a[1].tfrecord"))
+
+
+def test_a_broken_link_on_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "womd").symlink_to(tmp_path / "nowhere")
+    for tail in ("training", "training/*", f"training/{NAMES[0]}"):
+        with pytest.raises(UserError, match=r"womd: a broken link to .*nowhere"):
+            find_shards(str(tmp_path / "womd" / tail), "training")
+
+
+def test_folders_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    fill(tmp_path / "womd" / "part", NAMES[0])
+    (tmp_path / "womd" / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no TFRecord files; .*; there are some in its folders part: give one"):
+        find_shards(str(tmp_path / "womd"), "training")
+    fill(tmp_path / "womd", "a.tfrecord")
+    (tmp_path / "womd" / "b.tfrecord").mkdir()
+    with pytest.raises(UserError, match=r"b\.tfrecord: a folder named as a file"):
+        find_shards(str(tmp_path / "womd"), "training")
 
 
 def test_names_tell_splits_apart(tmp_path: Path) -> None:
