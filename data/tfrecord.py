@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ _NAME = rb"\x0a(?P<length>[\x01-\x7f])(?P<name>[\x20-\x7e]+?)\x12"
 # Most magic numbers are from the `file` program; the last ones are the beginnings of protobuf messages.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x1f\x8b", "gzip-compressed", "gunzip it"),
+    (rb"\x78[\x01\x5e\x9c\xda]", "zlib-compressed", "write it without compression"),
     (rb"\x28\xb5\x2f\xfd", "zstd-compressed", "unpack it with unzstd"),
     (rb"BZh[1-9]", "bzip2-compressed", "unpack it with bunzip2"),
     (rb"\xfd7zXZ\x00", "xz-compressed", "unpack it with unxz"),
@@ -40,7 +42,9 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (rb"PK\x03\x04.{26}[^\x00]*?/(?:data\.pkl|\.format_version|byteorder)", "a checkpoint", "give it as one"),
     (rb"PK\x03\x04", "a zip archive", "unpack it"),
+    (rb"(?=.{257}ustar)submission\.binproto", "a submission archive", "give it as --rollouts"),
     (rb".{257}ustar", "a tar archive", "unpack it"),
+    (rb"\x00{64}", "zeros", "most likely an unfinished download; download the file again"),
     (rb"PAR1", "a shard of a scene store (Parquet)", "give the folder of the store as --scenarios"),
     (rb"\x00\x05\x16\x07", "a sidecar that macOS writes", "delete the files whose names begin with ._"),
     (rb"\x89HDF", "an HDF5 file", "give the files of the dataset itself"),
@@ -62,6 +66,8 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (rb"(?:\x0a" + _LENGTH + rb")?" + _NAME, "rollouts of a scenario", "give them as --rollouts"),
 )  # fmt: skip
+# A Scenario proto begins with its timestamps.
+_BARE = re.compile(rb"(?:\x09.{8}){11}", re.DOTALL)
 _PATTERNS = [(re.compile(pattern, re.DOTALL), kind, advice) for pattern, kind, advice in _KINDS]
 
 
@@ -83,6 +89,15 @@ def is_record_header(head: bytes) -> bool:
     return len(head) >= _HEADER.size and _masked_crc(head[:8]) == _HEADER.unpack_from(head)[1]
 
 
+def _unpacked(head: bytes) -> bytes:
+    """Of a tar that was compressed with gzip its beginning, else the same."""
+    try:
+        inner = zlib.decompressobj(wbits=31).decompress(head, HEAD)
+    except zlib.error:
+        return head
+    return inner if inner[257:].startswith(b"ustar") else head
+
+
 def other_kind(head: bytes, expected: str) -> str | None:
     """Recognise a file or record of another kind, as ``gzip-compressed, not a TFRecord: gunzip it``.
 
@@ -94,6 +109,7 @@ def other_kind(head: bytes, expected: str) -> str | None:
     """
     if not head:
         return f"empty (0 bytes), not {expected}: download it again, or remove it"
+    head = _unpacked(head)
     for pattern, kind, advice in _PATTERNS:
         match = pattern.match(head)
         if match is None or ("name" in pattern.groupindex and match["length"][0] != len(match["name"])):
@@ -111,7 +127,10 @@ def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | Non
         return None, False
     if not is_record_header(header):
         # For another kind of file its kind is more helpful than a checksum.
-        kind = None if index else other_kind(header + file.read(HEAD - len(header)), "a TFRecord")
+        head = header + file.read(HEAD - len(header))
+        kind = None if index else other_kind(head, "a TFRecord")
+        if not index and _BARE.match(head):
+            kind = "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer"
         if kind is None and len(header) < _HEADER.size:
             kind = f"truncated: {len(header)} of {_HEADER.size} header bytes"
         return BrokenRecord(

@@ -10,6 +10,7 @@ import lzma
 import pickle
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +61,10 @@ def zipped(content: bytes) -> bytes:
     return file.getvalue()
 
 
-def tarred(content: bytes) -> bytes:
+def tarred(content: bytes, name: str = "validation.tfrecord-00000-of-00001") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        member = tarfile.TarInfo("validation.tfrecord-00000-of-00001")
+        member = tarfile.TarInfo(name)
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
@@ -87,6 +88,7 @@ PAGE = (
 # What it is, what is said of it, and what to do.
 FILES = {
     "gzip": (lambda c: gzip.compress(c), "gzip-compressed", "gunzip it"),
+    "zlib": (lambda c: zlib.compress(c), "zlib-compressed", "without compression"),
     "zstd": (lambda c: pa.Codec("zstd").compress(c, asbytes=True), "zstd-compressed", "unzstd"),
     "lz4": (lambda c: pa.Codec("lz4").compress(c, asbytes=True), "lz4-compressed", "unlz4"),
     "bzip2": (lambda c: bz2.compress(c), "bzip2-compressed", "bunzip2"),
@@ -157,12 +159,28 @@ def test_a_text_is_known_by_sixteen_characters() -> None:
     assert other_kind(b"No such object.\x00", "a TFRecord") is None
 
 
-def test_a_tar_of_records_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.tfrecord"
-    path.write_bytes(tarred(tfrecord(tmp_path)))
-    (broken,) = read_records(path)
+SUBMISSION = "submission.binproto-00000-of-00001"
+
+
+# Of these, rollouts are read, or looked for.
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (tarred(b"x"), "a tar archive, not a TFRecord: unpack it"),
+        (gzip.compress(tarred(b"x")), "a tar archive, not a TFRecord: unpack it"),
+        (gzip.compress(tarred(b"x", SUBMISSION)), "a submission archive, not a TFRecord: give it as --rollouts"),
+        (bytes(4000), "zeros, not a TFRecord: most likely an unfinished download; download the file again"),
+        (
+            scenario_proto(agents=2).SerializeToString(),
+            "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer",
+        ),
+    ],
+)
+def test_what_holds_no_records_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "x.tfrecord").write_bytes(content)
+    (broken,) = read_records(tmp_path / "x.tfrecord")
     assert isinstance(broken, BrokenRecord)
-    assert broken.reason == "a tar archive, not a TFRecord: unpack it"
+    assert broken.reason == told
 
 
 def test_scenarios_and_rollouts_given_for_one_another(tmp_path: Path) -> None:
