@@ -111,14 +111,15 @@ def prepare_worker(parent: int, gpus: int = 1, started: Synchronized[int] | None
     # Both signals reach the whole process group; the parent alone decides what follows.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # The parent ends workers with SIGTERM; an exit removes their temporary files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     import torch
 
     die_with_parent(parent)
     keep_freed_memory()
     torch.set_num_threads(1)
     take_gpu(gpus, started)
+    # The parent ends workers with SIGTERM; an exit removes their temporary files. Not before there may be some:
+    # the pool prints the traceback of an exit in here.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def take_gpu(gpus: int, started: Synchronized[int] | None) -> None:

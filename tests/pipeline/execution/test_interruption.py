@@ -193,6 +193,33 @@ def test_nohup_is_heeded() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_worker_that_is_ended_before_it_is_ready_ends_silently(tmp_path: Path) -> None:
+    # What takes long while a worker starts is this import.
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+    )
+    script = """
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+from pipeline.execution.engine import prepare_worker
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, prepare_worker, (os.getpid(),)) as pool:
+        print(type(pool.submit(os.getpid).exception()).__name__)
+"""
+    (tmp_path / "work.py").write_text(script)
+    found = subprocess.run(
+        [sys.executable, str(tmp_path / "work.py")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert found.stdout == "BrokenProcessPool\n"
+    assert found.stderr == ""
+
+
 def test_a_child_that_is_interrupted_alone() -> None:
     def end_itself() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
