@@ -193,6 +193,21 @@ def test_nohup_is_heeded() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_ctrl_c_during_imports_ends_silently(tmp_path: Path) -> None:
+    # The first import of those that take long.
+    (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    found = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (found.returncode, found.stderr) == (-signal.SIGINT, "")
+
+
 def test_a_worker_that_is_ended_before_it_is_ready_ends_silently(tmp_path: Path) -> None:
     # What takes long while a worker starts is this import.
     (tmp_path / "torch.py").write_text(
