@@ -133,9 +133,8 @@ def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | Non
             kind = "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer"
         if kind is None and len(header) < _HEADER.size:
             kind = f"truncated: {len(header)} of {_HEADER.size} header bytes"
-        return BrokenRecord(
-            index, kind or "CRC of the record length does not match (not a TFRecord, or damaged)"
-        ), False
+        why = "this record and all behind it are lost" if index else "not a TFRecord, or damaged"
+        return BrokenRecord(index, kind or f"CRC of the record length does not match ({why})"), False
     length, _ = _HEADER.unpack(header)
     if length > _MAX_RECORD_BYTES:
         return BrokenRecord(index, f"record of {length} bytes is longer than {_MAX_RECORD_BYTES}"), False

@@ -69,6 +69,18 @@ def test_any_truncation_is_noticed(tmp_path_factory: pytest.TempPathFactory, dat
         assert "truncated" in found[-1].reason
 
 
+def test_a_damaged_length_tells_that_the_rest_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_records(path, [b"first", b"second", b"third"])
+    content = bytearray(path.read_bytes())
+    content[16 + len(b"first")] ^= 1
+    path.write_bytes(content)
+    first, broken = read_records(path)
+    assert first == b"first"
+    assert isinstance(broken, BrokenRecord)
+    assert broken.reason.endswith("(this record and all behind it are lost)")
+
+
 def test_not_a_record_file(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("this is a text file and no records at all\n")
