@@ -51,6 +51,8 @@ _TEXTS = {
     "state": "positions that are NaN or infinite of agents that are not simulated; such states count as not valid",
     "speed_limit": "speed limits that are NaN, infinite or negative; they count as none",
     "timestamp": "timestamps that are NaN or infinite; steps of 0.1 s are taken instead",
+    "step": "timestamps that are not 0.1 s apart, so perhaps another rate than 10 Hz; their states are taken to be "
+    "0.1 s apart, as in Waymo's metric",
     "stop_point": "stop points of lights that are NaN or infinite; the lights count as not observed there",
     "map_point": "map points that are NaN or infinite in features other than road edges; the points are left out",
     "chosen_agents": "no agents to predict named by their source; up to eight were chosen as WOMD does",

@@ -37,6 +37,8 @@ _KINDS = {
     "speed_bump": MapKind.SPEED_BUMP,
     "driveway": MapKind.DRIVEWAY,
 }
+# Seconds by which a recorded step may differ; those of WOMD differ by .011 at most.
+_STEP_TOLERANCE = 0.05
 _POLYLINES = frozenset({"lane", "road_line", "road_edge"})
 
 
@@ -92,6 +94,8 @@ def parse_scenario(record: bytes, need_future: bool = False, remarks: Remarks | 
 def _timestamps(proto: Any, say: Say) -> Tensor:
     timestamp = torch.tensor(list(proto.timestamps_seconds), dtype=torch.float64)
     if bool(torch.isfinite(timestamp).all()):
+        if bool(((timestamp.diff() - STEP_SECONDS).abs() > _STEP_TOLERANCE).any()):
+            say("step")
         return timestamp
     say("timestamp")
     return STEP_SECONDS * torch.arange(len(timestamp), dtype=torch.float64)

@@ -281,3 +281,15 @@ def test_damaged_records_are_parsed_or_refused(data: st.DataObject) -> None:
     # Whatever is not refused with a RecordError is a usable scene.
     with contextlib.suppress(RecordError):
         assert parse_scenario(bytes(record)).simulated.any()
+
+
+@pytest.mark.parametrize(
+    ("step", "told"), [(0.1, []), (0.09, []), (0.5, ["step"]), (1e5, ["step"]), (-0.1, ["step"])]
+)
+def test_timestamps_of_another_rate_are_told(step: float, told: list[str]) -> None:
+    proto = scenario_proto(agents=1)
+    proto.timestamps_seconds[:] = [step * index for index in range(91)]
+    remarks = Remarks()
+    parse_scenario(proto.SerializeToString(), remarks=remarks)
+    assert list(remarks.found) == told
+    assert all("timestamps that are not 0.1 s apart" in line for line in remarks.lines("x"))
