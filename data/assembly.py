@@ -20,6 +20,8 @@ Say = Callable[..., None]
 
 # Columns of STATE_FIELDS.
 _POSE, _SIZE, _VELOCITY = [0, 1, 2, 6], slice(3, 6), slice(7, 9)
+# Radians: no heading in [-pi, pi], or as WOMD gives it, is near this; most degrees are beyond.
+MOST_RADIANS = 4 * math.pi
 # Above this rounding of coordinates (metres) even the replayed log loses realism.
 _COARSE = 0.01
 # Ids of WOMD have 16 characters.
@@ -164,7 +166,7 @@ def assemble_map(
 
 
 def check_scene(scene: Scene, say: Say) -> None:
-    """Refuse a scene in which nobody is simulated; remark upon coordinates that float32 rounds.
+    """Refuse a scene in which nobody is simulated; remark upon coordinates that float32 rounds, and upon degrees.
 
     Raises:
         RecordError: no agent is valid at the current step.
@@ -177,6 +179,9 @@ def check_scene(scene: Scene, say: Say) -> None:
     )
     if rounding_error(most) > _COARSE:
         say("rounding", most=most)
+    most = _largest(agents.heading[agents.valid])
+    if most > MOST_RADIANS:
+        say("degrees", most=most)
 
 
 def _largest(values: Tensor) -> float:

@@ -46,6 +46,7 @@ _EXAMPLES = 3
 _TEXTS = {
     "rounding": "coordinates of up to {most:,.0f} m, which float32 rounds by up to {error:.2g} m, here as in "
     "Waymo's metric: likelihoods of speeds and accelerations fall; move the scenes nearer to the origin",
+    "degrees": "headings of up to {most:.4g}, so perhaps in degrees; expected radians",
     "velocity": "velocities that are NaN or infinite in valid states; differences of positions are taken instead",
     "size": "sizes that are NaN or infinite in valid states; those at the current step are taken instead",
     "state": "positions that are NaN or infinite of agents that are not simulated; such states count as not valid",

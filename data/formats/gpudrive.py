@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.assembly import RecordError
+from data.assembly import MOST_RADIANS, RecordError
 from data.formats.map_parts import MapParts, numbered
 from data.formats.pickles import number_array
 from data.formats.reader import Format
@@ -32,8 +32,6 @@ _KINDS = {kind.name.lower(): kind for kind in MapKind if kind != MapKind.PADDING
 # ``map_element_id`` counts the types of all kinds through, from these on: those of map.proto by kind.
 _FIRST_TYPE = {MapKind.LANE: (0, 3), MapKind.ROAD_LINE: (5, 8), MapKind.ROAD_EDGE: (14, 2)}
 _LIGHTS = {state.name.lower(): state for state in LightState}
-# Radians: no heading in [-pi, pi], or as WOMD gives it, is near this; most degrees are beyond.
-_MOST_RADIANS = 4 * math.pi
 
 
 def _list(owner: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -148,7 +146,7 @@ def _states(objects: list[dict[str, Any]]) -> tuple[Doubles, NDArray[np.bool_]]:
         states[row, :, 7:9] = _columns(item["velocity"], "xy", where + "velocity")
     states[~valid] = 0.0
     most = np.abs(states[..., 6]).max(initial=0.0)
-    if _MOST_RADIANS < most < math.inf:
+    if MOST_RADIANS < most < math.inf:
         raise RecordError(
             "heading", f"objects.heading of {most:.4g}: degrees, as of early converters; expected radians"
         )

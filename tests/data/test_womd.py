@@ -293,3 +293,13 @@ def test_timestamps_of_another_rate_are_told(step: float, told: list[str]) -> No
     parse_scenario(proto.SerializeToString(), remarks=remarks)
     assert list(remarks.found) == told
     assert all("timestamps that are not 0.1 s apart" in line for line in remarks.lines("x"))
+
+
+def test_headings_in_degrees_are_told() -> None:
+    proto = scenario_proto(agents=1)
+    for state in proto.tracks[0].states:
+        state.heading = math.degrees(2.0)
+    remarks = Remarks()
+    parse_scenario(proto.SerializeToString(), remarks=remarks)
+    (line,) = remarks.lines("x")
+    assert line.startswith("x: 1 scenarios have headings of up to 114.6, so perhaps in degrees")
