@@ -187,6 +187,15 @@ class SceneStore:
     def _by_id(self) -> dict[str, int]:
         return {info.scenario_id: index for index, info in enumerate(self.infos)}
 
+    def shards_of(self, scenario_id: str) -> list[str]:
+        """Names, without their ending, of the shards that hold a scenario with this id."""
+        rows = (
+            shard
+            for info, (shard, _) in zip(self.infos, self._locations, strict=True)
+            if info.scenario_id == scenario_id
+        )
+        return [self._shards[shard].name.removesuffix(_SUFFIX) for shard in rows]
+
     def get(self, scenario_id: str) -> Scene:
         """The scene with this id; KeyError if there is none."""
         return self[self._by_id[scenario_id]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.assembly import RecordError
-from data.completeness import DUPLICATE, Origin, Rejected, Remarks
+from data.completeness import DUPLICATE, Origin, Rejected, Remarks, some
 from data.errors import UserError, warn_once
 from data.files import at_once, remove_leftovers, write_text
 from data.formats.catalogue import AUTO, FORMATS
@@ -200,7 +200,10 @@ def _check_unique(store: SceneStore) -> None:
     ids = store.ids
     if len(set(ids)) != len(ids):
         twice = next(value for value in ids if ids.count(value) > 1)
-        raise UserError(f"{store.folder}: scenario {twice} occurs in more than one shard; remove one of the files")
+        raise UserError(
+            f"{store.folder}: scenario {twice} occurs in more than one shard ({some(store.shards_of(twice))}); "
+            "remove one of the files"
+        )
 
 
 def _check_siblings(store: SceneStore, split: str) -> None:

@@ -112,7 +112,8 @@ def test_clear_errors(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--split trainin: expected one of training, validation, testing"):
         run_tokenize(CONFIG, data=str(data), split="trainin", out=tmp_path / "out")
     write_records(data / "training" / "training.tfrecord-00002-of-00003", [record("s00")])
-    with pytest.raises(UserError, match="scenario s00 occurs in more than one shard"):
+    both = r"training-00000-of-00003, training-00002-of-00003"
+    with pytest.raises(UserError, match=rf"scenario s00 occurs in more than one shard \({both}\); remove one"):
         run_tokenize(CONFIG, data=str(data), split="training", out=tmp_path / "out")
     empty = tmp_path / "empty"
     write_records(empty / "training.tfrecord-00000-of-00001", [])
