@@ -56,11 +56,12 @@ def read_any_checkpoint(path: Path) -> dict[str, Any]:
     """Content of a checkpoint of any kind, of any version.
 
     Raises:
-        UserError: no such file, or not a checkpoint.
+        UserError: no such file, not a checkpoint, or of a training that diverged.
     """
     content = _load(path, _ANY_STAGE)
     if not isinstance(content, dict) or content.get("kind") not in _STAGES:
         raise UserError(f"{path}: some other file, expected a checkpoint ({' or '.join(_STAGES)}.ckpt)")
+    _check_finite(path, content.get("weights"))
     return content
 
 

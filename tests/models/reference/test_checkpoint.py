@@ -10,6 +10,7 @@ import torch
 
 from data.batch import collate
 from data.errors import UserError
+from models.checkpoints import read_any_checkpoint
 from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import load_reference, read_notes, save_reference
 from models.reference.config import SIZES, size_preset
@@ -107,6 +108,8 @@ def test_other_files_are_refused(fast_model, tmp_path):
             load_reference(tmp_path / name)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=f"{first} is NaN or infinite"):
+        read_any_checkpoint(tmp_path / "nan.ckpt")
 
 
 @pytest.mark.parametrize(
