@@ -27,7 +27,7 @@ _PARAMETERS = re.compile(r"\d+[KMBT]?")
 _MARK = re.compile(
     r"""<[A-Za-z][^<>]*> | \{\{ | \$\{ | \$[A-Z_]{3,} | \b(?:TODO|TBD|TBA|FIXME|XXX+)\b
     | (?i: lorem\ ipsum | \bchange[ _-]?me\b | \bfill[ _-](?:this[ _-]|me[ _-])?in\b | \bplace[ _-]?holder\b
-    | [@/.]example(?:\.(?:com|org|net|edu))?(?=[/:?\#]|$) | \.(?:invalid|test|localhost)(?=[/:]|$)
+    | /xxx+[./]xxx+\b | [@/.]example(?:\.(?:com|org|net|edu))?(?=[/:?\#]|$) | \.(?:invalid|test|localhost)(?=[/:]|$)
     | //localhost\b )""",
     re.VERBOSE,
 )
@@ -42,6 +42,8 @@ _WHOLE = re.compile(
     | (?:\w+_)?tutorial | submission\ from\ the\ .*tutorial | https://waymo\.com/open/?""",
     re.VERBOSE | re.IGNORECASE,
 )
+# With or without https://; also doi:.
+_LINK = re.compile(r"(?:\w+:/*)?[^\s/]+\.[^\s/.]+")
 # Fields that differ between entries. Description, link and size of the example are right for this repository's
 # policy.
 _OWN = ("account_name", "unique_method_name", "authors", "affiliation")
@@ -194,6 +196,10 @@ def metadata_suspicions(message: Any) -> list[Suspicion]:
     if left := placeholders(message):
         fields = ", ".join(f"{name} is {reprlib.repr(text)}" for name, text in left.items())
         suspicions.append(Suspicion("metadata is not filled in", (f"{fields}; expected those of your entry",)))
+    link = message.method_link.strip()
+    if link and not _LINK.match(link) and "method_link" not in left:
+        text = f"method_link is {reprlib.repr(link)}; expected the address of a paper or a page"
+        suspicions.append(Suspicion("metadata has no link", (text,)))
     if message.public_model_names and not message.uses_public_model_pretraining:
         names = reprlib.repr(list(message.public_model_names))
         text = f"public_model_names is {names}, but uses_public_model_pretraining is false"

@@ -94,12 +94,24 @@ def test_an_entry_that_is_filled_in_is_not_suspicious() -> None:
         ("method_link", "http://example.net"),
         ("method_link", "http://localhost:8000/paper"),
         ("method_link", "https://"),
+        ("method_link", "https://arxiv.org/abs/xxxx.xxxxx"),
         ("num_model_parameters", "0K"),
         ("public_model_names", ["TBD"]),
     ],
 )
 def test_other_placeholders(name: str, text: Any) -> None:
     assert left(**{name: text}) == [name]
+
+
+@pytest.mark.parametrize(
+    ("link", "suspicious"),
+    [("not a url", True), ("soon", True), ("paper.pdf in the mail", False), ("doi:10.1000/182", False)]
+    + [(f"{scheme}arxiv.org/abs/2510.18060", False) for scheme in ("", "https://", "http://")],
+)
+def test_a_link_is_an_address(link: str, suspicious: bool) -> None:
+    found = metadata_suspicions(metadata_message(dataclasses.replace(FILLED, method_link=link)))
+    assert [one.kind for one in found] == ["metadata has no link"] * suspicious
+    assert not suspicious or repr(link) in found[0].examples[0]
 
 
 @pytest.mark.parametrize(
