@@ -137,6 +137,11 @@ _OTHERS = (
 COMMANDS = {command.name: command for command in (_WHOLE, *STAGES, *_OTHERS)}
 
 
+# The demo's are short and careful, since it begins with the weights of models/zoo. By itself a training begins with
+# random ones.
+_TRAININGS = ("pretrain", "finetune", "selfplay")
+
+
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
@@ -146,7 +151,9 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            f"presets: {', '.join(PRESETS)}. Options of a command: python -m pipeline COMMAND --help",
+            f"presets: {', '.join(PRESETS)}.",
+            f"Without one {', '.join(_TRAININGS)} take scratch, and the others demo.",
+            "Options of a command: python -m pipeline COMMAND --help",
             "all commands: --quiet prints only errors and warnings; --log FILE also writes messages to FILE;",
             "--partial continues when shards of a split are missing.",
             "Commands that compute on GPUs: --device and --devices hold for all of their parts.",
@@ -216,7 +223,7 @@ def _everywhere(
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
-    preset_name = pop_option(arguments, "preset", "demo")
+    preset_name = pop_option(arguments, "preset", "scratch" if name in _TRAININGS else "demo")
     preset = load_preset(preset_name)
     function, config_class = command.load()
     # Imported late: it takes as long as the commands themselves.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.command.cli import COMMANDS, preset_section, whole_run
+from pipeline.command.cli import COMMANDS, main, preset_section, whole_run
 from pipeline.command.options import command_parser, split_config
 from pipeline.execution import devices
 from pipeline.execution.devices import find_devices
@@ -109,3 +109,18 @@ def test_the_preset_of_the_paper_has_its_numbers() -> None:
         "compared": False,
     }
     assert dataclasses.asdict(default.ppo) == ppo | ours | shown | {"alpha": 0.0, "beta_final": None}
+
+
+@pytest.mark.parametrize(
+    ("command", "preset"), [("pretrain", "scratch"), ("selfplay", "scratch"), ("sample", "demo")]
+)
+def test_a_training_alone_begins_with_random_weights_and_so_without_the_settings_of_the_demo(
+    command: str, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+    for chosen in ([], ["--preset", preset]):
+        with pytest.raises(SystemExit):
+            main([command, *chosen, "--print_config"])
+        shown.append(capsys.readouterr().out)
+    assert len(shown[0]) > 100
+    assert shown[0] == shown[1]
