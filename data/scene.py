@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,6 +26,9 @@ FUTURE_STEPS = 80
 NUM_STEPS = CURRENT_INDEX + 1 + FUTURE_STEPS
 # LaneCenter.LaneType.TYPE_SURFACE_STREET of map.proto.
 SURFACE_STREET = 2
+
+# The end of the id of a window.
+_WINDOW = re.compile(r"@\d{4,}$")
 
 DataclassT = TypeVar("DataclassT")
 
@@ -215,6 +219,16 @@ def until_now(scene: Scene) -> Scene:
             lights.lane_id, lights.state[..., steps], lights.stop_point[..., steps, :], lights.observed[..., steps]
         ),
     )
+
+
+def window_id(recording: str, step: int) -> str:
+    """Id of the scenario that begins at a step of a longer recording."""
+    return f"{recording}@{step:04d}"
+
+
+def recording_id(scenario_id: str) -> str:
+    """The recording of a window; of other scenarios their own id."""
+    return _WINDOW.sub("", scenario_id)
 
 
 def generator_for(seed: int, scenario_id: str) -> torch.Generator:

@@ -21,7 +21,7 @@ from data.completeness import Origin, Rejected, Remarks, check_whole, some
 from data.errors import UserError
 from data.files import atomic_path
 from data.places import is_remote, open_path
-from data.scene import Scene
+from data.scene import Scene, recording_id
 from data.scene_codec import COLUMN_ENCODING, SCHEMA, decode_row, encode_row
 
 _FORMAT_KEY, _INDEX_KEY, _NOTES_KEY = b"spacer.format", b"spacer.index", b"spacer.notes"
@@ -233,14 +233,19 @@ def _read_footer(shard: Path) -> tuple[list[SceneInfo], Origin]:
 
 
 def check_disjoint(one: SceneStore, other: SceneStore) -> None:
-    """Refuse two stores, such as training and validation, that share scenarios.
+    """Refuse two stores, such as training and validation, that share scenarios or have windows of one recording.
 
     Raises:
         UserError: with both folders and the number of shared scenarios.
     """
     shared = sorted(set(one.ids).intersection(other.ids))
+    what = "scenarios are"
+    if not shared:
+        recorded = set(map(recording_id, other.ids))
+        shared = [name for name in one.ids if recording_id(name) in recorded]
+        what = "scenarios are of recordings that are"
     if shared:
         raise UserError(
-            f"{one.folder}: {len(shared)} of its scenarios are in {other.folder} too ({some(shared)}); scores "
-            "on training scenarios mean nothing: give data whose splits share no scenario"
+            f"{one.folder}: {len(shared)} of its {what} in {other.folder} too ({some(shared)}); scores "
+            "on training scenarios mean nothing: give data whose splits share no scenario and no recording"
         )

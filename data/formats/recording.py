@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.assembly import RecordError, Say, assemble_agents, check_id, check_scene, repair_states
 from data.completeness import Remarks
 from data.formats.reader import Item, Reading, read_whole
-from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Lights, MapKind, RoadMap, Scene
+from data.scene import CURRENT_INDEX, NUM_STEPS, STEP_SECONDS, Lights, MapKind, RoadMap, Scene, window_id
 
 Doubles = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def scenes_of(recording: Recording, reading: Reading, remarks: Remarks, found: d
     name = f"{recording.dataset}-{recording.name}" if recording.dataset else recording.name
     for start in starts:
         own = Remarks()
-        say = partial(own.add, scenario_id=name if whole else f"{name}-{start:04d}")
+        say = partial(own.add, scenario_id=name if whole else window_id(name, start))
         steps = slice(start, start + min(NUM_STEPS, len(recording.time)))
         if int(recording.valid[:, start + CURRENT_INDEX].sum()) < reading.windows.agents and not whole:
             say("windows_left_out")

@@ -27,6 +27,7 @@ from data.scenes_source import content_digest, open_scenes
 from data.store import SceneStore, check_disjoint, shard_name, write_shard
 from data.tfrecord import read_records, write_records
 from data.womd import parse_scenario
+from models.checkpoints import scene_digests, seen_scenes
 from tests.builders import scenario_proto
 from tests.scenes import Mover, hand_made
 
@@ -266,3 +267,30 @@ def test_stores_that_share_scenarios_are_told(store: SceneStore, tmp_path: Path)
         check_disjoint(store, SceneStore(other))
     write_shard(other / shard_name("validation", 0, 1), [dataclasses.replace(shared, scenario_id="new")])
     check_disjoint(store, SceneStore(other))
+
+
+@pytest.mark.parametrize(
+    ("ids", "shared"),
+    [
+        (("nuscenes-scene-1@0080", "nuscenes-scene-2@0000"), 1),
+        (("nuscenes-scene-1@0000", "x"), 1),
+        (("nuscenes-scene-2@0000", "nuscenes-scene-1"), 1),
+        (("nuscenes-scene-2@0000", "nuscenes-scene-10@0000"), 0),
+        (("nuscenes-scene-1@home", "nuscenes-scene-1@080"), 0),
+    ],
+)
+def test_windows_of_a_recording_are_not_in_two_stores(
+    store: SceneStore, tmp_path: Path, ids: tuple[str, str], shared: int
+) -> None:
+    for name, of_store in (("training", ("nuscenes-scene-1@0000", "nuscenes-scene-1@0160")), ("validation", ids)):
+        scenes = [dataclasses.replace(store[0], scenario_id=one) for one in of_store]
+        write_shard(tmp_path / name / shard_name(name, 0, 1), scenes)
+    one, other = SceneStore(tmp_path / "validation"), SceneStore(tmp_path / "training")
+    assert len(seen_scenes(scene_digests(other.ids), one.ids)) == shared
+    if not shared:
+        check_disjoint(one, other)
+        return
+    with pytest.raises(
+        UserError, match=rf"{shared} of its scenarios are (of recordings that are )?in .*training too"
+    ):
+        check_disjoint(one, other)

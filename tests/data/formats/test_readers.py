@@ -80,7 +80,7 @@ def test_windows_of_a_longer_recording(tmp_path: Path) -> None:
     remarks = Remarks()
     content = to_pickle(nuscenes_record())
     first, second = scenes(read(tmp_path / "x.pkl", content, remarks=remarks))
-    assert [first.scenario_id, second.scenario_id] == ["nuscenes-scene-0001-0000", "nuscenes-scene-0001-0080"]
+    assert [first.scenario_id, second.scenario_id] == ["nuscenes-scene-0001@0000", "nuscenes-scene-0001@0080"]
     assert first.num_steps == 91
     torch.testing.assert_close(first.agents.position[:, 80:], second.agents.position[:, :11])
     torch.testing.assert_close(second.timestamp, 0.1 * torch.arange(91, dtype=torch.float64))

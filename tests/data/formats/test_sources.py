@@ -90,7 +90,7 @@ def test_scenes_without_a_store(tmp_path: Path) -> None:
     put(tmp_path, "sd_a.pkl", PICKLE)
     put(tmp_path, "sd_b.pkl", to_pickle(nuscenes_record()))
     source = open_scenes(tmp_path)
-    assert source.ids == ["pickled", "nuscenes-scene-0001-0000", "nuscenes-scene-0001-0080"]
+    assert source.ids == ["pickled", "nuscenes-scene-0001@0000", "nuscenes-scene-0001@0080"]
     assert len(source) == len(list(source)) == 3
     assert source.get("pickled").scenario_id == source[0].scenario_id == "pickled"
     digest = content_digest(str(tmp_path))

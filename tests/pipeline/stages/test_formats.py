@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_store_of_pickles(data: Path, tmp_path: Path) -> None:
     figures = ingest(CONFIG, data=str(data), split="training", out=tmp_path / "out")
     store = SceneStore(tmp_path / "out")
-    assert store.ids == [f"nuscenes-scene-000{number}-{step}" for number in (1, 2) for step in ("0000", "0080")]
+    assert store.ids == [f"nuscenes-scene-000{number}@{step}" for number in (1, 2) for step in ("0000", "0080")]
     assert figures["scenes"] == figures["derived_edges"] == figures["no_lights"] == 4
     assert figures["objects_left_out"] == 2
     assert figures["unscorable"] == 0
