@@ -109,7 +109,6 @@ def other_kind(head: bytes, expected: str) -> str | None:
     """
     if not head:
         return f"empty (0 bytes), not {expected}: download it again, or remove it"
-    head = _unpacked(head)
     for pattern, kind, advice in _PATTERNS:
         match = pattern.match(head)
         if match is None or ("name" in pattern.groupindex and match["length"][0] != len(match["name"])):
@@ -128,7 +127,7 @@ def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | Non
     if not is_record_header(header):
         # For another kind of file its kind is more helpful than a checksum.
         head = header + file.read(HEAD - len(header))
-        kind = None if index else other_kind(head, "a TFRecord")
+        kind = None if index else other_kind(_unpacked(head), "a TFRecord")
         if not index and _BARE.match(head):
             kind = "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer"
         if kind is None and len(header) < _HEADER.size:

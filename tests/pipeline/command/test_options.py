@@ -257,7 +257,7 @@ def test_command_line_without_tracebacks(tmp_path: Path) -> None:
         ("tokenise",): (2, "did you mean tokenize?"),
         ("tokenize", "--data", "nowhere", "--split", "training", "--out", out): (
             1,
-            "no TFRecord",
+            "nowhere: no such file or folder",
         ),
         ("tokenize", "--data", "x", "--split", "training"): (2, "out"),
         ("tokenize", "--preset", "smoek"): (1, "did you mean smoke?"),
