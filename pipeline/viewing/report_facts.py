@@ -52,7 +52,7 @@ class RunFacts(RunFolder):
     Attributes:
         name: of the run.
         manifests: of finished stages, in order. unfinished: names of the other stages.
-        infos: of every scene, by split. vocabulary: of motion.
+        infos: of every scene, by split. remarks: lines about what their sources lack. vocabulary: of motion.
         curves: of trainings, also of unfinished ones. results: of agents on the validation split.
         validation: what ``validate`` wrote, and archive: what it was about.
     """
@@ -61,6 +61,7 @@ class RunFacts(RunFolder):
     manifests: Mapping[str, Manifest]
     unfinished: Sequence[str]
     infos: Mapping[str, Sequence[SceneInfo]]
+    remarks: Sequence[str]
     vocabulary: Vocabulary | None
     curves: Sequence[Curve]
     results: Sequence[AgentResult]
@@ -117,13 +118,15 @@ def gather(folder: Path) -> RunFacts:
     found = {stage: run.manifest(stage) for stage in stages}
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
     vocabulary, verdict = run.finished(VOCABULARY), run.finished(VERDICT)
+    stores = {split: SceneStore(run.store(split)) for split in SPLITS if run.finished(f"tokenize/{split}")}
     curves = [_curve(folder, stage) for stage in ("pretrain", "finetune", "selfplay")]
     return RunFacts(
         folder=folder,
         name=folder.resolve().name,
         manifests=manifests,
         unfinished=[stage for stage in stages if stage not in manifests],
-        infos={split: SceneStore(run.store(split)).infos for split in SPLITS if run.finished(f"tokenize/{split}")},
+        infos={split: store.infos for split, store in stores.items()},
+        remarks=[line for split, store in stores.items() for line in store.origin.remarks.lines(split)],
         vocabulary=Vocabulary.load(vocabulary) if vocabulary else None,
         curves=[curve for curve in curves if curve is not None],
         results=_results(run.path("evaluate")) if "evaluate" in manifests else [],

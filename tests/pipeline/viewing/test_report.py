@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.completeness import Origin, Remarks
 from data.errors import UserError
+from data.store import SceneStore, write_shard
 from pipeline.stages.report import ReportConfig, run_report
 from pipeline.viewing.report_page import json_for_page
 from pipeline.viewing.report_scenes import choose_scenes
@@ -109,6 +111,22 @@ def test_half_a_run_has_half_a_report(run: Path, tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     assert "Nothing is scored yet" in text
     assert "There are no rollouts to show" in text
+
+
+def test_what_the_sources_lack_is_said(run: Path, tmp_path: Path) -> None:
+    """Once for a split, with the number of scenarios and their ids."""
+    store = SceneStore(run / "tokenize" / "validation")
+    remarks = Remarks()
+    for name in ("<b>1", "2"):
+        remarks.add("derived_edges", scenario_id=name, items=0)
+    [target] = (run / "tokenize" / "validation").glob("*.parquet")
+    write_shard(target, list(store), lambda: Origin(remarks=remarks))
+    run_report(ReportConfig(scenes=0), run=run, out=tmp_path / "report.html")
+    checker = Checker()
+    checker.feed((tmp_path / "report.html").read_text())
+    [line] = [text for text in checker.text if "derived ones" in text]
+    assert line.startswith("validation: 2 scenarios have no road edges in their source")
+    assert line.endswith("(<b>1, 2)")
 
 
 def test_texts_from_files_are_texts(run: Path, tmp_path: Path) -> None:
