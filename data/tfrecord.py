@@ -119,6 +119,13 @@ def other_kind(head: bytes, expected: str) -> str | None:
     return None
 
 
+def _kind_of_file(head: bytes) -> str | None:
+    """As ``other_kind``, which is also asked about records: these are bare Scenario protos."""
+    if _BARE.match(head):
+        return "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer"
+    return other_kind(_unpacked(head), "a TFRecord")
+
+
 def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | None, bool]:
     """Read one frame. Returns its data (None at the end) and whether the next frame can be read."""
     header = file.read(_HEADER.size)
@@ -127,9 +134,7 @@ def _read_frame(file: IO[bytes], index: int) -> tuple[bytes | BrokenRecord | Non
     if not is_record_header(header):
         # For another kind of file its kind is more helpful than a checksum.
         head = header + file.read(HEAD - len(header))
-        kind = None if index else other_kind(_unpacked(head), "a TFRecord")
-        if not index and _BARE.match(head):
-            kind = "a bare Scenario proto, not a TFRecord: write it with a TFRecord writer"
+        kind = None if index else _kind_of_file(head)
         if kind is None and len(header) < _HEADER.size:
             kind = f"truncated: {len(header)} of {_HEADER.size} header bytes"
         why = "this record and all behind it are lost" if index else "not a TFRecord, or damaged"

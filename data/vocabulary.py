@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,8 +165,7 @@ class Vocabulary:
             UserError: no such file, or not a vocabulary of this format.
         """
         try:
-            with path.open("rb") as file:
-                content = load_saved(file)
+            content = load_saved(path)
             if isinstance(content, dict) and "kind" in content:
                 raise UserError(
                     f"{path}: a checkpoint of a {content['kind']}, not a motion vocabulary; give the vocabulary.pt "
@@ -181,17 +180,18 @@ class Vocabulary:
             raise UserError(f"{path}: not a motion vocabulary of this version; run tokenize again") from error
 
 
-def load_saved(file: IO[bytes]) -> Any:
+def load_saved(path: Path) -> Any:
     """What torch.save wrote, without running code from it. torch.load compares no checksums.
 
     Raises:
         LOAD_ERRORS: not such a file, or damaged.
     """
-    with zipfile.ZipFile(file) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"{damaged} is damaged")
-    file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def pose_corners(pose: Tensor, box: Tensor) -> Tensor:

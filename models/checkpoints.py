@@ -124,7 +124,6 @@ def _load(path: Path, stages: str) -> Any:
     try:
         if path.suffix == SUFFIX:
             return read_portable(path)
-        with path.open("rb") as file:
-            return load_saved(file)
+        return load_saved(path)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; train again") from error

@@ -153,10 +153,8 @@ class Agent(ABC):
         ]
         widest = max(agents)
         uniform = torch.stack([pad(part, (0, widest - part.shape[-1])) for part in drawn]).to(self.device)
-        parts = []
-        for part in uniform.split(
-            max(1, self.max_rows // max(1, len(scenes) * widest)), dim=1
-        ):  # [scenes, r, D, A]
+        parts, most = [], max(1, self.max_rows // max(1, len(scenes) * widest))
+        for part in uniform.split(most, dim=1):  # [scenes, r, D, A]
             drive = self.start(prepared, part.shape[1])
             poses: list[Tensor] = []
             for decision in part.flatten(0, 1).unbind(1):

@@ -29,7 +29,7 @@ from pipeline.command.options import (
 from pipeline.execution.console import be_quiet, logged
 from pipeline.execution.processes import end_workers, interruptible
 from pipeline.run.presets import PRESETS, load_preset
-from pipeline.run.stage_table import STAGES, Command, load
+from pipeline.run.stage_table import STAGES, TRAININGS, Command, load
 
 # By name, as all commands are: telling inputs apart takes all readers of the project.
 _ALONE = "pipeline.run.standalone:run_command"
@@ -137,11 +137,6 @@ _OTHERS = (
 COMMANDS = {command.name: command for command in (_WHOLE, *STAGES, *_OTHERS)}
 
 
-# The demo's are short and careful, since it begins with the weights of models/zoo. By itself a training begins with
-# random ones.
-_TRAININGS = ("pretrain", "finetune", "selfplay")
-
-
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
@@ -152,7 +147,7 @@ def _usage() -> str:
             *lines,
             "",
             f"presets: {', '.join(PRESETS)}.",
-            f"Without one {', '.join(_TRAININGS)} take scratch, and the others demo.",
+            f"Without one {', '.join(TRAININGS)} take scratch, and the others demo.",
             "Options of a command: python -m pipeline COMMAND --help",
             "all commands: --quiet prints only errors and warnings; --log FILE also writes messages to FILE;",
             "--partial continues when shards of a split are missing.",
@@ -223,7 +218,9 @@ def _everywhere(
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
-    preset_name = pop_option(arguments, "preset", "scratch" if name in _TRAININGS else "demo")
+    # The demo's trainings are short and careful, since it begins with weights of models/zoo. One that is run alone
+    # begins with random ones.
+    preset_name = pop_option(arguments, "preset", "scratch" if name in TRAININGS else "demo")
     preset = load_preset(preset_name)
     function, config_class = command.load()
     # Imported late: it takes as long as the commands themselves.

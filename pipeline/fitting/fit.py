@@ -145,8 +145,7 @@ def _fingerprint(
 
 def _load_training(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content: dict[str, Any] = load_saved(file)
+        content: dict[str, Any] = load_saved(path)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
     return content

@@ -148,6 +148,9 @@ def _stage(name: str, config: str, summary: str, example: str, **further: Any) -
 _SCENES = {"scenes": "tokenize/training", "validation": "tokenize/validation"}
 _FITTED = ("reference.ckpt", "training.ckpt", "metrics.csv", "tensorboard")
 
+# Stages that write metrics.csv as they learn.
+TRAININGS = ("pretrain", "finetune", "selfplay")
+
 # In the order in which they run.
 STAGES = (
     _stage(

@@ -40,8 +40,8 @@ def packed_worlds(
     path = store.folder / FOLDER / f"{_key(store, rows, vocabulary, view_size)}.pt"
     if path.is_file():
         try:
-            with torch.serialization.safe_globals([World, Segments, RoadLists]), path.open("rb") as file:
-                found = load_saved(file)
+            with torch.serialization.safe_globals([World, Segments, RoadLists]):
+                found = load_saved(path)
             if isinstance(found, World):
                 return found
         except LOAD_ERRORS:

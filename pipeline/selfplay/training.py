@@ -250,8 +250,7 @@ class _State:
 
     def restore(self, path: Path, fingerprint: str, keep: bool) -> None:
         try:
-            with path.open("rb") as file:
-                content: dict[str, Any] = load_saved(file)
+            content: dict[str, Any] = load_saved(path)
         except LOAD_ERRORS as error:
             raise UserError(f"{path}: damaged checkpoint; delete {path.parent} and train again") from error
         if content["fingerprint"] != fingerprint and not keep:

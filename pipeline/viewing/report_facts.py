@@ -21,7 +21,7 @@ from data.vocabulary import Vocabulary
 from pipeline.execution.manifest import Manifest
 from pipeline.execution.tables import numbers, read_table
 from pipeline.run.run_folder import ARCHIVE, VERDICT, VOCABULARY, RunFolder
-from pipeline.run.stage_table import STAGES
+from pipeline.run.stage_table import STAGES, TRAININGS
 
 # In this order agents are compared; others follow.
 _AGENTS = ("log", "constant_velocity", "reference", "policy")
@@ -119,7 +119,7 @@ def gather(folder: Path) -> RunFacts:
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
     vocabulary, verdict = run.finished(VOCABULARY), run.finished(VERDICT)
     stores = {split: SceneStore(run.store(split)) for split in SPLITS if run.finished(f"tokenize/{split}")}
-    curves = [_curve(folder, stage) for stage in ("pretrain", "finetune", "selfplay")]
+    curves = [_curve(folder, stage) for stage in TRAININGS]
     return RunFacts(
         folder=folder,
         name=folder.resolve().name,

@@ -18,8 +18,9 @@ graphs = {name: onnxruntime.InferenceSession(folder / f"reference_{name}.onnx") 
 
 def run(name: str, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs of a graph by name; of the values it takes those that it knows. A new cache replaces the old one."""
-    outputs = graphs[name].run(None, {each.name: values[each.name] for each in graphs[name].get_inputs()})
-    return {each.name.removeprefix("new_"): value for each, value in zip(graphs[name].get_outputs(), outputs)}
+    graph = graphs[name]
+    outputs = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
+    return {each.name.removeprefix("new_"): value for each, value in zip(graph.get_outputs(), outputs, strict=True)}
 
 
 scene = dict(np.load(folder / "scene.npz"))

@@ -67,7 +67,6 @@ from submission.suspicion import JUMP, RISE
 
 _QUANTILES = (0.5, 0.99, 0.999, 0.9999, 1.0)
 _MOVING = 0.5
-_ERRORS = ("min_ade_m", "diversity_m")
 
 
 def heights(options: argparse.Namespace) -> None:
@@ -213,7 +212,7 @@ def sampling(options: argparse.Namespace) -> None:
         ]
         together = [one for of_seed in found for one in of_seed]
         means, moving = mean_figures(together), motion_figures([one.motion for one in together])
-        names = ("realism", "simulated_collision_rate", "simulated_offroad_rate", *_ERRORS)
+        names = ("realism", "simulated_collision_rate", "simulated_offroad_rate", "min_ade_m", "diversity_m")
         cells = [f"{means[name]:.3f}" for name in names] + [f"{moving['speed_ratio_8s']:.2f}"]
         standing = f"{moving['standing']:.3f} ({moving['log_standing']:.3f})"
         rows.append([f"{config.temperature:g}", f"{config.top_p:g}", *cells, standing])

@@ -283,7 +283,7 @@ def test_room_is_left_behind_who_stands() -> None:
     found = planner._behind_others(faster, seen, np.ones(1, dtype=bool), now)
     assert found.tolist() == pytest.approx([0.1 * (6.0 - 3.0) * planner.settings.penalty], abs=1e-6)
     # Both are two metres wide, and a quarter of a metre is left beside them.
-    for aside, ahead in ((2.2, True), (-2.2, True), (2.3, False), (-2.3, False)):
+    for aside, ahead in ((2.2, True), (-2.2, True), (2.3, False), (-2.3, False), (3.0, False)):
         beside = dataclasses.replace(faster, d=np.full_like(stop.d, aside))
         [penalty] = planner._behind_others(beside, seen, np.ones(1, dtype=bool), now)
         assert (penalty > 0) == ahead
