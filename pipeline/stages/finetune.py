@@ -75,9 +75,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.max_error <= 0 or self.return_seconds < 0:
-            raise UserError(
-                "finetune: top_k must be at least 1, max_error above 0, and return_seconds at least 0"
-            )
+            raise UserError("finetune: top_k must be at least 1, max_error above 0, and return_seconds at least 0")
         if self.method not in _METHODS:
             raise UserError(f"--method {self.method}: choose one of {', '.join(_METHODS)}")
 
@@ -92,7 +90,7 @@ class ClosedLoop:
 
 
 def way_back(pose: Tensor, start: Tensor, end: Tensor, kept: float) -> Tensor:
-    """Pose [..., 3] at the end of a decision on the way back to the log, metres and radians in the frame of the map.
+    """Pose [..., 3] at the end of a decision, on the way back to the log; metres and radians, frame of the map.
 
     Args:
         pose: [..., 3] at the start of the decision. start, end: [..., 3] the log's then and at its end.
@@ -105,7 +103,7 @@ def way_back(pose: Tensor, start: Tensor, end: Tensor, kept: float) -> Tensor:
 def nearest_of_likeliest(
     model: Reference, inputs: SceneInputs, step: int, logits: Tensor, pose: Tensor, top_k: int, kept: float
 ) -> Tensor:
-    """Ids [B, A]: of the ``top_k`` likeliest tokens the one that leads nearest to the log, or to the way back to it,
+    """Ids [B, A]: of the ``top_k`` likeliest tokens the one that leads nearest to the log (or the way back to it),
     or the likeliest where the log has no pose.
 
     Args:
