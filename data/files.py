@@ -23,6 +23,8 @@ from data.places import is_remote, open_path, publish
 ItemT = TypeVar("ItemT")
 
 _BLOCK = 1 << 20
+# What a system says of a file that it has no room for, without the file's name.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Smaller files are read each time, which takes a few milliseconds.
 _BIG = 16_000_000
 _THREADS = 8
@@ -32,7 +34,8 @@ _THREADS = 8
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary local path; on success it is fsynced and renamed to ``path``, or uploaded to it.
 
-    On any error, Ctrl-C included, the temporary file is removed and ``path`` is left as it was.
+    On any error, Ctrl-C included, the temporary file is removed and ``path`` is left as it was. If there is no room
+    for the file, the error gets its name.
     """
     path = open_path(path)
     remote = is_remote(path)
@@ -59,8 +62,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if not path.exists():
             lost = "lost by its file system after it was written; run the same command again"
             raise FileNotFoundError(errno.ENOENT, lost, str(path))
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)
         raise
 
 

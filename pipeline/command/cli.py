@@ -252,6 +252,10 @@ def _describe(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full; free some space and run the same command again to go on"
+    if error.errno == errno.EFBIG:
+        return (
+            f"{where}larger than files may be (ulimit -f); raise the limit and run the same command again to go on"
+        )
     return f"{where}{error.strerror or error}"
 
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from data import files
-from data.files import at_once, checksum, sha256_of
+from data.files import at_once, atomic_write, checksum, sha256_of
 from data.sources import find_shards, shard_content
+
+
+def test_a_file_without_room_is_named_and_other_errors_keep_their_names(tmp_path: Path) -> None:
+    def failing(error: OSError) -> OSError:
+        def write(_: IO[bytes]) -> None:
+            raise error
+
+        with pytest.raises(OSError, match=str(error.strerror)) as found:
+            atomic_write(tmp_path / "out", write)
+        return found.value
+
+    assert failing(OSError(errno.EDQUOT, "quota")).filename == str(tmp_path / "out")
+    assert failing(OSError(errno.ENOSPC, "full", "elsewhere")).filename == "elsewhere"
+    assert failing(OSError(errno.EIO, "broken")).filename is None
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -97,6 +97,17 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(data: Path, tmp_path: Path
     assert ".part\n" not in ended.stdout
 
 
+def test_a_file_that_the_shell_does_not_allow_is_named(data: Path, tmp_path: Path) -> None:
+    arguments = commands(data, tmp_path / "disk", tmp_path)["sample"]
+    limited = ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", sys.executable, "-m", "pipeline", *arguments]
+    ended = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert f"{tmp_path / 'disk'}/" in said
+    assert "larger than files may be (ulimit -f)" in said
+    assert not list((tmp_path / "disk").rglob("*.part"))
+
+
 @pytest.mark.parametrize("name", ["sample", "package"])
 def test_a_disk_that_cannot_be_written(data: Path, tmp_path: Path, name: str) -> None:
     made = tmp_path / "made"

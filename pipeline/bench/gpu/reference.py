@@ -30,11 +30,24 @@ def training(inputs: Inputs) -> Iterator[Row | str]:
             yield from or_too_large(about, _trained(inputs, size, precision, about))
 
 
-def _trained(inputs: Inputs, size: str, precision: torch.dtype | None, about: str) -> Iterator[Row]:
+def training_compiled(inputs: Inputs) -> Iterator[Row | str]:
+    """Training steps in bfloat16, compiled as by ``fit.compile``."""
+    for size in inputs.scale.sizes:
+        about = f"training {size}, {inputs.scale.batch} scenes, bf16, compiled"
+        yield from or_too_large(about, _trained(inputs, size, torch.bfloat16, about, compiled=True))
+
+
+def _trained(
+    inputs: Inputs, size: str, precision: torch.dtype | None, about: str, compiled: bool = False
+) -> Iterator[Row]:
     inputs.start_memory()
-    scenes = inputs.scenes[: inputs.scale.batch]
-    step = TrainingStep(scenes, inputs.network(size), inputs.vocabulary, precision)
-    step()
+    scenes, model = inputs.scenes[: inputs.scale.batch], inputs.network(size)
+    if compiled:
+        model.compile(fullgraph=True, dynamic=True)
+    step = TrainingStep(scenes, model, inputs.vocabulary, precision)
+    first = seconds_on(inputs.device, step)
+    if compiled:
+        yield Row(f"{about}: first call", first, "s")
     seconds = seconds_on(inputs.device, step, inputs.scale.repeats)
     known = _TRAINING.get(size) if precision is not None else None
     yield Row(about, step.tokens / seconds, "agent-tokens/s", known)

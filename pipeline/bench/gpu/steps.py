@@ -68,6 +68,7 @@ STEPS = (
     ),
     Step("graph", ("machine:fake", "machine:graph"), 40, 10, spoils=True),
     Step("self-play, compiled", ("selfplay:compiled",), 150, 60),
+    Step("training, compiled", ("reference:training_compiled",), 150, 60),
     Step("futures, compiled", ("reference:futures_compiled",), 120, 50),
 )
 

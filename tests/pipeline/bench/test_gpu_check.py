@@ -21,7 +21,7 @@ from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, finish_stages, make_policy
 
 # These compile for minutes on a CPU.
-COMPILED = {"self-play, compiled", "futures, compiled"}
+COMPILED = {"self-play, compiled", "training, compiled", "futures, compiled"}
 
 
 @pytest.fixture(scope="module")
