@@ -98,9 +98,7 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
         folder = options.out / f"{name}-{key}-{options.rollouts}{'-vehicles' if options.vehicles else ''}"
         if options.vehicles:
             agent = AmongLogs(agent)
-        results[name] = [
-            _figures(agent, scene, options, folder) for scene in track(scenes, name, len(scenes), " scene")
-        ]
+        results[name] = _figures(name, agent, scenes, options, folder)
         for scene, panels in zip(scenes, sheets):
             panels.append(Panel(name, None if file is None else agent.rollouts(scene, 1, 0)[0]))
     for scene, panels in zip(scenes, sheets):
@@ -108,15 +106,19 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
     return results
 
 
-def _figures(agent: Agent, scene: Scene, options: argparse.Namespace, folder: Path) -> SceneFigures:
-    path = folder / f"{scene.scenario_id}.json"
-    if not path.is_file():
-        targets = "vehicle" if options.vehicles else "all"
-        states = agent.rollouts(scene, options.rollouts, 0)
+def _figures(
+    name: str, agent: Agent, scenes: Sequence[Scene], options: argparse.Namespace, folder: Path
+) -> list[SceneFigures]:
+    files = [folder / f"{scene.scenario_id}.json" for scene in scenes]
+    missing = [scene for scene, file in zip(scenes, files, strict=True) if not file.is_file()]
+    targets = "vehicle" if options.vehicles else "all"
+    driven = agent.rollouts_of(missing, options.rollouts, 0)
+    for scene, states in track(driven, name, len(missing), " scene"):
         found = scene_figures(with_targets(scene, targets), states, TARGETS[targets])
-        write_json(path, {**dataclasses.asdict(found), "errors": found.errors.tolist()})
-    saved = read_json(path)
-    return SceneFigures(torch.tensor(saved["errors"]).view(-1, 4), saved["metric"], saved["motion"])
+        values = {**dataclasses.asdict(found), "errors": found.errors.tolist()}
+        write_json(folder / f"{scene.scenario_id}.json", values)
+    saved = [read_json(file) for file in files]
+    return [SceneFigures(torch.tensor(one["errors"]).view(-1, 4), one["metric"], one["motion"]) for one in saved]
 
 
 def _table(results: dict[str, list[SceneFigures]]) -> list[list[str]]:
