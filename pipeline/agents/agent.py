@@ -10,7 +10,7 @@
 
 The scene holds the map and the last second of everybody; later steps are not read, but by the log. With these calls
 agents are sampled, drive around a planner, and drive inside SUMO. A new agent is one file with a subclass of
-``Agent``, and one line in ``catalogue.py``.
+``Agent``, and its import and entry in ``catalogue.py``.
 
 Shape legend: R rollouts, A agents (those of ``scene.simulated``, in order), s steps of 0.1 s in a decision.
 """

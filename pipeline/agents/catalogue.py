@@ -1,4 +1,4 @@
-"""Agents by name: a new one is a line here."""
+"""Agents by name: a new one is imported and listed here."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class SampleConfig:
     """Joint futures.
 
     Args:
-        agent: log, constant_velocity, reference or policy.
+        agent: log, constant_velocity, reference, policy, or another of ``pipeline/agents/catalogue.py``.
         rollouts: joint futures per scenario; the challenge wants 32.
         temperature: divides a learnt agent's logits; below 1 sharpens. Here and in the next two, one number for
             all, or three, as [1.0,0.8,0.9], for vehicles, pedestrians and cyclists.
