@@ -21,8 +21,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import sha256_of
-from data.geometry import wrap_angle
-from data.scene import CURRENT_INDEX, STEP_SECONDS
+from data.scene import CURRENT_INDEX
 from data.tokenizer import MotionTokens, local_pose, match_token
 from data.vocabulary import corner_distance, pose_corners
 from models.reference.augmentation import AugmentationConfig
@@ -48,8 +47,6 @@ class FinetuneConfig:
         top_k: of how many of its likeliest tokens the model takes the one nearest to the log (closed_loop).
         max_error: where the rollout is further than this from the log, metres of mean corner distance, nothing is
             learnt: the token back to the log would be a jump, not driving (closed_loop).
-        return_seconds: targets lead back to the log at a rate at which the distance would be gone after this time;
-            0 leads back with the next token (closed_loop).
         freeze_encoders: train only the agent layers and the head, not the map encoder and the embeddings.
         realism: options of the method realism.
         fit: optimisation, batches and validation. The method realism takes scenes as they are recorded, without
@@ -59,7 +56,6 @@ class FinetuneConfig:
     method: str = "closed_loop"
     top_k: int = 32
     max_error: float = 1.0
-    return_seconds: float = 0.0
     freeze_encoders: bool = True
     realism: RealismConfig = field(default_factory=RealismConfig)
     fit: FitConfig = field(
@@ -74,8 +70,8 @@ class FinetuneConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.top_k < 1 or self.max_error <= 0 or self.return_seconds < 0:
-            raise UserError("finetune: top_k must be at least 1, max_error above 0, and return_seconds at least 0")
+        if self.top_k < 1 or self.max_error <= 0:
+            raise UserError("finetune: top_k must be at least 1 and max_error above 0")
         if self.method not in _METHODS:
             raise UserError(f"--method {self.method}: choose one of {', '.join(_METHODS)}")
 
@@ -89,48 +85,30 @@ class ClosedLoop:
     mask: Tensor  # [B, A, N] bool, future tokens whose start and end the log has, and that start near it
 
 
-def way_back(pose: Tensor, start: Tensor, end: Tensor, kept: float) -> Tensor:
-    """Pose [..., 3] at the end of a decision, on the way back to the log; metres and radians, frame of the map.
-
-    Args:
-        pose: [..., 3] at the start of the decision. start, end: [..., 3] the log's then and at its end.
-        kept: fraction of the difference from the log that is still there at the end.
-    """
-    off = pose - start
-    return end + kept * torch.cat((off[..., :2], wrap_angle(off[..., 2:])), dim=-1)
-
-
 def nearest_of_likeliest(
-    model: Reference, inputs: SceneInputs, step: int, logits: Tensor, pose: Tensor, top_k: int, kept: float
+    model: Reference, inputs: SceneInputs, step: int, logits: Tensor, pose: Tensor, top_k: int
 ) -> Tensor:
-    """Ids [B, A]: of the ``top_k`` likeliest tokens the one that leads nearest to the log (or the way back to it),
-    or the likeliest where the log has no pose.
+    """Ids [B, A]: of the ``top_k`` likeliest tokens the one that leads nearest to the log, or the likeliest where
+    the log has no pose.
 
     Args:
-        step: number of the new token. logits: [B, A, K]. pose: [B, A, 3]. kept: see ``way_back``.
+        step: number of the new token. logits: [B, A, K]. pose: [B, A, 3].
     """
     vocabulary, types = model.vocabulary, inputs.agents.types
-    end = CURRENT_INDEX // vocabulary.token_steps + step + 1
+    boundary = CURRENT_INDEX // vocabulary.token_steps + step + 1
     # Sorted, so that the first of them is the likeliest.
     likely = logits.topk(min(top_k, vocabulary.size), dim=-1).indices  # [B, A, k]
-    seen = inputs.tokens.pose_valid
-    goal = inputs.recorded[:, :, end]
-    back = way_back(pose, inputs.recorded[:, :, end - 1], goal, kept)
-    goal = local_pose(torch.where(seen[:, :, end - 1 : end], back, goal), pose)
+    goal = local_pose(inputs.recorded[:, :, boundary], pose)
     corners = vocabulary.corners[types.unsqueeze(-1), likely]  # [B, A, k, 4, 2]
     distance = corner_distance(corners, pose_corners(goal, vocabulary.box[types]).unsqueeze(-3))
     best = likely.gather(-1, distance.argmin(-1, keepdim=True)).squeeze(-1)
-    return torch.where(seen[:, :, end], best, likely[..., 0])
+    return torch.where(inputs.tokens.pose_valid[:, :, boundary], best, likely[..., 0])
 
 
 @torch.no_grad()
-def roll_out(
-    model: Reference, inputs: SceneInputs, top_k: int, max_error: float, return_seconds: float = 0.0
-) -> ClosedLoop:
-    """Roll the model out on a batch, near to the log (arguments: ``FinetuneConfig``)."""
+def roll_out(model: Reference, inputs: SceneInputs, top_k: int, max_error: float) -> ClosedLoop:
+    """Roll the model out on a batch, near to the log."""
     vocabulary, tokens = model.vocabulary, inputs.tokens
-    seconds = vocabulary.token_steps * STEP_SECONDS
-    kept = max(0.0, 1 - seconds / return_seconds) if return_seconds else 0.0
     first, count = CURRENT_INDEX // vocabulary.token_steps, tokens.ids.shape[-1]
     training = model.training
     rollout = Engine(model).rollout(
@@ -140,13 +118,12 @@ def roll_out(
         inputs.lights,
         1,
         count - first,
-        lambda step, logits, pose: nearest_of_likeliest(model, inputs, step, logits, pose, top_k, kept),
+        lambda step, logits, pose: nearest_of_likeliest(model, inputs, step, logits, pose, top_k),
     )
     model.train(training)
     executed = rollout.executed(inputs.agents, tokens)
     start, types = executed.poses[:, :, :-1], inputs.agents.types.unsqueeze(-1).expand(-1, -1, count)
-    goal = way_back(start, inputs.recorded[:, :, :-1], inputs.recorded[:, :, 1:], kept)
-    target, _ = match_token(vocabulary, start, goal, types)
+    target, _ = match_token(vocabulary, start, inputs.recorded[:, :, 1:], types)
     box = vocabulary.box[types]
     error = corner_distance(pose_corners(start, box), pose_corners(inputs.recorded[:, :, :-1], box))
     mask = tokens.pose_valid[..., :-1] & tokens.pose_valid[..., 1:] & inputs.learnt.unsqueeze(-1)
@@ -160,10 +137,9 @@ class ClosedLoopLoss:
 
     top_k: int
     max_error: float
-    return_seconds: float = 0.0
 
     def __call__(self, model: Reference, inputs: SceneInputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        loop = roll_out(model, inputs, self.top_k, self.max_error, self.return_seconds)
+        loop = roll_out(model, inputs, self.top_k, self.max_error)
         logits = model(dataclasses.replace(inputs, tokens=loop.tokens))
         return token_loss(logits, loop.target), loop.mask, {}
 
@@ -195,7 +171,7 @@ def run_finetune(
         for module in (model.map_encoder, model.token, model.agent):
             module.requires_grad_(False)
         model.no_token.requires_grad_(False)
-    loss: Loss = ClosedLoopLoss(config.top_k, config.max_error, config.return_seconds)
+    loss: Loss = ClosedLoopLoss(config.top_k, config.max_error)
     fit = config.fit
     special: dict[str, Any] = {"margin": 2.0}
     if config.method == "realism":

@@ -21,7 +21,7 @@ from models.reference.recording import scene_inputs
 from pipeline.bench.launches import LaunchCounter
 from pipeline.fitting import FitConfig, fit, recorder
 from pipeline.fitting.module import FitModule
-from pipeline.stages.finetune import ClosedLoopLoss, roll_out, run_finetune, way_back
+from pipeline.stages.finetune import ClosedLoopLoss, roll_out, run_finetune
 from pipeline.stages.pretrain import PretrainConfig, run_pretrain
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
@@ -208,46 +208,6 @@ def test_closed_loop_targets_lead_back_to_the_log():
     )
     expected, _ = match_token(model.vocabulary, loop.tokens.poses[:, :, :-1], inputs.recorded[:, :, 1:], types)
     assert torch.equal(loop.target, expected)
-
-
-def test_the_way_back_keeps_a_part_of_the_difference_from_the_log():
-    start, end = torch.tensor([10.0, 5.0, 3.1]), torch.tensor([12.0, 5.0, -3.1])
-    pose = torch.tensor([10.0, 6.0, -3.0])
-    torch.testing.assert_close(way_back(pose, start, end, 0.0), end)
-    # A metre to the left and .18 rad further, across the cut at pi.
-    expected = torch.tensor([12.0, 5.75, -3.1 + 0.75 * (2 * math.pi - 6.1)])
-    torch.testing.assert_close(way_back(pose, start, end, 0.75), expected)
-
-
-def test_targets_on_the_way_back_are_gentler_than_those_that_jump():
-    model = make_model(5)
-    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
-    torch.manual_seed(0)
-    at_once = roll_out(model, inputs, top_k=1, max_error=1e6)
-    gentle = roll_out(model, inputs, top_k=1, max_error=1e6, return_seconds=2.0)
-    # With one token to choose from both execute the same.
-    assert torch.equal(at_once.tokens.ids, gentle.tokens.ids)
-    types = inputs.agents.types.unsqueeze(-1).expand_as(at_once.target)
-
-    def distance(target):
-        """From where the target leads to where the log is then."""
-        reached = apply_token(model.vocabulary, at_once.tokens.poses[:, :, :-1], target, types)[..., -1, :2]
-        return (reached - inputs.recorded[:, :, 1:, :2]).norm(dim=-1)[at_once.mask]
-
-    assert float(distance(gentle.target).mean()) > float(distance(at_once.target).mean())
-    # A time shorter than a token is at once.
-    same = roll_out(model, inputs, top_k=4, max_error=1e6, return_seconds=0.1)
-    other = roll_out(model, inputs, top_k=4, max_error=1e6)
-    assert torch.equal(same.target, other.target)
-    assert torch.equal(same.tokens.ids, other.tokens.ids)
-
-
-def test_a_rollout_near_the_log_can_follow_the_way_back():
-    """With all tokens allowed each is the target of the next, gentle or not."""
-    model = make_model(5)
-    inputs = scene_inputs(collate([random_scene(0)]), model.vocabulary)
-    loop = roll_out(model, inputs, top_k=model.vocabulary.size, max_error=1e6, return_seconds=1.0)
-    assert torch.equal(loop.tokens.ids[loop.mask], loop.target[loop.mask])
 
 
 def test_with_all_tokens_allowed_the_rollout_follows_the_log_whatever_the_model():
