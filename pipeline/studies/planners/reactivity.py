@@ -5,16 +5,13 @@ Shape legend: P drives, A agents, T steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.geometry import box_separation
 from data.scene import STEP_SECONDS
-from pipeline.evaluation.statistics import Interval, mean
 from pipeline.studies.planners.collision_scores import Collisions, ego_boxes, ego_time_to_contact
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.manoeuvres import MANOEUVRE_STEP
@@ -98,19 +95,3 @@ def measure(drive: Drive, collisions: Collisions, follower: int, start: int = MA
         strongest_deceleration=_extreme(braking, after, 1.0).clamp(min=0.0),
         reaction_time=torch.where(reacts.any(-1), first * STEP_SECONDS, torch.nan).float(),
     )
-
-
-def summarise(reactions: Sequence[Reaction], seed: int = 0) -> dict[str, Interval]:
-    """Means over scenes with their 95 % intervals, by measure.
-
-    Args:
-        reactions: one for each scene, of one simulator and manoeuvre. A scene with several drives counts with the
-            mean of those that are defined. seed: of the bootstrap.
-    """
-    if not reactions:
-        raise ValueError("no scene to summarise")
-    result = {}
-    for field in fields(Reaction):
-        scenes = [torch.nanmean(getattr(reaction, field.name).double()) for reaction in reactions]
-        result[field.name] = mean(np.array([float(value) for value in scenes]), seed)
-    return result

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from data.errors import UserError
 from pipeline.evaluation.statistics import (
@@ -38,8 +37,6 @@ from pipeline.evaluation.statistics import (
     mean_of_known,
 )
 from pipeline.studies.planners.manoeuvres import MANOEUVRES
-from pipeline.studies.planners.reactivity import Reaction
-from pipeline.studies.planners.reactivity import summarise as summarise_reactions
 from pipeline.studies.planners.scores import SCORE_NAMES
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -154,16 +151,14 @@ def summarise(rows: Rows, left_out: Mapping[str, str], planners: Sequence[str], 
 
 
 def _reactions(scenes: Sequence[Mapping[str, Any]], seed: int) -> dict[str, dict[str, Interval]]:
-    """By manoeuvre, over the scenes in which it concerns somebody."""
-    found = {name: [_reaction(scene[name]) for scene in scenes if name in scene] for name in MANOEUVRES}
-    return {name: summarise_reactions(parts, seed) for name, parts in found.items() if parts}
-
-
-def _reaction(values: Mapping[str, float | None]) -> Reaction:
-    """One drive's, as it was before it went through JSON."""
-    return Reaction(
-        **{name: torch.tensor([math.nan if value is None else value]) for name, value in values.items()}
-    )
+    """By manoeuvre and measure, over the scenes in which the manoeuvre concerns somebody."""
+    result = {}
+    for name in MANOEUVRES:
+        if found := [scene[name] for scene in scenes if name in scene]:
+            # None, for what is not defined, becomes NaN.
+            tables = {measure: np.array([one[measure] for one in found], dtype=np.float64) for measure in found[0]}
+            result[name] = {measure: mean(values, seed) for measure, values in tables.items()}
+    return result
 
 
 def _struck(

@@ -7,14 +7,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from data.scene import MapKind
-from pipeline.evaluation.statistics import mean
 from pipeline.studies.planners.drive_record import Drive
 from pipeline.studies.planners.interface import Mission, Situation
 from pipeline.studies.planners.manoeuvres import MANOEUVRES, Manoeuvre
-from pipeline.studies.planners.reactivity import Reaction, measure, summarise
+from pipeline.studies.planners.reactivity import Reaction, measure
 from pipeline.studies.planners.route import Route
 from pipeline.studies.planners.scores import score_drives
 from tests.pipeline.studies.planners.drives import ORIGIN, TIME, Floats, drive_of, road, route_of, straight
@@ -249,23 +247,3 @@ def test_a_log_runs_into_an_av_that_cuts_in() -> None:
     assert [(hit.rear_hit, hit.at_fault) for hit in result.collisions.listed()] == [(True, False)]
     assert result.collisions.listed()[0].seconds == pytest.approx(2.8)
     assert measure(drive, result.collisions, 1).false_rear_end.tolist() == [1.0]
-
-
-def test_summary_is_the_mean_over_scenes() -> None:
-    nan = math.nan
-    scenes = [
-        Reaction(*(torch.tensor(values) for values in row))
-        for row in [
-            ([1.0], [0.0], [0.1], [0.0], [nan]),
-            ([0.0], [3.0], [nan], [4.0], [0.4]),
-            ([0.0, 1.0], [5.0, 7.0], [2.0, nan], [6.0, 6.0], [nan, nan]),
-        ]
-    ]
-    result = summarise(scenes, seed=3)
-    assert result["false_rear_end"].value == pytest.approx(0.5)
-    assert result["min_gap"] == mean(np.array([0.0, 3.0, 6.0]), 3)
-    assert result["min_ttc"].count == 2
-    assert result["min_ttc"].value == pytest.approx(1.05)
-    assert (result["reaction_time"].count, round(result["reaction_time"].value, 6)) == (1, 0.4)
-    with pytest.raises(ValueError, match="no scene"):
-        summarise([])

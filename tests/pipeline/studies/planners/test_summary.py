@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from data.errors import UserError
+from pipeline.evaluation.statistics import mean
 from pipeline.studies.planners.pictures import choose_cases
 from pipeline.studies.planners.scores import SCORE_NAMES
 from pipeline.studies.planners.summary import rows_by_simulator, summarise
@@ -53,6 +55,18 @@ def test_means_and_who_was_struck() -> None:
     assert math.isnan(summary.reactions["log"]["hard_brake"]["reaction_time"].value)
     assert summary.reactions["policy"]["hard_brake"]["reaction_time"].count == 1
     assert "cut_in" not in summary.reactions["log"]
+
+
+def test_reactions_are_means_over_the_scenes_in_which_they_are_defined() -> None:
+    values = {"a": (1.0, 0.0, 0.1, 0.0, None), "b": (0.0, 3.0, None, 4.0, 0.4), "c": (0.5, 6.0, 2.0, 6.0, None)}
+    reactions = {name: dict(zip(MEASURES, numbers, strict=True)) for name, numbers in values.items()}
+    rows = {name: row(name, {"x": scored(0.5)}, cut_in=reaction) for name, reaction in reactions.items()}
+    rows["d"] = row("d", {"x": scored(0.5)})
+    result = summarise({"log": rows}, {}, ["x"], seed=3).reactions["log"]["cut_in"]
+    assert result["false_rear_end"].value == pytest.approx(0.5)
+    assert result["min_gap"] == mean(np.array([0.0, 3.0, 6.0]), 3)
+    assert (result["min_ttc"].count, result["min_ttc"].value) == (2, pytest.approx(1.05))
+    assert (result["reaction_time"].count, result["reaction_time"].value) == (1, 0.4)
 
 
 def test_a_case_is_a_collision_that_nobody_answers_for_and_only_the_log_has() -> None:
