@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
+from numpy.polynomial.polynomial import polyder, polyval
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -108,15 +109,8 @@ def quintic(start: tuple[float, float, float], end: Floats, length: Floats) -> F
 
 def _derivatives(coefficients: Floats, x: Floats, order: int) -> list[Floats]:
     """Polynomials [..., n] and their derivatives up to ``order`` at x [..., K]."""
-    result = []
-    power = np.arange(coefficients.shape[-1])
-    for _ in range(order + 1):
-        value = np.zeros_like(x)
-        for index in range(coefficients.shape[-1] - 1, -1, -1):
-            value = value * x + coefficients[..., index, None]
-        result.append(value)
-        coefficients = coefficients[..., 1:] * power[1 : coefficients.shape[-1]]
-    return result
+    by_power = np.moveaxis(coefficients, -1, 0)[..., None]
+    return [polyval(x, polyder(by_power, number), tensor=False) for number in range(order + 1)]
 
 
 def candidates(
@@ -129,18 +123,14 @@ def candidates(
         offsets: [D] final ones, metres. steps: K, the first of them ``dt`` seconds from now.
     """
     speed, duration = (grid.ravel() for grid in np.meshgrid(speeds, durations, indexing="ij"))  # [L]
-    return along_route(route, start, _longitudinal(start, speed, duration, steps, dt), offsets)
-
-
-def _longitudinal(start: Start, speed: Floats, duration: Floats, steps: int, dt: float) -> list[Floats]:
-    """s and its three derivatives, [L, K] each; constant speed behind the duration."""
     time = dt * np.arange(1, steps + 1)
-    coefficients = quartic((start.s, start.rate, start.acceleration), speed, duration)
     inside = np.minimum(time, duration[:, None])
-    s, v, a, j = _derivatives(coefficients, inside, 3)
+    s, v, a, j = _derivatives(quartic((start.s, start.rate, start.acceleration), speed, duration), inside, 3)
+    # Behind the duration the speed is constant.
     late = time - inside
     going = late <= 0
-    return [s + late * speed[:, None], v, np.where(going, a, 0.0), np.where(going, j, 0.0)]
+    motion = [s + late * speed[:, None], v, np.where(going, a, 0.0), np.where(going, j, 0.0)]
+    return along_route(route, start, motion, offsets)
 
 
 def along_route(route: Route, start: Start, motion: list[Floats], offsets: Floats) -> Candidates:
@@ -154,12 +144,6 @@ def along_route(route: Route, start: Start, motion: list[Floats], offsets: Float
     inside = np.repeat(inside, len(offsets), axis=1)
     d, slope, bend = (part.reshape(-1, s.shape[1]) for part in _derivatives(coefficients, inside, 2))
     s, v, a, j = (np.repeat(part, len(offsets), axis=0) for part in (s, v, a, j))
-    return _cartesian(route, s, v, a, j, d, slope, bend)
-
-
-def _cartesian(
-    route: Route, s: Floats, v: Floats, a: Floats, j: Floats, d: Floats, slope: Floats, bend: Floats
-) -> Candidates:
     curvature = np.interp(s, route.distance, route.curvature, left=0.0, right=0.0)
     stretch = np.maximum(1 - curvature * d, 0.1)
     turn = np.arctan2(slope, stretch)
