@@ -29,13 +29,12 @@ def builtin_planners() -> dict[str, MakePlanner]:
     return planners
 
 
-def load_planner(name: str, likeliest: bool = False) -> MakePlanner:
+def load_planner(name: str) -> MakePlanner:
     """A planner by name.
 
     Args:
         name: a built-in one; the path of a policy's checkpoint, ending with ``.ckpt``; or
             ``package.module:factory``, a function or class of yours that takes a ``Mission`` and returns a planner.
-        likeliest: of policies, the likeliest token instead of a drawn one.
 
     Raises:
         UserError: none of these, or nothing there.
@@ -47,7 +46,7 @@ def load_planner(name: str, likeliest: bool = False) -> MakePlanner:
         # Imported here: the others need no network code.
         from pipeline.studies.planners.policy_planner import policy_planner
 
-        return policy_planner(Path(name), likeliest)
+        return policy_planner(Path(name))
     if ":" in name:
         return _own(name)
     raise UserError(

@@ -173,13 +173,13 @@ def _matrix(summary: Summary, score: str) -> Floats:
     return matrix
 
 
-def score_figure(summary: Summary, score: str = "pdm") -> Any:
-    """A planner a row, its mean score and interval in every simulator."""
+def score_figure(summary: Summary) -> Any:
+    """A planner a row, its mean PDM and interval in every simulator."""
     count = len(summary.simulators)
     with paper_figure(1, 1, 5.0, 0.26 * len(summary.planners) + 0.8) as (figure, axes):
         axis = axes[0, 0]
         for index, simulator in enumerate(summary.simulators):
-            found = [summary.means[simulator][planner][score] for planner in summary.planners]
+            found = [summary.means[simulator][planner]["pdm"] for planner in summary.planners]
             value = np.array([one.value for one in found])
             ends = np.abs(np.array([[one.low, one.high] for one in found]).T - value)
             place = np.arange(len(found)) + (index - (count - 1) / 2) * 0.7 / count
@@ -187,7 +187,7 @@ def score_figure(summary: Summary, score: str = "pdm") -> Any:
             axis.errorbar(value, place, xerr=np.nan_to_num(ends), fmt=mark, markersize=3, label=label)
         axis.set_yticks(range(len(summary.planners)), [name.replace("_", " ") for name in summary.planners])
         axis.invert_yaxis()
-        axis.set_xlabel(f"{title_of(score)}, mean over {len(summary.scenes)} scenes")
+        axis.set_xlabel(f"{title_of('pdm')}, mean over {len(summary.scenes)} scenes")
         axis.set_xlim(-0.02, 1.02)
         figure.legend(loc="outside upper center", ncol=count)
     return figure

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from data.scene import FUTURE_STEPS, generator_for
-from models.sampling import SamplingConfig
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.step import State
 from pipeline.studies.planners.interface import MakePlanner, Mission, Situation, Trajectory
@@ -62,14 +61,11 @@ class PolicyPlanner:
         return path
 
 
-def policy_planner(path: Path, likeliest: bool = False) -> MakePlanner:
+def policy_planner(path: Path) -> MakePlanner:
     """Makes planners that drive with the policy of a checkpoint.
-
-    Args:
-        path: ``policy.ckpt``. likeliest: always the likeliest token, instead of one drawn from the distribution.
 
     Raises:
         UserError: not such a checkpoint.
     """
-    agent = PolicyAgent.from_checkpoint(path, SamplingConfig(top_k=1 if likeliest else 0))
+    agent = PolicyAgent.from_checkpoint(path)
     return lambda mission: PolicyPlanner(mission, agent)

@@ -179,19 +179,19 @@ def _quintic(u: Floats) -> Floats:
 
 
 def joining_offset(
-    route: Route, pose: Floats, length: float, near: float | None = None, change: tuple[float, float] = (0.0, 0.0)
+    route: Route, pose: Floats, length: float, change: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[float, Callable[[Floats], Floats]]:
     """How a path that starts at a pose [3] beside the route, along its heading, joins the route smoothly.
 
     Args:
         route: to join. pose: x, y, heading; turned by less than a right angle from the route.
-        length: in which to join it, metres. near: of ``Route.project``.
+        length: in which to join it, metres.
         change: go over to so many metres to port of the route, as smoothly, beginning so many metres from here.
 
     Returns:
         The length along the route at which the pose is, and offsets (left positive) by lengths.
     """
-    s0, d0 = (float(value) for value in route.project(pose[:2], near))
+    s0, d0 = (float(value) for value in route.project(pose[:2]))
     _, _, heading, bend = route.at(s0)
     turn = float(np.clip(wrapped(pose[2] - heading), -1.2, 1.2))
     slope = (1 - float(bend) * d0) * np.tan(turn)
@@ -205,9 +205,9 @@ def joining_offset(
     return s0, offset
 
 
-def path_onto(route: Route, pose: Floats, length: float, near: float | None = None) -> Route:
+def path_onto(route: Route, pose: Floats, length: float) -> Route:
     """A path that starts at a pose and joins the route, see ``joining_offset``."""
-    s0, offset = joining_offset(route, pose, length, near)
+    s0, offset = joining_offset(route, pose, length)
     s = np.arange(s0, max(route.length, s0 + 2 * length) + _SPACING, _SPACING / 2)
     return make_route(route.offset(s, offset(s)), route.limit_at(s), smoothing=0.0)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
@@ -14,6 +15,8 @@ from data.scene import Scene
 from data.scenes_source import SceneSource, open_scenes
 from data.tokenizer import scene_origin
 from pipeline.agents.agent import Agent
+from pipeline.agents.baselines import LogReplay
+from pipeline.agents.catalogue import open_agent
 from pipeline.execution.result_cache import code_version, digest_of
 from pipeline.studies.planners.catalogue import load_planner
 from pipeline.studies.planners.drive import drive_scene, mission_of
@@ -22,7 +25,6 @@ from pipeline.studies.planners.interface import MakePlanner, Mission
 from pipeline.studies.planners.manoeuvres import MANOEUVRES, find_cut_in, find_follower
 from pipeline.studies.planners.reactivity import Reaction, measure
 from pipeline.studies.planners.scores import SCORE_NAMES, DriveScores, score_drives
-from pipeline.studies.planners.traffic import load_traffic
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Entrant:
     """A planner or a simulator that takes part.
 
     Attributes:
-        name: in tables. source: what ``load_planner`` or ``load_traffic`` take. digest: of its file, if it is one.
+        name: in tables. source: of a planner what ``load_planner`` takes, of a simulator ``log`` or a checkpoint.
+        digest: of its file, if it is one.
         device: of a simulator, as torch takes it.
     """
 
@@ -84,7 +87,9 @@ def _source(scenarios: str, content: str) -> SceneSource:
 @lru_cache(maxsize=4)
 def _traffic(simulator: Entrant) -> Agent:
     """Opened once in a process."""
-    return load_traffic(simulator.source, device=simulator.device)
+    if simulator.source == "log":
+        return LogReplay()
+    return open_agent(Path(simulator.source), device=simulator.device)
 
 
 @lru_cache(maxsize=2)

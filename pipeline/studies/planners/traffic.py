@@ -7,15 +7,11 @@ Shape legend: P copies, A simulated agents, s steps of 0.1 s in a decision.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from data.scene import FUTURE_STEPS, Scene, generator_for
-from models.sampling import SamplingConfig
 from pipeline.agents.agent import Agent
-from pipeline.agents.catalogue import make_agent, open_agent
 
 
 class Traffic:
@@ -49,14 +45,3 @@ class Traffic:
         pose = self._pose.clone()
         pose[:, self._ego] = ego.to(pose.device)
         self._drive.observe(pose)
-
-
-def load_traffic(source: str | Path, sampling: SamplingConfig | None = None, device: str = "cpu") -> Agent:
-    """The agent of the traffic: ``log``, or the path of a policy's or a reference's checkpoint.
-
-    Raises:
-        UserError: no such file, or not such a checkpoint.
-    """
-    if str(source) == "log":
-        return make_agent("log", None)
-    return open_agent(Path(source), sampling, device)

@@ -13,9 +13,10 @@ from models.reference.agent import ReferenceAgent
 from models.reference.checkpoint import save_reference
 from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import LogReplay
+from pipeline.agents.catalogue import open_agent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
-from pipeline.studies.planners.traffic import Traffic, load_traffic
+from pipeline.studies.planners.traffic import Traffic
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
@@ -100,8 +101,7 @@ def test_traffic_by_the_kind_of_its_checkpoint(tmp_path, policy, reference) -> N
 
     save_policy(tmp_path / "p.ckpt", policy.policy, policy.vocabulary, dataclasses.asdict(VIEW))
     save_reference(tmp_path / "r.ckpt", reference.reference.model)
-    assert isinstance(load_traffic(tmp_path / "p.ckpt"), PolicyAgent)
-    assert isinstance(load_traffic(tmp_path / "r.ckpt"), ReferenceDriver)
-    assert isinstance(load_traffic("log"), LogReplay)
+    assert isinstance(open_agent(tmp_path / "p.ckpt"), PolicyAgent)
+    assert isinstance(open_agent(tmp_path / "r.ckpt"), ReferenceDriver)
     with pytest.raises(UserError, match="no such checkpoint"):
-        load_traffic(tmp_path / "missing.ckpt")
+        open_agent(tmp_path / "missing.ckpt")
