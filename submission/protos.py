@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob as globbing
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -49,6 +49,11 @@ class Rollouts:
     scenario_id: str
     agent_id: Tensor
     states: Tensor
+
+    def of(self, ids: Sequence[int]) -> Tensor | None:
+        """The states of objects in the order of their ids; None where these are not exactly the agents."""
+        rows = {agent_id: row for row, agent_id in enumerate(self.agent_id.tolist())}
+        return self.states[:, [rows[agent_id] for agent_id in ids]] if sorted(rows) == sorted(ids) else None
 
 
 def to_proto(rollouts: Rollouts) -> Any:

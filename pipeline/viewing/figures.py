@@ -233,11 +233,9 @@ def _shown(facts: RunFacts, scenario_id: str, agents: Sequence[str]) -> tuple[Sc
         entries = find_rollouts(facts.rollouts(agent), [scenario_id])
         if scenario_id not in entries:
             raise UserError(f"{facts.rollouts(agent)}: no rollouts of scenario {scenario_id}")
-        rollouts = read_entry(entries[scenario_id])
-        rows = {name: row for row, name in enumerate(rollouts.agent_id.tolist())}
-        if sorted(rows) != sorted(ids):
+        if (states := read_entry(entries[scenario_id]).of(ids)) is None:
             raise UserError(f"{facts.rollouts(agent)}: scenario {scenario_id}: not the objects to be simulated")
-        futures[agent] = rollouts.states[:, [rows[name] for name in ids]]
+        futures[agent] = states
     return scene, futures
 
 

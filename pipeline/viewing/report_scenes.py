@@ -136,18 +136,13 @@ def pack_task(task: SceneTask) -> str:
     sets, reasons = [], {}
     for agent, entry in task.rollouts.items():
         rollouts = read_entry(entry)
-        rows = {name: row for row, name in enumerate(rollouts.agent_id.tolist())}
-        if sorted(rows) != sorted(ids):
+        if (states := rollouts.of(ids)) is None:
             raise UserError(f"{entry.file}: scenario {task.scenario_id}: not the objects that are to be simulated")
-        states = rollouts.states[:, [rows[name] for name in ids]]
         judgement = None if context is None else judge(context, rollouts, metric)
         told: dict[int, Explanation] = {}
         # Motion of these is no token.
         if explainer is not None and agent not in ("log", "constant_velocity"):
-            told = {
-                number: explainer.explain(scene, states[number])
-                for number in range(min(task.explained, len(states)))
-            }
+            told = {number: explainer.explain(scene, one) for number, one in enumerate(states[: task.explained])}
         sets.append(RolloutSet(agent, states, judgement, told))
         if judgement is not None:
             reasons[agent] = _reasons(judgement)

@@ -210,18 +210,14 @@ class SceneMaker:
         sets, problems = [], []
         ids = scene.agents.id[scene.simulated].tolist()
         for name, rollouts in found.items():
-            rows = {agent: row for row, agent in enumerate(rollouts.agent_id.tolist())}
-            if sorted(rows) != sorted(ids):
-                odd = sorted(set(rows) ^ set(ids))
+            if (states := rollouts.of(ids)) is None:
+                odd = sorted(set(rollouts.agent_id.tolist()) ^ set(ids))
                 problems.append(f"{name}: not the objects to be simulated, first {odd[:3]}; not shown")
                 continue
-            states = rollouts.states[:, [rows[agent] for agent in ids]]
             judgement = None if context is None else judge(context, rollouts, self.metric)
             told: dict[int, Explanation] = {}
             if self.explainer is not None:
-                told = {
-                    n: self.explainer.explain(scene, states[n]) for n in range(min(self.explained, len(states)))
-                }
+                told = {n: self.explainer.explain(scene, one) for n, one in enumerate(states[: self.explained])}
             sets.append(RolloutSet(name, states, judgement, told))
         events = None if context is None else log_events(context)
         return pack_scene(scene, sets, events, {"problems": problems}, level=3)
