@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -115,19 +115,15 @@ class Judged:
         evaluate = dataclasses.asdict(self.evaluate)
         for name in _FREE["evaluate"]:
             del evaluate[name]
-        plain: dict[str, Any] = json.loads(
-            json.dumps(
-                {
-                    "scenarios": _digest(self.scenarios),
-                    "rollouts": self.rollouts,
-                    "ways": self.sampling_modes,
-                    "targets": self.targets,
-                    "evaluate": evaluate,
-                },
-                default=str,
-            )
+        return _plain(
+            {
+                "scenarios": _digest(self.scenarios),
+                "rollouts": self.rollouts,
+                "ways": self.sampling_modes,
+                "targets": self.targets,
+                "evaluate": evaluate,
+            }
         )
-        return plain
 
 
 @dataclass(frozen=True)
@@ -154,14 +150,20 @@ class Trial:
         selfplay = dataclasses.asdict(self.config)
         for name in _FREE["selfplay"]:
             del selfplay[name]
-        plain: dict[str, Any] = json.loads(json.dumps({"selfplay": selfplay}, default=str))
-        return plain | {
+        return {
+            "selfplay": _plain(selfplay),
             "seed": self.seed,
             "training": _digest(str(self.training)),
             "anchor": sha256_of(self.anchor),
             "reference": sha256_of(self.reference),
             **self.judged.recipe(),
         }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 @lru_cache(maxsize=16)
@@ -212,15 +214,20 @@ def judge_reference(judged: Judged, checkpoint: Path, folder: Path) -> ArmResult
     Raises:
         UserError: the folder holds a result of other settings; or as the stages.
     """
-    done = folder / RESULT_FILE
     recipe = reference_recipe(judged, checkpoint)
+    return _once(folder, recipe, lambda: {"reports": judge_rollouts(judged, "reference", checkpoint, folder)})
+
+
+def _once(folder: Path, recipe: Mapping[str, Any], work: Callable[[], dict[str, Any]]) -> ArmResult:
+    """The result in a folder, worked out if it is not there yet."""
+    done = folder / RESULT_FILE
     if done.exists():
         values = read_json(done)
-        refuse_changes(folder, values["recipe"], recipe, _WHAT)
-        return ArmResult(folder, values)
-    keep_settings(folder / _RECIPE_FILE, recipe, _WHAT)
-    values = {"recipe": recipe, "reports": judge_rollouts(judged, "reference", checkpoint, folder)}
-    write_json(done, values)
+        refuse_changes(folder, values.get("recipe", {}), recipe, _WHAT)
+    else:
+        keep_settings(folder / _RECIPE_FILE, recipe, _WHAT)
+        values = {**work(), "recipe": recipe}
+        write_json(done, values)
     return ArmResult(folder, values)
 
 
@@ -251,15 +258,7 @@ def run_arm(trial: Trial, folder: Path) -> ArmResult:
     Raises:
         UserError: the folder holds a result of other settings; or as the stages.
     """
-    done, recipe = folder / RESULT_FILE, trial.recipe()
-    values: dict[str, Any] = read_json(done) if done.exists() else {}
-    if not values:
-        keep_settings(folder / _RECIPE_FILE, recipe, _WHAT)
-        values = {**_train_and_score(trial, folder), **_measure(trial, folder), "recipe": recipe}
-        write_json(done, values)
-    else:
-        refuse_changes(folder, values.get("recipe", {}), recipe, _WHAT)
-    return ArmResult(folder, values)
+    return _once(folder, trial.recipe(), lambda: _train_and_score(trial, folder) | _measure(trial, folder))
 
 
 def _train_and_score(trial: Trial, folder: Path) -> dict[str, Any]:

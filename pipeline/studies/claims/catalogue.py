@@ -34,7 +34,6 @@ from pipeline.studies.claims.report import (
     below,
     published,
     render_rows,
-    simple_row,
     within,
 )
 from pipeline.studies.claims.study import OWN_REFERENCE, Study
@@ -288,7 +287,8 @@ def _pairs(study: Study, claim: Claim, students: Sequence[tuple[str, Arm]], labe
             tables = {field: study.table(arm, field, mode) for field in ("realism", "minade", "kl", "entropy")}
             tables["reference"] = study.reference_table(name, "realism", mode)
             theirs = published(claim.name, label) if mode == study.sampling_mode else {}
-            rows.append(simple_row(label, mode, tables, theirs))
+            measured = {field: mean(table) for field, table in tables.items()}
+            rows.append(Row(label, mode, measured, theirs))
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.evaluation.statistics import Array, Interval, mean
+from pipeline.evaluation.statistics import Interval, mean
 from pipeline.execution.tables import interval_cell
 from pipeline.studies.claims.arms import Arm
 from pipeline.studies.claims.study import Study
@@ -156,11 +156,6 @@ def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
             cells.append(text)
         table.append([row.name, *([row.drawn] if drawn else []), *cells])
     return table
-
-
-def simple_row(name: str, drawn: str, tables: Mapping[str, Array], theirs: Mapping[str, float]) -> Row:
-    """A row of figures [S, N] that are no arm's."""
-    return Row(name, drawn, {column: mean(values) for column, values in tables.items()}, theirs)
 
 
 class Verdict(StrEnum):
