@@ -16,8 +16,6 @@ Shape legend: P drives, T steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,26 +37,14 @@ COMFORT_BOUNDS = {
 _WINDOW = 15
 
 
-@dataclass(frozen=True)
-class EgoMotion:
-    """[P, T] float64 each, smoothed: m/s^2, m/s^3, rad/s, rad/s^2."""
-
-    longitudinal_acceleration: Tensor
-    lateral_acceleration: Tensor
-    jerk: Tensor
-    longitudinal_jerk: Tensor
-    yaw_rate: Tensor
-    yaw_acceleration: Tensor
-
-
 def _derivative(values: NDArray[np.float64], order: int, polynomial: int) -> NDArray[np.float64]:
     """Derivative of some order along the last axis; polynomials of degree ``polynomial`` are exact, ends too."""
     result: NDArray[np.float64] = savgol_filter(values, _WINDOW, polynomial, deriv=order, delta=STEP_SECONDS)
     return result
 
 
-def ego_motion(pose: Tensor) -> EgoMotion:
-    """How the AV moves, from its poses [P, T, 3]."""
+def ego_motion(pose: Tensor) -> dict[str, Tensor]:
+    """What ``COMFORT_BOUNDS`` bound, smoothed, [P, T] float64 each, from the AV's poses [P, T, 3]."""
     x, y, heading = pose.double().numpy().transpose(2, 0, 1)
     heading = np.unwrap(heading, axis=-1)
     cos, sin = np.cos(heading), np.sin(heading)
@@ -72,13 +58,13 @@ def ego_motion(pose: Tensor) -> EgoMotion:
         _derivative(heading, 1, 2),
         _derivative(heading, 2, 3),
     )
-    return EgoMotion(*(torch.from_numpy(part) for part in parts))
+    return {name: torch.from_numpy(part) for name, part in zip(COMFORT_BOUNDS, parts, strict=True)}
 
 
-def within_bounds(motion: EgoMotion) -> dict[str, Tensor]:
-    """[P] bool for each of ``COMFORT_BOUNDS``."""
+def within_bounds(motion: dict[str, Tensor]) -> dict[str, Tensor]:
+    """[P] bool for each of ``COMFORT_BOUNDS``, from ``ego_motion``."""
     return {
-        name: ((getattr(motion, name) >= low) & (getattr(motion, name) <= high)).all(-1)
+        name: ((motion[name] >= low) & (motion[name] <= high)).all(-1)
         for name, (low, high) in COMFORT_BOUNDS.items()
     }
 
