@@ -136,7 +136,6 @@ def drive_scene(scene: Scene, planners: Mapping[str, MakePlanner], traffic: Agen
         ego=mission.ego,
         sizes=scene.agents.size[scene.simulated, CURRENT_INDEX],
         heights=scene.agents.position[scene.simulated, CURRENT_INDEX, 2],
-        types=type_index(scene.agents.type[scene.simulated]),
     )
 
 

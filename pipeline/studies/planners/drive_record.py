@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene
-from data.vocabulary import type_index
 
 DRIVE_STEPS = FUTURE_STEPS + 1
 
@@ -26,7 +25,6 @@ class Drive:
             scenario's current step and the same in all drives.
         present: [P, A, T] bool; the AV is always there.
         ego: row of the AV. sizes: [A, 3] length, width, height, metres. heights: [A] z of the box centre at step 0.
-        types: [A] int64, 0 vehicle, 1 pedestrian, 2 cyclist.
     """
 
     pose: Tensor
@@ -34,10 +32,9 @@ class Drive:
     ego: int
     sizes: Tensor
     heights: Tensor
-    types: Tensor
 
     def __post_init__(self) -> None:
-        count = len(self.types)
+        count = len(self.sizes)
         drives = len(self.pose)
         if self.pose.shape != (drives, count, DRIVE_STEPS, 3) or self.present.shape != self.pose.shape[:3]:
             raise ValueError(f"drives of {count} agents: poses {self.pose.shape}, presence {self.present.shape}")
@@ -96,5 +93,4 @@ def logged_drive(scene: Scene, origin: Tensor) -> Drive:
         ego=row,
         sizes=agents.size[simulated, CURRENT_INDEX],
         heights=agents.position[simulated, CURRENT_INDEX, 2],
-        types=type_index(agents.type[simulated]),
     )

@@ -37,7 +37,6 @@ def drive_of(
     egos: Sequence[Floats],
     *others: Floats | Sequence[Floats],
     sizes: Sequence[tuple[float, float, float]] | None = None,
-    types: Sequence[int] | None = None,
     ego: int = 0,
 ) -> Drive:
     """One drive for each of the AV's motions [81, 3]; another agent does the same in all, or has one for each."""
@@ -51,7 +50,6 @@ def drive_of(
         ego=ego,
         sizes=torch.tensor(list(sizes or [SIZE] * count)),
         heights=torch.full((count,), 0.75),
-        types=torch.tensor(list(types or [0] * count)),
     )
 
 

@@ -41,7 +41,7 @@ def now(drive: Drive) -> Situation:
         pose=drive.pose[0, :, 0].double().numpy(),
         velocity=drive.velocity[0, :, 0].double().numpy(),
         size=drive.sizes[:, :2].double().numpy(),
-        type=drive.types.numpy(),
+        type=np.zeros(len(drive.sizes), dtype=np.int64),
         present=drive.present[0, :, 0].numpy(),
         acceleration=0.0,
         yaw_rate=0.0,
