@@ -142,7 +142,7 @@ def summarise(rows: Rows, left_out: Mapping[str, str], planners: Sequence[str], 
         scores=scores,
         means=means,
         struck={simulator: _struck(rows[simulator], scenes, planners, seed) for simulator in simulators},
-        agreement=agreements(scores, simulators, seed),
+        agreement={name: agreement(values, simulators, seed) for name, values in scores.items()},
         reactions={
             simulator: _reactions([rows[simulator][scene]["manoeuvres"] for scene in scenes], seed)
             for simulator in simulators
@@ -234,8 +234,3 @@ def agreement(scores: Array, simulators: Sequence[str], seed: int = 0) -> list[A
             reason = "" if np.isfinite(value.value) else _undefined(names, scores[a], scores[b], over)
             found.append(Agreement(*names, over, method, value.value, value.low, value.high, value.count, reason))
     return found
-
-
-def agreements(scores: Mapping[str, Array], simulators: Sequence[str], seed: int = 0) -> dict[str, list[Agreement]]:
-    """``agreement`` of each part and total, by its name; all resample the same scenes."""
-    return {name: agreement(values, simulators, seed) for name, values in scores.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,11 +71,6 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A figure, or a dash for what is not defined."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
 def with_interval(interval: Interval | Agreement, digits: int = 3) -> str:
     """A figure with its interval."""
     return interval_cell(interval.value, (interval.low, interval.high), digits)
@@ -100,8 +94,8 @@ def part_table(summary: Summary) -> Table:
         rows.append(
             [
                 title_of(simulator),
-                *(number(float(summary.scores[name][index].mean())) for name in SCORE_NAMES),
-                *(number(100 * struck[key].value, 1) for key in ("from_behind", "not_at_fault")),
+                *(interval_cell(float(summary.scores[name][index].mean())) for name in SCORE_NAMES),
+                *(interval_cell(100 * struck[key].value, digits=1) for key in ("from_behind", "not_at_fault")),
             ]
         )
     return rows
@@ -168,8 +162,8 @@ def case_table(cases: Sequence[Mapping[str, Any]]) -> Table:
             case["planner"],
             f"{case['seconds']:.1f}",
             "yes" if case["rear_hit"] else "no",
-            number(case["log_score"]),
-            number(case["score"]),
+            interval_cell(case["log_score"]),
+            interval_cell(case["score"]),
         ]
         for case in cases
     ]
@@ -232,6 +226,6 @@ def csv_tables(summary: Summary) -> dict[str, str]:
     pairs = [["score", "first", "second", "over", "method", "value", "low", "high", "count", "reason"]]
     for score, found in summary.agreement.items():
         for one in found:
-            numbers = (number(value, 6) for value in (one.value, one.low, one.high))
+            numbers = (interval_cell(value, digits=6) for value in (one.value, one.low, one.high))
             pairs.append([score, one.first, one.second, one.over, one.method, *numbers, str(one.count), one.reason])
     return {"drives": csv_table(drives), "agreement": csv_table(pairs)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from pipeline.evaluation import statistics
-from pipeline.studies.planners.summary import METHODS, OVER, Agreement, agreement, agreements
+from pipeline.studies.planners.summary import METHODS, OVER, Agreement, agreement
 
 Floats = NDArray[np.float64]
 DIRECT = {"pearson": pearsonr, "spearman": spearmanr}
@@ -126,13 +126,12 @@ def test_too_few_planners_have_no_correlation() -> None:
 def test_all_simulators_scores_and_counts() -> None:
     scores = np.concatenate((made(), made(missing=0.0)[:1]))
     scores[0, 3] = np.nan
-    table = agreements({"pdm": scores, "ttc": scores}, ("a", "b", "c"))
-    assert list(table) == ["pdm", "ttc"]
-    assert [(row.first, row.second) for row in table["pdm"][:: len(OVER) * len(METHODS)]] == [
+    table = agreement(scores, ("a", "b", "c"))
+    assert [(row.first, row.second) for row in table[:: len(OVER) * len(METHODS)]] == [
         ("a", "b"), ("a", "c"), ("b", "c"),
     ]  # fmt: skip
     known = np.isfinite(scores[0]) & np.isfinite(scores[2])
-    counts = {row.over: row.count for row in table["pdm"] if (row.first, row.second) == ("a", "c")}
+    counts = {row.over: row.count for row in table if (row.first, row.second) == ("a", "c")}
     assert (counts["planners"], counts["pairs"]) == (6, int(known.sum()))
     with pytest.raises(ValueError, match="of 2 simulators"):
         agreement(scores, ("a", "b"))
