@@ -33,7 +33,7 @@ from pipeline.studies.cosimulation.area import Area, build_area
 from pipeline.studies.cosimulation.drive import Drive, DriveConfig, drive
 from pipeline.studies.cosimulation.drivers import agent_driver, replay_driver, straight_driver
 from pipeline.studies.cosimulation.measuring import COUNTS, LABELS, cosimulation_table, measure, summarise
-from pipeline.studies.cosimulation.setting import signals_of
+from pipeline.studies.cosimulation.setting import motion_in, signals_of
 
 _RESULT, _SETTINGS, _WORLDS = "cosimulation.json", "settings.json", "worlds"
 _VIDEO, _SHEET = "world.mp4", "world.png"
@@ -119,7 +119,7 @@ def _drive_all(task: _Task, area: Area) -> dict[str, Drive]:
     how = DriveConfig(decisions * steps, round(config.warm_up / STEP_SECONDS), config.share, task.seed)
     own = drive(area, how, None)
     drivers = {
-        "replay": replay_driver(own.pose, own.present, own.setting.origin, steps),
+        "replay": replay_driver(own.pose, own.present, own.world.origin[0], steps),
         "policy": agent_driver(area, agent, task.seed),
         "constant_velocity": straight_driver(area, steps),
     }
@@ -260,10 +260,10 @@ def drive_scene(area: Area, drive: Drive) -> Scene:
     """A drive with the second before it as a ``Scene`` of 11 + T steps, whose log it is; vehicles that were taken
     count as AVs."""
     behind = slice(1, None)
-    before, there = drive.setting.motion(drive.before)
+    before, there = motion_in(drive.world, drive.before)
     pose = torch.cat((before, drive.pose[:, behind]), dim=1)
     valid = torch.cat((there, drive.present[:, behind]), dim=1)
-    steps, world = pose.shape[1], drive.setting.world
+    steps, world = pose.shape[1], drive.world
     size, height = world.size[0], world.height[0]
     step = (pose[:, 1:, :2] - pose[:, :-1, :2]) / STEP_SECONDS
     known = (valid[:, 1:] & valid[:, :-1]).unsqueeze(-1)
@@ -298,7 +298,7 @@ def _middle(drive: Drive) -> NDArray[np.float64]:
     place = drive.pose[drive.taken, :: round(1 / STEP_SECONDS), :2].flatten(0, 1)
     place = place[drive.present[drive.taken, :: round(1 / STEP_SECONDS)].flatten()]
     near = (torch.cdist(place, place) < 0.7 * _RADIUS).sum(-1)
-    return (place[int(near.argmax())].double() + drive.setting.origin).numpy()
+    return (place[int(near.argmax())].double() + drive.world.origin[0]).numpy()
 
 
 def write_pictures(area: Area, drives: Mapping[str, Drive], video: Path, sheet: Path) -> None:

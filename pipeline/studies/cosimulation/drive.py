@@ -14,10 +14,11 @@ from torch import Tensor
 
 from data.scene import CURRENT_INDEX, Scene
 from data.traffic.sumo import SumoError, front_point
+from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drivers import Driver
 from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
-from pipeline.studies.cosimulation.setting import Setting, build_setting, snapshot
+from pipeline.studies.cosimulation.setting import area_world, motion_in, snapshot
 
 # Vehicles whose front is this near to the end of a street are not taken over, metres.
 _WORLDS_END = 3.0
@@ -43,7 +44,7 @@ class Drive:
     """What happened from the moment of take-over on, over T steps; A users, N taken, S signalled lanes.
 
     Attributes:
-        setting: positions are minus its origin. scene: the moment of take-over, with a second of history.
+        world: positions are minus its origin. scene: the moment of take-over, with a second of history.
         taken: [N] int64 rows. pose: [A, T + 1, 3] float32, zero where absent. present: [A, T + 1] bool.
         signals: [S, T + 1] int64. before: the frames up to take-over, the last one included.
         brakes: hard brakings of vehicles that SUMO drives. sumo_collisions: pairs of rows that SUMO says collided,
@@ -51,7 +52,7 @@ class Drive:
             deviation: m between where taken vehicles were put and where SUMO then had them, at most.
     """
 
-    setting: Setting
+    world: World
     scene: Scene
     taken: Tensor
     pose: Tensor
@@ -110,7 +111,7 @@ class _Takeover:
     def __init__(
         self, session: Session, area: Area, scene: Scene, driver: Driver | None, taken: NDArray[np.int64]
     ) -> None:
-        self._session, self._area, self._setting = session, area, build_setting(area, scene)
+        self._session, self._area, self._world = session, area, area_world(area, scene)
         self._taken = taken
         self._moved = np.zeros(len(area.users), dtype=bool)
         self._moved[taken] = True
@@ -182,12 +183,12 @@ class _Takeover:
 
     def result(self, scene: Scene, before: tuple[Frame, ...], frames: list[Frame]) -> Drive:
         """All that was recorded."""
-        pose, present = self._setting.motion([before[-1], *frames])
+        pose, present = motion_in(self._world, [before[-1], *frames])
         if self._decide is None:
             end = present[self._taken, -1]
             self._left = {row for row, still in zip(self._taken.tolist(), end.tolist()) if not still}
         return Drive(
-            setting=self._setting,
+            world=self._world,
             scene=scene,
             taken=torch.from_numpy(self._taken),
             pose=pose,

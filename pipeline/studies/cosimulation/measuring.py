@@ -5,6 +5,7 @@ Shape legend: A users, N taken vehicles, T steps behind the take-over (whose mom
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _unblamed(state: Tensor, there: Tensor) -> Tensor:
 
 def _off_road(drive: Drive) -> Tensor:
     """[N, T + 1] whether a corner is beyond the nearest road edge."""
-    world, pose = drive.setting.world, drive.pose[drive.taken]
+    world, pose = drive.world, drive.pose[drive.taken]
     size = world.size[0, drive.taken]
     corners = box_corners(pose[..., :2], pose[..., 2], size[:, :1], size[:, 1:2])  # [N, T + 1, 4, 2]
     real = world.edges.kind > 0
@@ -126,7 +127,7 @@ def _off_road(drive: Drive) -> Tensor:
 
 def _overlaps(drive: Drive) -> Tensor:
     """[N, A, T + 1] whether boxes of taken vehicles overlap those of others."""
-    world, taken = drive.setting.world, drive.taken
+    world, taken = drive.world, drive.taken
     half = world.size[0, :, :2] / 2
     itself = torch.arange(len(half)) == taken.unsqueeze(1)
     result = torch.zeros(len(taken), len(half), drive.pose.shape[1], dtype=torch.bool)
@@ -146,7 +147,7 @@ def _collisions(area: Area, drive: Drive) -> Counter[str]:
     hit = overlap & ~overlap.cumprod(-1).bool()
     counts: Counter[str] = Counter(collided_vehicles=int(hit.any(-1).any(-1).sum()))
     own = {row: index for index, row in enumerate(taken.tolist())}
-    types, parked = drive.setting.world.types[0], len(area.demand.users)
+    types, parked = drive.world.types[0], len(area.demand.users)
     for index, other in hit.any(-1).nonzero().tolist():
         if other in own and own[other] < index:
             continue  # this pair was met from the other side
@@ -162,7 +163,7 @@ def _collisions(area: Area, drive: Drive) -> Counter[str]:
         if kind == "sumo":
             pose = drive.pose[taken[index], step]
             place = to_local(drive.pose[other, step, :2], pose[:2], pose[2])
-            length = drive.setting.world.size[0, taken[index], 0]
+            length = drive.world.size[0, taken[index], 0]
             counts["collisions_from_behind"] += int(place[0] < -_BEHIND * length)
     return counts
 
@@ -170,7 +171,7 @@ def _collisions(area: Area, drive: Drive) -> Counter[str]:
 def _red_lights(drive: Drive) -> int:
     """How often a taken vehicle's centre passed a stop point while its light was red."""
     red = torch.isin(drive.signals, _STOPS).unsqueeze(0)
-    world = drive.setting.world_with(red)
+    world = dataclasses.replace(drive.world, red=red)
     total = 0
     for first in range(0, drive.pose.shape[1] - 1, _PIECE):
         piece = slice(first + 1, first + 1 + _PIECE)
@@ -187,7 +188,7 @@ def _wrong_way(area: Area, drive: Drive) -> Tensor:
     place, direction = np.concatenate(points), np.concatenate(along)
     tree = cKDTree(place)
     pose = drive.pose[drive.taken].double()
-    position = (pose[..., :2] + drive.setting.origin).view(-1, 2).numpy()
+    position = (pose[..., :2] + drive.world.origin[0]).view(-1, 2).numpy()
     heading = pose[..., 2].flatten().numpy()
     found = np.zeros(len(position), dtype=bool)
     for row, near in enumerate(tree.query_ball_point(position, _LANE_REACH)):

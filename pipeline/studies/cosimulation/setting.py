@@ -5,9 +5,7 @@ Shape legend: A users, S signalled lanes, T steps of 0.1 s.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import shapely
@@ -46,26 +44,11 @@ def signals_of(area: Area, state: Tensor) -> Lights:
     )
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What does not change: ``world`` with the road's edges, the stop lines and the boxes."""
-
-    world: World
-
-    @property
-    def origin(self) -> Tensor:
-        """[2] float64, added to positions gives global coordinates."""
-        return self.world.origin[0].double()
-
-    def motion(self, frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
-        """Poses [A, T, 3] float32 minus the origin, zero where absent, and presence [A, T] of T frames."""
-        pose, present = map(torch.from_numpy, stacked(frames))
-        pose[..., :2] -= self.origin
-        return torch.where(present.unsqueeze(-1), pose, 0.0).float(), present
-
-    def world_with(self, red: Tensor) -> World:
-        """The world with lights that were red [1, S, T + 1], for judging what was done."""
-        return dataclasses.replace(self.world, red=red)
+def motion_in(world: World, frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
+    """Poses [A, T, 3] float32 minus the world's origin, zero where absent, and presence [A, T] of T frames."""
+    pose, present = map(torch.from_numpy, stacked(frames))
+    pose[..., :2] -= world.origin[0]
+    return torch.where(present.unsqueeze(-1), pose, 0.0).float(), present
 
 
 def _stop_lines(area: Area, origin: Tensor) -> Tensor:
@@ -81,8 +64,8 @@ def _stop_lines(area: Area, origin: Tensor) -> Tensor:
     return lines.float()
 
 
-def build_setting(area: Area, scene: Scene) -> Setting:
-    """What of an area does not change.
+def area_world(area: Area, scene: Scene) -> World:
+    """What of an area does not change: the road's edges, the stop lines and the boxes. No light is red.
 
     Args:
         area: with A users. scene: a moment of it, whose map and ground are used.
@@ -98,7 +81,7 @@ def build_setting(area: Area, scene: Scene) -> Setting:
     lines, nowhere = edge_segments(scene, origin), no_segments()
     edges, edge_grid = as_batch(lines, single_cell(lines))
     road, road_grid = as_batch(nowhere, single_cell(nowhere))
-    world = World(
+    return World(
         origin=origin.unsqueeze(0),
         types=type_index(torch.tensor([user.kind.track_type for user in users])).unsqueeze(0),
         size=size,
@@ -125,7 +108,6 @@ def build_setting(area: Area, scene: Scene) -> Setting:
         road=road,
         road_grid=road_grid,
     )
-    return Setting(world)
 
 
 _FLAT = Terrain(origin=(0.0, 0.0), level=0.0, slope=(0.0, 0.0), wave=0.0, direction=(1.0, 0.0), length=1.0)

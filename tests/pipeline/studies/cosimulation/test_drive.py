@@ -45,9 +45,9 @@ def test_taken_vehicles_follow_their_tokens(area: Area, agent: PolicyAgent, voca
     for number, (rows, planned) in enumerate(plans):
         first = number * 2
         wanted = planned.clone()
-        wanted[..., :2] -= done.setting.origin
+        wanted[..., :2] -= done.world.origin[0]
         wanted = wanted.float()
-        types = done.setting.world.types[0, rows]
+        types = done.world.types[0, rows]
         ends = local_pose(wanted[:, -1], done.pose[rows, first]).unsqueeze(1)
         error, token = (ends - vocabulary.ends[types]).abs().amax(-1).min(-1)
         assert float(error.max()) < 1e-3
@@ -62,7 +62,7 @@ def test_taken_vehicles_follow_their_tokens(area: Area, agent: PolicyAgent, voca
 
 
 def test_the_replay_is_what_was_replayed(area: Area, own: Drive) -> None:
-    again = drive(area, CONFIG, replay_driver(own.pose, own.present, own.setting.origin, 2))
+    again = drive(area, CONFIG, replay_driver(own.pose, own.present, own.world.origin[0], 2))
     assert torch.equal(again.taken, own.taken)
     taken = own.taken
     there = own.present[taken] & again.present[taken]
@@ -117,7 +117,7 @@ def test_the_reference_drives_by_its_tokens(area: Area, straight: Drive) -> None
     assert done.deviation < 0.01
     ends, checked = reference.reference.vocabulary.ends, 0
     for row in done.taken.tolist():
-        kind = int(done.setting.world.types[0, row])
+        kind = int(done.world.types[0, row])
         for first in range(0, STEPS, 2):
             if done.present[row, first : first + 3].all():
                 end = local_pose(done.pose[row, first + 2], done.pose[row, first])

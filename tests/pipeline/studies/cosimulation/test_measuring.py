@@ -17,7 +17,7 @@ from pipeline.studies.cosimulation.session import Brake
 
 
 def _polygons(drive: Drive, step: int) -> np.ndarray:
-    size = drive.setting.world.size[0]
+    size = drive.world.size[0]
     pose = drive.pose[:, step].double()
     return shapely.polygons(box_corners(pose[:, :2], pose[:, 2], size[:, 0], size[:, 1]).numpy())
 
@@ -87,7 +87,7 @@ def test_who_turns_round_drives_against_traffic(area: Area, own: Drive) -> None:
 
 @pytest.mark.parametrize(("state", "wanted"), [(4, 1), (6, 0)])
 def test_a_stop_point_passed_on_red_counts(area: Area, own: Drive, state: int, wanted: int) -> None:
-    line = own.setting.world.stop_line[0, 0]
+    line = own.world.stop_line[0, 0]
     steps = own.pose.shape[1]
     way = torch.linspace(-4, 4, steps)
     pose, present = own.pose.clone(), torch.zeros_like(own.present)

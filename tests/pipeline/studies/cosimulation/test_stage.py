@@ -67,7 +67,7 @@ def test_a_drive_is_a_scene(area, own) -> None:
     assert scene.num_steps == 11 + steps
     assert scene.agents.is_sdc.nonzero().flatten().tolist() == own.taken.tolist()
     row = int(own.taken[0])
-    wanted = own.pose[row, -1, :2] + own.setting.world.origin[0]
+    wanted = own.pose[row, -1, :2] + own.world.origin[0]
     assert scene.agents.position[row, -1, :2].tolist() == pytest.approx(wanted.tolist())
     assert scene.agents.valid[:, 10].tolist() == own.present[:, 0].tolist()
 
