@@ -8,6 +8,7 @@ from pathlib import Path
 from data.store import SceneStore, is_store, shard_name, spread, write_shard
 from data.vocabulary import Vocabulary, build_vocabulary
 from pipeline.fitting import CHECKPOINT_FILE
+from pipeline.fitting.config import FitConfig
 from pipeline.run.run_folder import VOCABULARY, RunFolder
 from pipeline.stages.finetune import run_finetune
 from pipeline.stages.pretrain import run_pretrain
@@ -73,29 +74,21 @@ def train_reference(spec: ReferenceSpec, config: ClaimsConfig, inputs: RunFolder
             steps = Vocabulary.load(inputs.needed(VOCABULARY)).token_steps
             options = dataclasses.replace(config.tokenize.vocabulary, size=spec.vocabulary, token_steps=steps)
             build_vocabulary(SceneStore(inputs.store("training")), options, 0).save(vocabulary)
-    fit = config.pretrain.fit
     run_pretrain(
-        dataclasses.replace(
-            config.pretrain,
-            size=spec.size,
-            fit=dataclasses.replace(fit, steps=spec.steps, warmup_steps=min(fit.warmup_steps, spec.steps // 4)),
-        ),
+        dataclasses.replace(config.pretrain, size=spec.size, fit=_for_steps(config.pretrain.fit, spec.steps)),
         scenes=inputs.store("training"),
         vocabulary=vocabulary,
         out=folder / "pretrain",
     )
-    if not spec.finetune:
-        return reference_checkpoint(spec, root)
-    fit = config.finetune.fit
-    run_finetune(
-        dataclasses.replace(
-            config.finetune,
-            fit=dataclasses.replace(
-                fit, steps=spec.finetune, warmup_steps=min(fit.warmup_steps, spec.finetune // 4)
-            ),
-        ),
-        scenes=inputs.store("training"),
-        checkpoint=folder / "pretrain" / CHECKPOINT_FILE,
-        out=folder / "finetune",
-    )
+    if spec.finetune:
+        run_finetune(
+            dataclasses.replace(config.finetune, fit=_for_steps(config.finetune.fit, spec.finetune)),
+            scenes=inputs.store("training"),
+            checkpoint=folder / "pretrain" / CHECKPOINT_FILE,
+            out=folder / "finetune",
+        )
     return reference_checkpoint(spec, root)
+
+
+def _for_steps(fit: FitConfig, steps: int) -> FitConfig:
+    return dataclasses.replace(fit, steps=steps, warmup_steps=min(fit.warmup_steps, steps // 4))

@@ -166,7 +166,9 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: Agent, task: Likelih
     for name, states in futures.items():
         # Disturbed agents are there when the recorded ones are; simulated ones never leave.
         present = recorded if name == "log" or name.startswith("perturbed") else everywhere
-        likelihood, known = score_futures(reference, scene, _distinct(states, task.scored, name), present)
+        # Where all futures are the same, one is enough.
+        scored = 1 if name in ("log", "constant velocity") else task.scored
+        likelihood, known = score_futures(reference, scene, states[:scored], present)
         counted = known & moves
         row: dict[str, Any] = {**_sums(likelihood, counted)}
         row["types"] = {
@@ -180,11 +182,6 @@ def _kinds(scene: Scene, reference: ReferenceAgent, policy: Agent, task: Likelih
             row["realism"] = float(values["metametric"])
         found[name] = row
     return found
-
-
-def _distinct(states: Tensor, scored: int, name: str) -> Tensor:
-    """The first futures; one where all are the same."""
-    return states[:1] if name in ("log", "constant velocity") else states[:scored]
 
 
 def _sums(likelihood: Tensor, counted: Tensor) -> dict[str, float]:
@@ -225,9 +222,8 @@ def perturbed(states: Tensor, moving: Tensor, sigma: float, draws: int, generato
     """
     agents, steps = states.shape[:2]
     onset = (torch.arange(1, steps + 1) / _ONSET).clamp(max=1.0)
-    noise = smooth_noise((draws, agents, 3, steps), generator).transpose(-1, -2) * onset.unsqueeze(
-        -1
-    )  # [R, A, T, 3]
+    noise = smooth_noise((draws, agents, 3, steps), generator).transpose(-1, -2)  # [R, A, T, 3]
+    noise = noise * onset.unsqueeze(-1)
     noise = torch.where(moving[:, None, None], sigma * noise, 0.0)
     result = states.expand(draws, -1, -1, -1).clone()
     result[..., :2] += noise[..., :2]
