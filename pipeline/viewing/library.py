@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
@@ -55,15 +55,6 @@ class Page:
     defects: list[str]
 
 
-@dataclass
-class _Known:
-    outlines: dict[str, Outline] = field(default_factory=dict)
-    keys: dict[str, tuple[str, int]] = field(default_factory=dict)
-    rollouts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    defects: list[str] = field(default_factory=list)
-    complete: bool = False
-
-
 class Catalogue:
     """Scenarios by id, with their rollouts by name of the shelf.
 
@@ -75,9 +66,13 @@ class Catalogue:
         self, shelf: Shelf, rollouts: Sequence[RolloutShelf] = (), scores: Mapping[str, float] | None = None
     ) -> None:
         self._shelf, self._rollouts, self._scores = shelf, {one.name: one for one in rollouts}, dict(scores or {})
-        self._known = _Known()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
+        # What is known by now, under the lock.
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._outlines: dict[str, Outline] = {}
+        self._keys: dict[str, tuple[str, int]] = {}
+        self._rollout_keys: dict[str, dict[str, Any]] = {}
+        self._defects: list[str] = []
+        self._complete = False
 
     def start(self) -> threading.Thread:
         """Find everything, in a thread that ends with ``stop`` or the process."""
@@ -98,15 +93,15 @@ class Catalogue:
                 continue
             name = found.outline.scenario_id
             with self._lock:
-                twice = name in self._known.keys
+                twice = name in self._keys
                 if not twice:
-                    self._known.outlines[name], self._known.keys[name] = found.outline, found.key
+                    self._outlines[name], self._keys[name] = found.outline, found.key
             if twice:
                 self._add_defect(f"scenario {name} occurs more than once; the first one is shown")
         for shelf in self._rollouts.values():
             self._find_rollouts(shelf)
         with self._lock:
-            self._known.complete = True
+            self._complete = True
 
     def _find_rollouts(self, shelf: RolloutShelf) -> None:
         strangers = 0
@@ -115,9 +110,9 @@ class Catalogue:
                 if self._stop.is_set():
                     return
                 with self._lock:
-                    known = name in self._known.keys
+                    known = name in self._keys
                     if known:
-                        self._known.rollouts.setdefault(name, {})[shelf.name] = key
+                        self._rollout_keys.setdefault(name, {})[shelf.name] = key
                 strangers += not known
         except UserError as error:
             self._add_defect(str(error))
@@ -128,26 +123,26 @@ class Catalogue:
 
     def _add_defect(self, text: str) -> None:
         with self._lock:
-            if len(self._known.defects) < _MOST_DEFECTS:
-                self._known.defects.append(text)
+            if len(self._defects) < _MOST_DEFECTS:
+                self._defects.append(text)
 
     def page(self, wanted: Filter, first: int, count: int) -> Page:
         """Rows ``first`` to ``first + count`` of what the filter lets through."""
         with self._lock:
-            names = [name for name in self._known.outlines if self._matches(name, wanted)]
+            names = [name for name in self._outlines if self._matches(name, wanted)]
             ordered = self._sorted(names, wanted.sort)
             rows = [self._row(name) for name in ordered[first : first + count]]
-            return Page(rows, len(names), len(self._known.keys), self._known.complete, list(self._known.defects))
+            return Page(rows, len(names), len(self._keys), self._complete, list(self._defects))
 
     def _matches(self, name: str, wanted: Filter) -> bool:
-        outline, score = self._known.outlines[name], self._scores.get(name)
+        outline, score = self._outlines[name], self._scores.get(name)
         counts = {"vehicle": outline.vehicles, "pedestrian": outline.pedestrians, "cyclist": outline.cyclists}
         return (
             wanted.text in name
             and outline.agents >= wanted.least_agents
             and all(counts.get(kind, 0) for kind in wanted.kinds)
             and (wanted.lights is None or wanted.lights == bool(outline.lights))
-            and (not wanted.rollouts or name in self._known.rollouts)
+            and (not wanted.rollouts or name in self._rollout_keys)
             and (wanted.least_score is None or (score is not None and score >= wanted.least_score))
             and (wanted.most_score is None or (score is not None and score <= wanted.most_score))
         )
@@ -156,13 +151,13 @@ class Catalogue:
         if order == "id":
             return sorted(names)
         if order == "agents":
-            return sorted(names, key=lambda name: -self._known.outlines[name].agents)
+            return sorted(names, key=lambda name: -self._outlines[name].agents)
         if order == "score":
             return sorted(names, key=lambda name: self._scores.get(name, 2.0))
         return names
 
     def _row(self, name: str) -> dict[str, Any]:
-        outline = self._known.outlines[name]
+        outline = self._outlines[name]
         return {
             "id": name,
             "agents": outline.agents,
@@ -171,7 +166,7 @@ class Catalogue:
             "cyclists": outline.cyclists,
             "lights": outline.lights,
             "future": outline.steps > 11,
-            "rollouts": list(self._known.rollouts.get(name, {})),
+            "rollouts": list(self._rollout_keys.get(name, {})),
             "score": self._scores.get(name),
         }
 
@@ -182,7 +177,7 @@ class Catalogue:
             KeyError: not known (yet). UserError: it cannot be read.
         """
         with self._lock:
-            key = self._known.keys[scenario_id]
+            key = self._keys[scenario_id]
         return self._shelf.scene(key)
 
     def rollouts(self, scenario_id: str) -> dict[str, Rollouts]:
@@ -192,5 +187,5 @@ class Catalogue:
             UserError: they cannot be read.
         """
         with self._lock:
-            keys = dict(self._known.rollouts.get(scenario_id, {}))
+            keys = dict(self._rollout_keys.get(scenario_id, {}))
         return {name: self._rollouts[name].read(key) for name, key in keys.items()}
