@@ -99,23 +99,14 @@ def run_transfer(
     metric = load_config(config.metric)
     opened = {name: _opened(config, folder, seed) for name, folder in zip(names, runs, strict=True)}
     _check_unseen(dict(zip(names, runs, strict=True)), opened)
+    how = config.rollouts, seed, config.sampling, config.device, config.metric
     cells: dict[_Cell, list[Trial]] = {}
     for tested, (scenes, _) in opened.items():
         for agent in config.agents:
             for trained in names if agent in LEARNT else [""]:
                 who = opened[trained or tested][1][agent]
                 cells[_Cell(tested, agent, trained)] = [
-                    Trial(
-                        chunk,
-                        who,
-                        Condition(CLEAN, 0.0),
-                        config.rollouts,
-                        seed,
-                        config.sampling,
-                        config.device,
-                        config.metric,
-                    )
-                    for chunk in split(scenes, config.chunk)
+                    Trial(chunk, who, Condition(CLEAN, 0.0), *how) for chunk in split(scenes, config.chunk)
                 ]
     trials = [trial for some in cells.values() for trial in some]
     found = run_trials(trials, out, "transfer", config.workers, engine, devices)
