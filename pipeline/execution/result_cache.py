@@ -13,10 +13,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from data.errors import UserError
 from data.files import read_json, remove_leftovers, write_json
@@ -60,16 +59,11 @@ def digest_of(task: Any, **further: Any) -> str:
     return hashlib.sha256(json.dumps(fields | further, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class _Job(Generic[TaskT]):
-    function: Callable[[TaskT], list[dict[str, Any]]]
-    task: TaskT
-    target: Path
-
-
-def _do(job: _Job[TaskT]) -> int:
-    write_json(job.target, job.function(job.task))
-    return job.task.size
+def _do(function: Callable[[TaskT], list[dict[str, Any]]], job: tuple[Path, TaskT]) -> int:
+    """Write the rows of a task to its file; returns the size of the task."""
+    target, task = job
+    write_json(target, function(task))
+    return task.size
 
 
 def _held(target: Path) -> list[dict[str, Any]] | None:
@@ -108,11 +102,11 @@ def run_kept(
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{task.name}.json" for task in tasks]
     missing = {target: task for task, target in zip(tasks, targets, strict=True) if _held(target) is None}
-    todo = [_Job(function, task, target) for target, task in missing.items()]
     total = sum(task.size for task in tasks)
-    done = total - sum(job.task.size for job in todo)
+    done = total - sum(task.size for task in missing.values())
     with bar(description, total, unit, initial=done) as progress:
-        for _, count in run_on(engine, _do, todo, workers, devices=devices, folder=folder):
+        work = partial(_do, function)
+        for _, count in run_on(engine, work, list(missing.items()), workers, devices=devices, folder=folder):
             progress.update(count)
     remove_leftovers(folder)
     return [read_json(target) for target in targets]
