@@ -29,18 +29,8 @@ _CURVES = "events.out.tfevents"
 
 
 def _start(folder: Path, name: str, preset: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "stages",
-        "--preset",
-        preset,
-        "--run",
-        name,
-        "--folder",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "pipeline", "stages", "--preset", preset]
+    command += ["--run", name, "--folder", str(folder)]
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=_ROOT, stdout=log, stderr=log, start_new_session=True)
 

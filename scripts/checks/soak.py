@@ -48,21 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     store = options.out / "store"
     _multiply([SceneStore(folder) for folder in options.stores], options.scenarios, store)
-    learnt = options.checkpoint is not None
-    sampled = (
-        ["--agent", "policy", "--checkpoint", options.checkpoint] if learnt else ["--agent", "constant_velocity"]
-    )
+    agent = ["--agent", "constant_velocity"]
+    if options.checkpoint is not None:
+        agent = ["--agent", "policy", "--checkpoint", options.checkpoint]
+    further = [f"--{option}" for option in options.options]
     rollouts, archive = options.out / "rollouts", options.out / "submission.tar.gz"
     metadata = _ROOT / "submission" / "metadata.example.yaml"
     commands: dict[str, list[str | Path]] = {
-        "sample": [
-            *sampled,
-            "--scenarios",
-            store,
-            "--out",
-            rollouts,
-            *(f"--{option}" for option in options.options),
-        ],
+        "sample": [*agent, "--scenarios", store, "--out", rollouts, *further],
         "package": ["--rollouts", rollouts, "--scenarios", store, "--metadata", metadata, "--out", archive],
         "validate": [archive, "--scenarios", store],
     }
@@ -121,19 +114,11 @@ def _watched(command: list[str], seen: Path, memory_gb: float) -> int:
 
     started = time.perf_counter()
     rows: list[list[object]] = [["seconds", "memory_mb", "largest_mb", "done"]]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *command], cwd=Path.cwd(), env=None, preexec_fn=limited
-    )
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", *command], preexec_fn=limited)
     while process.poll() is None:
-        sizes = [_own_mb(number) for number in _family(process.pid)]
-        rows.append(
-            [
-                round(time.perf_counter() - started, 1),
-                round(sum(sizes)),
-                round(max(sizes, default=0)),
-                _done(command),
-            ]
-        )
+        sizes = [own_mb(number) for number in _family(process.pid)]
+        seconds = round(time.perf_counter() - started, 1)
+        rows.append([seconds, round(sum(sizes)), round(max(sizes, default=0)), _done(command)])
         time.sleep(_EVERY)
     if process.returncode == 0:
         write_text(seen, csv_table(rows))
@@ -162,7 +147,7 @@ def _family(process: int) -> list[int]:
     return found
 
 
-def _own_mb(process: int) -> float:
+def own_mb(process: int) -> float:
     """Memory that a process fills itself, pages that it shares divided among those that share them.
 
     Pages of files that are mapped do not count: the system takes them back when it wants to. Every scene of a
@@ -196,10 +181,8 @@ def _report(out: Path, count: int, names: list[str], archive: Path) -> None:
 
 
 def _largest(out: Path, names: list[str]) -> float:
-    largest = 0.0
-    for name in names:
-        largest = max(largest, *(numbers(row)["largest_mb"] for row in read_table(out / f"{name}.csv")[1]))
-    return largest
+    tables = (read_table(out / f"{name}.csv")[1] for name in names)
+    return max((numbers(row)["largest_mb"] for rows in tables for row in rows), default=0.0)
 
 
 if __name__ == "__main__":

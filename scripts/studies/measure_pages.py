@@ -30,6 +30,7 @@ from playwright.sync_api import sync_playwright
 from data.sources import find_shards
 from data.tfrecord import BrokenRecord, read_records, write_records
 from data.wire import scenario_class
+from scripts.checks.soak import own_mb
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FRAMES = 200
@@ -71,11 +72,6 @@ def _free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def _own_mb(process: int) -> float:
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss_Anon:"))
-
-
 def _asked(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=120) as answer:
         return json.loads(answer.read())
@@ -98,7 +94,7 @@ def _viewer(browser: Any, folder: Path, largest: str) -> dict[str, Any]:
         while not (page := _asked(f"{address}/api/scenes"))["complete"]:
             time.sleep(0.2)
         figures |= {"scenarios": page["found"], "all_found_after_s": round(time.perf_counter() - started, 2)}
-        figures["memory_mb_list"] = round(_own_mb(process.pid))
+        figures["memory_mb_list"] = round(own_mb(process.pid))
         seconds = []
         for number in range(0, page["found"], max(1, page["found"] // _OPENED)):
             opened_at = time.perf_counter()
@@ -106,7 +102,7 @@ def _viewer(browser: Any, folder: Path, largest: str) -> dict[str, Any]:
             seconds.append(time.perf_counter() - opened_at)
         figures["scene_s_mean"] = round(sum(seconds) / len(seconds), 3)
         figures["scene_s_most"] = round(max(seconds), 3)
-        figures["memory_mb_after_scenes"] = round(_own_mb(process.pid))
+        figures["memory_mb_after_scenes"] = round(own_mb(process.pid))
         tab = browser.new_page()
         tab.goto(f"{address}/#{largest}")
         tab.wait_for_selector("#player[data-scenario]", timeout=120_000)
@@ -143,17 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     report = (options.out / "report.html").resolve()
     started = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "report",
-        "--run",
-        str(options.run.resolve()),
-        "--out",
-        str(report),
-    ]
-    subprocess.run(command, cwd=_ROOT, check=True, capture_output=True)
+    run = ["--run", str(options.run.resolve()), "--out", str(report)]
+    subprocess.run([sys.executable, "-m", "pipeline", "report", *run], cwd=_ROOT, check=True, capture_output=True)
     figures: dict[str, Any] = {"report_s": round(time.perf_counter() - started, 1)}
     figures["report_mb"] = round(report.stat().st_size / 1e6, 2)
     with sync_playwright() as engine:
