@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -49,13 +50,8 @@ from scripts.checks.reach import OPTIONS, Reach, measure
 _MISTAKES = Path(__file__).with_name("mistakes.yaml")
 _NOTHING = Path(__file__).with_name("changes_nothing.yaml")
 _TESTS = (
-    *("tests/data", "tests/models", "tests/submission", "tests/pipeline/agents"),
-    *(
-        "tests/pipeline/fitting",
-        "tests/pipeline/selfplay",
-        "tests/pipeline/simulator",
-        "tests/pipeline/studies/planners",
-    ),
+    *("tests/data", "tests/models", "tests/submission", "tests/pipeline/agents", "tests/pipeline/fitting"),
+    *("tests/pipeline/selfplay", "tests/pipeline/simulator", "tests/pipeline/studies/planners"),
 )
 _COPIED = ("data", "models", "submission", "pipeline", "tests", "scripts", "deploy", "docs")
 _FILES = ("pyproject.toml", "Makefile", "README.md")
@@ -178,16 +174,6 @@ def _try(copy: Path, change: Change, text: str, reach: Reach, budget: float, log
 # --- figures
 
 
-def _interval(caught: int, tried: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a fraction."""
-    z, fraction = 1.96, caught / tried
-    middle, half = (
-        fraction + z * z / (2 * tried),
-        z * math.sqrt(fraction * (1 - fraction) / tried + (z / (2 * tried)) ** 2),
-    )
-    return (middle - half) / (1 + z * z / tried), (middle + half) / (1 + z * z / tried)
-
-
 def _changes_nothing(found: Mapping[str, Any], entries: Iterable[Mapping[str, str]]) -> bool:
     """Whether an entry explains a survivor: the same change, in a statement that contains the entry's code."""
     lines = (ROOT / found["file"]).read_text().splitlines()
@@ -218,7 +204,7 @@ def _report(results: Iterable[Mapping[str, Any]], nothing: Sequence[Mapping[str,
         total += counts
     for package, counts in {**by_package, "all": total}.items():
         tried = counts["caught"] + counts["survived"]
-        low, high = _interval(counts["caught"], tried) if tried else (0.0, 1.0)
+        low, high = binomtest(counts["caught"], tried).proportion_ci(method="wilson") if tried else (0.0, 1.0)
         print(
             f"| {package} | {sum(counts.values())} | {counts['caught']} | {counts['changes nothing']} "
             f"| {counts['survived']} | {counts['caught'] / max(tried, 1):.1%} ({low:.1%} to {high:.1%}) |"
@@ -264,13 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _study(drawn, copy, reach, out, options)
 
 
-def _study(
-    drawn: Sequence[Made],
-    copy: Path,
-    reach: Reach,
-    out: Path,
-    options: argparse.Namespace,
-) -> int:
+def _study(drawn: Sequence[Made], copy: Path, reach: Reach, out: Path, options: argparse.Namespace) -> int:
     """Try what has no result yet, and print all results of the draw."""
     kept = out / "results.jsonl"
     known = {}
@@ -289,12 +269,8 @@ def _study(
         known[change.name] = found
         with kept.open("a") as file:
             file.write(json.dumps(found) + "\n")
-        print(
-            f"{found['outcome']:9}  {change.file}:{change.line}  {change.old}  ->  {change.new}  [{found['by']}]"[
-                :200
-            ],
-            flush=True,
-        )
+        line = f"{found['outcome']:9}  {change.file}:{change.line}  {change.old}  ->  {change.new}  [{found['by']}]"
+        print(line[:200], flush=True)
     # Lines as they are now; a result is as old as its file.
     results = [{**known[change.name], **asdict(change)} for change, _ in drawn if change.name in known]
     return 1 if _report(results, yaml.safe_load(_NOTHING.read_text())) else 0
