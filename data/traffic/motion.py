@@ -107,9 +107,7 @@ def _smooth(front: FloatArray, present: NDArray[np.bool_], sigma: FloatArray) ->
             continue
         track = front[user, steps]
         pad = min(len(track) - 1, math.ceil(4 * sigma[user]))
-        before = 2 * track[0] - track[pad:0:-1]
-        after = 2 * track[-1] - track[-2 : -2 - pad : -1]
-        padded = np.concatenate([before, track, after])
+        padded = np.pad(track, ((pad, pad), (0, 0)), mode="reflect", reflect_type="odd")
         filtered = gaussian_filter1d(padded, sigma[user], axis=0, mode="nearest")
         smooth[user, steps] = filtered[pad : pad + len(track)]
     return smooth

@@ -7,6 +7,7 @@ instead of distances to segments.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -198,11 +199,10 @@ def _draw_targets(
 def _interacting(rng: np.random.Generator, boxes: Boxes, rows: Sequence[int]) -> tuple[int, ...]:
     """The pair that comes nearest, in some of the scenes where a pair comes within 12 m."""
     best: tuple[float, tuple[int, ...]] = (12.0, ())
-    for position, first in enumerate(rows):
-        for second in rows[position + 1 :]:
-            both = boxes.valid[first] & boxes.valid[second]
-            gap = np.linalg.norm(boxes.centre[first, both] - boxes.centre[second, both], axis=-1)
-            best = min(best, (float(gap.min(initial=math.inf)), (first, second)))
+    for first, second in itertools.combinations(rows, 2):
+        both = boxes.valid[first] & boxes.valid[second]
+        gap = np.linalg.norm(boxes.centre[first, both] - boxes.centre[second, both], axis=-1)
+        best = min(best, (float(gap.min(initial=math.inf)), (first, second)))
     return best[1] if rng.random() < 0.6 else ()
 
 
