@@ -176,10 +176,6 @@ def mode_name(top_k: int) -> str:
     return f"top {top_k}" if top_k else "all"
 
 
-def arm_folder(root: Path, name: str, seed: int) -> Path:
-    return root / f"{name.replace(' ', '_').replace('+', 'and')}_{seed}"
-
-
 @dataclass(frozen=True)
 class ArmResult:
     """What an arm came to.

@@ -112,15 +112,12 @@ def write_reports(reports: Sequence[Report], out: Path, about: dict[str, Any]) -
         for name, figure in report.figures.items():
             pictures[name] = [path.relative_to(out) for path in save_figure(figure, out / _FIGURES, name)]
     write_json(out / "claims.json", {"about": about, "claims": [report.plain() for report in reports]})
-    lines = ["# Claims", "", *(f"- {name}: {value}" for name, value in about.items()), "", _summary(reports)]
+    rows = [[report.title, f"**{report.verdict}**", report.says] for report in reports]
+    summary = markdown_table([["claim", "verdict", "in words"], *rows])
+    lines = ["# Claims", "", *(f"- {name}: {value}" for name, value in about.items()), "", summary]
     for report in reports:
         lines += ["", *_section(report, [path for name in report.figures for path in pictures[name]])]
     write_text(out / "claims.md", "\n".join(lines) + "\n")
-
-
-def _summary(reports: Sequence[Report]) -> str:
-    rows = [[report.title, f"**{report.verdict}**", report.says] for report in reports]
-    return markdown_table([["claim", "verdict", "in words"], *rows])
 
 
 def _section(report: Report, pictures: Sequence[Path]) -> list[str]:

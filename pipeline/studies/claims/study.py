@@ -28,7 +28,6 @@ from pipeline.studies.claims.arms import (
     ArmResult,
     Judged,
     Trial,
-    arm_folder,
     is_done,
     judge_reference,
     mode_name,
@@ -195,7 +194,8 @@ class Study:
         )
 
     def folder(self, arm: Arm, seed: int) -> Path:
-        return arm_folder(self.out / "arms", arm.name, self.seed + seed)
+        name = arm.name.replace(" ", "_").replace("+", "and")
+        return self.out / "arms" / f"{name}_{self.seed + seed}"
 
     def run(self, title: str, arms: Iterable[Arm], references: Iterable[str] = ()) -> int:
         """Run arms that are not done, with every seed, and judge references; a line for each.

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.scene import CURRENT_INDEX, Scene
+from data.scene import CURRENT_INDEX, STEP_SECONDS, Scene
 from data.traffic.sumo import SumoError, front_point
 from pipeline.simulator.world import World
 from pipeline.studies.cosimulation.area import Area
 from pipeline.studies.cosimulation.drivers import Driver
-from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session, speed_between
+from pipeline.studies.cosimulation.session import Brake, Frame, Session, open_session
 from pipeline.studies.cosimulation.setting import area_world, motion_in, snapshot
 
 # Vehicles whose front is this near to the end of a street are not taken over, metres.
@@ -159,7 +159,8 @@ class _Takeover:
                 self._driven.remove(row)
                 self._left.add(row)
                 continue
-            self._session.move(row, pose, speed_between(before.pose[row], now.pose[row]))
+            moved = now.pose[row, :2] - before.pose[row, :2]
+            self._session.move(row, pose, float(np.hypot(*moved)) / STEP_SECONDS)
             put[row] = pose
         return put
 

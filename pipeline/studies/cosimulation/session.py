@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.scene import STEP_SECONDS
 from data.traffic.sumo import angle_of, box_pose, front_point, running
 from pipeline.studies.cosimulation.area import Area
 
@@ -75,12 +74,10 @@ class Session:
                 front[row], angle[row], present[row] = domain.getPosition(name), domain.getAngle(name), True
         pose = np.concatenate((box_pose(front, angle, area.lengths[:count]), self._standing))
         pose[~present] = 0.0
-        return Frame(pose, present, self._signals())
-
-    def _signals(self) -> NDArray[np.int64]:
         read = self._sumo.trafficlight.getRedYellowGreenState
-        letters = {name: read(name) for name in {link.controller for link in self._area.links}}
-        return np.array([link.state(letters[link.controller]) for link in self._area.links], dtype=np.int64)
+        letters = {name: read(name) for name in {link.controller for link in area.links}}
+        signals = np.array([link.state(letters[link.controller]) for link in area.links], dtype=np.int64)
+        return Frame(pose, present, signals)
 
     def move(self, row: int, pose: NDArray[np.float64], speed: float) -> None:
         """Put a vehicle exactly there with the next step.
@@ -151,8 +148,3 @@ def open_session(area: Area) -> Iterator[Session]:
     watch = {"collision__action": "warn", "collision__check_junctions": "true", "collision__mingap_factor": "0"}
     with running(area.network, area.demand, area.sumo_seed, **watch) as sumo:
         yield Session(sumo, area)
-
-
-def speed_between(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    """m/s of a box that goes from one pose [3] to another in a step."""
-    return float(np.hypot(*(after[:2] - before[:2]))) / STEP_SECONDS

@@ -44,9 +44,11 @@ def load_planner(name: str) -> MakePlanner:
         return planners[name]
     if name.endswith(_CHECKPOINT):
         # Imported here: the others need no network code.
-        from pipeline.studies.planners.policy_planner import policy_planner
+        from pipeline.agents.policy_agent import PolicyAgent
+        from pipeline.studies.planners.policy_planner import PolicyPlanner
 
-        return policy_planner(Path(name))
+        agent = PolicyAgent.from_checkpoint(Path(name))
+        return lambda mission: PolicyPlanner(mission, agent)
     if ":" in name:
         return _own(name)
     raise UserError(

@@ -284,16 +284,6 @@ class Manoeuvre:
         return speed * (free + rest) - self.braking / 2 * rest**2
 
 
-def hard_brake(mission: Mission) -> Manoeuvre:
-    """Drives on for a second and brakes at 6 m/s^2."""
-    return Manoeuvre(mission.route, mission.ego, braking=6.0)
-
-
-def gentle_stop(mission: Mission) -> Manoeuvre:
-    """Drives on for a second and brakes at 3 m/s^2."""
-    return Manoeuvre(mission.route, mission.ego, braking=3.0)
-
-
 def cut_in(mission: Mission) -> Manoeuvre:
     """Drives on for a second and changes lane in front of somebody.
 
@@ -306,4 +296,8 @@ def cut_in(mission: Mission) -> Manoeuvre:
     return Manoeuvre(mission.route, mission.ego, offset=found.offset)
 
 
-MANOEUVRES: dict[str, MakePlanner] = {"hard_brake": hard_brake, "gentle_stop": gentle_stop, "cut_in": cut_in}
+MANOEUVRES: dict[str, MakePlanner] = {
+    "hard_brake": lambda mission: Manoeuvre(mission.route, mission.ego, braking=6.0),
+    "gentle_stop": lambda mission: Manoeuvre(mission.route, mission.ego, braking=3.0),
+    "cut_in": cut_in,
+}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch import Tensor
 from data.scene import FUTURE_STEPS, generator_for
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.simulator.step import State
-from pipeline.studies.planners.interface import MakePlanner, Mission, Situation, Trajectory
+from pipeline.studies.planners.interface import Mission, Situation, Trajectory
 
 
 class PolicyPlanner:
@@ -59,13 +57,3 @@ class PolicyPlanner:
         path = last.pose.unsqueeze(2) + change.unsqueeze(2) * fraction[:, None]
         path[0, self.mission.ego, :-1], path[0, :, -1] = self._path[:-1], pose[0]
         return path
-
-
-def policy_planner(path: Path) -> MakePlanner:
-    """Makes planners that drive with the policy of a checkpoint.
-
-    Raises:
-        UserError: not such a checkpoint.
-    """
-    agent = PolicyAgent.from_checkpoint(path)
-    return lambda mission: PolicyPlanner(mission, agent)
