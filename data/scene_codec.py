@@ -119,20 +119,20 @@ def encode_row(scene: Scene) -> pa.RecordBatch:
     return pa.record_batch([pa.array(columns[field.name], type=field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def decode_row(row: Mapping[str, pa.Array], index: int = 0) -> Scene:
+def decode_row(row: Mapping[str, pa.Array]) -> Scene:
     """Inverse of ``encode_row``.
 
     Args:
-        row: columns by name, of a RecordBatch or a Table of one chunk. index: of the row.
+        row: columns by name, of a RecordBatch or a Table of one chunk and one row.
 
     Raises:
         KeyError, ValueError, pyarrow.ArrowInvalid: the columns are not those of a scene.
     """
-    steps = row["steps"][index].as_py()
+    steps = row["steps"][0].as_py()
     arrays: dict[str, dict[str, Tensor]] = {"": {}, **{part: {} for part in _PARTS}}
     for name, shape in _SHAPES.items():
         column = row[name]
-        start, stop = column.offsets[index].as_py(), column.offsets[index + 1].as_py()
+        start, stop = column.offsets[0].as_py(), column.offsets[1].as_py()
         values = column.values.slice(start, stop - start).to_numpy(zero_copy_only=False)
         tail = [steps if size == "T" else size for size in shape[1:]]
         if name in _FLOATS:
@@ -147,7 +147,7 @@ def decode_row(row: Mapping[str, pa.Array], index: int = 0) -> Scene:
         part, _, field = name.rpartition(".")
         arrays[part][field] = torch.from_numpy(np.ascontiguousarray(values))
     return Scene(
-        scenario_id=row["scenario_id"][index].as_py(),
+        scenario_id=row["scenario_id"][0].as_py(),
         timestamp=arrays[""]["timestamp"],
         agents=Agents(**arrays["agents"]),
         map=RoadMap(**arrays["map"]),

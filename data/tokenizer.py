@@ -77,7 +77,6 @@ def tokenize_motion(
     valid: Tensor,
     types: Tensor,
     anchor: int | None = CURRENT_INDEX,
-    max_jump: float = MAX_JUMP,
 ) -> MotionTokens:
     """Tokenise motion by rolling matching: each token starts at the end of the token before it.
 
@@ -87,12 +86,12 @@ def tokenize_motion(
     Args:
         pose: [..., T, 3] recorded, T - 1 a multiple of token_steps (steps after the last boundary are not read).
         valid: [..., T] bool. types: [...] from ``type_index``.
-        anchor: a step on a boundary, or None. max_jump: see ``MAX_JUMP``, metres.
+        anchor: a step on a boundary, or None.
 
     Raises:
         ValueError: the anchor is not on a boundary.
     """
-    return tokenize_noisy(vocabulary, pose, valid, types, None, anchor, max_jump)[0]
+    return tokenize_noisy(vocabulary, pose, valid, types, None, anchor)[0]
 
 
 def tokenize_noisy(
@@ -107,7 +106,7 @@ def tokenize_noisy(
     """``tokenize_motion`` with noise for training: tokens may deviate from the recording and return to it.
 
     Args:
-        pose, valid, types, anchor, max_jump: as for ``tokenize_motion``.
+        pose, valid, types, anchor: as for ``tokenize_motion``. max_jump: see ``MAX_JUMP``, metres.
         rank: [..., N] int64, rank by distance of the token to execute, 0 for the nearest; None for always 0.
 
     Returns:
@@ -151,9 +150,7 @@ def tokenize_noisy(
     return tokens, torch.stack(nearest, dim=-1)
 
 
-def extend_back(
-    pose: Tensor, velocity: Tensor, valid: Tensor, token_steps: int, current: int = CURRENT_INDEX
-) -> tuple[Tensor, Tensor]:
+def extend_back(pose: Tensor, velocity: Tensor, valid: Tensor, token_steps: int) -> tuple[Tensor, Tensor]:
     """Extend tracks that begin inside a token, or at the current step, back to the previous boundary.
 
     Velocity and heading are constant there. So every simulated agent has one token of history (CAT-K).
@@ -166,7 +163,7 @@ def extend_back(
     """
     step = torch.arange(valid.shape[-1], device=valid.device)
     first = torch.where(valid, step, valid.shape[-1]).amin(-1)  # [...], T where never valid
-    late = (first % token_steps != 0) | (first == current)
+    late = (first % token_steps != 0) | (first == CURRENT_INDEX)
     start = torch.where(late, (first - 1).div(token_steps, rounding_mode="floor") * token_steps, first)
     extended = (step >= start.unsqueeze(-1)) & (step < first.unsqueeze(-1)) & valid.any(-1, keepdim=True)
     at = first.clamp(max=valid.shape[-1] - 1)[..., None, None]

@@ -67,8 +67,8 @@ def write_sheet(
     atomic_write(path, lambda file: sheet.save(file, "PNG", optimize=True))
 
 
-def write_video(path: Path, frames: Iterable[Image.Image], rate: int = _RATE) -> int:
-    """Write H.264 in MP4, which every player and slide program reads; returns the number of frames."""
+def write_video(path: Path, frames: Iterable[Image.Image]) -> int:
+    """Write H.264 in MP4 at 10 Hz, which every player and slide program reads; returns the number of frames."""
     # Not needed by trainers, which import this module for TensorBoard's pictures.
     import av
 
@@ -79,7 +79,7 @@ def write_video(path: Path, frames: Iterable[Image.Image], rate: int = _RATE) ->
             # Sides must be even.
             width, height = frame.width // 2 * 2, frame.height // 2 * 2
             if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(rate))
+                stream = container.add_stream("libx264", rate=Fraction(_RATE))
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.options = {"crf": "20", "preset": "medium"}
             picture = av.VideoFrame.from_image(frame.crop((0, 0, width, height)))

@@ -198,11 +198,11 @@ def rate(top: Array, bottom: Array, scale: float = 1.0, seed: int = 0) -> Interv
     return Interval(float(scale * top.sum() / bottom.sum()), *percentiles(resampled), len(top))
 
 
-def mean_of_known(values: Array, axis: int = -1) -> Array:
-    """Mean along an axis of what is finite, NaN where nothing is."""
+def mean_of_known(values: Array) -> Array:
+    """Mean along the last axis of what is finite, NaN where nothing is."""
     known = np.isfinite(values)
-    count = known.sum(axis=axis)
-    total = np.where(known, values, 0.0).sum(axis=axis)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 

@@ -56,6 +56,8 @@ _WIDTHS = {
     Line.EDGE: 0.6,
 }
 _SHOWN = 8
+# From the AV to the side of a picture, metres.
+_RADIUS = 60.0
 
 
 @contextlib.contextmanager
@@ -135,14 +137,13 @@ class Band:
     high: Sequence[float]
 
 
-def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int = 4) -> Any:
+def bands_figure(panels: Mapping[str, Sequence[Band]], label: str) -> Any:
     """Small panels side by side on one scale: what depends on what, by agent, with intervals as bands.
 
     Args:
         panels: curves by what stands below their axis. label: of what is drawn.
-        columns: panels in a row.
     """
-    columns = min(columns, len(panels))
+    columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
         size = (COLUMN_INCHES / 2 * columns, 1.45 * rows + 0.3)
@@ -164,7 +165,7 @@ def bands_figure(panels: Mapping[str, Sequence[Band]], label: str, columns: int 
     return figure
 
 
-def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60.0) -> Any:
+def scene_figure(scene: Scene, futures: Mapping[str, Tensor]) -> Any:
     """The log and some futures [R, S, 80, 4] of each agent, from above, side by side."""
     rows = scene.simulated
     log = torch.cat((scene.agents.position[..., :2], scene.agents.heading.unsqueeze(-1)), dim=-1)
@@ -178,8 +179,8 @@ def scene_figure(scene: Scene, futures: Mapping[str, Tensor], radius: float = 60
         for axes, (name, (states, valid)) in zip(all_axes[0], panels.items(), strict=True):
             _draw_map(axes, scene)
             _draw_agents(axes, scene, states, valid)
-            centre = scene.agents.position[scene.agents.is_sdc][0, CURRENT_INDEX, :2].tolist()
-            axes.set(xlim=(centre[0] - radius, centre[0] + radius), ylim=(centre[1] - radius, centre[1] + radius))
+            x, y = scene.agents.position[scene.agents.is_sdc][0, CURRENT_INDEX, :2].tolist()
+            axes.set(xlim=(x - _RADIUS, x + _RADIUS), ylim=(y - _RADIUS, y + _RADIUS))
             axes.set_aspect("equal")
             axes.set_axis_off()
             axes.set_title(name.replace("_", " "))

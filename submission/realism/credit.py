@@ -21,19 +21,16 @@ from submission.realism.score import INDICATORS, SceneScore, scored_events, scor
 _LEAD = 2
 
 
-def leave_one_out(
-    context: SceneContext, score: SceneScore, config: MetricConfig, first: Tensor, ttc_all_types: bool = False
-) -> Tensor:
+def leave_one_out(context: SceneContext, score: SceneScore, config: MetricConfig, first: Tensor) -> Tensor:
     """What each likelihood loses without what one rollout of one agent did from a step on.
 
     Values over time that the poses from ``first`` on can influence are left out. Of an event (collision, off-road,
     red light) the rollout is left out, unless the event happened before: then nothing is.
 
     Args:
-        context: of the scene. score: of at least two rollouts, by ``score_states`` with the same options.
+        context: of the scene. score: of at least two rollouts, by ``score_states``.
         config: with a distribution for each agent and all steps, as those of Waymo have.
         first: [N] int64 steps from 0; 0 leaves the whole rollout out.
-        ttc_all_types: as in ``score``.
 
     Returns:
         [F, R, E, N] float32, likelihoods in the order of ``COMPONENTS``: with everything minus without. Times the
@@ -42,7 +39,7 @@ def leave_one_out(
     Raises:
         ValueError: a configuration that pools agents or keeps steps apart.
     """
-    values, masks, _ = scored_values(context, score.features, ttc_all_types)
+    values, masks, _ = scored_values(context, score.features)
     step = torch.arange(score.features.linear_speed.shape[-1], device=first.device)
     late = step.unsqueeze(-1) >= first - _LEAD  # [T, N]
     happened = scored_events(context, score.features).to(torch.float32) @ (~late).to(torch.float32)  # [3, R, E, N]

@@ -177,10 +177,10 @@ def save_context(path: Path, context: SceneContext) -> None:
     atomic_write(path, lambda file: torch.save(content, file))
 
 
-def load_context(path: Path, device: torch.device | str = "cpu") -> SceneContext | None:
+def load_context(path: Path) -> SceneContext | None:
     """Read what ``save_context`` wrote; None if there is no such file, or one of another version."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != _FORMAT:
             return None
         context: SceneContext = _built(SceneContext, content["context"])
