@@ -197,9 +197,7 @@ def tokenize_scene(vocabulary: Vocabulary, scene: Scene, origin: Tensor) -> Moti
     return tokenize_motion(vocabulary, pose, valid, type_index(agents.type))
 
 
-def retokenisation_error(
-    scenes: Iterable[Scene], vocabulary: Vocabulary, max_scenes: int = 1000
-) -> dict[str, float]:
+def retokenisation_error(scenes: Iterable[Scene], vocabulary: Vocabulary) -> dict[str, float]:
     """Distance of executed tokens from the recording, over all valid 0.1 s steps of valid tokens.
 
     Returns:
@@ -210,7 +208,7 @@ def retokenisation_error(
     errors: list[list[Tensor]] = [[] for _ in TYPE_NAMES]
     segments = torch.zeros(len(TYPE_NAMES))
     jumps = torch.zeros(len(TYPE_NAMES))
-    for _, scene in zip(range(max_scenes), scenes, strict=False):
+    for scene in scenes:
         origin = scene_origin(scene)
         tokens = tokenize_scene(vocabulary, scene, origin)
         types = type_index(scene.agents.type)
