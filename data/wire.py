@@ -83,15 +83,15 @@ _STATE_TAGS = {
 _INVALID_STATE = bytes([_tag(11, 0), 0])
 
 
-def _usual_layout(records: NDArray[Any], tags: dict[str, int]) -> NDArray[np.bool_]:
-    matches = np.ones(len(records), dtype=bool)
-    for name, tag in tags.items():
-        matches &= records[name] == tag
-    return matches
-
-
-def _view(messages: Sequence[bytes], index: NDArray[np.intp], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.frombuffer(b"".join([messages[i] for i in index]), dtype=dtype)
+def _usual(
+    messages: Sequence[bytes], dtype: np.dtype[Any], tags: dict[str, int]
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Numbers of the messages that have the usual layout, and these messages as records."""
+    lengths = np.fromiter(map(len, messages), dtype=np.int64, count=len(messages))
+    sized = np.flatnonzero(lengths == dtype.itemsize)
+    records = np.frombuffer(b"".join([messages[i] for i in sized]), dtype=dtype)
+    matches = np.all([records[name] == tag for name, tag in tags.items()], axis=0)
+    return sized[matches], records[matches]
 
 
 def decode_points(messages: Sequence[bytes]) -> NDArray[np.float64]:
@@ -101,11 +101,7 @@ def decode_points(messages: Sequence[bytes]) -> NDArray[np.float64]:
         google.protobuf.message.DecodeError: a message is not a MapPoint.
     """
     points = np.zeros((len(messages), 3))
-    lengths = np.fromiter(map(len, messages), dtype=np.int64, count=len(messages))
-    sized = np.flatnonzero(lengths == _POINT_DTYPE.itemsize)
-    records = _view(messages, sized, _POINT_DTYPE)
-    matches = _usual_layout(records, _POINT_TAGS)
-    usual, records = sized[matches], records[matches]
+    usual, records = _usual(messages, _POINT_DTYPE, _POINT_TAGS)
     points[usual] = np.stack([records["x"], records["y"], records["z"]], axis=-1)
     for index in np.setdiff1d(np.arange(len(messages)), usual):
         point = map_pb2.MapPoint.FromString(messages[index])
@@ -124,11 +120,7 @@ def decode_states(messages: Sequence[bytes]) -> tuple[NDArray[np.float64], NDArr
     """
     values = np.zeros((len(messages), len(STATE_FIELDS)))
     valid = np.zeros(len(messages), dtype=bool)
-    lengths = np.fromiter(map(len, messages), dtype=np.int64, count=len(messages))
-    sized = np.flatnonzero(lengths == _STATE_DTYPE.itemsize)
-    records = _view(messages, sized, _STATE_DTYPE)
-    matches = _usual_layout(records, _STATE_TAGS)
-    usual, records = sized[matches], records[matches]
+    usual, records = _usual(messages, _STATE_DTYPE, _STATE_TAGS)
     for column, name in enumerate(STATE_FIELDS):
         values[usual, column] = records[name]
     valid[usual] = records["valid"] != 0
