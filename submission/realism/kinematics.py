@@ -22,6 +22,13 @@ def norm(vector: Tensor) -> Tensor:
     return first.double().sqrt().float()
 
 
+def relative(to_point: Tensor, direction: Tensor) -> Tensor:
+    """Coordinate [...] along vectors in the plane, 1 at their end, of points relative to their start [..., 2+]."""
+    numerator = to_point[..., 0] * direction[..., 0] + to_point[..., 1] * direction[..., 1]
+    denominator = direction[..., 0] * direction[..., 0] + direction[..., 1] * direction[..., 1]
+    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / denominator)
+
+
 def central_difference(values: Tensor) -> Tensor:
     """(v[t+1] - v[t-1]) / 2 along the last dimension, NaN at both ends."""
     inner = (values[..., 2:] - values[..., :-2]) / 2

@@ -114,14 +114,17 @@ def nearest_object_distance(boxes: Boxes, evaluated: int, exhaustive: bool = Fal
     position, size = boxes.position, boxes.size
     shrink = torch.minimum(size[:, 0], size[:, 1]) * _ROUNDING / 2.0  # [A]
     length, width = size[:, 0] - 2.0 * shrink, size[:, 1] - 2.0 * shrink
+    rollouts, agents, steps = shape = position.shape[:3]
+    corners = _corners(
+        position[..., :2], boxes.heading, length[:, None].expand(shape), width[:, None].expand(shape)
+    )
     if exhaustive:
-        return _nearest_of_all(boxes, evaluated, shrink, length, width)
+        return _nearest_of_all(boxes, evaluated, shrink, corners)
     # Radius of the core boxes plus the rounding.
     outer = torch.sqrt(length**2 + width**2) / 2 + shrink
     # In Waymo's code a box that is a line has no inside; the distance to it is at most that to the farthest vertex.
     is_line = torch.minimum(length, width) < _THIN
     inner = torch.where(is_line, -outer, torch.minimum(length, width) / 2 + shrink)
-    rollouts, agents, steps = position.shape[:3]
     x, y = position[..., 0], position[..., 1]
     dx = x[:, :evaluated, None] - x[:, None]  # [R, E, A, T]
     dy = y[:, :evaluated, None] - y[:, None]
@@ -133,24 +136,16 @@ def nearest_object_distance(boxes: Boxes, evaluated: int, exhaustive: bool = Fal
     lower = distance - (outer[:evaluated, None] + outer[None])[..., None]
     wanted = possible & (lower <= upper.amin(2, keepdim=True) + _MARGIN)
     r, e, a, t = wanted.nonzero(as_tuple=True)
-    shape = (rollouts, agents, steps)
-    corners = _corners(
-        position[..., :2], boxes.heading, length[:, None].expand(shape), width[:, None].expand(shape)
-    )
     exact = _signed_distance(corners[r, e, t], corners[r, a, t]) - shrink[e] - shrink[a]
     result = torch.full((rollouts * evaluated * steps,), FAR, device=position.device)
     result.scatter_reduce_(0, (r * evaluated + e) * steps + t, exact, "amin")
     return result.view(rollouts, evaluated, steps)
 
 
-def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """``nearest_object_distance`` of all pairs; ``shrink``, ``length`` and ``width`` [A] of the core boxes."""
+def _nearest_of_all(boxes: Boxes, evaluated: int, shrink: Tensor, corners: Tensor) -> Tensor:
+    """``nearest_object_distance`` of all pairs; ``corners`` [R, A, T, 4, 2] of the core boxes, ``shrink`` [A]."""
     position = boxes.position
     rollouts, agents, steps = position.shape[:3]
-    shape = (rollouts, agents, steps)
-    corners = _corners(
-        position[..., :2], boxes.heading, length[:, None].expand(shape), width[:, None].expand(shape)
-    )
     result = position.new_full((rollouts, evaluated, steps), FAR)
     itself = torch.eye(evaluated, agents, dtype=torch.bool, device=position.device).unsqueeze(-1)
     size = max(1, block_elements(position.device) // (_PAIR_ELEMENTS * max(1, result.numel())))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.scene import SURFACE_STREET, LightState, MapKind, Scene
-from submission.realism.kinematics import norm
+from submission.realism.kinematics import norm, relative
 from submission.realism.search import block_elements, first_nearest
 
 
@@ -51,16 +51,10 @@ class SignalFences:
     bug_compatible: bool
 
 
-def _relative(to_point: Tensor, direction: Tensor) -> Tensor:
-    numerator = to_point[..., 0] * direction[..., 0] + to_point[..., 1] * direction[..., 1]
-    denominator = direction[..., 0] * direction[..., 0] + direction[..., 1] * direction[..., 1]
-    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / denominator)
-
-
 def _rank(point: Tensor, start: Tensor, direction: Tensor, bug_compatible: bool) -> Tensor:
     """Quantity that the search minimises. Waymo's code adds the projection; the distance would subtract it."""
     to_point = point - start
-    along = direction * _relative(to_point, direction).clamp(0.0, 1.0).unsqueeze(-1)
+    along = direction * relative(to_point, direction).clamp(0.0, 1.0).unsqueeze(-1)
     offset = to_point + along if bug_compatible else to_point - along
     return norm(offset)
 
@@ -106,7 +100,7 @@ def prepare_signals(scene: Scene, bug_compatible: bool = True) -> SignalFences:
         is_stop=is_stop,
         start=start,
         direction=direction,
-        stop_t=_relative(stop - start, direction),
+        stop_t=relative(stop - start, direction),
         lanes=lanes,
         bug_compatible=bug_compatible,
     )
@@ -154,7 +148,7 @@ def violations(
         return result
     window = slice(first_step - 1, steps)
     to_point = position[:, :, None, window] - fences.start[:, window]  # [R, E, S, T', 2]
-    along = _relative(to_point, fences.direction[:, window])
+    along = relative(to_point, fences.direction[:, window])
     behind, ahead = along < fences.stop_t[:, window], along > fences.stop_t[:, window]
     crossed = (
         behind[..., :-1] & ahead[..., 1:] & fences.is_stop[:, first_step:] & valid[:, None, first_step:]

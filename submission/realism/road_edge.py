@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.scene import MapKind, RoadMap
-from submission.realism.kinematics import norm
+from submission.realism.kinematics import norm, relative
 from submission.realism.objects import rotated
 from submission.realism.search import block_elements, first_nearest
 
@@ -97,9 +97,7 @@ def _project(point: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor,
     All arguments broadcast: [..., 3]. Returns rel_t [...], offset [..., 3], start_to_point [..., 3].
     """
     to_point, direction = point - start, end - start
-    numerator = to_point[..., 0] * direction[..., 0] + to_point[..., 1] * direction[..., 1]
-    denominator = direction[..., 0] * direction[..., 0] + direction[..., 1] * direction[..., 1]
-    rel_t = torch.where(denominator == 0, torch.zeros_like(numerator), numerator / denominator)
+    rel_t = relative(to_point, direction)
     return rel_t, to_point - direction * rel_t.clamp(0.0, 1.0).unsqueeze(-1), to_point
 
 
