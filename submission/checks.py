@@ -29,8 +29,7 @@ class Findings:
 
     Attributes:
         defects: reasons why the server or the rules refuse it, one line each. suspicions: searched only if there
-            are
-            no defects.
+            are no defects.
     """
 
     defects: list[str] = field(default_factory=list)

@@ -10,12 +10,12 @@ from torch import nn
 
 from data.scene import Scene
 from data.vocabulary import VocabularyConfig, build_vocabulary
-from models.policy import Policy, PolicyConfig, load_policy
+from models.policy import Policy, PolicyConfig
 from models.reference.agent import ReferenceAgent
 from models.reference.config import size_preset
 from models.reference.network import Reference
 from pipeline.agents.agent import Agent
-from pipeline.agents.policy_agent import PolicyAgent
+from pipeline.agents.policy_agent import PolicyAgent, open_policy
 from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.rows import Row, cpu_seconds, load_scenes
 from pipeline.simulator.observation import ObservationConfig, feature_sizes
@@ -30,19 +30,17 @@ def bench(policy: Path | None = None, reference: Path | None = None) -> list[Row
 
     Args:
         policy, reference: checkpoints. Without them weights are random; the reference is of size mini and as fast
-            as
-            a trained one. A trained policy is faster than a random one, since its parked agents stand still and see
-            the same road again.
+            as a trained one. A trained policy is faster than a random one, since its parked agents stand still and
+            see the same road again.
     """
     kind, scenes = load_scenes(_SCENES)
     vocabulary = build_vocabulary(scenes, VocabularyConfig(max_segments=20_000), 0)
-    view = ObservationConfig()
     torch.manual_seed(0)
     if policy is None:
+        view = ObservationConfig()
         student, words = Policy(PolicyConfig(), feature_sizes(view), vocabulary.ends), vocabulary
     else:
-        student, words, fields = load_policy(policy)
-        view = ObservationConfig(**fields)
+        student, words, view = open_policy(policy)
     if reference is None:
         network = Reference(size_preset(_SIZE), vocabulary)
     else:

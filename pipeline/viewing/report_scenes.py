@@ -11,9 +11,8 @@ from data.errors import UserError
 from data.files import atomic_write
 from data.scenes_source import open_scenes
 from data.vocabulary import Vocabulary
-from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
-from pipeline.simulator.observation import ObservationConfig
+from pipeline.agents.policy_agent import open_policy
 from pipeline.viewing.explaining import Explainer, Explanation
 from pipeline.viewing.judging import Judgement, judge, log_events
 from pipeline.viewing.scene_pack import RolloutSet, pack_scene
@@ -87,8 +86,8 @@ def load_explainer(policy: Path | None, reference: Path | None) -> Explainer | N
     net, judge_model = None, None
     vocabulary: Vocabulary | None = None
     if policy is not None:
-        loaded, vocabulary, fields = load_policy(policy)
-        net = (loaded.eval(), ObservationConfig(**fields))
+        loaded, vocabulary, view = open_policy(policy)
+        net = loaded, view
     if reference is not None:
         judge_model = ReferenceAgent.from_checkpoint(reference)
         if vocabulary is None:

@@ -1,6 +1,5 @@
 """The realism meta-metric: score of a scene from its features (wosac metric, ``SimAgentMetrics``), mean over
-scenes,
-buckets, and the loss of every agent and feature."""
+scenes, buckets, and the loss of every agent and feature."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from data.files import read_json, sha256_of, write_json
 from data.scenes_source import content_digest, open_scenes
-from models.policy import load_policy
 from models.reference.agent import ReferenceAgent
+from pipeline.agents.policy_agent import open_policy
 from pipeline.execution.devices import find_devices
 from pipeline.execution.manifest import differences
 from pipeline.execution.result_cache import keep_settings, refuse_changes
@@ -26,7 +26,6 @@ from pipeline.run.presets import override, read_settings
 from pipeline.selfplay.anchor import SceneDivergence, mean_divergence, scene_divergences
 from pipeline.selfplay.config import SelfPlayConfig
 from pipeline.selfplay.training import POLICY_FILE
-from pipeline.simulator.observation import ObservationConfig
 from pipeline.stages.evaluate import EvaluateConfig, run_evaluate
 from pipeline.stages.sample import SampleConfig, run_sample
 from pipeline.stages.selfplay import run_selfplay
@@ -312,10 +311,10 @@ def judge_rollouts(judged: Judged, agent: str, checkpoint: Path | None, folder: 
 
 def _measure(trial: Trial, folder: Path) -> dict[str, Any]:
     """KL to the reference, entropy and log-likelihood on the scenarios it is judged on, with all agents driven."""
-    policy, _, view = load_policy(folder / "training" / POLICY_FILE)
+    policy, _, view = open_policy(folder / "training" / POLICY_FILE)
     device = find_devices(trial.judged.evaluate.device).name
     scenes = list(open_scenes(trial.judged.scenarios))
     reference = ReferenceAgent.from_checkpoint(trial.reference, device=device)
-    parts = scene_divergences(policy.to(device), reference, scenes, ObservationConfig(**view), seed=0)
+    parts = scene_divergences(policy.to(device), reference, scenes, view, seed=0)
     by_scene = {str(scene.scenario_id): dataclasses.asdict(part) for scene, part in zip(scenes, parts, strict=True)}
     return {"measured": mean_divergence(parts), "measured_scenes": by_scene}
