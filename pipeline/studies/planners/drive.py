@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.geometry import wrap_angle
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene, until_now
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Scene, generator_for, until_now
 from data.tokenizer import scene_origin
 from data.vocabulary import type_index
 from pipeline.agents.agent import Agent
@@ -33,7 +33,6 @@ from pipeline.studies.planners.interface import (
     execute,
 )
 from pipeline.studies.planners.route import find_route
-from pipeline.studies.planners.traffic import Traffic
 
 
 def mission_of(scene: Scene, seed: int = 0) -> Mission:
@@ -193,6 +192,42 @@ def _situation(stage: _Stage, pose: Tensor, present: Tensor, ego: int, step: int
         stop_line=stage.stop_line,
         red=stage.red[:, step],
     )
+
+
+class Traffic:
+    """An agent drives everybody but the AV in P copies of a scene; what it draws depends on (seed, scene) alone.
+
+    Within a decision it decides from what has happened by then, and is told afterwards where the planner drove. All
+    copies draw the same numbers, so that planners meet the same people.
+
+    Args:
+        agent: of the traffic. scene: a single one. copies: P. seed: of the draws.
+
+    Raises:
+        UserError: log replay in a scene without a future.
+    """
+
+    def __init__(self, agent: Agent, scene: Scene, copies: int, seed: int) -> None:
+        self._ego = int(scene.agents.is_sdc[scene.simulated].int().argmax())
+        driven = torch.ones(int(scene.simulated.sum()), dtype=torch.bool)
+        driven[self._ego] = False
+        self._drive = agent.start(agent.prepare(scene), copies, driven)
+        shape = (FUTURE_STEPS // agent.token_steps, 1, len(driven))
+        uniform = torch.rand(shape, generator=generator_for(seed, str(scene.scenario_id)))
+        self._uniform = iter(uniform.to(agent.device).expand(-1, copies, -1))
+        self._pose = torch.zeros(0)
+
+    def decide(self) -> tuple[Tensor, Tensor]:
+        """Where everybody is at the next steps: poses [P, A, s, 3] from the scene's origin on the CPU, and who is
+        there [P, A, s], s steps of 0.1 s in a decision; the AV's row means nothing."""
+        self._pose, present = self._drive.step(next(self._uniform).contiguous())
+        return self._pose.cpu(), present.cpu()
+
+    def happened(self, ego: Tensor) -> None:
+        """Where the AV went meanwhile: [P, s, 3] on the CPU."""
+        pose = self._pose.clone()
+        pose[:, self._ego] = ego.to(pose.device)
+        self._drive.observe(pose)
 
 
 class _Driver:

@@ -16,7 +16,7 @@ from pipeline.agents.baselines import LogReplay
 from pipeline.agents.catalogue import open_agent
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
-from pipeline.studies.planners.traffic import Traffic
+from pipeline.studies.planners.drive import Traffic
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
