@@ -19,7 +19,7 @@ from pipeline.execution.devices import find_devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.tables import markdown_table, render_table
 from pipeline.run.run_folder import RunFolder
-from pipeline.studies.robustness.kinds import CLEAN, Condition
+from pipeline.studies.robustness.spoiling import CLEAN, Condition
 from pipeline.studies.robustness.trials import (
     SCORE_TITLES,
     ComparisonConfig,

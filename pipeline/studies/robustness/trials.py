@@ -28,7 +28,7 @@ from pipeline.execution.devices import Count, Devices
 from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import code_version, digest_of, run_kept
 from pipeline.execution.tables import csv_table, interval_cell
-from pipeline.studies.robustness.kinds import Condition, spoil
+from pipeline.studies.robustness.spoiling import Condition, spoil
 from submission.realism import (
     METRIC_FIELDS,
     MetricConfig,

@@ -27,7 +27,7 @@ from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.studies.robustness import trials
 from pipeline.studies.robustness.command import RobustnessConfig, run_robustness
-from pipeline.studies.robustness.kinds import KINDS, Levels
+from pipeline.studies.robustness.spoiling import KINDS, Levels
 from pipeline.studies.robustness.transfer import TransferConfig, run_transfer
 from submission.realism import load_config, prepare_scene, score
 from tests.builders import scenario_proto

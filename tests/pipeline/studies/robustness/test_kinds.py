@@ -17,7 +17,7 @@ from pipeline.agents.agent import Agent
 from pipeline.agents.baselines import ConstantVelocity
 from pipeline.agents.policy_agent import PolicyAgent
 from pipeline.agents.reference_agent import ReferenceDriver
-from pipeline.studies.robustness.kinds import CLEAN, KINDS, Condition, Levels, conditions, spoil
+from pipeline.studies.robustness.spoiling import CLEAN, KINDS, Condition, Levels, conditions, spoil
 from tests.models.reference.conftest import make_model
 from tests.models.scenes import random_scene
 from tests.pipeline.conftest import VIEW, make_policy
