@@ -298,11 +298,7 @@ def find_devices(
 
 
 def check_devices(config: Any, prefix: str = "--") -> None:
-    """Raise ``UserError`` where a configuration names a device, at any depth, that is not there.
-
-    Args:
-        config: a dataclass of options. prefix: of their names.
-    """
+    """Raise ``UserError`` where a dataclass of options names a device, at any depth, that is not there."""
     for option, asked, count in _named(config, prefix):
         find_devices(asked, option, count)
 
@@ -317,11 +313,7 @@ def _named(config: Any, prefix: str) -> Iterator[tuple[str, str, Count]]:
 
 
 class Clock:
-    """Each lap names what was done since the one before; nothing waits until ``seconds`` is asked for.
-
-    Args:
-        device: where the work is done.
-    """
+    """Each lap names what was done since the one before; nothing waits until ``seconds`` is asked for."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

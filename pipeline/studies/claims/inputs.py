@@ -18,10 +18,7 @@ _SPLIT = "validation"
 
 
 def claim_inputs(run: Path, policy: bool) -> RunFolder:
-    """The folder of a run in which all is finished that claims read.
-
-    Args:
-        run: the folder. policy: whether the policy is read.
+    """The folder of a run in which all is finished that claims read, the policy if that is wanted.
 
     Raises:
         UserError: something is missing; names the stage that makes it.

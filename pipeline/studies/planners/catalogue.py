@@ -86,11 +86,7 @@ def _own(name: str) -> MakePlanner:
 
 
 class ConstantVelocityPlanner:
-    """Keeps velocity and heading, whatever comes.
-
-    Args:
-        mission: what to drive.
-    """
+    """Keeps velocity and heading, whatever comes."""
 
     period = 10
 
@@ -106,11 +102,7 @@ class ConstantVelocityPlanner:
 
 
 class LogPlanner:
-    """Drives as recorded: no planner, since it knows what happened.
-
-    Args:
-        mission: with the recording.
-    """
+    """Drives as recorded: no planner, since it knows what happened."""
 
     period = 10
 

@@ -104,11 +104,7 @@ FRENET_SETTINGS: dict[str, FrenetSettings] = {
 
 
 class FrenetPlanner:
-    """Plans every half second.
-
-    Args:
-        mission: what to drive. settings: the driver.
-    """
+    """Plans every half second."""
 
     period = 5
 

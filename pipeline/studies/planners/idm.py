@@ -107,11 +107,7 @@ def free_and_interaction(
 
 
 class IDMPlanner:
-    """Follows the route with the speed of the model, deciding anew every 0.1 s.
-
-    Args:
-        mission: what to drive. settings: the driver.
-    """
+    """Follows the route with the speed of the model, deciding anew every 0.1 s."""
 
     period = 1
 
