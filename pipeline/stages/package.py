@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,6 @@ class _CheckTask:
     source: str
 
 
-@dataclass(frozen=True)
-class _PackTask:
-    shard: Shard
-    target: Path
-
-
 @lru_cache(maxsize=1)
 def _opened(scenarios: str, digest: str) -> tuple[SceneSource, frozenset[str]]:
     """Opened once in a process; ``digest`` tells changed scenarios apart."""
@@ -104,11 +98,11 @@ def _check_file(task: _CheckTask) -> int:
     return len(entries)
 
 
-def _pack_shard(task: _PackTask) -> int:
-    """Compress a shard; returns the number of its scenarios."""
-    write_part(task.shard, task.target)
-    write_receipt(task.target, task.shard.digest, len(task.shard.entries))
-    return len(task.shard.entries)
+def _pack_shard(shard: Shard, parts: Path) -> int:
+    """Compress a shard to a file of a folder; returns the number of its scenarios."""
+    write_part(shard, parts / shard.name)
+    write_receipt(parts / shard.name, shard.digest, len(shard.entries))
+    return len(shard.entries)
 
 
 def _workers(config: PackageConfig, engine: EngineConfig, size: int) -> int:
@@ -263,17 +257,16 @@ def run_package(
     parts.mkdir(parents=True, exist_ok=True)
     entries = _checked(rollouts, str(open_path(scenarios)), source, parts, config, engine)
     shards = plan_shards(entries, head, config.shard_mb * 1_000_000)
-    tasks = [_PackTask(shard, parts / shard.name) for shard in shards]
     _check_space(archive, parts, shards, entries, config.split_mb > 0)
-    held: list[Receipt | None] = [accepted(task.target, task.shard.digest) for task in tasks]
-    todo = [task for task, receipt in zip(tasks, held, strict=True) if receipt is None]
+    held: list[Receipt | None] = [accepted(parts / shard.name, shard.digest) for shard in shards]
+    todo = [shard for shard, receipt in zip(shards, held, strict=True) if receipt is None]
     done = sum(receipt.items for receipt in held if receipt is not None)
-    workers = _workers(config, engine, sum(task.shard.size for task in todo))
+    workers = _workers(config, engine, sum(shard.size for shard in todo))
     with bar("package", len(entries), " scenario", initial=done) as progress:
-        for _, count in run_on(engine, _pack_shard, todo, workers, folder=parts):
+        for _, count in run_on(engine, partial(_pack_shard, parts=parts), todo, workers, folder=parts):
             progress.update(count)
-    with bar("assemble", len(tasks), " shard") as progress:
-        sums = {archive.name: assemble(archive, [task.target for task in tasks], progress.update)}
+    with bar("assemble", len(shards), " shard") as progress:
+        sums = {archive.name: assemble(archive, [parts / shard.name for shard in shards], progress.update)}
     if config.split_mb:
         sums |= dict(_pieces(archive, config.split_mb * _MEGABYTE))
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data.errors import UserError
@@ -74,14 +75,6 @@ class _Shard:
         return self.path.is_file() and self.counts.is_file()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What one worker gets."""
-
-    task: WorldTask
-    scratch: Path
-
-
 def _plan(config: TrafficConfig, out: Path, seed: int) -> list[_Shard]:
     """All shards of all splits. Worlds belong to one shard each, so shards can be made alone."""
     shards = []
@@ -104,10 +97,6 @@ def _plan(config: TrafficConfig, out: Path, seed: int) -> list[_Shard]:
     return shards
 
 
-def _generate(job: _Job) -> tuple[list[bytes], Counter[str]]:
-    return generate_world(job.task, job.scratch)
-
-
 def _check_settings(config: TrafficConfig, out: Path, seed: int) -> None:
     """Remember what the folder is made from, and refuse to mix two settings in it."""
     settings = {"seed": seed, **dataclasses.asdict(config)}
@@ -119,9 +108,9 @@ def _check_settings(config: TrafficConfig, out: Path, seed: int) -> None:
 def _results(shards: list[_Shard], scratch: Path, workers: int) -> Iterator[int]:
     """Generate the missing shards, write each as soon as it is complete, and yield scenes as they come."""
     owners = [(shard, position) for shard in shards for position in range(len(shard.tasks))]
-    jobs = [_Job(shard.tasks[position], scratch) for shard, position in owners]
+    worlds = [shard.tasks[position] for shard, position in owners]
     parts: dict[Path, dict[int, tuple[list[bytes], Counter[str]]]] = {shard.path: {} for shard in shards}
-    for index, result in run_tasks(_generate, jobs, workers):
+    for index, result in run_tasks(partial(generate_world, scratch=scratch), worlds, workers):
         shard, position = owners[index]
         ready = parts[shard.path]
         ready[position] = result
