@@ -104,6 +104,8 @@ def run_kept(
     missing = {target: task for task, target in zip(tasks, targets, strict=True) if _held(target) is None}
     total = sum(task.size for task in tasks)
     done = total - sum(task.size for task in missing.values())
+    if devices is not None and engine.kind == "local":
+        devices.tell(description, processes=min(devices.processes(workers), max(1, len(tasks))))
     with bar(description, total, unit, initial=done) as progress:
         work = partial(_do, function)
         for _, count in run_on(engine, work, list(missing.items()), workers, devices=devices, folder=folder):

@@ -120,8 +120,6 @@ def _collect(
         )
         for file in rollout_files(rollouts)
     ]
-    if engine.kind == "local":
-        devices.tell("evaluate", processes=min(devices.processes(config.workers), max(1, len(tasks))))
     parts = run_kept(score_file, tasks, out / _PARTS, "evaluate", config.workers, engine, devices, unit=" file")
     return [row for part in parts for row in part]
 

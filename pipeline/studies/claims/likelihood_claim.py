@@ -72,11 +72,9 @@ def is_measured(study: Study) -> bool:
 
 def measure_likelihood(study: Study) -> list[dict[str, Any]]:
     """One result for each of the study's scenes, in order (see ``score_scene``); earlier results are read."""
-    folder, workers = study.out / LIKELIHOOD, study.config.workers
-    devices = _devices(study)
+    devices, workers = _devices(study), study.config.workers
     tasks = _tasks(study, devices.name)
-    devices.tell(LIKELIHOOD, processes=min(devices.processes(workers), len(tasks)))
-    rows = run_kept(score_scene, tasks, folder, LIKELIHOOD, workers, EngineConfig(), devices)
+    rows = run_kept(score_scene, tasks, study.out / LIKELIHOOD, LIKELIHOOD, workers, EngineConfig(), devices)
     return [result for (result,) in rows]
 
 

@@ -241,11 +241,8 @@ def run_planners(
     simulators = _simulators(config, {**inputs.files, "plain": plain}, devices.name)
     planners = _planners(config, planner or [], trained)
     tasks = _tasks(config, path, chosen_ids, simulators, planners, seed)
-    workers = config.workers
-    if engine.kind == "local":
-        # Planners compute on CPUs.
-        workers = worker_count(workers)
-        devices.tell("planners", processes=min(workers, max(1, len(tasks))))
+    # Planners compute on CPUs.
+    workers = worker_count(config.workers) if engine.kind == "local" else config.workers
     rows = run_kept(drive_task, tasks, folder / "parts", "planners", workers, engine, devices)
     found, left_out = rows_by_simulator(
         [(task.simulator.name, row) for task, part in zip(tasks, rows, strict=True) for row in part]

@@ -237,8 +237,6 @@ def run_trials(
         trials: what to do. out: folder; results are kept in ``parts`` of it. description: of the progress bar.
         workers: processes, see ``run_on``. engine: who does the work. devices: of the agents.
     """
-    if engine.kind == "local":
-        devices.tell(description, processes=min(devices.processes(workers), max(1, len(trials))))
     rows = run_kept(_run_trial, trials, out / _PARTS, description, workers, engine, devices)
     return dict(zip(trials, rows, strict=True))
 
