@@ -73,12 +73,6 @@ def _charts(facts: RunFacts) -> dict[str, list[tuple[str, Chart]]]:
     return found
 
 
-def _published(metric: str) -> dict[str, Any] | None:
-    """Rows of the same metric, if its name is that of a year."""
-    tables: dict[str, Any] = yaml.safe_load(_PUBLISHED.read_text())
-    return tables.get(metric)
-
-
 def _data_rows(facts: RunFacts) -> list[list[str]]:
     figures = facts.manifests["tokenize"].figures if "tokenize" in facts.manifests else {}
     rows = []
@@ -168,7 +162,8 @@ def render_page(facts: RunFacts, scenes: Sequence[ShownScene], shown_agent: str,
         table_of_motion=motion_table(reports),
         shown_agent=shown_agent.replace("_", " "),
         metric=metric,
-        published=_published(metric) if metric else None,
+        # Rows of the same metric, if its name is that of a year.
+        published=yaml.safe_load(_PUBLISHED.read_text()).get(metric),
         scenes=[(scene, base64.b64encode(scene.content).decode()) for scene in scenes],
         vocabulary=json_for_page(None if facts.vocabulary is None else vocabulary_header(facts.vocabulary)),
         data_rows=_data_rows(facts),
