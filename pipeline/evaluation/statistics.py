@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.execution.tables import interval_cell
+
 Array = NDArray[np.float64]
 Method = Literal["pearson", "spearman"]
 Over = Literal["groups", "all", "within", "scenes"]
@@ -55,6 +57,10 @@ class Interval:
         return {name: value if np.isfinite(value) else None for name, value in values.items()} | {
             "scenes": self.count
         }
+
+    def cell(self, digits: int = 3, signed: bool = False) -> str:
+        """For people: ``0.668 [0.634, 0.696]``, see ``interval_cell``."""
+        return interval_cell(self.value, (self.low, self.high), digits, signed)
 
 
 def percentiles(values: Array) -> tuple[float, float]:

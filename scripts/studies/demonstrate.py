@@ -40,7 +40,7 @@ from pipeline.evaluation.motion import motion_figures
 from pipeline.evaluation.scoring import TARGETS, with_targets
 from pipeline.evaluation.statistics import Interval, difference, mean
 from pipeline.execution.console import track
-from pipeline.execution.tables import interval_cell, render_table
+from pipeline.execution.tables import render_table
 from submission.realism import COMPONENTS
 
 _MIN_ADE = "min_average_displacement_error"
@@ -125,7 +125,7 @@ def _table(results: dict[str, list[SceneFigures]]) -> list[list[str]]:
     rows = []
     for field, title in _PARTS.items():
         found = [mean(_by_scene(figures, field)) for figures in results.values()]
-        rows.append([title, *(_cell(one) for one in found)])
+        rows.append([title, *(one.cell() for one in found)])
     moving = [motion_figures([one.motion for one in figures]) for figures in results.values()]
     rows += [[title, *(f"{one.get(field, math.nan):.3f}" for one in moving)] for field, title in _MOTION.items()]
     whole = [mean_figures(figures) for figures in results.values()]
@@ -134,7 +134,7 @@ def _table(results: dict[str, list[SceneFigures]]) -> list[list[str]]:
         rows.append([title, *(f"{one[field]:.3f}" for one in whole)])
     for other in [name for name in ("reference", "ppo") if name in results]:
         cells = [
-            "" if name in ("log", other) else _cell(_realism_difference(figures, results[other]), signed=True)
+            "" if name in ("log", other) else _realism_difference(figures, results[other]).cell(signed=True)
             for name, figures in results.items()
         ]
         rows.append([f"realism minus that of {other}", *cells])
@@ -157,9 +157,9 @@ def _criteria(results: dict[str, list[SceneFigures]], name: str) -> list[str]:
     ]
     if "ppo" in results:
         above = _realism_difference(own, results["ppo"])
-        lines.append(_line(f"realism {_cell(above, signed=True)} above PPO's, clear of zero", above.low > 0))
+        lines.append(_line(f"realism {above.cell(signed=True)} above PPO's, clear of zero", above.low > 0))
     over = _realism_difference(own, reference)
-    return [*lines, f"order: {name} minus reference {_cell(over, signed=True)}"]
+    return [*lines, f"order: {name} minus reference {over.cell(signed=True)}"]
 
 
 def _line(text: str, met: bool) -> str:
@@ -172,10 +172,6 @@ def _by_scene(figures: Sequence[SceneFigures], field: str) -> np.ndarray:
 
 def _realism_difference(one: Sequence[SceneFigures], other: Sequence[SceneFigures]) -> Interval:
     return difference(_by_scene(one, "metametric"), _by_scene(other, "metametric"))
-
-
-def _cell(found: Interval, signed: bool = False) -> str:
-    return interval_cell(found.value, (found.low, found.high), signed=signed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.studies.claims.catalogue import CLAIMS
 from pipeline.studies.claims.config import ClaimsConfig
 from pipeline.studies.claims.inputs import claim_inputs
 from pipeline.studies.claims.likelihood_claim import LIKELIHOOD, is_measured, likelihood_report
-from pipeline.studies.claims.report import Report, cell, published_source
+from pipeline.studies.claims.report import Report, published_source
 from pipeline.studies.claims.study import Study
 from pipeline.viewing.figures import save_figure
 
@@ -125,7 +125,7 @@ def _section(report: Report, pictures: Sequence[Path]) -> list[str]:
         [
             statement.text,
             statement.bounds,
-            cell(statement.measured, 3),
+            statement.measured.cell(),
             "-" if statement.published is None else f"{statement.published:g}",
             str(statement.verdict),
         ]

@@ -18,7 +18,7 @@ from pipeline.execution.engine import EngineConfig
 from pipeline.execution.result_cache import is_kept, run_kept
 from pipeline.studies.claims.figures import scatter_figure
 from pipeline.studies.claims.likelihood import LikelihoodTask, kind_names, score_scene
-from pipeline.studies.claims.report import Report, Row, above, cell, render_rows
+from pipeline.studies.claims.report import Report, Row, above, render_rows
 from pipeline.studies.claims.study import Study
 
 LIKELIHOOD = "likelihood"
@@ -143,7 +143,7 @@ def _correlations(likelihood: Array, realism: Array, seed: int) -> list[str]:
     notes = []
     for over, text in _OVER.items():
         found = [
-            f"{name} {cell(correlation(likelihood, realism, method, over, seed), 2)}"
+            f"{name} {correlation(likelihood, realism, method, over, seed).cell(2)}"
             for name, method in _METHODS.items()
         ]
         notes.append(f"Correlation with realism {text}: {', '.join(found)}.")
@@ -157,7 +157,7 @@ def _typicality(likelihood: Array, realism: Array, kinds: Sequence[str], seed: i
     others = [index for index in range(len(kinds)) if index != own]
     nearness = -np.abs(likelihood - likelihood[own])
     parts = [
-        f"{text} {cell(correlation(nearness[others], realism[others], 'spearman', over, seed), 2)}"
+        f"{text} {correlation(nearness[others], realism[others], 'spearman', over, seed).cell(2)}"
         for over, text in _NEARNESS_OVER.items()
     ]
     return (

@@ -112,13 +112,6 @@ def published_source(claim: str) -> str:
     return str(_all_published()[claim]["source"])
 
 
-def cell(interval: Interval | None, digits: int, with_interval: bool = True) -> str:
-    """``0.668 [0.634, 0.696]``, or a dash."""
-    if interval is None:
-        return "-"
-    return interval_cell(interval.value, (interval.low, interval.high) if with_interval else None, digits)
-
-
 def arm_rows(
     study: Study,
     claim: str,
@@ -150,7 +143,9 @@ def render_rows(rows: Sequence[Row], first: str = "trained") -> list[list[str]]:
     for row in rows:
         cells = []
         for name, _, digits, with_interval in shown:
-            text = cell(row.measured.get(name), digits, with_interval)
+            text, found = "-", row.measured.get(name)
+            if found is not None:
+                text = found.cell(digits) if with_interval else interval_cell(found.value, digits=digits)
             if name in row.published:
                 text += f" / {row.published[name]:.{digits}f}"
             cells.append(text)

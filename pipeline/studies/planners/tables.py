@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.evaluation.statistics import Interval
 from pipeline.execution.tables import csv_table, interval_cell, markdown_table, render_table
 from pipeline.studies.planners.scores import SCORE_NAMES, TOTALS
-from pipeline.studies.planners.summary import Agreement, Summary
+from pipeline.studies.planners.summary import Summary
 
 Table = list[list[str]]
 
@@ -71,16 +70,11 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def with_interval(interval: Interval | Agreement, digits: int = 3) -> str:
-    """A figure with its interval."""
-    return interval_cell(interval.value, (interval.low, interval.high), digits)
-
-
 def planner_table(summary: Summary, score: str) -> Table:
     """A planner a row, its mean score in every simulator."""
     rows = [["planner", *map(title_of, summary.simulators)]]
     rows += [
-        [planner, *(with_interval(summary.means[simulator][planner][score]) for simulator in summary.simulators)]
+        [planner, *(summary.means[simulator][planner][score].cell() for simulator in summary.simulators)]
         for planner in summary.planners
     ]
     return rows
@@ -107,7 +101,8 @@ def agreement_table(summary: Summary) -> Table:
     for score in (*TOTALS, *(name for name in SCORE_NAMES if name not in TOTALS)):
         cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
         for one in summary.agreement[score]:
-            cells.setdefault((one.first, one.second), {})[one.over, one.method] = with_interval(one, 2)
+            text = interval_cell(one.value, (one.low, one.high), 2)
+            cells.setdefault((one.first, one.second), {})[one.over, one.method] = text
         for pair, found in cells.items():
             published = _PUBLISHED.get(pair, {}).get(score)
             rows.append(
@@ -146,7 +141,7 @@ def reaction_table(summary: Summary) -> Table:
                     name.replace("_", " "),
                     title_of(simulator),
                     str(reaction["false_rear_end"].count),
-                    *(with_interval(reaction[measure], digits) for measure, digits in _MEASURES),
+                    *(reaction[measure].cell(digits) for measure, digits in _MEASURES),
                 ]
             )
     return rows
