@@ -95,9 +95,10 @@ class _Machines:
     def words(self) -> str:
         return f"a GPU is {self.gpu_speedup:g} cores (a guess)" if self.gpus else f"{self.cores} cores"
 
-    @property
-    def where(self) -> dict[str, Any]:
-        return {"count": self.processes, "device": "GPUs" if self.gpus else "cores"}
+    def estimate(self, stage: str, seconds: float, disk_gb: float, done: Manifest, assumption: str) -> Estimate:
+        """Of a stage that takes the memory that it took, in each process."""
+        memory_gb, device = done.peak_memory_mb / 1e3 * self.processes, "GPUs" if self.gpus else "cores"
+        return Estimate(stage, seconds, disk_gb, memory_gb, assumption, self.processes, device)
 
 
 def _here() -> int:
@@ -134,14 +135,13 @@ def _training(stage: str, done: Manifest, planned: dict[str, Any], growth: float
     was, will = done.recipe.config["fit"], _merged(done.recipe.config, planned)["fit"]
     passes = will["steps"] * will["batch_size"]
     each = done.seconds * _here() / (was["steps"] * was["batch_size"])
-    return Estimate(
+    return machines.estimate(
         stage,
         passes * each * growth / machines.strength,
         growth * _size_gb(done),
-        done.peak_memory_mb / 1e3 * machines.processes,
+        done,
         f"{passes:.3g} scenes seen, {each:.2f} core-s each with validation, times {growth:.1f} for "
         f"the parameters; {machines.words}",
-        **machines.where,
     )
 
 
@@ -251,13 +251,12 @@ def _ingesting(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
     splits = {"training": config.training, "validation": config.validation, "testing": config.scenarios}
     rate = figures["training_ingest_scenes_per_second_per_core"]
     disk = sum(count * figures[f"{split}_store_bytes_per_scene"] for split, count in splits.items()) / 1e9
-    return Estimate(
+    return cpu.estimate(
         "tokenize",
         sum(splits.values()) / rate / cpu.cores,
         disk,
-        done.peak_memory_mb / 1e3 * cpu.processes,
+        done,
         f"{sum(splits.values())} scenes at {rate} a second and core; the downloaded TFRecords are not counted",
-        **cpu.where,
     )
 
 
@@ -265,13 +264,12 @@ def _playing(done: Manifest, planned: dict[str, Any], machines: _Machines) -> Es
     # Those of distillation are in the rate as well.
     steps = all_agent_steps(_merged(done.recipe.config, planned))
     rate = done.figures["trained_agent_steps_per_second"] / _here()
-    return Estimate(
+    return machines.estimate(
         "selfplay",
         steps / rate / machines.strength,
         _size_gb(done),
-        done.peak_memory_mb / 1e3 * machines.processes,
+        done,
         f"{steps:.3g} agent-steps at {rate:.0f} a second and core, the run's networks; {machines.words}",
-        **machines.where,
     )
 
 
@@ -279,14 +277,13 @@ def _sampling(config: PlanConfig, done: Manifest, packed: Manifest, machines: _M
     agent = done.recipe.config["submission_agent"]
     rate = done.figures[f"validation_{agent}_scenarios_per_second"] / _here()
     raw = packed.figures["uncompressed_mb"] / packed.figures["scenarios"]
-    return Estimate(
+    return machines.estimate(
         "sample",
         config.scenarios / rate / machines.strength,
         config.scenarios * raw / 1e3,
-        done.peak_memory_mb / 1e3 * machines.processes,
+        done,
         f"{_ROLLOUTS_PER_SCENARIO} futures by {agent}, {rate:.2f} a second and core; {raw:.2f} MB each; "
         f"{machines.words}",
-        **machines.where,
     )
 
 
@@ -294,13 +291,12 @@ def _scoring(config: PlanConfig, done: Manifest, cpu: _Machines) -> Estimate:
     agents = done.recipe.config["agents"]
     count = sum(done.figures[f"{agent}_scenarios"] for agent in agents)
     each = done.seconds * _here() / count
-    return Estimate(
+    return cpu.estimate(
         "evaluate",
         config.validation * each / cpu.cores,
         0.0,
-        done.peak_memory_mb / 1e3 * cpu.processes,
+        done,
         f"one agent on {config.validation} scenarios, {each:.2f} core-s each, start of the program included",
-        **cpu.where,
     )
 
 
@@ -309,13 +305,12 @@ def _packing(config: PlanConfig, packed: Manifest, checked: Manifest, cpu: _Mach
     size = packed.figures["archive_mb"] / count
     each, look = packed.seconds / count, checked.seconds / count
     return [
-        Estimate(
+        cpu.estimate(
             "package",
             config.scenarios * each / cpu.cores,
             2 * config.scenarios * size / 1e3,
-            packed.peak_memory_mb / 1e3 * cpu.processes,
+            packed,
             f"{each:.3f} core-s and {size:.2f} MB a scenario; twice the archive while it is put together",
-            **cpu.where,
         ),
         Estimate(
             "validate",
