@@ -9,7 +9,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.scene import Scene
-from pipeline.viewing.shelves import Outline, RolloutShelf, Shelf
+from pipeline.viewing.shelves import Outline, Place, RolloutShelf, Shelf
 from submission.protos import Rollouts
 
 _MOST_DEFECTS = 100
@@ -70,7 +70,7 @@ class Catalogue:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._outlines: dict[str, Outline] = {}
         self._keys: dict[str, tuple[str, int]] = {}
-        self._rollout_keys: dict[str, dict[str, Any]] = {}
+        self._rollout_places: dict[str, dict[str, Place]] = {}
         self._defects: list[str] = []
         self._complete = False
 
@@ -106,13 +106,13 @@ class Catalogue:
     def _find_rollouts(self, shelf: RolloutShelf) -> None:
         strangers = 0
         try:
-            for name, key in shelf.find():
+            for name, place in shelf.find():
                 if self._stop.is_set():
                     return
                 with self._lock:
                     known = name in self._keys
                     if known:
-                        self._rollout_keys.setdefault(name, {})[shelf.name] = key
+                        self._rollout_places.setdefault(name, {})[shelf.name] = place
                 strangers += not known
         except UserError as error:
             self._add_defect(str(error))
@@ -142,7 +142,7 @@ class Catalogue:
             and outline.agents >= wanted.least_agents
             and all(counts.get(kind, 0) for kind in wanted.kinds)
             and (wanted.lights is None or wanted.lights == bool(outline.lights))
-            and (not wanted.rollouts or name in self._rollout_keys)
+            and (not wanted.rollouts or name in self._rollout_places)
             and (wanted.least_score is None or (score is not None and score >= wanted.least_score))
             and (wanted.most_score is None or (score is not None and score <= wanted.most_score))
         )
@@ -166,7 +166,7 @@ class Catalogue:
             "cyclists": outline.cyclists,
             "lights": outline.lights,
             "future": outline.steps > 11,
-            "rollouts": list(self._rollout_keys.get(name, {})),
+            "rollouts": list(self._rollout_places.get(name, {})),
             "score": self._scores.get(name),
         }
 
@@ -187,5 +187,5 @@ class Catalogue:
             UserError: they cannot be read.
         """
         with self._lock:
-            keys = dict(self._rollout_keys.get(scenario_id, {}))
-        return {name: self._rollouts[name].read(key) for name, key in keys.items()}
+            places = dict(self._rollout_places.get(scenario_id, {}))
+        return {name: self._rollouts[name].read(place) for name, place in places.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -168,11 +168,8 @@ def open_shelf(path: str) -> Shelf:
     return StoreShelf(folder) if is_store(folder) else RecordShelf(path)
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    offset: int
-    length: int
+# File, offset and length of rollouts.
+Place = tuple[Path, int, int]
 
 
 class RolloutShelf:
@@ -189,8 +186,8 @@ class RolloutShelf:
         self.name = name
         self._files = rollout_files(path)
 
-    def find(self) -> Iterator[tuple[str, Any]]:
-        """Scenario ids and keys, one by one.
+    def find(self) -> Iterator[tuple[str, Place]]:
+        """Scenario ids and places, one by one.
 
         Raises:
             UserError: a damaged file; what was found before it can be read.
@@ -199,17 +196,17 @@ class RolloutShelf:
             for member in open_members(file):
                 for offset, payload in locate_rollouts(member.handle, member.where, member.size):
                     message = parse_rollouts(payload, member.where)
-                    yield message.scenario_id, _Place(file, member.offset + offset, len(payload))
+                    yield message.scenario_id, (file, member.offset + offset, len(payload))
 
-    def read(self, key: Any) -> Rollouts:
-        """The rollouts of a key.
+    def read(self, place: Place) -> Rollouts:
+        """The rollouts of a place.
 
         Raises:
             UserError: damaged or gone, or not all joint scenes have the same objects.
         """
-        spot = cast(_Place, key)
+        file = place[0]
         try:
-            payload = read_at(spot.file, spot.offset, spot.length)
+            payload = read_at(*place)
         except OSError as error:
-            raise UserError(f"{spot.file}: {error.strerror or error}") from error
-        return from_proto(parse_rollouts(payload, str(spot.file)), str(spot.file))
+            raise UserError(f"{file}: {error.strerror or error}") from error
+        return from_proto(parse_rollouts(payload, str(file)), str(file))
