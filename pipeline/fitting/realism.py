@@ -140,13 +140,14 @@ class RealismLoss:
         model.eval()
         rollout = sample(model, batch)
         payment, reward = self._paid(batch, rollout)
-        result = policy_gradient(model, self._start, batch.inputs, rollout, payment, self._config.kl_weight)
+        weight = self._config.kl_weight
+        loss, divergence = policy_gradient(model, self._start, batch.inputs, rollout, payment, weight)
         model.train(training)
         tokens = learnt_tokens(batch.inputs, rollout)
         each = tokens.flatten(1).sum(1)
         # As the loss: by tokens, so that several devices report what one does.
         mean = (reward * each).sum() / each.sum().clamp(min=1)
-        return result.loss, each.sum(), {"reward": mean, "kl_to_start": result.divergence}
+        return loss, each.sum(), {"reward": mean, "kl_to_start": divergence}
 
     @torch.no_grad()
     def _paid(self, batch: ScoredInputs, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -170,14 +171,6 @@ def learnt_tokens(inputs: SceneInputs, rollout: Rollout) -> Tensor:
     return inputs.learnt[:, None, :, None].expand(rollout.ids.shape)
 
 
-@dataclass(frozen=True)
-class PolicyGradient:
-    """The loss, with its gradient, and the KL divergence from the initial model in nats; means over tokens."""
-
-    loss: Tensor
-    divergence: Tensor
-
-
 def policy_gradient(
     model: Reference,
     start: Reference,
@@ -185,12 +178,15 @@ def policy_gradient(
     rollout: Rollout,
     payment: Tensor,
     kl_weight: float,
-) -> PolicyGradient:
+) -> tuple[Tensor, Tensor]:
     """Minus the mean payment times log-probability of paid tokens, plus the mean KL of all learnt tokens.
 
     Args:
         model: in evaluation mode; gets the gradient. start: what it began with.
         rollout: of the batch ``inputs``, from ``sample``. payment: [B, R, A, M], 0 where nothing is paid.
+
+    Returns:
+        The loss, with its gradient, and the KL divergence from the initial model in nats; means over tokens.
     """
     learnt = learnt_tokens(inputs, rollout)
     total = learnt.sum().clamp(min=1)
@@ -227,8 +223,7 @@ def policy_gradient(
     size = max(1, limit // max(1, executed.ids[:, 0].numel()))
     slices = [slice(first, first + size) for first in range(0, rollout.ids.shape[1], size)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    loss, divergence = _summed([partial(part, rows) for rows in slices], encoding.feature, trained)
-    return PolicyGradient(loss, divergence)
+    return _summed([partial(part, rows) for rows in slices], encoding.feature, trained)
 
 
 def _summed(
