@@ -27,7 +27,7 @@ from torch import Tensor
 from data.assembly import assemble_agents
 from data.errors import UserError
 from data.nearby import feature_boxes, features_near, keep_features
-from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Lights, RoadMap, Scene, generator_for
+from data.scene import CURRENT_INDEX, FUTURE_STEPS, STEP_SECONDS, Lights, RoadMap, Scene, generator_for, until_now
 from data.tokenizer import scene_origin
 from data.wire import STATE_FIELDS
 from pipeline.agents.agent import Agent, Drive
@@ -77,18 +77,16 @@ class Moment:
     @classmethod
     def of_scene(cls, scene: Scene, driven: NDArray[np.bool_]) -> Moment:
         """The current step of a scene; ``driven`` [A] of its simulated agents, in order."""
-        agents, rows, past = scene.agents, scene.simulated, slice(0, _HISTORY)
+        scene = until_now(scene)
+        agents, rows = scene.agents, scene.simulated
         parts = (agents.position, agents.size, agents.heading.unsqueeze(-1), agents.velocity)
         return cls(
             ids=agents.id[rows].numpy(),
             types=agents.type[rows].numpy(),
-            states=torch.cat([part[rows, past] for part in parts], dim=-1).double().numpy(),
-            valid=agents.valid[rows, past].numpy(),
+            states=torch.cat([part[rows] for part in parts], dim=-1).double().numpy(),
+            valid=agents.valid[rows].numpy(),
             driven=driven,
-            lights=Lights(
-                scene.lights.lane_id,
-                *(part[:, past] for part in (scene.lights.state, scene.lights.stop_point, scene.lights.observed)),
-            ),
+            lights=scene.lights,
         )
 
     def of(self, rows: NDArray[np.int64]) -> Moment:

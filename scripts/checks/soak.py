@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.files import write_json, write_text
-from data.scene import CURRENT_INDEX, Lights, Scene
+from data.scene import Scene, until_now
 from data.store import SceneStore, shard_name, write_shard
 from pipeline.execution.console import track
 from pipeline.execution.tables import csv_table, numbers, read_table
@@ -70,25 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _cut(scene: Scene, name: str) -> Scene:
-    """A scene as the test split has it: no future, another id."""
-    keep = slice(0, CURRENT_INDEX + 1)
-    agents = dataclasses.replace(
-        scene.agents,
-        **{
-            field: getattr(scene.agents, field)[:, keep]
-            for field in ("position", "heading", "velocity", "size", "valid")
-        },
-    )
-    lights = Lights(
-        scene.lights.lane_id,
-        *(getattr(scene.lights, field)[:, keep] for field in ("state", "stop_point", "observed")),
-    )
-    return dataclasses.replace(
-        scene, scenario_id=name, timestamp=scene.timestamp[keep], agents=agents, lights=lights
-    )
-
-
 def _multiply(stores: list[SceneStore], count: int, out: Path) -> None:
     shards = -(-count // _SHARD)
     for shard in range(shards):
@@ -99,7 +80,9 @@ def _multiply(stores: list[SceneStore], count: int, out: Path) -> None:
         def scenes(first: int = shard * _SHARD) -> Iterator[Scene]:
             for number in range(first, min(first + _SHARD, count)):
                 store = stores[number % len(stores)]
-                yield _cut(store[number // len(stores) % len(store)], f"{number:016x}")
+                # As a test split has it: no future, another id.
+                scene = until_now(store[number // len(stores) % len(store)])
+                yield dataclasses.replace(scene, scenario_id=f"{number:016x}")
 
         write_shard(path, track(scenes(), f"store {shard + 1}/{shards}", _SHARD, " scene"))
 
