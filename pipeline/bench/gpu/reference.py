@@ -65,7 +65,8 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
     present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
     count = int(world.exists.sum()) * executed.shape[-1]
     for size in inputs.scale.sizes:
-        scorer, about = _scorer(inputs, size), f"anchor {size}, {worlds} worlds"
+        scorer = ReferenceScorer(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
+        about = f"anchor {size}, {worlds} worlds"
 
         def work(scorer: ReferenceScorer = scorer) -> Tensor:
             return scorer.log_probs(names, world, executed, poses, world.exists, present)
@@ -85,10 +86,6 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
             torch.set_float32_matmul_precision(before)
         with torch.autocast(inputs.device.type, torch.bfloat16):
             yield Row(f"{about}, bf16", rate(), "agent-steps/s")
-
-
-def _scorer(inputs: Inputs, size: str) -> ReferenceScorer:
-    return ReferenceScorer(ReferenceAgent(inputs.network(size)), inputs.scenes.__getitem__)
 
 
 def _reference_agent(inputs: Inputs, size: str, compiled: bool) -> ReferenceDriver:

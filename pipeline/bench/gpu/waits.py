@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -24,36 +23,33 @@ from pipeline.simulator.episode import Simulator
 from submission.realism import load_config, prepare_scene, score_states
 
 
-@dataclass(frozen=True)
-class _Path:
-    """A path, with estimates from reading the code: launches and waits per call."""
-
-    name: str
-    work: Callable[[], object]
-    launches: float | None = None
-    waits: float | None = None
-    profiled: bool = False
-
-
-def _counted(inputs: Inputs, path: _Path) -> Iterator[Row | str]:
-    path.work()  # allocates buffers and loads libraries
+def _counted(
+    inputs: Inputs,
+    name: str,
+    work: Callable[[], object],
+    launches: float | None = None,
+    waits: float | None = None,
+    profiled: bool = False,
+) -> Iterator[Row | str]:
+    """Launches and waits of a path; ``launches`` and ``waits`` are estimates from reading the code, for a call."""
+    work()  # allocates buffers and loads libraries
     with LaunchCounter(inputs.device) as counter:
-        path.work()
-    yield Row(f"{path.name}: operators launched", counter.launched, "", path.launches)
-    yield Row(f"{path.name}: waits of the host, by operator", counter.waited, "", path.waits)
-    waits = counter.waits
+        work()
+    yield Row(f"{name}: operators launched", counter.launched, "", launches)
+    yield Row(f"{name}: waits of the host, by operator", counter.waited, "", waits)
+    places = counter.waits
     if inputs.on_gpu:
         with reported_waits() as reported:
-            path.work()
-        yield Row(f"{path.name}: waits of the host, as CUDA reports them", reported.total(), "", path.waits)
-        waits = counter.waits + reported
-        if path.profiled:
-            seen = kernels(path.work)
-            yield Row(f"{path.name}: kernels and copies on the GPU", seen.count, "", path.launches)
-            yield Row(f"{path.name}: time of the clock", 1000 * seen.seconds, "ms")
-            yield Row(f"{path.name}: the GPU busy", 100 * seen.busy / seen.seconds, "%")
-            yield from (f"{path.name}: {line}" for line in seen.longest)
-    yield from (f"{path.name}: waits {count} x {place}" for place, count in waits.most_common(6))
+            work()
+        yield Row(f"{name}: waits of the host, as CUDA reports them", reported.total(), "", waits)
+        places = counter.waits + reported
+        if profiled:
+            seen = kernels(work)
+            yield Row(f"{name}: kernels and copies on the GPU", seen.count, "", launches)
+            yield Row(f"{name}: time of the clock", 1000 * seen.seconds, "ms")
+            yield Row(f"{name}: the GPU busy", 100 * seen.busy / seen.seconds, "%")
+            yield from (f"{name}: {line}" for line in seen.longest)
+    yield from (f"{name}: waits {count} x {place}" for place, count in places.most_common(6))
 
 
 @torch.no_grad()
@@ -66,15 +62,15 @@ def decision(inputs: Inputs) -> Iterator[Row | str]:
     for one in (simulator, other):
         one.reset(world, world.exists, torch.zeros_like(world.exists))
     step = partial(simulator.step, torch.zeros_like(world.types))
-    yield from _counted(inputs, _Path("observe", simulator.observe, 161, 1, True))
-    yield from _counted(inputs, _Path("policy", partial(act, net, other.observe()), 41, 1, True))
-    yield from _counted(inputs, _Path("step and events", step, 383, 2, True))
+    yield from _counted(inputs, "observe", simulator.observe, 161, 1, True)
+    yield from _counted(inputs, "policy", partial(act, net, other.observe()), 41, 1, True)
+    yield from _counted(inputs, "step and events", step, 383, 2, True)
 
 
 def update(inputs: Inputs) -> Iterator[Row | str]:
     """A whole update of self-play with anchor."""
     track, score, _ = anchored(inputs, inputs.scale.worlds[0])
-    yield from _counted(inputs, _Path("an update, all of it", track.learn(score, 1), None, None, True))
+    yield from _counted(inputs, "an update, all of it", track.learn(score, 1), None, None, True)
     once, twice = (_launches(inputs, track.learn(None, epochs)) for epochs in (1, 2))
     batches = max(1, round(int(track.world.exists.sum()) * 40 / track.minibatch))
     yield Row("a minibatch: operators launched", (twice[0] - once[0]) / batches, "", 245)
@@ -92,7 +88,7 @@ def preparing(inputs: Inputs) -> Iterator[Row | str]:
     agent = ReferenceAgent(inputs.network(inputs.scale.sizes[0]))
     scenes = inputs.scenes[: inputs.scale.compared]
     work = partial(encode_scenes, agent, scenes, 9)
-    yield from _counted(inputs, _Path(f"{len(scenes)} scenes prepared for the anchor", work, None, None, True))
+    yield from _counted(inputs, f"{len(scenes)} scenes prepared for the anchor", work, None, None, True)
 
 
 def training(inputs: Inputs) -> Iterator[Row | str]:
@@ -101,8 +97,8 @@ def training(inputs: Inputs) -> Iterator[Row | str]:
         inputs.scenes[: inputs.scale.batch], inputs.network(inputs.scale.sizes[0]), inputs.vocabulary
     )
     ready = step.copied()
-    yield from _counted(inputs, _Path("training: forward", partial(step.loss, ready), 877, 0, True))
-    yield from _counted(inputs, _Path("training: a whole step", step, 877 + 823, 0, True))
+    yield from _counted(inputs, "training: forward", partial(step.loss, ready), 877, 0, True)
+    yield from _counted(inputs, "training: a whole step", step, 877 + 823, 0, True)
 
 
 @torch.no_grad()
@@ -115,12 +111,12 @@ def decoding(inputs: Inputs) -> Iterator[Row | str]:
     def step() -> None:
         steps.execute(steps.logits().argmax(-1))
 
-    yield from _counted(inputs, _Path("a decoding step of the reference", step, None, 3, True))
+    yield from _counted(inputs, "a decoding step of the reference", step, None, 3, True)
     work = partial(ReferenceDriver(agent).rollouts, scene, rollouts, 0)
-    yield from _counted(inputs, _Path(f"{rollouts} futures of the reference", work, 27500, None))
+    yield from _counted(inputs, f"{rollouts} futures of the reference", work, 27500, None)
     net, view = inputs.policy()
     work = partial(PolicyAgent(net, inputs.vocabulary, view).rollouts, scene, rollouts, 0)
-    yield from _counted(inputs, _Path(f"{rollouts} futures of the policy", work))
+    yield from _counted(inputs, f"{rollouts} futures of the policy", work)
 
 
 def metric(inputs: Inputs) -> Iterator[Row | str]:
@@ -131,4 +127,4 @@ def metric(inputs: Inputs) -> Iterator[Row | str]:
         context = inputs.moved(prepare_scene(scene))
         states = noisy_rollouts(scene, inputs.scale.rollouts).to(inputs.device)
         work = partial(score_states, context, states, load_config("2025"))
-        yield from _counted(inputs, _Path(title, work, launches, 0, True))
+        yield from _counted(inputs, title, work, launches, 0, True)
