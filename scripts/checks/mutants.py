@@ -21,6 +21,7 @@ PACKAGES = (
     "pipeline/selfplay",
     "pipeline/simulator",
     "pipeline/agents",
+    "pipeline/evaluation",
     "models",
     "data",
     "submission",
@@ -196,8 +197,11 @@ def sources() -> list[str]:
 def written(path: Path, files: Sequence[str]) -> list[Made]:
     """Mistakes written down by hand: file, old, new."""
     found: list[Made] = []
+    known = sources()
     for entry in yaml.safe_load(path.read_text()):
         file, old, new = entry["file"], entry["old"], entry["new"]
+        if file not in known:
+            print(f"warning: {path.name}: {file}: no such file in {', '.join(PACKAGES)}", file=sys.stderr)
         if file not in files:
             continue
         text = (ROOT / file).read_text()

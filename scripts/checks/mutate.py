@@ -50,8 +50,9 @@ from scripts.checks.reach import OPTIONS, Reach, measure
 _MISTAKES = Path(__file__).with_name("mistakes.yaml")
 _NOTHING = Path(__file__).with_name("changes_nothing.yaml")
 _TESTS = (
-    *("tests/data", "tests/models", "tests/submission", "tests/pipeline/agents", "tests/pipeline/fitting"),
-    *("tests/pipeline/selfplay", "tests/pipeline/simulator", "tests/pipeline/studies/planners"),
+    *("tests/data", "tests/models", "tests/submission", "tests/pipeline/agents"),
+    *("tests/pipeline/evaluation", "tests/pipeline/fitting", "tests/pipeline/selfplay"),
+    *("tests/pipeline/simulator", "tests/pipeline/studies/planners"),
 )
 _COPIED = ("data", "models", "submission", "pipeline", "tests", "scripts", "deploy", "docs")
 _FILES = ("pyproject.toml", "Makefile", "README.md")
