@@ -284,3 +284,25 @@ def test_help_names_defaults_units_and_an_example() -> None:
     assert "example: python -m pipeline tokenize" in text
     assert "default: 2" in text
     assert "simulator steps of 0.1 s" in " ".join(text.split())
+
+
+_SPINS = """
+import os, runpy, sys
+sys.argv = ["pipeline", "--help"]
+try:
+    runpy.run_module("pipeline", run_name="__main__")
+except SystemExit:
+    print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_leave_their_cores_to_others(given: dict[str, str], found: str) -> None:
+    free = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ended = subprocess.run(
+        [sys.executable, "-c", _SPINS], cwd=ROOT, env=free | given, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == found
