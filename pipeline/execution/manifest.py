@@ -147,6 +147,12 @@ def deciding(config: Any) -> Any:
     return {name: deciding(value) for name, value in config.items() if name not in _FREE}
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of settings as JSON gives them back: tuples become lists, paths text."""
+    found: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return found
+
+
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON gives it back (tuples become lists)."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pipeline.evaluation.tables import motion_table, result_table
 from pipeline.execution.console import logged, say
 from pipeline.execution.devices import check_devices
 from pipeline.execution.engine import EngineConfig
-from pipeline.execution.manifest import Manifest, Recipe, State, Work, look, perform
+from pipeline.execution.manifest import Manifest, Recipe, State, Work, look, perform, plain
 from pipeline.execution.processes import locked, run_isolated
 from pipeline.execution.result_cache import code_version
 from pipeline.execution.tables import render_table
@@ -45,8 +44,12 @@ def _recipe(stage: Stage, run: Run, manifests: dict[str, Manifest], outside: str
     if stage.name == "tokenize" and outside is not None:
         inputs["data"] = outside
     # Through JSON, so that paths and tuples compare equal to what a manifest holds.
-    config = json.loads(json.dumps(stage.options(run.config), default=str))
-    return Recipe(config=config, seed=run.config.seed, code=code_version(stage.module), inputs=inputs)
+    return Recipe(
+        config=plain(stage.options(run.config)),
+        seed=run.config.seed,
+        code=code_version(stage.module),
+        inputs=inputs,
+    )
 
 
 def _needed(stages: tuple[Stage, ...], target: str | None) -> set[str]:

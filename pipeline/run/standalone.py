@@ -23,7 +23,7 @@ from data.sources import find_shards
 from data.store import is_store
 from pipeline.execution.console import say
 from pipeline.execution.devices import check_devices, is_first_process
-from pipeline.execution.manifest import Recipe, State, Work, look, perform, set_aside
+from pipeline.execution.manifest import Recipe, State, Work, look, perform, plain, set_aside
 from pipeline.execution.processes import locked, measured
 from pipeline.execution.result_cache import code_version
 from pipeline.run.stage_table import Command
@@ -67,8 +67,8 @@ def _recipe(module: str, config: Any, own: Mapping[str, Any], inputs: Mapping[st
     """What decides the result: the configuration, options that are no paths of what is read or written, inputs."""
     besides = {"out", "engine", "seed", "show", *inputs}
     options = {name: value for name, value in own.items() if name not in besides}
-    plain = json.loads(json.dumps({**dataclasses.asdict(config), **options}, default=str))
-    return Recipe(config=plain, seed=own.get("seed") or 0, code=code_version(module), inputs=dict(inputs))
+    values = plain({**dataclasses.asdict(config), **options})
+    return Recipe(config=values, seed=own.get("seed") or 0, code=code_version(module), inputs=dict(inputs))
 
 
 def identity(value: Any) -> str | None:

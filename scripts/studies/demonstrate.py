@@ -109,15 +109,14 @@ def _results(options: argparse.Namespace) -> dict[str, list[SceneFigures]]:
 def _figures(
     name: str, agent: Agent, scenes: Sequence[Scene], options: argparse.Namespace, folder: Path
 ) -> list[SceneFigures]:
-    files = [folder / f"{scene.scenario_id}.json" for scene in scenes]
-    missing = [scene for scene, file in zip(scenes, files, strict=True) if not file.is_file()]
+    files = {scene.scenario_id: folder / f"{scene.scenario_id}.json" for scene in scenes}
+    missing = [scene for scene in scenes if not files[scene.scenario_id].is_file()]
     targets = "vehicle" if options.vehicles else "all"
     driven = agent.rollouts_of(missing, options.rollouts, 0)
     for scene, states in track(driven, name, len(missing), " scene"):
         found = scene_figures(with_targets(scene, targets), states, TARGETS[targets])
-        values = {**dataclasses.asdict(found), "errors": found.errors.tolist()}
-        write_json(folder / f"{scene.scenario_id}.json", values)
-    saved = [read_json(file) for file in files]
+        write_json(files[scene.scenario_id], {**dataclasses.asdict(found), "errors": found.errors.tolist()})
+    saved = [read_json(file) for file in files.values()]
     return [SceneFigures(torch.tensor(one["errors"]).view(-1, 4), one["metric"], one["motion"]) for one in saved]
 
 

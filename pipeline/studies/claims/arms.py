@@ -6,7 +6,6 @@ A folder holds an arm: ``training/``, ``scores_*`` and ``result.json``, written 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from data.scenes_source import content_digest, open_scenes
 from models.reference.agent import ReferenceAgent
 from pipeline.agents.policy_agent import open_policy
 from pipeline.execution.devices import find_devices
-from pipeline.execution.manifest import differences
+from pipeline.execution.manifest import differences, plain
 from pipeline.execution.result_cache import keep_settings, refuse_changes
 from pipeline.execution.tables import numbers, read_table
 from pipeline.run.presets import override, read_settings
@@ -114,7 +113,7 @@ class Judged:
         evaluate = dataclasses.asdict(self.evaluate)
         for name in _FREE["evaluate"]:
             del evaluate[name]
-        return _plain(
+        return plain(
             {
                 "scenarios": _digest(self.scenarios),
                 "rollouts": self.rollouts,
@@ -150,19 +149,13 @@ class Trial:
         for name in _FREE["selfplay"]:
             del selfplay[name]
         return {
-            "selfplay": _plain(selfplay),
+            "selfplay": plain(selfplay),
             "seed": self.seed,
             "training": _digest(str(self.training)),
             "anchor": sha256_of(self.anchor),
             "reference": sha256_of(self.reference),
             **self.judged.recipe(),
         }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain
 
 
 @lru_cache(maxsize=16)
