@@ -205,27 +205,34 @@ def _same(first: Scene, second: Scene) -> bool:
     return all(torch.equal(a, b) for a, b in values)
 
 
-def _row(trial: Trial, scenario_id: str) -> dict[str, Any]:
-    """Scores of one scene. What a condition leaves as it is has the scores of the clean scene, and none here."""
+def _run_trial(trial: Trial) -> list[dict[str, Any]]:
+    """Scores by scene. What a condition leaves as it is has the scores of the clean scene, and none here."""
     path, digest = trial.scenes.path, trial.scenes.digest
-    scene = _source(path, digest).get(scenario_id)
-    seen = spoil(scene, trial.condition, trial.seed)
-    row: dict[str, Any] = {"scenario_id": scenario_id, "spoilt": seen is not scene and not _same(seen, scene)}
-    if seen is not scene and not row["spoilt"]:
-        return row
+    rows: list[dict[str, Any]] = []
+    driven: list[Scene] = []
+    for scenario_id in trial.scenes.ids:
+        scene = _source(path, digest).get(scenario_id)
+        seen = spoil(scene, trial.condition, trial.seed)
+        spoilt = seen is not scene and not _same(seen, scene)
+        rows.append({"scenario_id": scenario_id, "spoilt": spoilt})
+        if spoilt or seen is scene:
+            driven.append(seen)
     agent = _agent(trial.contestant, trial.sampling, trial.device)
-    states: Tensor = agent.rollouts(seen, trial.rollouts, trial.seed)
-    ids = seen.agents.id[seen.simulated]
-    result = score(_context(path, digest, scenario_id), ids, states, load_config(trial.metric))
+    by_id = {row["scenario_id"]: row for row in rows}
+    for seen, states in agent.rollouts_of(driven, trial.rollouts, trial.seed):
+        by_id[str(seen.scenario_id)]["values"] = _scores(trial, seen, states)
+    return rows
+
+
+def _scores(trial: Trial, seen: Scene, states: Tensor) -> dict[str, float]:
+    path, scenario_id = trial.scenes.path, str(seen.scenario_id)
+    context = _context(path, trial.scenes.digest, scenario_id)
+    result = score(context, seen.agents.id[seen.simulated], states, load_config(trial.metric))
     values = {name: float(value) for name, value in result.values.items()}
     odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if odd is not None:
         raise UserError(f"{path}: scenario {scenario_id}: {odd} is {values[odd]}; leave the scenario out")
-    return row | {"values": values}
-
-
-def _run_trial(trial: Trial) -> list[dict[str, Any]]:
-    return [_row(trial, scenario_id) for scenario_id in trial.scenes.ids]
+    return values
 
 
 def run_trials(

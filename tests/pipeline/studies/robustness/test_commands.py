@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
+from data.scene import Scene
 from data.scenes_source import open_scenes
 from data.tfrecord import write_records
 from models.policy import save_policy
@@ -27,7 +28,7 @@ from pipeline.run.run_config import RunConfig
 from pipeline.run.run_folder import POLICY, REFERENCE
 from pipeline.studies.robustness import trials
 from pipeline.studies.robustness.command import RobustnessConfig, run_robustness
-from pipeline.studies.robustness.spoiling import KINDS, Levels
+from pipeline.studies.robustness.spoiling import KINDS, Condition, Levels
 from pipeline.studies.robustness.transfer import TransferConfig, run_transfer
 from submission.realism import load_config, prepare_scene, score
 from tests.builders import scenario_proto
@@ -103,15 +104,15 @@ def test_files(done: Path) -> None:
 def test_interrupted_and_taken_up_again(
     done: Path, made_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, rows = trials._row, list[str]()
+    plain, rows = trials.spoil, list[str]()
 
-    def counted(trial: trials.Trial, scenario_id: str) -> dict[str, Any]:
+    def counted(scene: Scene, condition: Condition, seed: int) -> Scene:
         if len(rows) == 17:
             raise KeyboardInterrupt
-        rows.append(scenario_id)
-        return plain(trial, scenario_id)
+        rows.append(str(scene.scenario_id))
+        return plain(scene, condition, seed)
 
-    monkeypatch.setattr(trials, "_row", counted)
+    monkeypatch.setattr(trials, "spoil", counted)
     with pytest.raises(KeyboardInterrupt):
         run_robustness(CONFIG, run=made_run, out=tmp_path)
     assert not (tmp_path / "metrics.json").exists()
