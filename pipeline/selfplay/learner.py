@@ -47,11 +47,12 @@ class Learner:
         self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         device = self._parameters[0].device
         self._on_gpu = device.type == "cuda"
+        self._fused = device.type in ("cpu", "cuda")
         # One tensor for all gradients: one sum over the devices, one norm.
         self._flat = torch.zeros(sum(p.numel() for p in self._parameters), device=device)
         rate = torch.tensor(config.learning_rate, device=device) if self._on_gpu else config.learning_rate
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self._parameters, lr=rate, eps=1e-5, fused=self._on_gpu, capturable=self._on_gpu
+            self._parameters, lr=rate, eps=1e-5, fused=self._fused, capturable=self._on_gpu
         )
         # On a GPU for sizes that seldom change, and for any if they do; on a CPU for any.
         dynamic = None if self._on_gpu else True
@@ -73,7 +74,7 @@ class Learner:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group.update(lr=rate, fused=self._on_gpu, capturable=self._on_gpu)
+            group.update(lr=rate, fused=self._fused, capturable=self._on_gpu)
 
     def update(self, rollout: Rollout, generator: torch.Generator, progress: float = 0.0) -> dict[str, float]:
         """Improve the policy, in training mode, on a rollout.
