@@ -18,7 +18,6 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.scene import Scene, map_tensors
-from data.tokenizer import match_token
 from data.vocabulary import Vocabulary
 from models.checkpoints import checkpoint_kind
 from models.policy import POLICY_KIND, Policy, load_policy
@@ -93,18 +92,14 @@ class ReferenceScorer:
         Returns:
             [W, A, D, K]; rows of agents that are not controlled mean nothing.
         """
-        vocabulary, executed = self.reference.vocabulary, tokens
-        if bool((world.exists & ~controlled).any()):
-            types = world.types.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-            nearest, _ = match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)
-            executed = torch.where(controlled.unsqueeze(-1), tokens, nearest)
+        executed = torch.where(controlled.unsqueeze(-1), tokens, world.log_ids)
         history, count = world.history_ids.shape[-1], tokens.shape[-1]
         exists = world.exists[..., None]
         ids = torch.cat((world.history_ids, executed), dim=-1)
         at_both_ends = present[..., :-1] & present[..., 1:] & exists
         valid = torch.cat((world.history_valid & exists, at_both_ends), dim=-1)
         path = torch.cat((world.history_poses[:, :, :-1], poses), dim=2)
-        result = torch.zeros(*tokens.shape, vocabulary.size, device=tokens.device)
+        result = torch.zeros(*tokens.shape, self.reference.vocabulary.size, device=tokens.device)
         known, places = self._prepared(scene_index, history + count)
         for rows in self._groups([known.present[place] for place in places], history + count):
             encoding, agents, lights = known.choose([places[row] for row in rows])
@@ -192,14 +187,6 @@ def load_anchor(
     return agent, agent.vocabulary, None
 
 
-def logged_tokens(world: World, vocabulary: Vocabulary) -> Tensor:
-    """[W, A, D] the tokens nearest to the log's motion at each decision; any token where the log is not valid."""
-    steps = vocabulary.token_steps
-    poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
-    types = world.types.unsqueeze(-1).expand(-1, -1, poses.shape[2] - 1)
-    return match_token(vocabulary, poses[:, :, :-1], poses[:, :, 1:], types)[0]
-
-
 @torch.no_grad()
 def sampled_tokens(reference: ReferenceAgent, scenes: Sequence[Scene], uniform: Tensor) -> Tensor:
     """[W, A, D] tokens of a rollout of each scene that the reference drives; any token for padded agents.
@@ -232,7 +219,6 @@ def given_tokens(
     scene: Callable[[int], Scene],
     scene_index: Sequence[int],
     world: World,
-    vocabulary: Vocabulary,
     uniform: Tensor,
 ) -> Given | None:
     """What somebody else than the policy does in the worlds of an update; None where the policy drives.
@@ -245,7 +231,7 @@ def given_tokens(
         UserError: a reference shall drive, and the model is none.
     """
     if driver == "log":
-        return Given(logged_tokens(world, vocabulary), replay=True)
+        return Given(world.log_ids, replay=True)
     if driver == "policy":
         return None
     if isinstance(model, Policy):

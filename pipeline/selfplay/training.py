@@ -150,7 +150,7 @@ def train(
             uniform = _uniform(fabric, config, world, _seed_of(seed, number, "actions"), decisions(vocabulary))
             compares = phase.ppo.compares or config.anchor == "log"
             score = partial(anchor.scores, scene_index, world) if anchor is not None and compares else None
-            given = given_tokens(phase.driver, frozen, pool.scene, scene_index, world, vocabulary, uniform)
+            given = given_tokens(phase.driver, frozen, pool.scene, scene_index, world, uniform)
             rollout = driver.collect(scene_index, world, score, uniform, given)
             counts = torch.tensor([rollout.agent_steps, rollout.transitions], device=fabric.device)
             steps, transitions = summed(fabric, counts).tolist()

@@ -1,7 +1,7 @@
 """A world: everything of a scene that the simulator needs and that does not change while it is simulated.
 
-Shape legend: W worlds, A agents, S signals, H history tokens, T simulated 0.1 s steps (80). Positions are metres
-minus the scene's origin (``data.tokenizer.scene_origin``).
+Shape legend: W worlds, A agents, S signals, H history tokens, D decisions, T simulated 0.1 s steps (80). Positions
+are metres minus the scene's origin (``data.tokenizer.scene_origin``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from data.road import Segments, edge_segments, no_segments, road_segments
 from data.road_grid import RoadLists, as_batch, edge_grid, join_roads, single_cell, view_grid
 from data.scene import CURRENT_INDEX, FUTURE_STEPS, LightState, MapKind, Scene
-from data.tokenizer import scene_origin, tokenize_scene
+from data.tokenizer import match_token, scene_origin, tokenize_scene
 from data.vocabulary import Vocabulary, type_index
 
 # Sides of the grid cells for road edges and for what agents see, metres.
@@ -47,6 +47,7 @@ class World:
     moves: Tensor  # [W, A] bool: the goal is not where the agent is
     log: Tensor  # [W, A, 80, 3] recorded poses after the current step
     log_valid: Tensor  # [W, A, 80] bool
+    log_ids: Tensor  # [W, A, D] int64 tokens nearest to the log's motion, each from where the log is
     history_ids: Tensor  # [W, A, H] int64 tokens of the logged first second
     history_valid: Tensor  # [W, A, H] bool
     history_poses: Tensor  # [W, A, H + 1, 3]
@@ -128,7 +129,7 @@ def build_world(
 
     Args:
         scene: single; with 11 steps only, goals are the current positions and the log is empty.
-        vocabulary: for the tokens of the logged first second.
+        vocabulary: for the tokens of the log.
         view_size: road segments that agents see around a point (``ObservationConfig.listed_segments``).
         with_edges: keep the road's edges, by which agents are off the road; observations do not need them.
         brief: for few decisions: without lists of the road near a point, which take most of the time to build.
@@ -140,7 +141,7 @@ def build_world(
     pose = torch.cat((position, agents.heading[chosen].unsqueeze(-1)), dim=-1)  # [A, T', 3]
     valid = agents.valid[chosen]
     now = pose[:, CURRENT_INDEX]
-    count, steps = valid.shape
+    types, (count, steps) = type_index(agents.type[chosen]), valid.shape
     log = now[:, None].repeat(1, FUTURE_STEPS, 1)
     log_valid = torch.zeros(count, FUTURE_STEPS, dtype=torch.bool)
     recorded = steps - CURRENT_INDEX - 1
@@ -160,7 +161,7 @@ def build_world(
     merged_road, road_cells = as_batch(road, near)
     world = World(
         origin=origin,
-        types=type_index(agents.type[chosen]),
+        types=types,
         size=agents.size[chosen, CURRENT_INDEX],
         height=agents.position[chosen, CURRENT_INDEX, 2],
         exists=torch.ones(count, dtype=torch.bool),
@@ -170,6 +171,7 @@ def build_world(
         moves=(goal - now[:, :2]).norm(dim=-1) > STILL,
         log=log,
         log_valid=log_valid,
+        log_ids=log_tokens(vocabulary, types, now, log, recorded),
         history_ids=tokens.ids[chosen, :history],
         history_valid=tokens.valid[chosen, :history],
         history_poses=tokens.poses[chosen, : history + 1],
@@ -187,6 +189,22 @@ def build_world(
     return _of_worlds(world, lambda tensor: tensor.unsqueeze(0))
 
 
+def log_tokens(
+    vocabulary: Vocabulary, types: Tensor, now: Tensor, log: Tensor, recorded: int = FUTURE_STEPS
+) -> Tensor:
+    """[A, D] tokens nearest to the log's motion, each from where the log is; any where it is not valid.
+
+    Args:
+        types: [A]. now: [A, 3] at the current step. log: [A, 80, 3]. recorded: steps of it that are known.
+    """
+    steps = vocabulary.token_steps
+    ids = torch.zeros(len(now), FUTURE_STEPS // steps, dtype=torch.int64)
+    known = recorded // steps
+    pose = torch.cat((now.unsqueeze(1), log[:, steps - 1 :: steps]), dim=1)[:, : known + 1]
+    ids[:, :known], _ = match_token(vocabulary, pose[:, :-1], pose[:, 1:], types.unsqueeze(-1))
+    return ids
+
+
 def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate [w_i, n_i, ...] along the first dimension, the others padded with zeros to the largest."""
     size = [max(tensor.shape[axis] for tensor in tensors) for axis in range(1, tensors[0].dim())]
@@ -201,7 +219,7 @@ def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
 _TABLES = frozenset({"edges", "edge_grid", "road", "road_grid"})
 _OF_AGENTS = (
     *("types", "size", "height", "exists", "pose", "velocity", "goal", "moves", "log", "log_valid"),
-    *("history_ids", "history_valid", "history_poses"),
+    *("log_ids", "history_ids", "history_valid", "history_poses"),
 )
 
 

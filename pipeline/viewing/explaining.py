@@ -12,13 +12,13 @@ from data.scene import Scene
 from data.vocabulary import Vocabulary
 from models.policy import Policy
 from models.reference.agent import ReferenceAgent
-from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.rollout import Given, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import decisions
-from pipeline.simulator.world import World, build_world
+from pipeline.simulator.world import World, build_world, log_tokens
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Explainer:
                 the simulated agents in order. Motion that is no token is read as the nearest one.
         """
         segments = self.policy[1].road_segments if self.policy else ObservationConfig().road_segments
-        world = _replayed(build_world(scene, self.vocabulary, segments), states)
-        tokens = logged_tokens(world, self.vocabulary)  # [1, A, D]
+        world = self._replayed(build_world(scene, self.vocabulary, segments), states)
+        tokens = world.log_ids  # [1, A, D]
         opinions = {}
         if self.policy is not None:
             net, view = self.policy
@@ -93,8 +93,9 @@ class Explainer:
         scorer = ReferenceScorer(self.reference, lambda _: scene)
         return scorer.log_probs([0], world, tokens, poses, world.exists, present)[0]
 
-
-def _replayed(world: World, states: Tensor) -> World:
-    """The world with a rollout in the place of its log."""
-    pose = torch.cat((states[..., :2] - world.origin[0], wrap_angle(states[..., 3:])), dim=-1)
-    return replace(world, log=pose.unsqueeze(0), log_valid=world.exists.unsqueeze(-1).expand(1, *pose.shape[:2]))
+    def _replayed(self, world: World, states: Tensor) -> World:
+        """The world with a rollout in the place of its log."""
+        pose = torch.cat((states[..., :2] - world.origin[0], wrap_angle(states[..., 3:])), dim=-1)
+        tokens = log_tokens(self.vocabulary, world.types[0], world.pose[0], pose)
+        there = world.exists.unsqueeze(-1).expand(1, *pose.shape[:2])
+        return replace(world, log=pose.unsqueeze(0), log_valid=there, log_ids=tokens.unsqueeze(0))

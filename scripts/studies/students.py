@@ -31,7 +31,7 @@ from models.sampling import exact_kl
 from pipeline.execution.tables import render_table
 from pipeline.run.presets import override
 from pipeline.run.run_folder import RunFolder
-from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
+from pipeline.selfplay.anchor import ReferenceScorer
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Given, act, collect
 from pipeline.simulator.episode import Simulator
@@ -111,7 +111,7 @@ def states(reference: ReferenceAgent, scenes: list[Scene], view: ObservationConf
             partial(scorer.scores, numbers, world),
             PPOConfig(goal_dropout=1.0),
             torch.zeros(decisions(vocabulary) + 2, *world.types.shape),
-            Given(logged_tokens(world, vocabulary), replay=True),
+            Given(world.log_ids, replay=True),
         )
         assert driven.log_reference is not None
         moves = world.moves[world.exists]

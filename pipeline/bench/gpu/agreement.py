@@ -21,7 +21,7 @@ from pipeline.bench.gpu.inputs import Inputs, largest
 from pipeline.bench.metric import noisy_rollouts
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row
-from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens, mean_divergence, scene_divergences
+from pipeline.selfplay.anchor import ReferenceScorer, mean_divergence, scene_divergences
 from pipeline.selfplay.config import PPOConfig
 from pipeline.selfplay.learner import Learner
 from pipeline.selfplay.rollout import Executed, Rollout, act, collect
@@ -40,8 +40,7 @@ _EVENTS = ("collision", "off_road", "red_light", "goal")
 
 def _tokens(inputs: Inputs) -> Tensor:
     """Tokens [W, A, D] of the log, a tenth of them random, so that some agents leave the road."""
-    world = inputs.world(inputs.scale.compared, _CPU)
-    logged = logged_tokens(world, inputs.vocabulary)
+    logged = inputs.world(inputs.scale.compared, _CPU).log_ids
     generator = torch.Generator().manual_seed(0)
     other = torch.randint(inputs.vocabulary.size, logged.shape, generator=generator)
     return torch.where(torch.rand(logged.shape, generator=generator) < 0.1, other, logged)

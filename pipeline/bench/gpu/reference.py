@@ -16,7 +16,7 @@ from pipeline.agents.reference_agent import ReferenceDriver
 from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
-from pipeline.selfplay.anchor import ReferenceScorer, logged_tokens
+from pipeline.selfplay.anchor import ReferenceScorer
 
 # Estimates for an H100 from reading the code: agent-tokens per second of training.
 _TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
@@ -59,7 +59,7 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
     """The anchor's scores of an episode with cached maps: float32, TF32, bfloat16."""
     worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
     world, names = inputs.world(worlds), inputs.names(worlds)
-    executed = logged_tokens(world, inputs.vocabulary.to(inputs.device))
+    executed = world.log_ids
     steps = inputs.vocabulary.token_steps
     poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
     present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])

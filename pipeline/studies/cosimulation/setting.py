@@ -94,6 +94,7 @@ def area_world(area: Area, scene: Scene) -> World:
         moves=nothing,
         log=torch.zeros(1, count, FUTURE_STEPS, 3),
         log_valid=torch.zeros(1, count, FUTURE_STEPS, dtype=torch.bool),
+        log_ids=torch.zeros(1, count, 0, dtype=torch.int64),
         history_ids=torch.zeros(1, count, 0, dtype=torch.int64),
         history_valid=torch.zeros(1, count, 0, dtype=torch.bool),
         history_poses=pose.unsqueeze(2),

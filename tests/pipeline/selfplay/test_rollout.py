@@ -72,6 +72,7 @@ def test_garbage_in_padding_changes_no_anchored_loss(policy, vocabulary, referen
         types=spoilt(batch.types, 3),
         moves=spoilt(batch.moves, 2),
         history_ids=spoilt(batch.history_ids, vocabulary.size),
+        log_ids=spoilt(batch.log_ids, vocabulary.size),
         history_valid=spoilt(batch.history_valid, 2),
         log_valid=spoilt(batch.log_valid, 2),
     )

@@ -24,7 +24,7 @@ from pipeline.command.options import command_parser
 from pipeline.evaluation.motion import FIGURES
 from pipeline.run.presets import CONFIGS
 from pipeline.selfplay import training
-from pipeline.selfplay.anchor import LogScorer, PolicyScorer, logged_tokens, sampled_tokens
+from pipeline.selfplay.anchor import LogScorer, PolicyScorer, sampled_tokens
 from pipeline.selfplay.config import PPOConfig, SelfPlayConfig
 from pipeline.selfplay.rollout import Executed, Given, collect
 from pipeline.simulator.episode import Simulator
@@ -109,7 +109,7 @@ def test_a_cloned_policy_scores_each_decision_of_each_agent(policy, vocabulary) 
 def test_labels_are_the_logs_tokens(policy, vocabulary) -> None:
     """Tokens executed from the logged poses lead to the logged poses, within what the vocabulary resolves."""
     world = build_world(random_scene(0), vocabulary, VIEW.road_segments)
-    tokens = logged_tokens(world, vocabulary)
+    tokens = world.log_ids
     uniform = torch.rand(42, *world.types.shape)
     kept: list[Executed] = []
 
@@ -135,7 +135,7 @@ def test_logged_tokens_begin_at_the_current_step() -> None:
     none."""
     vocabulary = arcs()
     world = build_world(hand_made([Mover(speed=9.0), Mover(x=60.0)]), vocabulary, 4)
-    assert logged_tokens(world, vocabulary).tolist() == [[[1] * 40, [0] * 40]]
+    assert world.log_ids.tolist() == [[[1] * 40, [0] * 40]]
 
 
 def test_distillation_lowers_the_kl_and_nothing_else(data, tmp_path) -> None:
