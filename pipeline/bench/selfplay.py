@@ -187,10 +187,10 @@ def _of_device(
     net = ", the recipe's net" if policy == _RECIPE.policy else ""
     about = f"{', compiled' if compiled else ''}{net}, {count} worlds, {kind}"
     rows, speed = [], 0.0
-    four = dataclasses.replace(_RECIPE.ppo, epochs=4)
+    two = dataclasses.replace(_RECIPE.ppo, epochs=2)
     by_recipe = [
         ("trained as in the recipe", track.learn(score, _RECIPE.ppo.epochs, _RECIPE.ppo), None),
-        ("trained as in the recipe, 4 epochs", track.learn(score, four.epochs, four), None),
+        ("trained as in the recipe, 2 epochs", track.learn(score, two.epochs, two), None),
     ]
     for name, work, theirs in (
         *(by_recipe if net else []),
