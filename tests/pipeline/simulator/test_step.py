@@ -172,7 +172,7 @@ def test_worlds_in_a_batch_do_what_they_do_alone(vocabulary) -> None:
 def test_a_world_without_future_is_the_same_world(vocabulary) -> None:
     """Nothing that is seen or felt by an agent with a hidden goal may come from after the current step."""
     full, cut = (build_world(random_scene(3, steps=steps), vocabulary, 4) for steps in (91, 11))
-    future = {"goal", "moves", "log", "log_valid", "red"}
+    future = {"goal", "moves", "log", "log_valid", "log_ids", "red"}
     for field in dataclasses.fields(full):
         if field.name in future:
             continue
