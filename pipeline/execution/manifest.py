@@ -153,12 +153,6 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON gives it back (tuples become lists)."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
-    return plain
-
-
 def _read(path: Path) -> Manifest | None:
     try:
         values = read_json(path)
@@ -194,7 +188,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def look(work: Work, recipe: Recipe) -> State:
     """What is there, and why the work has to be done."""
-    wanted, manifest = _plain(recipe), _read(work.manifest)
+    wanted, manifest = plain(asdict(recipe)), _read(work.manifest)
     if manifest is not None:
         changes = _changes(asdict(manifest.recipe), wanted)
         if changes:
@@ -307,7 +301,9 @@ def begin(work: Work, recipe: Recipe, state: State, *, fresh: bool = False, keep
         leftover.unlink()
     work.folder.mkdir(parents=True, exist_ok=True)
     before = _despite(work)
-    write_json(work.started, {**_plain(recipe), "despite": [*before, *(c for c in despite if c not in before)]})
+    write_json(
+        work.started, {**plain(asdict(recipe)), "despite": [*before, *(c for c in despite if c not in before)]}
+    )
     return text
 
 
@@ -332,7 +328,7 @@ def finish(
     manifest = Manifest(
         stage=work.name,
         id=uuid.uuid4().hex,
-        recipe=Recipe(**_plain(recipe)),
+        recipe=Recipe(**plain(asdict(recipe))),
         # NaN is no JSON, and paths are none either.
         figures=json.loads(json.dumps(figures, default=str), parse_constant=lambda name: None),
         seconds=round(seconds, 2),

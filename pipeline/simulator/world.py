@@ -189,6 +189,11 @@ def build_world(
     return _of_worlds(world, lambda tensor: tensor.unsqueeze(0))
 
 
+def decision_poses(now: Tensor, log: Tensor, token_steps: int) -> Tensor:
+    """[..., D + 1, 3] poses at the decisions and at the end: ``now`` [..., 3], and those of a log [..., 80, 3]."""
+    return torch.cat((now.unsqueeze(-2), log[..., token_steps - 1 :: token_steps, :]), dim=-2)
+
+
 def log_tokens(
     vocabulary: Vocabulary, types: Tensor, now: Tensor, log: Tensor, recorded: int = FUTURE_STEPS
 ) -> Tensor:
@@ -200,7 +205,7 @@ def log_tokens(
     steps = vocabulary.token_steps
     ids = torch.zeros(len(now), FUTURE_STEPS // steps, dtype=torch.int64)
     known = recorded // steps
-    pose = torch.cat((now.unsqueeze(1), log[:, steps - 1 :: steps]), dim=1)[:, : known + 1]
+    pose = decision_poses(now, log, steps)[:, : known + 1]
     ids[:, :known], _ = match_token(vocabulary, pose[:, :-1], pose[:, 1:], types.unsqueeze(-1))
     return ids
 

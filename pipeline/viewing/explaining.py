@@ -18,7 +18,7 @@ from pipeline.selfplay.rollout import Given, act, collect
 from pipeline.simulator.episode import Simulator
 from pipeline.simulator.observation import ObservationConfig
 from pipeline.simulator.step import decisions
-from pipeline.simulator.world import World, build_world, log_tokens
+from pipeline.simulator.world import World, build_world, decision_poses, log_tokens
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Explainer:
     def _reference_scores(self, scene: Scene, world: World, tokens: Tensor) -> Tensor:
         """[A, D, K]"""
         assert self.reference is not None
-        steps = self.vocabulary.token_steps
-        poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), dim=2)
+        poses = decision_poses(world.pose, world.log, self.vocabulary.token_steps)
         present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
         scorer = ReferenceScorer(self.reference, lambda _: scene)
         return scorer.log_probs([0], world, tokens, poses, world.exists, present)[0]

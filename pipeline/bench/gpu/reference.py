@@ -17,6 +17,7 @@ from pipeline.bench.gpu.inputs import Inputs, or_too_large
 from pipeline.bench.reference import TrainingStep
 from pipeline.bench.rows import Row, seconds_on
 from pipeline.selfplay.anchor import ReferenceScorer
+from pipeline.simulator.world import decision_poses
 
 # Estimates for an H100 from reading the code: agent-tokens per second of training.
 _TRAINING = {"mini": 600_000.0, "tiny": 270_000.0}
@@ -60,8 +61,7 @@ def anchor(inputs: Inputs) -> Iterator[Row]:
     worlds = min(inputs.scale.worlds, key=lambda count: abs(count - inputs.paper.worlds))
     world, names = inputs.world(worlds), inputs.names(worlds)
     executed = world.log_ids
-    steps = inputs.vocabulary.token_steps
-    poses = torch.cat((world.pose.unsqueeze(2), world.log[:, :, steps - 1 :: steps]), 2)
+    poses = decision_poses(world.pose, world.log, inputs.vocabulary.token_steps)
     present = world.exists.unsqueeze(-1).expand(poses.shape[:-1])
     count = int(world.exists.sum()) * executed.shape[-1]
     for size in inputs.scale.sizes:

@@ -208,20 +208,19 @@ def _same(first: Scene, second: Scene) -> bool:
 def _run_trial(trial: Trial) -> list[dict[str, Any]]:
     """Scores by scene. What a condition leaves as it is has the scores of the clean scene, and none here."""
     path, digest = trial.scenes.path, trial.scenes.digest
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     driven: list[Scene] = []
     for scenario_id in trial.scenes.ids:
         scene = _source(path, digest).get(scenario_id)
         seen = spoil(scene, trial.condition, trial.seed)
         spoilt = seen is not scene and not _same(seen, scene)
-        rows.append({"scenario_id": scenario_id, "spoilt": spoilt})
+        rows[scenario_id] = {"scenario_id": scenario_id, "spoilt": spoilt}
         if spoilt or seen is scene:
             driven.append(seen)
     agent = _agent(trial.contestant, trial.sampling, trial.device)
-    by_id = {row["scenario_id"]: row for row in rows}
     for seen, states in agent.rollouts_of(driven, trial.rollouts, trial.seed):
-        by_id[str(seen.scenario_id)]["values"] = _scores(trial, seen, states)
-    return rows
+        rows[str(seen.scenario_id)]["values"] = _scores(trial, seen, states)
+    return list(rows.values())
 
 
 def _scores(trial: Trial, seen: Scene, states: Tensor) -> dict[str, float]:
